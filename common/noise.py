@@ -19,6 +19,7 @@ from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10
+_CACHED_ELEMENTS = 2**17
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
@@ -29,16 +30,20 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     Returns words (0, 2) stacked and words (1, 3) stacked, each (2, ...): the cipher works on these pairs.
     A 32 x 32-bit product wraps modulo 2^64 in int64, which keeps all 64 bits; ``>> 32 & mask`` reads the upper half.
     """
-    words = torch.broadcast_tensors(*counter)
+    shape = torch.broadcast_shapes(*(word.shape for word in counter))
+    words = [word.expand(shape) for word in counter]
     even, odd = torch.stack((words[0], words[2])), torch.stack((words[1], words[3]))
-    shape = (2,) + (1,) * (even.ndim - 1)
-    multiplier = torch.tensor(_MULTIPLIERS, device=even.device).view(shape)
+    column = (2,) + (1,) * len(shape)
     keys = [[(k + r * w) & _MASK for k, w in zip(key, _WEYL, strict=True)] for r in range(_ROUNDS)]
-    for round_key in torch.tensor(keys, device=even.device).view(_ROUNDS, *shape):
+    constants = torch.tensor([_MULTIPLIERS, *keys], device=even.device).view(_ROUNDS + 1, *column)
+    forward, swapped = constants, constants.flip(1)
+    for r in range(_ROUNDS):        # a round swaps the two halves; the constants take turns instead of the data
+        multiplier, round_key = (forward[0], swapped[r + 1]) if r % 2 == 0 else (swapped[0], forward[r + 1])
         product = even * multiplier
-        upper = (product >> 32).bitwise_and_(_MASK).flip(0)
-        even = upper.bitwise_xor_(odd).bitwise_xor_(round_key)
-        odd = product.bitwise_and_(_MASK).flip(0)
+        even = (product >> 32).bitwise_and_(_MASK).bitwise_xor_(round_key)
+        even[0].bitwise_xor_(odd[1])
+        even[1].bitwise_xor_(odd[0])
+        odd = product.bitwise_and_(_MASK)
     return even, odd
 
 
@@ -143,11 +148,16 @@ class Noise:
 
     def normals(self, steps: Sequence[int], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normals (len(steps), B, *shape) in one pass; slice k has the bits of ``normal(steps[k], shape)``."""
+        size = max(1, len(steps) * math.prod(shape))
+        rows = max(1, _CACHED_ELEMENTS // size)
+        if len(self) > rows:                                        # chunks that stay in a processor's cache
+            chunks = [self.rows(slice(b, b + rows)) for b in range(0, len(self), rows)]
+            return torch.cat([chunk.normals(steps, shape, dtype) for chunk in chunks], dim=1)
         even, odd = self._words(steps, math.prod(shape))
-        u = (even.to(torch.float64) + 0.5) * 2.0**-32
-        radius = torch.sqrt(2 * _negative_log(u))
+        u = even.to(torch.float64).add_(0.5).mul_(2.0**-32)
+        radius = _negative_log(u).mul_(2).sqrt_()
         cos, sin = _cos_sin_turn(odd)
-        return self._arrange((radius * cos, radius * sin), steps, shape, dtype)
+        return self._arrange((cos.mul_(radius), sin.mul_(radius)), steps, shape, dtype)
 
     def uniform(self, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniforms in (0,1), (B, *shape), on a grid of 2^-24 that float32 holds exactly."""

@@ -1,0 +1,107 @@
+"""Noise is a pure function of (seed, index, draw, step), and it is normal."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from common.noise import Noise, _cos_sin_turn, _negative_log, philox
+
+PI_DIGITS = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [  # the known-answer vectors that Random123 publishes for philox4x32-10
+        ((0,) * 4, (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (*PI_DIGITS, (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    ],
+)
+def test_philox_known_answers(counter, key, expected):
+    even, odd = philox(tuple(torch.tensor([c]) for c in counter), key)
+    assert (int(even[0]), int(odd[0]), int(even[1]), int(odd[1])) == expected
+
+
+def test_elementary_functions_are_exact_to_rounding():
+    word = torch.cat((torch.randint(2**32, (50_000,)), torch.arange(8) * 2**29, torch.tensor([2**32 - 1])))
+    cos, sin = _cos_sin_turn(word)
+    angle = word.double() * 2 * math.pi / 2**32
+    assert (cos - angle.cos()).abs().max() < 2e-15
+    assert (sin - angle.sin()).abs().max() < 2e-15
+    u = (word.double() + 0.5) / 2**32
+    torch.testing.assert_close(_negative_log(u), -u.log(), rtol=1e-14, atol=1e-17)
+
+
+def test_a_number_depends_on_its_own_row_only():
+    noise = Noise(7, torch.tensor([5, 900_000, 3, 5]), torch.tensor([0, 2, 1, 3]))
+    whole = noise.normal(4, (3, 5, 5))
+    order = torch.tensor([2, 0, 3])
+    assert torch.equal(noise.rows(order).normal(4, (3, 5, 5)), whole[order])
+    alone = Noise(7, torch.tensor([900_000]), torch.tensor([2])).normal(4, (3, 5, 5))
+    assert torch.equal(alone[0], whole[1])
+    assert torch.equal(noise.normals(range(6), (3, 5, 5))[4], whole)
+
+
+def test_chunks_do_not_show(monkeypatch):
+    noise = Noise.of(1, torch.arange(11))
+    whole = noise.normals((0, 3), (2, 7))
+    monkeypatch.setattr("common.noise._CACHED_ELEMENTS", 60)
+    assert torch.equal(noise.normals((0, 3), (2, 7)), whole)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Noise.of(1, torch.tensor([5])), Noise.of(0, torch.tensor([6])), Noise(0, torch.tensor([5]), torch.tensor([1])),
+     Noise.of(0, torch.tensor([5])).stream("score")],
+    ids=["seed", "index", "draw", "stream"],
+)  # fmt: skip
+def test_every_coordinate_changes_the_numbers(other):
+    one = Noise.of(0, torch.tensor([5])).normal(0, (1000,))
+    assert abs(float(torch.corrcoef(torch.cat((one, other.normal(0, (1000,)))))[0, 1])) < 0.13  # 4 standard errors
+    assert not torch.equal(one, Noise.of(0, torch.tensor([5])).normal(1, (1000,)))
+
+
+def test_normals_are_normal():
+    """Kolmogorov-Smirnov, and the correlation of neighbours; each fails by chance once in 10,000 seeds."""
+    x = Noise.of(11, torch.arange(64)).normal(0, (3125,)).double()
+    assert stats.kstest(x.flatten().numpy(), "norm").pvalue > 1e-4
+    for lag in (1, 2, 3, 4):
+        correlation = float((x[:, lag:] * x[:, :-lag]).mean())
+        assert abs(correlation) < 3.9 / math.sqrt(x.numel())
+    assert stats.kstest(Noise.of(3, torch.arange(9)).uniform(0, (9999,)).flatten().numpy(), "uniform").pvalue > 1e-4
+
+
+def test_draws_are_image_major_and_never_coincide():
+    noise = Noise.of(0, torch.tensor([8, 9]))
+    assert noise.draws(3, start=4).index.tolist() == [8, 8, 8, 9, 9, 9]
+    assert noise.draws(3, start=4).draw.tolist() == [4, 5, 6, 4, 5, 6]
+    nested = noise.draws(3).draws(2)
+    assert len(set(zip(nested.index.tolist(), nested.draw.tolist(), strict=True))) == 12
+    with pytest.raises(ValueError, match="blocks overlap"):
+        noise.draws(3).draws(2, start=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, torch.tensor([0]), torch.tensor([0])), "seed must be"),
+        ((0, torch.tensor([0.0]), torch.tensor([0])), "index must be an int64"),
+        ((0, torch.tensor([0, 1]), torch.tensor([0])), "draw must be an int64"),
+    ],
+)
+def test_bad_noise_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Noise(*arguments)
+
+
+def test_a_bad_step_is_refused():
+    with pytest.raises(ValueError, match="step must be"):
+        Noise.of(0, torch.tensor([0])).normal(-1, (2,))
+
+
+@pytest.mark.gpu
+def test_same_bits_on_the_accelerator():
+    noise = Noise(5, torch.arange(100), torch.arange(100) * 3)
+    assert torch.equal(noise.to("cuda").normal(2, (3, 32, 32)).cpu(), noise.normal(2, (3, 32, 32)))
