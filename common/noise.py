@@ -30,7 +30,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     Returns words (0, 2) stacked and words (1, 3) stacked, each (2, ...): the cipher works on these pairs.
     A 32 x 32-bit product wraps modulo 2^64 in int64, which keeps all 64 bits; ``>> 32 & mask`` reads the upper half.
     """
-    shape = torch.broadcast_shapes(*(word.shape for word in counter))
+    shape = (counter[0] + counter[1] + counter[2] + counter[3]).shape
     words = [word.expand(shape) for word in counter]
     even, odd = torch.stack((words[0], words[2])), torch.stack((words[1], words[3]))
     column = (2,) + (1,) * len(shape)
