@@ -1,0 +1,174 @@
+"""The mathematics all U-Net bodies share; a body decides which tensor bears which published name.
+
+Everything is plain PyTorch, differentiable twice (a guided reverse step takes a gradient inside its forward pass, and
+an attack differentiates that), and stateless but for the modules handed in.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layer = Callable[[Tensor], Tensor]
+
+
+def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor as plain values, from ``locals()`` at its top: the config a checkpoint stores."""
+    plain = {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+
+def levels_of(resolution: int, channel_mult: Sequence[int | float]) -> list[int]:
+    """Resolutions of the U-Net's levels, finest first: the side halves from one level to the next.
+
+    Raises ``ValueError`` if there is no level or a side cannot be halved.
+    """
+    depth = len(channel_mult)
+    if depth == 0 or resolution < 1 or resolution % 2 ** (depth - 1):
+        raise ValueError(
+            f"a U-Net with {depth} levels halves the image {depth - 1} times, so the resolution must be a positive "
+            f"multiple of {2 ** max(depth - 1, 0)}; got {resolution}. Change it or the number of channel multipliers."
+        )
+    return [resolution >> level for level in range(depth)]
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group normalisation with at most 32 groups of at least four channels each."""
+    return nn.GroupNorm(max(1, min(32, channels // 4)), channels, eps=eps)
+
+
+# Embeddings of a noise level ------------------------------------------------------------------------------------------
+
+
+def sinusoidal(t: Tensor, channels: int) -> Tensor:
+    """``[sin(t w_k), cos(t w_k)]`` with ``w_k = 10000^(-k/(n-1))``, ``n = channels/2``: (B,) -> (B, channels).
+
+    The embedding of DDPM (Ho et al., arXiv 2006.11239) and of everything that descends from its code.
+    """
+    n = channels // 2
+    k = torch.arange(n, dtype=t.dtype, device=t.device)
+    phase = t[:, None] * torch.exp(k * (-math.log(10000.0) / max(n - 1, 1)))
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+def cosinusoidal(t: Tensor, channels: int) -> Tensor:
+    """``[cos(t w_k), sin(t w_k)]`` with ``w_k = 10000^(-k/n)``, ``n = channels/2``: (B,) -> (B, channels).
+
+    The embedding of improved and guided diffusion (Dhariwal & Nichol, arXiv 2105.05233).
+    """
+    n = channels // 2
+    k = torch.arange(n, dtype=t.dtype, device=t.device)
+    phase = t[:, None] * torch.exp(k * (-math.log(10000.0) / n))
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def fourier(t: Tensor, frequencies: Tensor) -> Tensor:
+    """``[sin(2 pi t f), cos(2 pi t f)]`` with fixed random frequencies ``f`` (n,): (B,) -> (B, 2n).
+
+    The embedding of NCSN++ (Song et al., arXiv 2011.13456).
+    """
+    phase = t[:, None] * (2 * math.pi * frequencies)
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+# Resampling by two ----------------------------------------------------------------------------------------------------
+
+
+def resampling_kernel(taps: Sequence[float]) -> Tensor:
+    """Separable low-pass kernel (1,1,n,n) with unit sum from its symmetric taps, e.g. (1,1) or (1,3,3,1); n even.
+
+    Raises ``ValueError`` for an odd number of taps, asymmetric taps, or a sum that is not positive.
+    """
+    f = torch.tensor(list(taps), dtype=torch.float32, device="cpu")  # real even under torch.device("meta")
+    if f.ndim != 1 or f.numel() == 0 or f.numel() % 2 or not torch.equal(f, f.flip(0)) or float(f.sum()) <= 0:
+        raise ValueError(f"resampling taps must be symmetric, even in number, with a positive sum; got {list(taps)}.")
+    return (f.outer(f) / f.sum().square())[None, None]
+
+
+def _depthwise(kernel: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+    return kernel.to(dtype).expand(channels, 1, -1, -1)
+
+
+def downsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Low-pass with ``kernel`` and keep every second sample: (B,C,2H,2W) -> (B,C,H,W); zeros outside the image.
+
+    ``kernel`` is one from `resampling_kernel`, here and below.
+    """
+    if kernel.shape[-1] == 2:  # two symmetric taps of unit sum are the 2x2 mean, whatever they were
+        return F.avg_pool2d(x, 2)
+    c = x.shape[1]
+    return F.conv2d(x, _depthwise(kernel, c, x.dtype), stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
+
+
+def upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Insert zeros and low-pass with 4 ``kernel``: (B,C,H,W) -> (B,C,2H,2W); zeros outside the image."""
+    if kernel.shape[-1] == 2:
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    c = x.shape[1]
+    taps = 4 * _depthwise(kernel, c, x.dtype)
+    return F.conv_transpose2d(x, taps, stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
+
+
+def downsample_conv(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+    """Low-pass, convolve and keep every second sample as *one* filter: nothing is cut off or set to zero in between.
+
+    Only the border differs from `downsample` followed by a convolution (NCSN++'s down-sampling, arXiv 2011.13456).
+    """
+    reach = weight.shape[-1] // 2 + kernel.shape[-1] // 2 - 1
+    c = weight.shape[0]
+    return F.conv2d(F.conv2d(x, weight, padding=reach), _depthwise(kernel, c, x.dtype), stride=2, groups=c)
+
+
+def upsample_conv(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+    """Insert zeros, low-pass and convolve as *one* filter; the counterpart of `downsample_conv`."""
+    surplus = kernel.shape[-1] // 2 - 1 - weight.shape[-1] // 2
+    c = x.shape[1]
+    wide = F.conv_transpose2d(x, 4 * _depthwise(kernel, c, x.dtype), stride=2, padding=max(surplus, 0), groups=c)
+    return F.conv2d(wide, weight, padding=max(-surplus, 0))
+
+
+# Blocks ---------------------------------------------------------------------------------------------------------------
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``softmax(q^T k / sqrt(c)) v`` over positions: three (N,c,L) -> (N,c,L), N = batch x heads.
+
+    Written out because PyTorch's fused kernels cannot be differentiated twice.
+    """
+    affinity = torch.bmm((q * q.shape[1] ** -0.5).transpose(1, 2), k).softmax(dim=-1)
+    return torch.bmm(v, affinity.transpose(1, 2))
+
+
+def residual_branch(
+    x: Tensor,
+    emb: Tensor | None,
+    layers: tuple[Layer, Layer, Layer, Layer, Layer],
+    *,
+    resample: Layer | None = None,
+    activation: Layer = F.silu,
+    dropout: float = 0.0,
+    adaptive: bool = False,
+) -> Tensor:
+    """The learned branch of a residual block: norm, activation, (resample,) conv, noise level, norm, activation, conv.
+
+    ``layers`` = (norm0, conv0, affine, norm1, conv1). The noise level's embedding ``emb`` (B,E), already activated, is
+    added before the second norm, or, if ``adaptive``, scales and shifts its result: ``(1 + a) norm1(h) + b``.
+    ``dropout`` is the rate to apply now (0 outside training).
+    """
+    norm0, conv0, affine, norm1, conv1 = layers
+    h = activation(norm0(x))
+    h = conv0(h if resample is None else resample(h))
+    if emb is not None:
+        level = affine(emb)[:, :, None, None]
+        if adaptive:
+            scale, shift = level.chunk(2, dim=1)
+            h = torch.addcmul(shift, norm1(h), scale + 1)
+        else:
+            h = norm1(h + level)
+    else:
+        h = norm1(h)
+    h = activation(h)
+    return conv1(F.dropout(h, dropout) if dropout else h)

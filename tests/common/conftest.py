@@ -1,0 +1,53 @@
+"""Published networks in small, from tests/parity: config, seeded weights, an input and the publishers' own output."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+PARITY = Path(__file__).parents[1] / "parity"
+
+
+@dataclass(frozen=True)
+class Published:
+    """``spec`` is the manifest, ``state`` its seeded state dict, ``arrays`` the stored input and output."""
+
+    spec: dict[str, Any]
+    state: dict[str, Tensor]
+    arrays: dict[str, Tensor]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The publishers' options; where they keep the image size apart, it is added."""
+        size = {"image_size": self.spec["image_size"]} if "image_size" in self.spec else {}
+        return size | self.spec["config"]
+
+
+@pytest.fixture(scope="session")
+def published() -> Callable[[str], Published]:
+    """``published(name)`` reads ``tests/parity/name.*``."""
+    module = importlib.util.spec_from_file_location("parity_weights", PARITY / "weights.py")
+    assert module is not None
+    assert module.loader is not None
+    weights = importlib.util.module_from_spec(module)
+    module.loader.exec_module(weights)
+
+    def read(name: str) -> Published:
+        arrays = {key: torch.from_numpy(value) for key, value in np.load(PARITY / f"{name}.npz").items()}
+        manifest = PARITY / f"{name}.json"
+        return Published(json.loads(manifest.read_text()), weights.seeded_state_dict(manifest), arrays)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def relative_error() -> Callable[[Tensor, Tensor], float]:
+    """``max |a - b| / max |b|``; every parity must stay below 1e-4 in float32."""
+    return lambda a, b: float((a - b).abs().max() / b.abs().max())
