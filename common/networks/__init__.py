@@ -1,0 +1,7 @@
+"""Classifier bodies: image -> logits. Everything that is not here comes from timm, by name."""
+
+from common.networks.small_cnn import SmallCNN
+from common.networks.timm_network import TimmNetwork
+from common.networks.wide_resnet import WideResNet
+
+__all__ = ["SmallCNN", "TimmNetwork", "WideResNet"]

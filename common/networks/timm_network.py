@@ -1,0 +1,73 @@
+"""Any classifier of the timm library by name, reading pixels: it normalises as its weights expect."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimmNetwork(nn.Module):
+    """A timm model that takes pixels: (B,C,H,W) in [0,1] -> logits (B,K).
+
+    Normalisation belongs to the weights, so it happens inside, with the mean and standard deviation that timm states
+    for them; budgets and noise outside stay in pixels. ``data_config`` holds all that timm states: ``input_size``
+    (C,H,W), ``interpolation``, ``mean``, ``std``, ``crop_pct``.
+
+    Args:
+        name: of the model, e.g. "resnet50.tv_in1k"; see ``timm.list_models()``.
+        num_classes: K; None keeps the number the weights were trained for.
+        pretrained: download timm's weights (its own cache and checks).
+        in_channels: C.
+        normalise: False if something outside already normalises.
+        resize: bilinearly resize images of another size to ``input_size``, differentiably; e.g. an ImageNet image
+            purified at 256 and classified at 224.
+
+    ``config`` holds the arguments. Raises ``ValueError`` for a name that timm does not know.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int | None = None,
+        pretrained: bool = False,
+        in_channels: int = 3,
+        normalise: bool = True,
+        resize: bool = False,
+    ) -> None:
+        super().__init__()
+        import timm  # slow to import, and only this class needs it
+
+        if not timm.is_model(name):
+            close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+            raise ValueError(f"timm has no model {name!r}. " + (f"Did you mean {', '.join(close)}?" if close else ""))
+        self.config: dict[str, Any] = {
+            "name": name,
+            "num_classes": num_classes,
+            "pretrained": False,  # a rebuilt network takes its weights from the checkpoint that holds this config
+            "in_channels": in_channels,
+            "normalise": normalise,
+            "resize": resize,
+        }
+        classes = {} if num_classes is None else {"num_classes": num_classes}
+        self.model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **classes)
+        stated = timm.data.resolve_model_data_config(self.model)
+        self.data_config = {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}
+        for key in ("mean", "std"):
+            value = torch.tensor(self.data_config[key], dtype=torch.float32, device="cpu")
+            if len(value) != in_channels:  # grey or many-channel images: the colours' average
+                value = value.mean().expand(in_channels)
+            self.register_buffer(key, value.reshape(-1, 1, 1).clone(), persistent=False)
+        self.normalise, self.resize = normalise, resize
+
+    def forward(self, image: Tensor) -> Tensor:
+        size = tuple(self.data_config["input_size"][-2:])
+        if self.resize and tuple(image.shape[-2:]) != size:
+            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        if self.normalise:
+            image = (image - self.mean) / self.std
+        logits: Tensor = self.model(image)
+        return logits

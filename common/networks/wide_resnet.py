@@ -1,0 +1,97 @@
+"""Wide residual networks (Zagoruyko & Komodakis, arXiv 1605.07146) under RobustBench's tensor names."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WideBlock(nn.Module):
+    """Pre-activation residual block. Where the width changes, the shortcut starts behind the first activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.convShortcut = (
+            None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        )
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        h = F.relu(self.bn2(self.conv1(active)))
+        if self.dropout and self.training:
+            h = F.dropout(h, self.dropout)
+        out: Tensor = self.conv2(h) + (x if self.convShortcut is None else self.convShortcut(active))
+        return out
+
+
+class WideStage(nn.Module):
+    """Blocks of one width; the first may halve the image."""
+
+    def __init__(self, blocks: int, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(
+            *(
+                WideBlock(out_channels if i else in_channels, out_channels, 1 if i else stride, dropout)
+                for i in range(blocks)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layer(x)
+        return h
+
+
+class WideResNet(nn.Module):
+    """WRN-``depth``-``widen_factor``, e.g. WRN-28-10: pixels (B,3,H,W), not normalised -> logits (B,K).
+
+    Three stages of ``(depth - 4) / 6`` blocks with 16, 32, 64 times ``widen_factor`` channels, the mean over positions,
+    and a linear layer (without bias if not ``bias_last``). ``dropout`` acts between the two convolutions of a block,
+    in training only. ``sub_block1`` adds the unused copy of the first stage that some published files carry.
+
+    ``config`` holds the arguments. Raises ``ValueError`` for a depth that is not 6n + 4.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        widen_factor: int = 10,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        sub_block1: bool = False,
+        bias_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"the depth of a wide ResNet must be 6n + 4 with n >= 1, e.g. 28; got {depth}.")
+        self.config = {
+            "depth": depth,
+            "widen_factor": widen_factor,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "dropout": dropout,
+            "sub_block1": sub_block1,
+            "bias_last": bias_last,
+        }
+        blocks, widths = (depth - 4) // 6, [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.block1 = WideStage(blocks, widths[0], widths[1], 1, dropout)
+        if sub_block1:
+            self.sub_block1 = WideStage(blocks, widths[0], widths[1], 1, dropout)
+        self.block2 = WideStage(blocks, widths[1], widths[2], 2, dropout)
+        self.block3 = WideStage(blocks, widths[2], widths[3], 2, dropout)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.fc = nn.Linear(widths[3], num_classes, bias=bias_last)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if bias_last:
+            nn.init.zeros_(self.fc.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        h = self.block3(self.block2(self.block1(self.conv1(image))))
+        logits: Tensor = self.fc(F.relu(self.bn1(h)).mean(dim=(2, 3)))
+        return logits
