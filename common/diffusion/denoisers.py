@@ -1,0 +1,253 @@
+"""Denoisers: E[x0 | x], whatever a network was trained to predict.
+
+The denoiser D is the one thing the methods of this project ask of a diffusion model. With x = x0 + sigma n in the model
+frame it gives the posterior mean of the image; score and noise follow from it (Tweedie's formula):
+
+    grad_x log p(x; sigma) = (D(x, sigma) - x) / sigma^2,      E[n | x] = (x - D(x, sigma)) / sigma.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.diffusion.schedules import DDPM, VP, Schedule, per_row
+
+
+class Denoiser(nn.Module):
+    """``forward(x, sigma, label=None)`` = E[x0 | x, label] for x = x0 + sigma n, n ~ N(0, I).
+
+    x is (B, C, H, W) in the model frame, sigma (B,) or () and positive, label (B,) int64 in 0..num_classes-1; the
+    result is (B, C, H, W). The mean is unconditional if label is None, and in the rows where label is -1.
+    ``num_classes`` is None for a denoiser that takes no label.
+    It is meant for ``sigma_min <= sigma <= sigma_max``; whoever chooses the levels checks this once, beforehand.
+    """
+
+    num_classes: int | None = None
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def one_hot(self, x: Tensor, label: Tensor | None) -> Tensor | None:
+        """What a network of this tree takes as ``class_labels``: (B, num_classes) in x's dtype.
+
+        Zeros without a label, None if there are no classes. ``ValueError`` if there is a label all the same.
+        """
+        if self.num_classes is None:
+            if label is not None:
+                raise ValueError("this denoiser takes no label; got one. Set num_classes, or pass label=None")
+            return None
+        if label is None:
+            return x.new_zeros(len(x), self.num_classes)
+        rows = torch.eye(self.num_classes + 1, dtype=x.dtype, device=x.device)[:, 1:]       # the first is all zero
+        return nn.functional.embedding(label + 1, rows)     # refuses labels outside -1..K-1 without a synchronisation
+
+    def _set_levels(self, sigma_min: float, sigma_max: float, num_classes: int | None) -> None:
+        if not 0 <= sigma_min < sigma_max:
+            raise ValueError(f"a denoiser needs 0 <= sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be positive, or None for an unconditional denoiser; got {num_classes}")
+        self.sigma_min, self.sigma_max, self.num_classes = sigma_min, sigma_max, num_classes
+
+
+class EDMDenoiser(Denoiser):
+    """The preconditioned denoiser of Karras et al. (arXiv 2206.00364), sigma_d = ``sigma_data``:
+
+        D = c_skip x + c_out F(c_in x, c_noise, class_labels),
+        c_skip = sigma_d^2 / (sigma^2 + sigma_d^2),    c_out = sigma sigma_d / sqrt(sigma^2 + sigma_d^2),
+        c_in = 1 / sqrt(sigma^2 + sigma_d^2),          c_noise = ln(sigma) / 4.
+
+    ``network(x, c_noise, class_labels)`` takes c_noise (B,) and ``class_labels`` (B, num_classes) one-hot, all zero
+    without a label, or None when ``num_classes`` is None.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_data: float = 0.5,
+        num_classes: int | None = None,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ) -> None:
+        super().__init__()
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data, the standard deviation of the data in [-1,1], must be > 0; got {sigma_data}")
+        self.network = network
+        self.sigma_data = sigma_data
+        self._set_levels(sigma_min, sigma_max, num_classes)
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        level = per_row(sigma, x)
+        total = level**2 + self.sigma_data**2
+        c_skip, c_out, c_in = self.sigma_data**2 / total, level * self.sigma_data / total.sqrt(), total.rsqrt()
+        c_noise = sigma.to(x).log().expand(len(x)) / 4
+        prediction: Tensor = self.network(c_in * x, c_noise, self.one_hot(x, label))
+        return c_skip * x + c_out * prediction.to(x.dtype)
+
+
+class EpsDenoiser(Denoiser):
+    """Denoiser of a network that predicts the noise in a variance-preserving input:
+
+        D = x - sigma eps(x / sqrt(1 + sigma^2), time label).
+
+    The time label depends on how the network was trained:
+
+    * ``rounding="nearest"``: the index i of the nearest trained sigma_i, int64 (needs a ``DDPM`` schedule);
+    * ``rounding="interpolate"``: the index at sigma, not rounded, a float (needs a ``DDPM`` schedule);
+    * ``rounding="continuous"``: ``time_scale * t(sigma)``, a float, for any schedule.
+
+    Rounding touches the label alone. x holds noise of the true sigma, so the input is scaled to unit variance with the
+    true sigma and noise of the true sigma is subtracted; at the trained levels both readings agree. If the network
+    returns 2C channels, as those with a learned variance do, the first C are used.
+
+    ``network(x, label)`` or, with ``num_classes``, ``network(x, label, class_labels)`` as in ``EDMDenoiser``.
+    ``sigma_min`` and ``sigma_max`` default to the levels of the schedule: the table's ends, or t = 1e-5 and t_max.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule | None = None,
+        rounding: Literal["nearest", "interpolate", "continuous"] = "nearest",
+        time_scale: float = 999.0,
+        num_classes: int | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+    ) -> None:
+        super().__init__()
+        if rounding not in ("nearest", "interpolate", "continuous"):
+            raise ValueError(f'rounding must be "nearest", "interpolate" or "continuous"; got {rounding!r}')
+        self.schedule = schedule or (VP() if rounding == "continuous" else DDPM())
+        if rounding != "continuous" and not isinstance(self.schedule, DDPM):
+            got = type(self.schedule).__name__
+            raise ValueError(f'rounding={rounding!r} needs the indices of a DDPM schedule; got {got}. Use "continuous"')
+        self.network = network
+        self.rounding = rounding
+        self.time_scale = time_scale
+        low, high = self._trained_levels()
+        self._set_levels(
+            low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max, num_classes
+        )
+
+    @classmethod
+    def score_sde(cls, network: nn.Module) -> "EpsDenoiser":
+        """A Score-SDE network (arXiv 2011.13456): VP-SDE with beta 0.1..20, label 999 t, not rounded."""
+        return cls(network, VP(), "continuous", time_scale=999.0)
+
+    @classmethod
+    def guided_diffusion(cls, network: nn.Module) -> "EpsDenoiser":
+        """A guided-diffusion or Ho et al. network (arXiv 2105.05233, 2006.11239): integer index 0..999, linear beta."""
+        return cls(network, DDPM(), "nearest")
+
+    def _trained_levels(self) -> tuple[float, float]:
+        if self.rounding != "continuous" and isinstance(self.schedule, DDPM):
+            return float(self.schedule.sigmas[0]), float(self.schedule.sigmas[-1])
+        ends = self.schedule.sigma(torch.tensor([1e-5, self.schedule.t_max], dtype=torch.float64))
+        return float(ends[0]), float(ends[1])
+
+    def time_label(self, sigma: Tensor) -> Tensor:
+        """What the network is told about the noise level: sigma's shape."""
+        if self.rounding != "continuous" and isinstance(self.schedule, DDPM):
+            return self.schedule.index(sigma, "nearest" if self.rounding == "nearest" else "interpolate")
+        return self.time_scale * self.schedule.time(sigma)
+
+    def predict(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        """The network's prediction at ``x / sqrt(1 + sigma^2)``, (B, C, H, W) in x's dtype."""
+        classes = self.one_hot(x, label)
+        time_label = self.time_label(sigma.to(x)).expand(len(x))
+        scaled = x * (1 + per_row(sigma, x) ** 2).rsqrt()
+        arguments = (scaled, time_label) if classes is None else (scaled, time_label, classes)
+        prediction: Tensor = self.network(*arguments)
+        return prediction[:, : x.shape[1]].to(x.dtype)
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return x - per_row(sigma, x) * self.predict(x, sigma, label)
+
+
+class VDenoiser(EpsDenoiser):
+    """Denoiser of a network that predicts ``v = s n - s sigma x0``, s = 1/sqrt(1 + sigma^2) (arXiv 2202.00512):
+
+        D = (x / sqrt(1 + sigma^2) - sigma v(x / sqrt(1 + sigma^2), time label)) / sqrt(1 + sigma^2).
+
+    Arguments as for ``EpsDenoiser``.
+    """
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        level = per_row(sigma, x)
+        scale = (1 + level**2).rsqrt()
+        return scale * (scale * x - level * self.predict(x, sigma, label))
+
+
+class X0Denoiser(EpsDenoiser):
+    """Denoiser of a network that predicts the image itself from ``x / sqrt(1 + sigma^2)``: D = network's output.
+
+    Arguments as for ``EpsDenoiser``.
+    """
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.predict(x, sigma, label)
+
+
+class ClassifierFree(Denoiser):
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) as a denoiser around a denoiser:
+
+        D_w(x, sigma, y) = D(x, sigma) + w (D(x, sigma, y) - D(x, sigma)),
+
+    w = 0 unconditional, 1 conditional, > 1 extrapolated. Without a label it is the unconditional D.
+    """
+
+    def __init__(self, denoiser: Denoiser, weight: float = 1.0) -> None:
+        super().__init__()
+        if denoiser.num_classes is None:
+            raise ValueError("ClassifierFree needs a class-conditional denoiser; this one has num_classes=None")
+        self.denoiser = denoiser
+        self.weight = weight
+        self._set_levels(denoiser.sigma_min, denoiser.sigma_max, denoiser.num_classes)
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        unconditional: Tensor = self.denoiser(x, sigma)
+        if label is None:
+            return unconditional
+        conditional: Tensor = self.denoiser(x, sigma, label)
+        return unconditional + self.weight * (conditional - unconditional)
+
+
+class Guided(Denoiser):
+    """A denoiser steered by a potential (classifier guidance, arXiv 2105.05233):
+
+        D'(x, sigma, y) = D(x, sigma) + scale sigma^2 grad_x log p(y | x; sigma),
+
+    which at scale 1 is the conditional D(x, sigma, y) by Bayes' rule. ``log_potential(x, sigma, label)`` returns
+    log p(y | x; sigma) per row, (B,), up to terms free of x. The result is differentiable in x, through the gradient.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        log_potential: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        scale: float = 1.0,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.log_potential = log_potential
+        self.scale = scale
+        self._set_levels(denoiser.sigma_min, denoiser.sigma_max, num_classes)
+
+    def gradient(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        """grad_x log_potential, (B, C, H, W); part of the graph whenever x is."""
+        recording = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            point = x if recording else x.detach().requires_grad_()
+            total = self.log_potential(point, sigma, label).sum()
+            (gradient,) = torch.autograd.grad(total, point, create_graph=recording)
+        return gradient
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        push = self.scale * per_row(sigma, x) ** 2 * self.gradient(x, sigma, label)
+        denoised: Tensor = self.denoiser(x, sigma)
+        return denoised + push

@@ -1,0 +1,153 @@
+"""Purifiers: image -> image. Diffuse to t_star, run the reverse process, hand the result to whoever classifies."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from common.diffusion.gradients import Checkpoint, Gradient, GradientError, Reverse, as_gradient
+from common.diffusion.reverse import ReverseProcess
+from common.diffusion.schedules import Schedule, per_row
+from common.diffusion.solvers import Solver, TimeGrid, as_solver
+from common.noise import Noise
+from common.units import to_model, to_pixel
+
+
+class Purifier(nn.Module):
+    """``forward(image, noise=None)``: pixels (B, C, H, W) in [0,1] to pixels, never clamped.
+
+    ``diffuse(image, noise)`` is the image at its noisiest, for figures. Without ``noise`` both draw afresh.
+    """
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class DiffusionPurifier(Purifier):
+    """Purification by a diffusion model: with x0 = 2 image - 1,
+
+        x_{t*} = s(t*) (x0 + sigma(t*) z_0),    x_{t_{k}} = solver step k of x_{t_{k-1}},    k = 1..S,
+
+    and the result is (x_{t_end} + 1)/2. Step 0 of the noise diffuses, step k drives solver step k.
+
+    * ``denoiser``: called ``denoiser(x, sigma)``. It is frozen here (eval mode, no parameter gradients).
+    * ``schedule``: with its times; ``t_star`` in (0, t_max].
+    * ``steps``: number of equal steps, or None for DiffPure's grid with a node every 1e-3.
+    * ``solver``: "euler_maruyama", "ancestral", "ddim", "probability_flow_euler", "probability_flow_heun", "torchsde",
+      or a ``Solver``.
+    * ``gradient``: "checkpoint", "full", "adjoint", "bpda", "surrogate", or a ``Gradient``; what each is worth is
+      said in ``common.diffusion.gradients``.
+
+    A gradient is recorded when grad mode is on and the image requires one; otherwise no graph is formed. Subclasses
+    guide the process by ``prepare`` and ``denoise``.
+
+    Raises ``ValueError`` for times out of range, unknown names, noise levels that the denoiser does not know.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        schedule: Schedule,
+        t_star: float,
+        steps: int | None = None,
+        solver: str | Solver = "euler_maruyama",
+        gradient: str | Gradient = "checkpoint",
+        t_end: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser.requires_grad_(False).eval()
+        self.schedule = schedule
+        self.grid = TimeGrid.uniform(t_star, t_end, steps, t_max=schedule.t_max)
+        self.solver = as_solver(solver)
+        self.gradient = as_gradient(gradient)
+        self.gradient.check(self._process())
+        self._check_levels()
+
+    def _process(self) -> ReverseProcess:
+        return ReverseProcess(self.denoise, self.schedule, self.solver, self.grid)
+
+    def _check_levels(self) -> None:
+        low = float(getattr(self.denoiser, "sigma_min", 0.0))
+        high = float(getattr(self.denoiser, "sigma_max", torch.inf))
+        sigmas = self._process().sigmas()
+        most, least = float(sigmas[0]), float(sigmas[-1])
+        if least < low * (1 - 1e-6) or most > high * (1 + 1e-6):
+            raise ValueError(
+                f"the process asks the denoiser for noise levels {least:.4g} .. {most:.4g} (model frame), but it is "
+                f"meant for {low:.4g} .. {high:.4g}. Change t_star, t_end or steps"
+            )
+
+    def train(self, mode: bool = True) -> "DiffusionPurifier":
+        """Sets the mode of all but the denoiser, which stays in eval mode: with dropout it would be another defence."""
+        super().train(mode)
+        self.denoiser.eval()
+        return self
+
+    def prepare(self, x0: Tensor) -> tuple[Tensor, ...]:
+        """Context computed once per purification from its input, model frame; handed to every ``denoise``."""
+        return ()
+
+    def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
+        """The denoiser of the process: E[x0 | x = x0 + sigma n], perhaps guided; sigma (B,) or ().
+
+        Gradients flow through x and the context, not through tensors reached in another way.
+        """
+        denoised: Tensor = self.denoiser(x, sigma)
+        return denoised
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.purify(image, self._noise(image, noise), self.gradient)
+
+    def purify(self, image: Tensor, noise: Noise, gradient: Gradient) -> Tensor:
+        """``forward`` with another gradient than the purifier's own."""
+
+        def purification(image: Tensor, reverse: Reverse) -> Tensor:
+            return self._purify(image, noise, reverse)
+
+        return gradient.purify(purification, image)
+
+    def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        """x_{t*} in pixels, the start of the reverse process that ``forward`` runs with the same noise."""
+        return to_pixel(self._diffuse(to_model(image), self._noise(image, noise)))
+
+    def _noise(self, image: Tensor, noise: Noise | None) -> Noise:
+        if image.ndim != 4 or not image.is_floating_point():
+            raise ValueError(f"an image batch is (B,C,H,W) floating point; got {image.dtype} {tuple(image.shape)}")
+        noise = Noise.fresh(len(image)) if noise is None else noise
+        if len(noise) != len(image):
+            raise ValueError(f"noise must have one row per image, {len(image)}; got {len(noise)}. Use noise.draws(n)")
+        return noise.to(image.device)
+
+    def _diffuse(self, x0: Tensor, noise: Noise) -> Tensor:
+        t = self.grid.interval(1)[0]
+        z = noise.normal(0, x0.shape[1:]).to(x0)
+        return per_row(self.schedule.scale(t), x0) * (x0 + per_row(self.schedule.sigma(t), x0) * z)
+
+    def _purify(self, image: Tensor, noise: Noise, reverse: Reverse) -> Tensor:
+        x0 = to_model(image)
+        context = self.prepare(x0)
+        recording = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x0, *context))
+        with torch.set_grad_enabled(recording):
+            xt = self._diffuse(x0, noise)
+            run = reverse if recording else ReverseProcess.run
+            return to_pixel(run(self._process(), xt, noise, context))
+
+
+def measure_gradient(
+    purifier: DiffusionPurifier, image: Tensor, noise: Noise, objective: Callable[[Tensor], Tensor]
+) -> GradientError:
+    """The error of ``purifier.gradient`` against the exact gradient of the deployed process, per image.
+
+    ``objective`` maps purified images (B, C, H, W) to values per image, (B,).
+    """
+
+    def gradient_by(gradient: Gradient) -> Tensor:
+        with torch.enable_grad():
+            leaf = image.detach().requires_grad_()
+            value = objective(purifier.purify(leaf, noise, gradient)).sum()
+            return torch.autograd.grad(value, leaf)[0]
+
+    return GradientError.between(gradient_by(purifier.gradient), gradient_by(Checkpoint()))

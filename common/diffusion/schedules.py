@@ -1,0 +1,191 @@
+"""Noise schedules: how much of the image and how much noise there is at time t.
+
+Every schedule is written in one parameterisation (Karras et al., arXiv 2206.00364),
+
+    x_t = s(t) (x0 + sigma(t) n),    n ~ N(0, I),
+
+and as the stochastic differential equation that has these marginals,
+
+    dx = f(t) x dt + g(t) dw,    f = s'/s,    g^2 = 2 s^2 sigma sigma'.
+
+All levels belong to the model frame, where data lie in [-1,1]. Arguments are tensors of shape (B,) or (); results
+keep the argument's shape, dtype and device. No method checks its range: that is done where grids are made.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Schedule(Protocol):
+    """``sigma``, ``scale`` (s), ``drift`` (f) and ``diffusion`` (g) at time t, and ``time``, the inverse of ``sigma``.
+
+    Times run from 0 (data) to ``t_max`` (noise).
+    """
+
+    t_max: float
+
+    def sigma(self, t: Tensor) -> Tensor: ...
+
+    def scale(self, t: Tensor) -> Tensor: ...
+
+    def time(self, sigma: Tensor) -> Tensor: ...
+
+    def drift(self, t: Tensor) -> Tensor: ...
+
+    def diffusion(self, t: Tensor) -> Tensor: ...
+
+
+def per_row(value: Tensor, x: Tensor) -> Tensor:
+    """Shape a level (B,) so that it multiplies the rows of x (B, ...), in x's dtype; a level () stays as it is.
+
+    A zero-dimensional tensor on the CPU multiplies a tensor of any dtype and device at full precision.
+    """
+    return value.to(x).reshape(-1, *(1,) * (x.ndim - 1)) if value.ndim else value
+
+
+class VP:
+    """Variance-preserving diffusion in continuous time (Song et al., arXiv 2011.13456; DiffPure's process).
+
+    ``beta(t) = beta_min + t (beta_max - beta_min)`` on [0,1], ``B(t) = int_0^t beta``, so that
+    ``s = exp(-B/2)``, ``sigma^2 = exp(B) - 1``, ``f = -beta/2``, ``g = sqrt(beta)``.
+    """
+
+    t_max = 1.0
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max:
+            raise ValueError(f"VP needs 0 < beta_min <= beta_max; got beta_min={beta_min}, beta_max={beta_max}")
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+
+    def _beta(self, t: Tensor) -> Tensor:
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        return t * (self.beta_min + t * ((self.beta_max - self.beta_min) / 2))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.expm1(self._integral(t)).sqrt()
+
+    def scale(self, t: Tensor) -> Tensor:
+        return torch.exp(-self._integral(t) / 2)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        integral = torch.log1p(sigma**2)
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
+        return 2 * integral / (self.beta_min + root)    # the quadratic's root in the form that never cancels
+
+    def drift(self, t: Tensor) -> Tensor:
+        return -self._beta(t) / 2
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self._beta(t).sqrt()
+
+
+class DDPM:
+    """The discrete process of Ho et al. (arXiv 2006.11239), extended to continuous time.
+
+    ``beta_i`` is linear from ``beta_start`` to ``beta_end``, ``abar_i = prod_{j <= i} (1 - beta_j)`` and
+    ``sigma_i = sqrt(1/abar_i - 1)``, for i = 0 .. N-1. Index i sits at time ``t = (i+1)/N``; between the indices
+    ``log abar`` is linear in t, with ``log abar(0) = 0``. Hence ``beta(t) = -d log abar / dt`` is constant between
+    neighbours, and drift and diffusion belong to exactly the same process as sigma and scale. At an index beta(t) is
+    the value on its left, the one that a reverse step from there needs.
+    """
+
+    t_max = 1.0
+
+    def __init__(self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2) -> None:
+        if num_steps < 1:
+            raise ValueError(f"DDPM needs num_steps >= 1; got {num_steps}")
+        if not 0 < beta_start <= beta_end < 1:
+            raise ValueError(f"DDPM needs 0 < beta_start <= beta_end < 1; got {beta_start} and {beta_end}")
+        self.num_steps = num_steps
+        beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
+        rate = -torch.log1p(-beta)                      # what B(t) = -log abar(t) gains over interval i
+        self.sigmas = torch.expm1(rate.cumsum(0)).sqrt()
+        """The trained noise levels sigma_i, (N,) float64, ascending."""
+        self._tables = {(rate.device, rate.dtype): torch.stack((rate, rate.cumsum(0), self.sigmas))}
+
+    def _table(self, like: Tensor) -> Tensor:
+        """Rates, integrals B and sigmas (3, N) in the dtype and on the device of ``like``; copied there once."""
+        key = (like.device, like.dtype)
+        if key not in self._tables:
+            self._tables[key] = next(iter(self._tables.values())).to(like)
+        return self._tables[key]
+
+    def _interval(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Index i of the interval (i/N, (i+1)/N] that holds t, and t's place in it. Round-off at a node is forgiven."""
+        u = t * self.num_steps
+        i = (torch.ceil(u - 1e-3) - 1).clamp(0, self.num_steps - 1)
+        return i.long(), u - i
+
+    def _integral(self, t: Tensor) -> Tensor:
+        i, part = self._interval(t)
+        rate, integral, _ = self._table(t)
+        result: Tensor = integral[i] - (1 - part) * rate[i]
+        return result
+
+    def _beta(self, t: Tensor) -> Tensor:
+        beta: Tensor = self.num_steps * self._table(t)[0][self._interval(t)[0]]
+        return beta
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.expm1(self._integral(t)).sqrt()
+
+    def scale(self, t: Tensor) -> Tensor:
+        return torch.exp(-self._integral(t) / 2)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        integral = torch.log1p(sigma**2)
+        rate, ends, _ = self._table(sigma)
+        i = torch.searchsorted(ends, integral.detach()).clamp(max=self.num_steps - 1)
+        t: Tensor = (i + 1 - (ends[i] - integral) / rate[i]) / self.num_steps
+        return t
+
+    def index(self, sigma: Tensor, rounding: Literal["nearest", "interpolate"] = "nearest") -> Tensor:
+        """The index that was trained at ``sigma``.
+
+        ``"nearest"``: the i with the smallest ``|sigma_i - sigma|``, int64. ``"interpolate"``: ``N t(sigma) - 1``, a
+        float in [0, N-1] that is not rounded.
+        """
+        if rounding == "nearest":
+            sigmas = self._table(sigma)[2]
+            return torch.searchsorted((sigmas[1:] + sigmas[:-1]) / 2, sigma.detach())
+        if rounding == "interpolate":
+            return (self.num_steps * self.time(sigma) - 1).clamp(0, self.num_steps - 1)
+        raise ValueError(f'rounding must be "nearest" or "interpolate"; got {rounding!r}')
+
+    def drift(self, t: Tensor) -> Tensor:
+        return -self._beta(t) / 2
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self._beta(t).sqrt()
+
+
+class EDM:
+    """Noise grows, the image keeps its scale (Karras et al., arXiv 2206.00364): ``sigma = t``, ``s = 1``.
+
+    Hence ``f = 0`` and ``g = sqrt(2 t)``. Here a time *is* a noise level, up to ``t_max = sigma_max``.
+    """
+
+    def __init__(self, sigma_max: float = 80.0) -> None:
+        if not sigma_max > 0:
+            raise ValueError(f"EDM needs sigma_max > 0; got {sigma_max}")
+        self.t_max = sigma_max
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def scale(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+    def drift(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return (2 * t).sqrt()

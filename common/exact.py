@@ -1,0 +1,134 @@
+"""A world in which everything is known: a Gaussian mixture seen through Gaussian noise.
+
+For data x0 ~ sum_m w_m N(mu_m, s_m^2 I) and x = x0 + sigma n, the law of x is the mixture with variances
+v_m = s_m^2 + sigma^2, so density, score, denoiser and Bayes classifier have closed forms at every noise level.
+Tests compare against them, and the synthetic data set is drawn from them. No network, no approximation.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class RandomSource(Protocol):
+    """What sampling needs; ``common.noise.Noise`` is one. One row of numbers for each of B samples."""
+
+    def normal(self, step: int, shape: Sequence[int]) -> Tensor: ...
+
+    def uniform(self, step: int, shape: Sequence[int]) -> Tensor: ...
+
+
+class GaussianMixture(nn.Module):
+    """Isotropic components ``w_m N(mu_m, s_m^2 I)`` in the model frame, each with a class.
+
+    ``means`` (M, *event) fixes dtype and device; ``stds`` (M,) or () or a float, zero for a point mass; ``weights``
+    (M,), uniform by default, normalised here; ``labels`` (M,) int64, the class of each component, by default its
+    number. Below, x is (B, *event), sigma (B,) or () or a float, and label (B,) int64; None, or -1 in a row, for the whole
+    mixture.
+    """
+
+    means: Tensor
+    stds: Tensor
+    log_weights: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        means: Tensor,
+        stds: Tensor | float,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        count = len(means)
+        weights = torch.ones(count) if weights is None else weights
+        labels = torch.arange(count) if labels is None else labels
+        if weights.shape != (count,) or not bool((weights > 0).all()):
+            raise ValueError(f"weights must be {count} positive numbers, one per component; got {weights}")
+        if labels.shape != (count,) or labels.dtype != torch.int64:
+            raise ValueError(f"labels must be {count} int64 classes, one per component; got {labels}")
+        self.num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+        if (classes := set(labels.tolist())) != set(range(self.num_classes)):
+            raise ValueError(f"labels must use every class 0..{self.num_classes - 1}; got {sorted(classes)}")
+        stds = torch.as_tensor(stds).to(means).expand(count)
+        if not bool((stds >= 0).all()):
+            raise ValueError(f"stds must not be negative; got {stds}")
+        self.register_buffer("means", means)
+        self.register_buffer("stds", stds.clone())
+        self.register_buffer("log_weights", (weights / weights.sum()).to(means).log())
+        self.register_buffer("labels", labels.to(means.device))
+
+    def _level(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """sigma as (B, 1) or (1, 1), to broadcast against components."""
+        return torch.as_tensor(sigma, dtype=self.means.dtype, device=x.device).reshape(-1, 1)
+
+    def _log_joint(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """log w_m N(x; mu_m, v_m I), (B, M)."""
+        variance = self.stds**2 + self._level(x, sigma) ** 2
+        square = (x[:, None] - self.means).flatten(2).square().sum(-1)
+        dimension = self.means[0].numel()
+        return self.log_weights - (square / variance + dimension * torch.log(2 * math.pi * variance)) / 2
+
+    def _log_given(self, x: Tensor, sigma: Tensor | float, label: Tensor | None) -> Tensor:
+        """log w_m|y N(x; mu_m, v_m I), (B, M): minus infinity for components of other classes."""
+        joint = self._log_joint(x, sigma)
+        if label is None:
+            return joint
+        other = (self.labels != label[:, None]) & (label[:, None] >= 0)
+        prior = self.log_weights.expand(len(x), -1).masked_fill(other, -math.inf).logsumexp(1, keepdim=True)
+        return joint.masked_fill(other, -math.inf) - prior
+
+    def log_density(self, x: Tensor, sigma: Tensor | float = 0.0, label: Tensor | None = None) -> Tensor:
+        """log p(x; sigma) or log p(x | label; sigma), (B,)."""
+        return self._log_given(x, sigma, label).logsumexp(1)
+
+    def _average(self, x: Tensor, sigma: Tensor | float, label: Tensor | None, own: Tensor, centre: Tensor) -> Tensor:
+        """sum_m r_m (own_m x + centre_m mu_m), r_m = p(m | x): what score and denoiser have in common."""
+        posterior = self._log_given(x, sigma, label).softmax(1)
+        centres = (posterior * centre) @ self.means.flatten(1)
+        return ((posterior * own).sum(1, keepdim=True) * x.flatten(1) + centres).view_as(x)
+
+    def score(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """grad_x log p(x | label; sigma) = sum_m r_m (mu_m - x) / v_m, shape of x."""
+        precision = 1 / (self.stds**2 + self._level(x, sigma) ** 2)
+        return self._average(x, sigma, label, -precision, precision)
+
+    def denoiser(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """E[x0 | x, label] = sum_m r_m (s_m^2 x + sigma^2 mu_m) / v_m, shape of x."""
+        noise, signal = self._level(x, sigma) ** 2, self.stds**2
+        total = signal + noise
+        return self._average(x, sigma, label, signal / total, noise / total)
+
+    def bayes_logits(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p(y | x; sigma) for every class, (B, num_classes): the best classifier of noisy data there is."""
+        joint = self._log_joint(x, sigma).log_softmax(1)
+        masks = [self.labels == y for y in range(self.num_classes)]
+        return torch.stack([joint[:, mask].logsumexp(1) for mask in masks], dim=1)
+
+    def sample(self, noise: RandomSource, step: int = 0) -> tuple[Tensor, Tensor]:
+        """Clean data and their classes, x0 (B, *event) and label (B,), from the source's ``step`` and ``step + 1``."""
+        u = noise.uniform(step, (1,)).to(self.means)
+        edges = self.log_weights.exp().cumsum(0)[:-1]
+        component = torch.searchsorted(edges, u)[:, 0]
+        z = noise.normal(step + 1, self.means.shape[1:]).to(self.means)
+        std = self.stds[component].reshape(-1, *(1,) * (z.ndim - 1))
+        return self.means[component] + std * z, self.labels[component]
+
+
+class ExactDenoiser(nn.Module):
+    """The mixture's denoiser, called as every other: ``forward(x, sigma, label=None)`` = E[x0 | x, label]."""
+
+    sigma_min = 0.0
+    sigma_max = math.inf
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.num_classes: int | None = mixture.num_classes
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.mixture.denoiser(x, sigma, label)
