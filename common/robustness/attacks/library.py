@@ -1,0 +1,138 @@
+"""The attacks of the torchattacks package, against any classifier."""
+
+import inspect
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.noise import Noise
+from common.robustness.attacks import attacking
+from common.robustness.classifiers import Classifier
+from common.robustness.threat import ThreatModel
+from common.units import number
+
+_L2_ATTACKS = ("PGDL2", "PGDRSL2")                  # every other attack with a fixed radius is an L-inf attack
+_RADII = ("eps", "max_epsilon")                     # what torchattacks calls the radius
+_NOT_ATTACKS = ("MultiAttack", "LGV")               # take attacks or data, not a model and numbers
+
+
+class TorchAttacks:
+    """``torchattacks.<name>(model, **options)`` (Kim, arXiv 2010.01950), for example ``TorchAttacks("MIFGSM")``.
+
+    Radius and norm come from the threat model; ``options`` are the attack's own (ratios such as ``"2/255"`` are
+    read), and naming another radius or norm there is an error. Attacks without a radius (CW, DeepFool, ...) look
+    for the nearest adversarial image and may leave the ball. What comes back is not clipped: the evaluator checks
+    the budget.
+
+    Every call of the classifier gets fresh noise, so averaging over draws does average. But torchattacks picks
+    rows out of a batch without saying which: rows of noise follow the position within the call and the number of
+    the call, not the image. Results are reproducible for the same batch, not across batch sizes. Against randomised
+    classifiers its bookkeeping takes one lucky draw for a success (APGD, Square, FAB, CW): report PGD beside it.
+
+    The package seeds and uses the global generators of torch, numpy and random. They are seeded from ``noise`` for
+    the attack and restored afterwards.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None):
+        self.name = name
+        self.options = {key: _read(value) for key, value in (options or {}).items()}
+        self._attack = _find(name)
+        self._parameters = [p for p in inspect.signature(self._attack).parameters if p != "model"]
+        unknown = sorted(set(self.options) - set(self._parameters))
+        if unknown:
+            allowed = ", ".join(self._parameters) or "none"
+            raise ValueError(f"torchattacks.{name} has no option {', '.join(unknown)}. Its options: {allowed}.")
+
+    def __str__(self) -> str:
+        """What to call it in a table. The package's AutoAttack runs its parts for 10 steps, the published one for
+        100, so the plain name would be wrong."""
+        if self.name == "AutoAttack":
+            return "torchattacks.AutoAttack (10 steps)"
+        return f"torchattacks.{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
+
+    def __call__(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: ThreatModel, noise: Noise
+    ) -> Tensor:
+        settings = self._settings(threat)
+        first = int(noise.index[0]) if len(noise) else 0
+        seed = noise.stream(f"torchattacks {first}").seed % 2**32
+        if "seed" in self._parameters:
+            settings.setdefault("seed", seed)
+        with attacking(classifier, image), _own_generators(seed):
+            model = _Model(classifier, noise, image.device)
+            if "n_classes" in self._parameters and "n_classes" not in settings:
+                settings["n_classes"] = model(image[:1]).shape[1]
+            adv: Tensor = self._attack(model, **settings)(image.clone(), label.clone())
+        return adv.detach().to(image.dtype)
+
+    def _settings(self, threat: ThreatModel) -> dict[str, Any]:
+        """The options, with radius and norm filled in from the threat model; ``ValueError`` where they disagree."""
+        settings = dict(self.options)
+        radius = next((key for key in _RADII if key in self._parameters), None)
+        if radius is None:
+            return settings
+        if not math.isclose(settings.setdefault(radius, threat.eps), threat.eps):
+            raise ValueError(f"{radius} must be the threat's, {threat.eps}; got {settings[radius]}. Leave it out.")
+        fixed = "L2" if self.name in _L2_ATTACKS else "Linf"
+        norm = settings.setdefault("norm", threat.name) if "norm" in self._parameters else fixed
+        if norm != threat.name:
+            raise ValueError(f"{self.name} attacks in {norm}; the threat is {threat.name}. Choose another attack.")
+        return settings
+
+
+class _Model(nn.Module):
+    """What torchattacks sees: image -> logits, with fresh noise at every call, and a parameter that tells the device.
+
+    The classifier is kept out of the module tree, where the package would switch it between modes.
+    """
+
+    def __init__(self, classifier: Classifier, noise: Noise, device: torch.device):
+        super().__init__()
+        self.device = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self._ask = classifier.__call__
+        self._noise = noise
+        self._calls = 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        self._calls += 1
+        draws = self._noise.stream(f"call {self._calls}").draws(math.ceil(len(image) / len(self._noise)))
+        logits: Tensor = self._ask(image, draws.rows(slice(len(image))))
+        return logits
+
+
+def _find(name: str) -> Any:
+    try:
+        import torchattacks
+    except ImportError as error:
+        message = 'TorchAttacks needs the torchattacks package: pip install "robust-diffusion[attacks]"'
+        raise ImportError(message) from error
+    known = sorted(set(torchattacks.__all__) - set(_NOT_ATTACKS))
+    if name not in known:
+        raise ValueError(f"torchattacks has no attack {name!r}. It has: {', '.join(known)}.")
+    return getattr(torchattacks, name)
+
+
+def _read(value: Any) -> Any:
+    return number(value) if isinstance(value, str) and "/" in value else value
+
+
+@contextmanager
+def _own_generators(seed: int) -> Iterator[None]:
+    """The global generators of torch, numpy and random seeded for the duration, then as they were."""
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    state, numpy_state = random.getstate(), np.random.get_state()       # noqa: NPY002 (the package uses the old one)
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)                                        # noqa: NPY002
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)                            # noqa: NPY002

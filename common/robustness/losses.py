@@ -1,0 +1,77 @@
+"""Per-example losses (B,) that an attack maximises; logits z (B,K), label y (B,) int64, p = softmax(z)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """``-log p_y``."""
+    return functional.cross_entropy(logits, label, reduction="none")
+
+
+def margin(logits: Tensor, label: Tensor) -> Tensor:
+    """``max_{k != y} z_k - z_y``: positive where the prediction is wrong (Carlini & Wagner, arXiv 1608.04644)."""
+    return _best_other(logits, label) - _at(logits, label)
+
+
+def dlr(logits: Tensor, label: Tensor) -> Tensor:
+    """Difference of logits ratio, ``-(z_y - max_{k != y} z_k) / (z_(1) - z_(3))`` with z sorted in decreasing order.
+
+    Unlike the cross-entropy it does not change when all logits are scaled or shifted, so it has no plateau for
+    over-confident networks. Needs three classes. Croce & Hein, arXiv 2003.01690.
+    """
+    _need_classes(logits, 3, "dlr")
+    top = logits.topk(3, dim=1).values
+    return margin(logits, label) / _positive(top[:, 0] - top[:, 2])
+
+
+def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)`` for a target class t != y; needs four classes.
+
+    Croce & Hein, arXiv 2003.01690.
+    """
+    _need_classes(logits, 4, "targeted_dlr")
+    top = logits.topk(4, dim=1).values
+    return (_at(logits, target) - _at(logits, label)) / _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """``KL(p_reference || p) = sum_k q_k (log q_k - log p_k)``, ``q = softmax(reference)``: the TRADES attack's loss.
+
+    ``reference`` (B,K) are the logits of the clean images; see Zhang et al., arXiv 1901.08573.
+    """
+    log_q = reference.log_softmax(1)
+    return (log_q.exp() * (log_q - logits.log_softmax(1))).sum(1)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def by_name(name: str) -> Loss:
+    """The loss of (logits, label) that a configuration names; ``ValueError`` for an unknown name."""
+    if name not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
+    return LOSSES[name]
+
+
+def _at(logits: Tensor, label: Tensor) -> Tensor:
+    return logits.gather(1, label[:, None]).squeeze(1)
+
+
+def _best_other(logits: Tensor, label: Tensor) -> Tensor:
+    return logits.scatter(1, label[:, None], -torch.inf).amax(1)
+
+
+def _positive(gap: Tensor) -> Tensor:
+    """A gap between sorted logits, kept off zero: when the first ones are equal, the numerator is zero as well."""
+    return gap.clamp(min=torch.finfo(gap.dtype).eps)
+
+
+def _need_classes(logits: Tensor, classes: int, name: str) -> None:
+    if logits.shape[1] < classes:
+        raise ValueError(f"{name} needs at least {classes} classes; got {logits.shape[1]}. Use margin.")

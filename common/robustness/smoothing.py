@@ -1,0 +1,118 @@
+"""Randomised smoothing: a certified L2 radius around each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import beta, norm
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier, deployed
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """With probability at least 1 - alpha, the smoothed classifier answers ``prediction`` on all images closer than
+    ``radius`` (L2, pixels). ``count`` of ``samples`` agreed, hence ``p_lower``; when that is at most 1/2 the
+    certifier abstains: ``prediction == ABSTAIN``, radius 0."""
+
+    prediction: int
+    radius: float
+    p_lower: float
+    samples: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """CERTIFY of the smoothed classifier ``g(x) = argmax_c P(f(x + sigma z) = c)``, z standard normal.
+
+    n0 samples choose a class A; n further ones, independent of the first, bound ``P(f(x + sigma z) = A) >= p_lower``
+    (one-sided Clopper-Pearson, confidence 1 - alpha); then ``radius = sigma Phi^-1(p_lower)``.
+
+    ``sigma`` is in pixel units; the noisy image is handed to f unclipped. f may itself draw random numbers: they
+    come from rows of noise independent of z and of the image, one per sample, and the certificate then holds for
+    the probability over both. At most ``batch_size`` noisy images are classified in one call.
+    """
+
+    sigma: float
+    n0: int = 100
+    n: int = 1000
+    alpha: float = 0.001
+    num_classes: int = 10
+    batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma must be above 0, in pixel units; got {self.sigma}")
+        if not 1 <= self.n0 <= self.n:
+            raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
+
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
+        """One certificate per image (B,C,H,W), from one row of noise each."""
+        if len(image) != len(noise):
+            raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            chosen = self._counts(classifier, image, noise.stream("select"), self.n0).argmax(1)
+            counts = self._counts(classifier, image, noise.stream("estimate"), self.n)
+        agreed = counts.gather(1, chosen[:, None]).squeeze(1)
+        return [self._certificate(a, k) for a, k in zip(chosen.tolist(), agreed.tolist(), strict=True)]
+
+    def _certificate(self, prediction: int, count: int) -> Certificate:
+        p_lower = clopper_pearson_lower(count, self.n, self.alpha)
+        if p_lower <= 0.5:
+            return Certificate(ABSTAIN, 0.0, p_lower, self.n, count)
+        return Certificate(prediction, self.sigma * float(norm.ppf(p_lower)), p_lower, self.n, count)
+
+    def _counts(self, classifier: Classifier, image: Tensor, noise: Noise, n: int) -> Tensor:
+        """(B, num_classes) int64: how often f(x + sigma z) answered each class in n samples."""
+        counts = torch.zeros(len(image) * self.num_classes, dtype=torch.int64, device=image.device)
+        for owner, rows in self._batches(noise, n):
+            z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
+            logits = classifier(image[owner] + self.sigma * z, rows)
+            if logits.shape[1] != self.num_classes:
+                got = f"the classifier has {logits.shape[1]}"
+                raise ValueError(f"num_classes must be the classifier's: {got}, Smoothing {self.num_classes}")
+            counts += torch.bincount(owner * self.num_classes + logits.argmax(1), minlength=len(counts))
+        return counts.view(len(image), self.num_classes)
+
+    def _batches(self, noise: Noise, n: int) -> Iterator[tuple[Tensor, Noise]]:
+        """B*n rows, image-major, at most batch_size at a time: which image each belongs to, and its noise."""
+        draws = noise.draws(n)
+        owners = torch.arange(len(noise), device=noise.index.device).repeat_interleave(n)
+        for start in range(0, len(owners), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield owners[rows], draws.rows(rows)
+
+
+def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
+    """One-sided exact lower bound for a binomial probability: p with ``P(Binomial(n, p) >= k) = alpha``; 0 for k = 0.
+
+    At least 1 - alpha of all samples give a bound not above the true probability.
+    """
+    _check_count(k, n)
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be in (0,1); got {alpha}")
+    return 0.0 if k == 0 else float(beta.ppf(alpha, k, n - k + 1))
+
+
+def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided interval (Clopper-Pearson) for a binomial probability after k successes in n trials."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0,1); got {level}")
+    tail = (1 - level) / 2
+    return clopper_pearson_lower(k, n, tail), 1 - clopper_pearson_lower(n - k, n, tail)
+
+
+def _check_count(k: int, n: int) -> None:
+    if n < 1 or not 0 <= k <= n:
+        raise ValueError(f"counts must satisfy 0 <= k <= n and n >= 1; got k={k}, n={n}")
