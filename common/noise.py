@@ -37,7 +37,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     keys = [[(k + r * w) & _MASK for k, w in zip(key, _WEYL, strict=True)] for r in range(_ROUNDS)]
     constants = torch.tensor([_MULTIPLIERS, *keys], device=even.device).view(_ROUNDS + 1, *column)
     forward, swapped = constants, constants.flip(1)
-    for r in range(_ROUNDS):        # a round swaps the two halves; the constants take turns instead of the data
+    for r in range(_ROUNDS):  # a round swaps the two halves; the constants take turns instead of the data
         multiplier, round_key = (forward[0], swapped[r + 1]) if r % 2 == 0 else (swapped[0], forward[r + 1])
         product = even * multiplier
         even = (product >> 32).bitwise_and_(_MASK).bitwise_xor_(round_key)
@@ -55,8 +55,8 @@ def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     return result
 
 
-_ATANH = [2 / (2 * k + 1) for k in range(9)]                                            # |s| <= 0.172: error < 1e-15
-_SINE = [(-1) ** k / math.factorial(2 * k + 1) for k in range(8)]                       # |a| <= pi/4: error < 1e-15
+_ATANH = [2 / (2 * k + 1) for k in range(9)]  # |s| <= 0.172: error < 1e-15
+_SINE = [(-1) ** k / math.factorial(2 * k + 1) for k in range(8)]  # |a| <= pi/4: error < 1e-15
 _COSINE = [(-1) ** k / math.factorial(2 * k) for k in range(9)]
 
 
@@ -150,7 +150,7 @@ class Noise:
         """Standard normals (len(steps), B, *shape) in one pass; slice k has the bits of ``normal(steps[k], shape)``."""
         size = max(1, len(steps) * math.prod(shape))
         rows = max(1, _CACHED_ELEMENTS // size)
-        if len(self) > rows:                                        # chunks that stay in a processor's cache
+        if len(self) > rows:  # chunks that stay in a processor's cache
             chunks = [self.rows(slice(b, b + rows)) for b in range(0, len(self), rows)]
             return torch.cat([chunk.normals(steps, shape, dtype) for chunk in chunks], dim=1)
         even, odd = self._words(steps, math.prod(shape))

@@ -1,0 +1,45 @@
+"""Real handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels, ten classes.
+
+The test half of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998; CC BY 4.0).
+"""
+
+import torch
+
+from common.data.modules import ImageData, ImageDataset
+
+TEST_IMAGES = 512
+VAL_IMAGES = 128
+
+
+class Digits(ImageData):
+    """Fixed stratified split: 512 test images, 128 of the rest for validation, 1,157 (or all 1,285) to train on.
+
+    Pixels 0..16 become [0,1]. ``test_images`` limits a test to the first so many, whose classes are interleaved.
+    ``hold_out_validation=False`` trains on all 1,285 images; validation then sees images that were trained on.
+    """
+
+    num_classes = 10
+    shape = (1, 8, 8)
+
+    def __init__(
+        self, batch_size: int = 128, test_images: int | None = None, workers: int = 0, hold_out_validation: bool = True
+    ) -> None:
+        super().__init__(batch_size, test_images, workers)
+        self.hold_out_validation = hold_out_validation
+
+    def setup(self, stage: str | None = None) -> None:
+        from sklearn.datasets import load_digits  # a second to import: only when it is used
+        from sklearn.model_selection import train_test_split
+
+        pixels, target = load_digits(return_X_y=True)
+        split = {"stratify": target, "random_state": 0}
+        rest_x, test_x, rest_y, test_y = train_test_split(pixels, target, test_size=TEST_IMAGES, **split)
+        train_x, val_x, train_y, val_y = train_test_split(
+            rest_x, rest_y, test_size=VAL_IMAGES, stratify=rest_y, random_state=0
+        )
+        if not self.hold_out_validation:
+            train_x, train_y = rest_x, rest_y
+        self.train, self.val, self.held_out = (
+            ImageDataset(torch.tensor(x, dtype=torch.float32).view(-1, *self.shape) / 16, torch.tensor(y).long())
+            for x, y in ((train_x, train_y), (val_x, val_y), (test_x, test_y))
+        )
