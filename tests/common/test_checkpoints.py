@@ -1,0 +1,222 @@
+"""Our own checkpoint format: what goes in comes out, and whatever else a file may be is refused with a reason."""
+
+import json
+import os
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
+from torch import nn
+
+from common.checkpoints import fingerprint, load, load_classifier, load_denoiser, load_network, save, sha256
+from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
+from common.diffusion.networks import DDPMpp
+from common.networks import SmallCNN, TimmNetwork, WideResNet
+from common.robustness.classifiers import NetworkClassifier
+
+
+@pytest.fixture
+def denoiser():
+    torch.manual_seed(0)
+    body = DDPMpp(8, 1, label_dim=3, model_channels=4, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
+    return EDMDenoiser(body, sigma_data=0.4, num_classes=3, sigma_max=20.0).eval()
+
+
+def test_a_denoiser_needs_only_its_path(denoiser, tmp_path):
+    path = save(denoiser, tmp_path / "new folder" / "denoiser.safetensors", notes={"trained_on": "nothing"})
+    again = load_denoiser(path)
+    assert (again.sigma_data, again.num_classes, again.sigma_min, again.sigma_max) == (0.4, 3, 0.002, 20.0)
+    assert not again.training
+    x, sigma, label = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0]), torch.tensor([2, 0])
+    torch.testing.assert_close(again(x, sigma, label), denoiser(x, sigma, label), rtol=0, atol=0)
+    assert fingerprint(again) == fingerprint(denoiser)
+    assert os.listdir(path.parent) == ["denoiser.safetensors"]  # no unfinished file is left
+
+
+def test_classifiers_of_every_kind(tmp_path):
+    import timm
+
+    image = torch.rand(2, 3, 32, 32)
+    kinds = [
+        NetworkClassifier(SmallCNN(4), mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]),
+        NetworkClassifier(WideResNet(10, 1)),
+        NetworkClassifier(TimmNetwork("test_resnet", 5)),
+        NetworkClassifier(timm.create_model("test_resnet", num_classes=6)),
+    ]
+    for number, classifier in enumerate(kinds):
+        again = load_classifier(save(classifier.eval(), tmp_path / f"{number}.safetensors"))
+        torch.testing.assert_close(again(image), classifier(image), rtol=0, atol=0)
+        assert all(p.requires_grad for p in again.parameters())
+
+
+def test_a_bare_network(tmp_path):
+    network = SmallCNN(4, 1, activation="silu").eval()
+    again = load_network(save(network, tmp_path / "n.safetensors"))
+    assert isinstance(again, SmallCNN)
+    assert again.config == network.config
+
+
+def test_configuration_files_may_name_the_loaders(denoiser, tmp_path):
+    path = str(save(denoiser, tmp_path / "d.safetensors"))
+    for kind, loader in ((Denoiser, "load_denoiser"), (nn.Module, "load_network")):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--part", type=kind)
+        node = {"class_path": f"common.checkpoints.{loader}", "init_args": {"path": path}}
+        part = parser.instantiate(parser.parse_object({"part": node})).part
+        assert fingerprint(part) == fingerprint(denoiser)
+
+
+def test_a_file_appears_only_when_complete(denoiser, tmp_path, monkeypatch):
+    path = save(denoiser, tmp_path / "d.safetensors")
+    before = sha256(path)
+
+    def interrupted(state, file, metadata):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("common.checkpoints.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(denoiser, path)
+    assert sha256(path) == before
+    assert os.listdir(tmp_path) == ["d.safetensors"]
+
+
+def test_tied_weights_are_stored(tmp_path):
+    network = SmallCNN(4, 1)
+    network.features[4].weight = network.features[1].weight
+    assert fingerprint(load(save(network, tmp_path / "n.safetensors"))) == fingerprint(network)
+
+
+def test_fingerprint_depends_on_weights_and_not_on_order():
+    torch.manual_seed(0)
+    first = nn.Sequential()
+    first.add_module("a", nn.Linear(2, 3))
+    first.add_module("b", nn.Linear(3, 2))
+    second = nn.Sequential()
+    second.add_module("b", first.b)
+    second.add_module("a", first.a)
+    assert fingerprint(first) == fingerprint(second)
+    with torch.no_grad():
+        first.a.bias[0] += 1e-6
+    assert fingerprint(first) != (before := fingerprint(nn.Sequential()))
+    assert len(before) == 64
+
+
+def test_sha256_is_the_standard_one(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# What must be refused -------------------------------------------------------------------------------------------------
+
+
+def described(tmp_path, description, state=None):
+    path = tmp_path / "f.safetensors"
+    save_file(state or {"x": torch.zeros(1)}, path, metadata={"robust_diffusion": json.dumps(description)})
+    return path
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        load_denoiser(tmp_path / "d.safetensors")
+
+
+def test_truncated_file(denoiser, tmp_path):
+    path = save(denoiser, tmp_path / "d.safetensors")
+    whole = path.read_bytes()
+    for length in (0, 5, 500, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="not a complete one"):
+            load_denoiser(path)
+
+
+def test_foreign_files(tmp_path):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "f.pt")
+    with pytest.raises(ValueError, match="name that format"):
+        load(tmp_path / "f.pt")
+    save_file({"x": torch.zeros(1)}, tmp_path / "g.safetensors")
+    with pytest.raises(ValueError, match="another program wrote it"):
+        load(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "torch.nn.Linear",
+        "common.checkpoints.save",
+        "common.checkpoints.nn.Linear",
+        "common.description.re",
+        "common.noise.Noise",
+        "common..x",
+        "common",
+        "commonplace.Thing",
+    ],
+)
+def test_a_file_may_name_only_our_modules(name, tmp_path):
+    path = described(tmp_path, {"format": 1, "class": name, "config": {}})
+    with pytest.raises(ValueError, match=r"a checkpoint may name modules of|this version of the project has no"):
+        load(path)
+
+
+def test_a_file_cannot_make_timm_download(tmp_path):
+    path = described(tmp_path, {"format": 1, "class": "timm", "config": {"model_name": "hf_hub:some/model"}})
+    with pytest.raises(ValueError, match="timm has no model"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"format": 2, "class": "common.networks.small_cnn.SmallCNN", "config": {}}, "version 2"),
+        ({"format": 1, "class": "common.networks.small_cnn.Nothing", "config": {}}, "has no common"),
+        ({"format": 1, "class": "common.networks.small_cnn.SmallCNN", "config": {"depth": 3}}, "does not take"),
+        ({"format": 1, "config": {}}, "damaged"),
+        (
+            {"format": 1, "class": "common.networks.small_cnn.SmallCNN", "config": {"num_classes": 2}},
+            r"missing.*left over: x",
+        ),
+    ],
+)
+def test_descriptions_that_do_not_fit(description, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(described(tmp_path, description))
+
+
+def test_tensors_of_another_shape(tmp_path):
+    network = SmallCNN(4, 1)
+    state = network.state_dict() | {"head.2.weight": torch.zeros(5, 64)}
+    description = {"format": 1, "class": "common.networks.small_cnn.SmallCNN", "config": network.config}
+    with pytest.raises(ValueError, match=r"of another shape: head.2.weight \(5, 64\) instead of \(4, 64\)"):
+        load(described(tmp_path, description, state))
+
+
+def test_the_wrong_kind_of_file(denoiser, tmp_path):
+    path = save(denoiser, tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match="must hold a Classifier; it holds a EDMDenoiser"):
+        load_classifier(path)
+    with pytest.raises(ValueError, match="carry their config"):
+        load_denoiser(path, config={"sigma_data": 1.0})
+    with pytest.raises(ValueError, match="format must be one of"):
+        load_denoiser(path, format="other")
+
+
+def test_only_what_can_be_built_again_is_saved(denoiser, tmp_path):
+    with pytest.raises(ValueError, match=r"got torch.nn.modules.linear.Linear"):
+        save(nn.Linear(2, 2), tmp_path / "n.safetensors")
+    with pytest.raises(ValueError, match=r"Use d\.safetensors"):
+        save(denoiser, tmp_path / "d.pt")
+    changed = SmallCNN(4, 1)
+    changed.head = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="exactly those of the network it describes"):
+        save(changed, tmp_path / "n.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_eps_denoiser_keeps_its_schedule(tmp_path):
+    body = SmallCNN(4, 1)
+    again = load_denoiser(save(EpsDenoiser(body, rounding="continuous"), tmp_path / "e.safetensors"))
+    assert type(again.schedule).__name__ == "VP"
+    assert again.rounding == "continuous"
