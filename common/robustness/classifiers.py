@@ -105,6 +105,39 @@ class Purified(Classifier):
         return {**diffused, "purified": self.purifier(image, noise)}
 
 
+class Steady(Classifier):
+    """The same classifier, never asked about fewer than ``rows`` images at a time.
+
+    Convolution and matrix kernels for a handful of rows add up in another order than those for many; the last bits
+    of the logits then depend on how many images happen to share a batch, and an attack that takes signs of gradients
+    magnifies them. Small batches are filled up with copies of their first row, whose answers are thrown away. With 16
+    rows, logits and gradients of our networks on a CPU are the same bits in every batch and for every number of threads.
+    """
+
+    def __init__(self, classifier: Classifier, rows: int = 16):
+        super().__init__()
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1; got {rows}")
+        self.classifier, self.rows, self.randomised = classifier, rows, classifier.randomised
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        logits: Tensor = self.classifier(*self._filled(image, _given(noise, image)))
+        return logits[: len(image)]
+
+    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
+        """The classifier's own views."""
+        views = self.classifier.views(*self._filled(image, _given(noise, image)))
+        return {name: view[: len(image)] for name, view in views.items()}
+
+    def _filled(self, image: Tensor, noise: Noise) -> tuple[Tensor, Noise]:
+        missing = self.rows - len(image)
+        if missing <= 0 or not len(image):
+            return image, noise
+        copies = image[:1].detach().expand(missing, *image.shape[1:])
+        order = torch.arange(self.rows, device=image.device)
+        return torch.cat((image, copies)), noise.rows(torch.where(order < len(image), order, 0))
+
+
 class Voting(Classifier):
     """A defence that answers after several draws of a randomised classifier, evaluated as one batch of B*draws rows.
 

@@ -1,0 +1,279 @@
+"""The LightningModules that all methods share: train a classifier, train a denoiser, test a defence.
+
+Batches are (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int64).
+"""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from common.checkpoints import save
+from common.diffusion.denoisers import Denoiser
+from common.diffusion.losses import draw_sigma_lognormal, edm_loss
+from common.identity import SPEED_ONLY, identify, settings, weights_hash
+from common.noise import Noise
+from common.robustness.classifiers import Classifier, Steady
+from common.robustness.evaluators import Certified, Evaluator
+from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
+from common.robustness.records import Record, Records
+from common.units import to_model
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class TrainingTask(L.LightningModule):
+    """What the trained tasks share: AdamW with a warm-up and a cosine to zero, and an export when training ends.
+
+    Parameters
+    ----------
+    lr, weight_decay:
+        AdamW's; the learning rate rises linearly over the first ``warmup`` share of the steps, then follows a cosine.
+    export:
+        A ``.safetensors`` file that the trained part is written to when ``fit`` ends, with averaged weights when a
+        weight-averaging callback runs. ``load_denoiser`` / ``load_classifier`` / ``load_network`` need only its path.
+    """
+
+    def __init__(self, lr: float, weight_decay: float, export: str | None, seed: int, warmup: float = 0.1) -> None:
+        super().__init__()
+        if lr <= 0 or weight_decay < 0:
+            raise ValueError(f"lr must be > 0 and weight_decay >= 0; got {lr} and {weight_decay}")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup is a share of the steps, 0 <= warmup < 1; got {warmup}")
+        if export is not None and Path(export).suffix != ".safetensors":
+            raise ValueError(f"export must name a .safetensors file; got {export!r}")
+        self.lr, self.weight_decay, self.export, self.seed, self.warmup = lr, weight_decay, export, seed, warmup
+
+    def trained(self) -> nn.Module:
+        """The part that is trained, and that ``export`` writes."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = [p for p in self.trained().parameters() if p.requires_grad]
+        optimizer = AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        rise = max(1, round(self.warmup * steps))
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / rise
+            return 0.5 * float(1 + torch.cos(torch.tensor(torch.pi * min(1.0, (step - rise) / max(1, steps - rise)))))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def noise(self, index: Tensor) -> Noise:
+        """This epoch's noise of each image: resuming continues it, and ranks never share it."""
+        return Noise(self.seed, index, torch.full_like(index, self.current_epoch))
+
+    def on_train_end(self) -> None:
+        if self.export is not None and self.trainer.is_global_zero:
+            save(self.trained(), self.export)
+
+
+class ClassifierTask(TrainingTask):
+    """Train or fine-tune a classifier by cross-entropy.
+
+    Parameters
+    ----------
+    classifier:
+        Any deterministic :class:`Classifier`: one of our networks or any of timm's behind ``NetworkClassifier``.
+    noise_sigma:
+        Gaussian noise of this standard deviation (pixels) on every training image, the recipe of randomised smoothing
+        (Cohen et al., arXiv 1902.02918).
+    purifier:
+        Fine-tune on what this frozen purifier makes of the images; one fresh purification per image and epoch.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        noise_sigma: float = 0.0,
+        purifier: nn.Module | None = None,
+        num_classes: int = 10,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        export: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(lr, weight_decay, export, seed)
+        if noise_sigma < 0:
+            raise ValueError(f"noise_sigma must be >= 0, in pixel units; got {noise_sigma}")
+        self.classifier, self.noise_sigma = classifier, noise_sigma
+        self.purifier = None if purifier is None else purifier.requires_grad_(False).eval()
+        if self.purifier is not None:  # frozen: known by its hash, not saved again
+            self.strict_loading = False
+            self.save_hyperparameters({"purifier_sha256": weights_hash(self.purifier)})
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def trained(self) -> nn.Module:
+        return self.classifier
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for key in [key for key in checkpoint["state_dict"] if key.startswith("purifier.")]:
+            del checkpoint["state_dict"][key]
+
+    def prepare(self, image: Tensor, noise: Noise) -> Tensor:
+        """The image as training shows it: purified, then noisy, if so configured."""
+        if self.purifier is not None:
+            with torch.no_grad():
+                image = self.purifier(image, noise)
+        if self.noise_sigma:
+            image = image + self.noise_sigma * noise.stream("augmentation").normal(0, image.shape[1:])
+        return image
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label, index = batch
+        logits = self.classifier(self.prepare(image, self.noise(index)))
+        self.train_accuracy(logits, label)
+        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        loss = F.cross_entropy(logits, label)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image, label, index = batch
+        self.val_accuracy(self.classifier(self.prepare(image, Noise.of(self.seed, index).stream("validation"))), label)
+        self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+
+
+class DenoiserTask(TrainingTask):
+    """Train a denoiser D(x, σ, y) by denoising score matching with EDM's weighting (Karras et al., arXiv 2206.00364).
+
+    Labels are dropped with probability ``label_dropout``, so that one network is conditional (NDC) and unconditional
+    (DiffPure, AGDM, APNDC's first denoising). ln σ ~ N(P_mean, P_std²), σ in the model frame.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        label_dropout: float = 0.2,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        lr: float = 2e-3,
+        weight_decay: float = 0.0,
+        export: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(lr, weight_decay, export, seed)
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout is a probability; got {label_dropout}")
+        if p_std <= 0:
+            raise ValueError(f"p_std must be > 0; got {p_std}")
+        self.denoiser, self.label_dropout, self.p_mean, self.p_std = denoiser, label_dropout, p_mean, p_std
+        self.val_loss = MeanMetric()
+
+    def trained(self) -> nn.Module:
+        return self.denoiser
+
+    def loss(self, batch: Batch, noise: Noise) -> Tensor:
+        """Weighted denoising error per image, (B,)."""
+        image, label, _ = batch
+        x0 = to_model(image)
+        sigma = draw_sigma_lognormal(noise.normal(0, (), x0.dtype), self.p_mean, self.p_std)
+        keep = noise.uniform(1, ()) >= self.label_dropout
+        label = torch.where(keep, label, torch.full_like(label, -1))  # -1: no label
+        known = None if self.denoiser.num_classes is None else label
+        return edm_loss(self.denoiser, x0, sigma, noise.normal(2, x0.shape[1:], x0.dtype), known)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch, self.noise(batch[2])).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_loss(self.loss(batch, Noise.of(self.seed, batch[2]).stream("validation")))
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True)
+
+
+class RobustTask(L.LightningModule):
+    """Test a classifier, which every defence is, with a list of evaluators; one JSON row per image and evaluator.
+
+    Rows that the directory ``records`` already holds are skipped, so an interrupted run continues where it stopped, on
+    any number of processes; rows of another configuration are refused. No collective runs inside the loop: ranks may
+    have unequal numbers of batches, or none. When all are done, the merged records are summarised in a table.
+    """
+
+    def __init__(self, classifier: Classifier, evaluators: Sequence[Evaluator], records: str = "runs/records") -> None:
+        super().__init__()
+        names = [evaluator.name for evaluator in evaluators]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"evaluators need distinct names, at least one; got {names}. Set `name` in init_args")
+        self.classifier = Steady(classifier.freeze())
+        self.evaluators, self.path = list(evaluators), records
+        self._accuracy: dict[str, Metric] = {}
+        self._records: Records | None = None
+        self._done: dict[str, set[int]] = {}
+
+    def on_test_start(self) -> None:
+        if torch.is_inference_mode_enabled():
+            raise ValueError("attacks need gradients, which inference mode forbids: use Trainer(inference_mode=False)")
+        if self.trainer.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+            raise ValueError(
+                f"precision {self.trainer.precision} rounds images to less than an attack's budget; use 32-true"
+            )
+        parts: dict[str, Any] = {"classifier": self.classifier, "evaluators": self.evaluators}
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            parts["data"] = data_settings(data)
+        fingerprint, description = identify(parts)
+        self._records = Records(self.path, fingerprint, description, rank=self.global_rank)
+        self._accuracy = {e.name: _accuracy(e).to(self.device) for e in self.evaluators}
+        self._done = {evaluator.name: self._records.done(evaluator.name) for evaluator in self.evaluators}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        for evaluator in self.evaluators:
+            rows = self.evaluate(evaluator, batch)
+            if rows and self._records is not None:
+                self._records.append(rows)
+                self._show(evaluator.name, rows)
+
+    def evaluate(self, evaluator: Evaluator, batch: Batch) -> list[Record]:
+        """Records of the images in ``batch`` that have none yet."""
+        done = self._done.get(evaluator.name, set())
+        if done and isinstance(batch, tuple | list) and len(batch) == 3:
+            todo = [row for row, index in enumerate(batch[2].tolist()) if index not in done]
+            if not todo:
+                return []
+            batch = (batch[0][todo], batch[1][todo], batch[2][todo])
+        return evaluator(self.classifier, batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.trainer.strategy.barrier("every rank has written its records")
+        if self._records is not None and self.trainer.is_global_zero:
+            self._records.merge()
+            summarise([self.path])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predicted labels (B,), one draw per image."""
+        image, _, index = batch
+        logits: Tensor = self.classifier(image, Noise.of(0, index).stream("score"))
+        return logits.argmax(1)
+
+    def _show(self, name: str, rows: Sequence[Record]) -> None:
+        """This rank's accuracy so far, in the progress bar."""
+        metric = self._accuracy[name]
+        metric.update(rows)
+        self.log(name, metric.compute(), on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)
+
+
+def _accuracy(evaluator: Evaluator) -> Metric:
+    return CertifiedAccuracy() if isinstance(evaluator, Certified) else RobustAccuracy()
+
+
+def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
+    """What of a data module decides the images: its class and constructor arguments, speed and subset size aside."""
+    arguments = {name: getattr(data, name, None) for name in inspect.signature(type(data)).parameters}
+    return {
+        "class": type(data).__qualname__,
+        **{key: settings(value) for key, value in arguments.items() if key not in SPEED_ONLY},
+    }

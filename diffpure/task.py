@@ -1,0 +1,24 @@
+"""DiffPure as a test: purify, classify, evaluate."""
+
+from collections.abc import Sequence
+
+from common.robustness.classifiers import Classifier, Purified
+from common.robustness.evaluators import Evaluator
+from common.tasks import RobustTask
+from diffpure.purifier import DiffPure
+
+
+class DiffPureTask(RobustTask):
+    """Test ``classifier`` behind DiffPure (arXiv 2205.07460): ``robust-diffusion test -c configs/diffpure/….yaml``.
+
+    The evaluators attack the composition, so gradients run through the sampler as ``purifier.gradient`` says.
+    """
+
+    def __init__(
+        self,
+        purifier: DiffPure,
+        classifier: Classifier,
+        evaluators: Sequence[Evaluator],
+        records: str = "runs/diffpure",
+    ) -> None:
+        super().__init__(Purified(purifier, classifier), evaluators, records)
