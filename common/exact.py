@@ -26,8 +26,8 @@ class GaussianMixture(nn.Module):
 
     ``means`` (M, *event) fixes dtype and device; ``stds`` (M,) or () or a float, zero for a point mass; ``weights``
     (M,), uniform by default, normalised here; ``labels`` (M,) int64, the class of each component, by default its
-    number. Below, x is (B, *event), sigma (B,) or () or a float, and label (B,) int64; None, or -1 in a row, for the whole
-    mixture.
+    number. Below, x is (B, *event), sigma (B,) or () or a float, and label (B,) int64: None, or -1 in a row, for the
+    whole mixture.
     """
 
     means: Tensor
@@ -54,12 +54,12 @@ class GaussianMixture(nn.Module):
         self.num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
         if (classes := set(labels.tolist())) != set(range(self.num_classes)):
             raise ValueError(f"labels must use every class 0..{self.num_classes - 1}; got {sorted(classes)}")
-        stds = torch.as_tensor(stds).to(means).expand(count)
+        stds = torch.as_tensor(stds, dtype=means.dtype, device=means.device).expand(count)
         if not bool((stds >= 0).all()):
             raise ValueError(f"stds must not be negative; got {stds}")
         self.register_buffer("means", means)
         self.register_buffer("stds", stds.clone())
-        self.register_buffer("log_weights", (weights / weights.sum()).to(means).log())
+        self.register_buffer("log_weights", weights.to(means).log().log_softmax(0))
         self.register_buffer("labels", labels.to(means.device))
 
     def _level(self, x: Tensor, sigma: Tensor | float) -> Tensor:

@@ -59,10 +59,14 @@ class ReverseProcess:
         return self.solver.step(denoise, self.schedule, xt, t, t_next, z, last=k == self.grid.steps)
 
     def run(self, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
-        """All steps, differentiated (or not) as any other torch code."""
+        """All steps, differentiated (or not) as any other torch code.
+
+        Each step sees the context through a view of its own: so its gradients are summed per step first, in the order of
+        a step that is differentiated alone, and the two agree in the last bit.
+        """
         draws = self.draws(noise, xt)
         for k in range(1, self.grid.steps + 1):
-            xt = self.step(k, xt, draws, *context)
+            xt = self.step(k, xt, draws, *(tensor.view_as(tensor) for tensor in context))
         return xt
 
     def sigmas(self) -> Tensor:

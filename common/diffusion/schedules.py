@@ -115,20 +115,20 @@ class DDPM:
             self._tables[key] = next(iter(self._tables.values())).to(like)
         return self._tables[key]
 
-    def _interval(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Index i of the interval (i/N, (i+1)/N] that holds t, and t's place in it. Round-off at a node is forgiven."""
-        u = t * self.num_steps
-        i = (torch.ceil(u - 1e-3) - 1).clamp(0, self.num_steps - 1)
-        return i.long(), u - i
+    def _interval(self, u: Tensor) -> Tensor:
+        """The i with u = N t in (i, i + 1]."""
+        return (torch.ceil(u) - 1).long().clamp(0, self.num_steps - 1)
 
     def _integral(self, t: Tensor) -> Tensor:
-        i, part = self._interval(t)
+        u = t * self.num_steps
+        i = self._interval(u)
         rate, integral, _ = self._table(t)
-        result: Tensor = integral[i] - (1 - part) * rate[i]
+        result: Tensor = integral[i] - (i + 1 - u) * rate[i]
         return result
 
     def _beta(self, t: Tensor) -> Tensor:
-        beta: Tensor = self.num_steps * self._table(t)[0][self._interval(t)[0]]
+        i = self._interval(t * self.num_steps - 1e-3)       # round-off at a node must not reach the next interval
+        beta: Tensor = self.num_steps * self._table(t)[0][i]
         return beta
 
     def sigma(self, t: Tensor) -> Tensor:
