@@ -1,0 +1,201 @@
+"""A class-conditional diffusion model as a classifier by Bayes' rule: DC for clean images, EPNDC, APNDC for noisy."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from common.diffusion.denoisers import Denoiser
+from common.noise import Noise
+from common.robustness.classifiers import Classifier
+from common.units import sigma_to_model, to_model, to_pixel
+from ndc.likelihood import WEIGHTS, Bound, Nodes, Weight, noised_pair, squared_errors
+
+Variant = Literal["apndc", "epndc", "dc"]
+NamedWeight = Literal["lognormal", "reference", "elbo"]
+
+
+class NoisedDiffusionClassifier(Classifier):
+    """p(y | image) proportional to p(y) exp(bound on log p(image | y)), the bounds of `ndc.likelihood`.
+
+        logit_y = log p(y) - (1 / temperature) sum_i w_i || D(x_i, sigma_i, y) - target_i ||^2
+
+    ``variant`` says what the image is and how its likelihood is bounded:
+      - "dc": a clean image, ``sigma`` = 0;
+      - "epndc": an image with Gaussian noise of standard deviation ``sigma``, bounded as it is;
+      - "apndc": the same, denoised once without a label and then treated as clean, on levels above its noise.
+
+    One draw of noise per node, the same for every class (their differences then have far less variance) and independent
+    between nodes, from the stream "ndc" of the given noise. The image's gradient is that of the computed logits.
+
+    Args:
+        denoiser: class-conditional D(x, sigma, y).
+        num_classes: K, the denoiser's.
+        sigma: PIXEL standard deviation of the noise in the image, sigma_tau = 2 sigma; 0 for "dc" and only then.
+        nodes: their number, or `Nodes` for the rule, the range and antithetic noise.
+        weight: "lognormal" (EDM's training weight), "reference" (as in the published code), "elbo", or a weight object.
+        temperature: divides the sum; None is the weight's own: the paper's D for the training weights, 1 for "elbo".
+        log_prior: log p(y), K numbers; None is uniform.
+        unconditional: the denoiser of APNDC's first step; None is ``denoiser`` without a label.
+        batch_size: rows in one call of the network. What takes several calls is recomputed call by call in the backward
+            pass, so that memory is bounded by one call.
+
+    forward: image (B,C,H,W) in the pixel frame, unclipped where noisy -> logits (B,K).
+    Raises ``ValueError`` for arguments that contradict each other or the denoiser's classes and range.
+    Source: arXiv 2402.02316 (v2).
+    """
+
+    randomised = True
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        num_classes: int,
+        sigma: float,
+        variant: Variant = "apndc",
+        nodes: int | Nodes = 16,
+        weight: NamedWeight | Weight = "lognormal",
+        *,
+        temperature: float | None = None,
+        log_prior: Sequence[float] | None = None,
+        unconditional: Denoiser | None = None,
+        batch_size: int = 512,
+    ) -> None:
+        super().__init__()
+        _check_input(variant, sigma)
+        _check_classes(denoiser, num_classes, log_prior)
+        _check_level(denoiser if unconditional is None else unconditional, sigma_to_model(sigma))
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive, or None for the weight's own; got {temperature}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 row per network call; got {batch_size}")
+        self.denoiser, self.unconditional = denoiser, unconditional
+        self.num_classes, self.sigma, self.variant, self.batch_size = num_classes, sigma, variant, batch_size
+        self.nodes = Nodes(nodes) if isinstance(nodes, int) else nodes
+        self.weight = _named(weight)
+        self.temperature, self.log_prior = temperature, log_prior
+        self._bound = _bound(denoiser, sigma_to_model(sigma), variant, self.nodes, self.weight)
+
+    @property
+    def bound(self) -> Bound:
+        """Nodes, spreads and weights of the sum, in the model frame."""
+        return self._bound
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        temperature = self.temperature or self.weight.temperature(image[0].numel())
+        logits = -self.losses(image, noise).sum(0) / temperature
+        return logits if self.log_prior is None else logits + logits.new_tensor(self.log_prior)
+
+    def losses(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        """The terms of the sum before the temperature, (T,B,K): w_i || D(x_i, sigma_i, y) - target_i ||^2 at node i."""
+        noise = Noise.fresh(len(image), image.device) if noise is None else noise.to(image.device)
+        errors = self._errors(self._centre(to_model(image)), noise.stream("ndc"))
+        return errors * errors.new_tensor(self.bound.weight.tolist()).view(-1, 1, 1)
+
+    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
+        """APNDC's estimate of the clean image, in pixels."""
+        return {"denoised": to_pixel(self._centre(to_model(image)))} if self.variant == "apndc" else {}
+
+    def _centre(self, x: Tensor) -> Tensor:
+        """What noise is added to, in the model frame: the input itself, or APNDC's estimate of the clean image."""
+        if self.variant != "apndc":
+            return x
+        denoiser = self.denoiser if self.unconditional is None else self.unconditional
+        sigma = x.new_tensor(sigma_to_model(self.sigma))
+        parts = [x[b] for b in _slices(len(x), self.batch_size)]
+        denoise = self._recomputed(lambda part: denoiser(part, sigma.expand(len(part))), len(parts) > 1)
+        return torch.cat([denoise(part) for part in parts])
+
+    def _errors(self, x: Tensor, noise: Noise) -> Tensor:
+        """Squared errors (T,B,K) around ``x``: blocks of nodes x images x classes of at most ``batch_size`` rows."""
+        bound = self.bound
+        sigma, spread, pull = (x.new_tensor(v.tolist()) for v in (bound.sigma, bound.spread, bound.pull))
+        images = max(1, min(len(x), self.batch_size // self.num_classes))
+        nodes = max(1, min(len(bound), self.batch_size // (self.num_classes * images)))
+        every = torch.arange(self.num_classes, device=x.device)
+        labels = [every[k] for k in _slices(self.num_classes, self.batch_size)]
+
+        def errors(part: Tensor, z: Tensor, i: slice, label: Tensor) -> Tensor:
+            xt, target = noised_pair(part, z, spread[i], pull[i])
+            return squared_errors(self.denoiser, xt, sigma[i], target, label)
+
+        block = self._recomputed(errors, images < len(x) or nodes < len(bound) or len(labels) > 1)
+
+        def row(i: slice, b: slice) -> Tensor:
+            z = self._normals(noise.rows(b), range(len(bound))[i], x)  # drawn here: a recomputation must see the same
+            return torch.cat([block(x[b], z, i, label) for label in labels], dim=2)
+
+        columns = [[row(i, b) for b in _slices(len(x), images)] for i in _slices(len(bound), nodes)]
+        return torch.cat([torch.cat(column, dim=1) for column in columns])
+
+    def _normals(self, noise: Noise, nodes: range, like: Tensor) -> Tensor:
+        """z (n,B,C,H,W) of some nodes: one draw each, or with alternating sign one for two neighbours."""
+        if not self.nodes.antithetic:
+            return noise.normals(nodes, like.shape[1:], like.dtype)
+        sign = like.new_tensor([1.0 - 2 * (i % 2) for i in nodes]).view(-1, *(1,) * like.ndim)
+        return sign * noise.normals([i // 2 for i in nodes], like.shape[1:], like.dtype)
+
+    def _recomputed(self, function: Callable[..., Tensor], several: bool) -> Callable[..., Tensor]:
+        """``function`` itself, or one of ``several`` calls whose inner values the backward pass computes again."""
+        if not (several and torch.is_grad_enabled()):
+            return function
+        return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=self.training)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]
+
+
+def _check_input(variant: str, sigma: float) -> None:
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}; got {variant!r}")
+    if variant == "dc" and sigma != 0:
+        raise ValueError(f"variant 'dc' reads a clean image, sigma = 0; got {sigma}. Use 'apndc' for noisy images")
+    if variant != "dc" and not 0 < sigma < math.inf:
+        raise ValueError(f"variant {variant!r} reads a noisy image and needs its pixel sigma > 0; got {sigma}")
+
+
+def _check_classes(denoiser: Denoiser, num_classes: int, log_prior: Sequence[float] | None) -> None:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2; got {num_classes}")
+    if denoiser.num_classes is None:
+        raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")
+    if denoiser.num_classes != num_classes:
+        raise ValueError(f"num_classes must be the denoiser's, {denoiser.num_classes}; got {num_classes}")
+    if log_prior is not None and (len(log_prior) != num_classes or not all(map(math.isfinite, log_prior))):
+        raise ValueError(f"log_prior must be {num_classes} finite numbers, one per class; got {list(log_prior)}")
+
+
+def _check_level(denoiser: Denoiser, sigma_tau: float) -> None:
+    if sigma_tau and not denoiser.sigma_min <= sigma_tau <= denoiser.sigma_max:
+        raise ValueError(f"2 sigma, the input's noise level, must lie in {_range(denoiser)}; got {sigma_tau}")
+
+
+def _range(denoiser: Denoiser) -> str:
+    return f"the denoiser's range {denoiser.sigma_min} .. {denoiser.sigma_max} (model frame)"
+
+
+def _named(weight: str | Weight) -> Weight:
+    if isinstance(weight, Weight):
+        return weight
+    if weight not in WEIGHTS:
+        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)} or a weight object; got {weight!r}")
+    return WEIGHTS[weight]
+
+
+def _bound(denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Nodes, weight: Weight) -> Bound:
+    """The bound between the limits of ``nodes``, checked against what the denoiser was trained on."""
+    lower = nodes.sigma_min if nodes.sigma_min is not None else sigma_tau or denoiser.sigma_min
+    upper = nodes.sigma_max if nodes.sigma_max is not None else min(max(3.0, 3 * sigma_tau), denoiser.sigma_max)
+    if lower < sigma_tau:
+        raise ValueError(f"sigma_min of the nodes must not lie below 2 sigma = {sigma_tau}; got {lower}")
+    bound = Bound.of(nodes, weight, lower, upper, sigma_tau if variant == "epndc" else 0.0)
+    first, last = bound.sigma[0].item(), bound.sigma[-1].item()
+    if first < denoiser.sigma_min or last > denoiser.sigma_max:
+        got = f"{first:.4g} .. {last:.4g}"
+        raise ValueError(f"the nodes must lie in {_range(denoiser)}; got {got}. Set sigma_min and sigma_max of Nodes")
+    return bound

@@ -1,0 +1,254 @@
+r"""Likelihood bounds of a class-conditional denoiser: DC, EPNDC and APNDC as one weighted sum of squared errors.
+
+Given an input at noise level sigma_tau, x_tau = x_0 + sigma_tau n (sigma_tau = 0: clean), all three have the form
+
+    log p(x_tau | y)  >=  C - sum_i w_i E_z || D(x_tau + u_i z, sigma_i, y) - (x_tau - (sigma_tau^2 / u_i) z) ||^2,
+    u_i = sqrt(sigma_i^2 - sigma_tau^2),        z ~ N(0, I),        C the same for every class y.
+
+- DC is sigma_tau = 0: noise sigma_i around x_0, target x_0.
+- EPNDC is the general case. Its target is a *Noise2Noise* target: a second noisy copy of x_0 whose noise is independent
+  of the noise in x_tau + u_i z. It is the paper's difference of posterior means in another form, because
+  m_q - m_p = (1 - sigma_t^2 / sigma_{t+1}^2) (target - D) at sigma_i = sigma_{t+1}.
+- APNDC is DC around x_0^ = D(x_tau, sigma_tau), an unconditional estimate of x_0, on nodes above sigma_tau.
+
+In continuous time the sum is int w(sigma) E||.||^2 d sigma, and for w = 1/sigma^3 and the exact denoiser the bound is
+tight: DC's class differences are the log-likelihood ratios of clean data, EPNDC's those of data at sigma_tau. Over
+[lower, upper] instead of (sigma_tau, inf) they are, without error,
+
+    E_z log p_lower(x_tau + u(lower) z | y)  -  E_z log p_upper(x_tau + u(upper) z | y)  +  C,
+
+so that what the limits cost is O(lower^2 - sigma_tau^2) + O(upper^-2).
+
+Everything here is in the model frame; an image has D = C H W numbers. Nodes and weights are float64.
+Sources: arXiv 2402.02316 (v2) for DC, EPNDC and APNDC; arXiv 2206.00364 (EDM) for the log-normal weight.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.diffusion.denoisers import Denoiser
+
+
+def edm_scale(sigma: Tensor, sigma_data: float) -> Tensor:
+    """lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2: makes EDM's loss O(1) at every level."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+class Weight(ABC):
+    """How much a noise level counts: w(sigma) = lambda(sigma) density(sigma), on float64 tensors of any shape."""
+
+    sigma_data: float
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """w(sigma)."""
+        return edm_scale(sigma, self.sigma_data) * self.density(sigma)
+
+    @abstractmethod
+    def density(self, sigma: Tensor) -> Tensor:
+        """w / lambda: what a unit of EDM's normalised loss at ``sigma`` counts."""
+
+    @abstractmethod
+    def mass(self, sigma: Tensor) -> Tensor:
+        """An antiderivative of ``density``."""
+
+    @abstractmethod
+    def inverse(self, mass: Tensor) -> Tensor:
+        """The level with this ``mass``."""
+
+    @abstractmethod
+    def temperature(self, dimension: int) -> float:
+        """What the weighted sum is divided by to become a logit, for an image of D = ``dimension`` numbers."""
+
+
+@dataclass(frozen=True)
+class LogNormal(Weight):
+    """EDM's training weight: w = lambda(sigma) p(sigma) with ln sigma ~ N(mean, std^2).
+
+        p(sigma) = total / (sigma std sqrt(2 pi)) exp(-(ln sigma - mean)^2 / (2 std^2)),   total = 1 for a density
+
+    A denoiser should be read with the weight that it was trained with (arXiv 2402.02316, appendix C.2).
+    The sum is divided by D, the paper's mean over dimensions; by nodes it is not, since the widths add up to the range.
+    With ``temperature=1`` instead, the weight is within a factor of two of the ELBO's 1 / sigma^3 for
+    0.5 <= sigma <= 3, so that on noisy images the posterior is roughly calibrated.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    sigma_data: float = 0.5
+    total: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("std", "sigma_data", "total"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} of a log-normal weight must be positive; got {getattr(self, name)}")
+
+    def density(self, sigma: Tensor) -> Tensor:
+        exponent = -((sigma.log() - self.mean) ** 2) / (2 * self.std**2)
+        return self.total * exponent.exp() / (sigma * self.std * math.sqrt(2 * math.pi))
+
+    def mass(self, sigma: Tensor) -> Tensor:
+        below: Tensor = torch.special.ndtr((sigma.log() - self.mean) / self.std)
+        return self.total * below
+
+    def inverse(self, mass: Tensor) -> Tensor:
+        normal: Tensor = torch.special.ndtri(mass / self.total)
+        return (self.mean + self.std * normal).exp()
+
+    def temperature(self, dimension: int) -> float:
+        return float(dimension)
+
+
+def reference_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogNormal:
+    """The weight of the published code, whose exponent -(ln sigma - mean)^2 / 2 * std^2 multiplies by what divides.
+
+    That is a log-normal of standard deviation 1/std with a total of 1/std^2 = 0.694: more weight near the mean, less on
+    large sigma. Offered so that published numbers can be compared.
+    """
+    return LogNormal(mean, 1 / std, sigma_data, total=1 / std**2)
+
+
+@dataclass(frozen=True)
+class ELBO(Weight):
+    """The likelihood's own weight: w = 1 / sigma^3, so that logit differences are log-likelihood ratios in nats.
+
+    The sum over dimensions is not divided by anything. ``sigma_data`` only places equal nodes:
+    density = sigma_data^2 / (sigma (sigma^2 + sigma_data^2)).
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_data < math.inf:
+            raise ValueError(f"sigma_data of the ELBO weight must be positive; got {self.sigma_data}")
+
+    def density(self, sigma: Tensor) -> Tensor:
+        return self.sigma_data**2 / (sigma * (sigma**2 + self.sigma_data**2))
+
+    def mass(self, sigma: Tensor) -> Tensor:
+        return -0.5 * torch.log1p((self.sigma_data / sigma) ** 2)
+
+    def inverse(self, mass: Tensor) -> Tensor:
+        return self.sigma_data / torch.expm1(-2 * mass).sqrt()
+
+    def temperature(self, dimension: int) -> float:
+        return 1.0
+
+
+WEIGHTS: dict[str, Weight] = {"lognormal": LogNormal(), "reference": reference_weight(), "elbo": ELBO()}
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Where int . d sigma over [sigma_min, sigma_max] (model frame) is evaluated: ``count`` nodes per class and draw.
+
+    ``rule``
+      - "equal": the middles of ``count`` equal shares of int density d sigma; for the log-normal weights the quantiles
+        (i + 1/2) / count of the log-normal truncated to the range. Second order; the choice for few nodes.
+      - "log": geometric midpoints, equally spaced in ln sigma. Second order.
+      - "linspace": the right ends of a uniform grid, the reference procedure's Riemann sum. First order. For EPNDC
+        it is the bound of the Markov chain on that grid, see `chain_ratio`.
+    ``sigma_min``: None is sigma_tau, or the denoiser's smallest level for a clean input.
+    ``sigma_max``: None is the paper's 3, or 3 sigma_tau if that is more, but never above what the denoiser knows.
+    ``antithetic``: nodes 2j and 2j+1 see z_j and -z_j, at no cost: what is odd in z nearly cancels between neighbours.
+    Near sigma_tau that is most of EPNDC's variance.
+    """
+
+    count: int = 16
+    rule: Literal["equal", "log", "linspace"] = "equal"
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"an integral over noise levels needs nodes >= 2; got {self.count}")
+        if self.rule not in ("equal", "log", "linspace"):
+            raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
+
+    def place(self, weight: Weight, lower: float, upper: float, skip: int = 0) -> tuple[Tensor, Tensor]:
+        """Nodes sigma (count,) ascending in (lower, upper] and widths (count,): int f ~= sum_i width_i f(sigma_i).
+
+        ``skip`` (linspace only): intervals left out at the lower end; the grid is refined to keep ``count`` nodes.
+        """
+        if not 0 < lower < upper < math.inf:
+            raise ValueError(f"nodes need 0 < sigma_min < sigma_max; got sigma_min={lower}, sigma_max={upper}")
+        if self.rule == "linspace":
+            edges = torch.linspace(lower, upper, self.count + 1 + skip, dtype=torch.float64)
+            return edges[1 + skip :], edges.diff()[skip:]
+        middle = (torch.arange(self.count, dtype=torch.float64) + 0.5) / self.count
+        limits = torch.tensor([lower, upper], dtype=torch.float64)
+        if self.rule == "log":
+            start, span = limits[0].log(), limits.log().diff()
+            sigma = (start + span * middle).exp()
+            return sigma, sigma * span / self.count
+        start, span = weight.mass(limits)[0], weight.mass(limits).diff()
+        sigma = weight.inverse(start + span * middle)
+        return sigma, span / self.count / weight.density(sigma)
+
+
+def chain_ratio(sigma: Tensor, width: Tensor, sigma_tau: float) -> Tensor:
+    """What a step counts in the EPNDC bound of a Markov chain, relative to DC's w_t.
+
+    For the step from s = sigma_{t+1} = ``sigma`` to sigma_t = ``sigma - width`` > sigma_tau it is
+
+        (1 - sigma_t^2 / s^2)^2 w_t^(tau) / w_t = (s^2 - sigma_tau^2) / (sigma_t^2 - sigma_tau^2) (sigma_t + s) / (2 s),
+        w_t^(tau) = (s^2 - sigma_tau^2) / (2 (sigma_t^2 - sigma_tau^2) (s^2 - sigma_t^2)),    w_t = (s - sigma_t) / s^3.
+
+    Times w_t it is the derived weight, on || target - D ||^2 in place of || m_q - m_p ||^2; times another weight it is
+    the paper's practical one, w^_t w_t^(tau) / w_t. It tends to 1 as the grid is refined, where the derived weight is
+    1 / sigma^3 whatever sigma_tau; on a given grid it grows without bound towards sigma_tau.
+    Shapes (T,) -> (T,). Source: arXiv 2402.02316 (v2), theorem 3.2 and appendix A.6.
+    """
+    sigma_t = sigma - width
+    return (sigma**2 - sigma_tau**2) / (sigma_t**2 - sigma_tau**2) * (sigma_t + sigma) / (2 * sigma)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """sum_i weight_i || D(x + spread_i z, sigma_i, y) - (x - pull_i z) ||^2: float64 vectors (T,), model frame."""
+
+    sigma: Tensor
+    spread: Tensor
+    pull: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, nodes: Nodes, weight: Weight, lower: float, upper: float, sigma_tau: float = 0.0) -> "Bound":
+        """The bound for an input at noise level ``sigma_tau`` (0: clean) with ``sigma_tau <= lower < upper``."""
+        chain = sigma_tau > 0 and nodes.rule == "linspace"
+        # The step that ends in sigma_tau itself is the reconstruction term: the paper's sum starts at t = tau + 1.
+        sigma, width = nodes.place(weight, lower, upper, skip=int(chain and lower == sigma_tau))
+        spread = ((sigma - sigma_tau) * (sigma + sigma_tau)).sqrt()
+        w = weight(sigma) * width
+        if chain:
+            w = w * chain_ratio(sigma, width, sigma_tau)
+        return cls(sigma, spread, sigma_tau**2 / spread, w)
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+
+def noised_pair(x: Tensor, z: Tensor, spread: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and target of the denoiser: x + spread z and x - pull z.
+
+    x (B,C,H,W), z (n,B,C,H,W), spread and pull (n,) -> two tensors (n,B,C,H,W).
+    """
+    column = (-1,) + (1,) * x.ndim
+    return x + spread.view(column) * z, x - pull.view(column) * z
+
+
+def squared_errors(denoiser: Denoiser, xt: Tensor, sigma: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    """|| D(xt, sigma, y) - target ||^2 for every class in ``labels``, summed over the D numbers of an image.
+
+    xt and target (n,B,C,H,W), sigma (n,), labels (k,) int64 -> (n,B,k), in one call of n*B*k rows.
+    """
+    n, batch, k = *xt.shape[:2], len(labels)
+    rows = xt.unsqueeze(2).expand(n, batch, k, *xt.shape[2:]).flatten(0, 2)
+    label = labels.expand(n, batch, k).flatten()
+    x0: Tensor = denoiser(rows, sigma.repeat_interleave(batch * k), label).unflatten(0, (n, batch, k))
+    return (x0 - target.unsqueeze(2)).square().flatten(3).sum(-1)

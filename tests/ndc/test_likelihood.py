@@ -1,0 +1,202 @@
+"""Weights, nodes and bounds against formulas that do not share their derivation."""
+
+import math
+
+import pytest
+import torch
+
+from common.exact import ExactDenoiser
+from ndc.likelihood import (
+    ELBO,
+    WEIGHTS,
+    Bound,
+    LogNormal,
+    Nodes,
+    chain_ratio,
+    edm_scale,
+    noised_pair,
+    reference_weight,
+    squared_errors,
+)
+
+SIGMA = torch.logspace(-2, 1, 31, dtype=torch.float64)
+U = torch.linspace(-14, 12, 40_001, dtype=torch.float64)  # ln sigma, over more than ten standard deviations
+
+
+@pytest.mark.parametrize(("weight", "total"), [(LogNormal(), 1.0), (LogNormal(-0.4, 0.7), 1.0), (reference_weight(), 1 / 1.44)])
+def test_the_lognormal_integrates_to_one_and_the_reference_to_less(weight, total):
+    """Trapezoids in ln sigma converge exponentially here; 1e-12 is rounding. 1 / 1.44 = 0.694."""
+    assert torch.trapezoid(weight.density(U.exp()) * U.exp(), U).item() == pytest.approx(total, abs=1e-12)
+
+
+def test_the_reference_density_is_the_misplaced_parenthesis():
+    density = torch.exp(-((SIGMA.log() + 1.2) ** 2) / 2 * 1.2**2) / (SIGMA * 1.2 * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(reference_weight().density(SIGMA), density)
+    assert (LogNormal().density(SIGMA) - density).abs().max() > 0.1
+    assert WEIGHTS["reference"] == reference_weight()
+
+
+def test_edm_scale_is_the_output_preconditioning():
+    c_out = SIGMA * 0.3 / (SIGMA**2 + 0.3**2).sqrt()
+    torch.testing.assert_close(edm_scale(SIGMA, 0.3), 1 / c_out**2)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.9])
+def test_the_elbo_weight_is_the_inverse_cube_whatever_places_its_nodes(sigma_data):
+    torch.testing.assert_close(ELBO(sigma_data)(SIGMA), SIGMA**-3)
+
+
+def test_training_weight_over_elbo_between_half_and_three():
+    """What the docstring promises of temperature 1: within a factor of two."""
+    sigma = torch.linspace(0.5, 3, 101, dtype=torch.float64)
+    ratio = LogNormal()(sigma) * sigma**3
+    assert 0.5 < ratio.min() < ratio.max() < 2
+
+
+@pytest.mark.parametrize("weight", [LogNormal(), reference_weight(), ELBO(0.7)])
+def test_mass_is_the_antiderivative_and_inverse_its_inverse(weight):
+    sigma = SIGMA.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(weight.mass(sigma).sum(), sigma)
+    torch.testing.assert_close(slope, weight.density(SIGMA))
+    torch.testing.assert_close(weight.inverse(weight.mass(SIGMA)), SIGMA)
+
+
+@pytest.mark.parametrize("weight", [LogNormal(), ELBO()])
+def test_equal_nodes_hold_equal_shares_and_know_the_truncated_mean(weight):
+    sigma, width = Nodes(12).place(weight, 0.5, 3.0)
+    share = weight.density(sigma) * width
+    torch.testing.assert_close(share, share[:1].expand(12))
+    mass = weight.mass(torch.tensor([0.5, 3.0], dtype=torch.float64))
+    assert share.sum().item() == pytest.approx((mass[1] - mass[0]).item(), rel=1e-12)
+
+
+def test_equal_nodes_average_to_the_truncated_lognormal_mean():
+    """E sigma between limits in closed form; midpoints of 400 shares leave O(T^-2) ~ 1e-5."""
+    sigma, _ = Nodes(400).place(LogNormal(), 0.5, 3.0)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    a, b = ((torch.tensor([0.5, 3.0], dtype=torch.float64).log() + 1.2) / 1.2).tolist()
+    cdf = {x: normal.cdf(torch.tensor(x, dtype=torch.float64)).item() for x in (a, b, a - 1.2, b - 1.2)}
+    mean = math.exp(-1.2 + 0.72) * (cdf[b - 1.2] - cdf[a - 1.2]) / (cdf[b] - cdf[a])
+    assert sigma.mean().item() == pytest.approx(mean, rel=2e-5)
+
+
+@pytest.mark.parametrize(("rule", "order"), [("equal", 2), ("log", 2), ("linspace", 1)])
+def test_nodes_integrate_polynomials_with_their_order(rule, order):
+    """int_0.5^3 (s^2 - s) ds; the error falls by 2^order when T doubles (10 % for higher orders)."""
+    exact = (27 - 0.125) / 3 - (9 - 0.25) / 2
+    errors = []
+    for count in (64, 128, 256):
+        sigma, width = Nodes(count, rule).place(LogNormal(), 0.5, 3.0)
+        assert len(sigma) == count
+        assert bool((sigma.diff() > 0).all())
+        assert 0.5 < sigma[0] < sigma[-1] <= 3.0
+        errors.append(abs((width * (sigma**2 - sigma)).sum().item() - exact))
+    assert errors[-1] < exact * (1e-2 if order == 1 else 1e-3)
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert coarse / fine == pytest.approx(2**order, rel=0.1)
+
+
+def test_linspace_is_the_reference_grid():
+    """Right ends of linspace(sigma_tau, 3, 126): the levels at which the published code calls the network."""
+    sigma, width = Nodes(125, "linspace").place(LogNormal(), 0.5, 3.0)
+    torch.testing.assert_close(sigma, torch.linspace(0.5, 3.0, 126, dtype=torch.float64)[1:])
+    torch.testing.assert_close(width, torch.full((125,), 2.5 / 125, dtype=torch.float64))
+
+
+def gaussian_conditional(v_t, v_next, covariance, mean_t, mean_next, x_next):
+    """Mean and variance of x_t given x_{t+1}, for a joint Gaussian given by its moments."""
+    gain = covariance / v_next
+    return mean_t + gain * (x_next - mean_next), v_t - gain * covariance
+
+
+@pytest.mark.parametrize("sigma_tau", [0.5, 1e-3])
+def test_derived_weights_are_the_kl_between_reverse_steps(sigma_tau):
+    """KL(q(x_t | x_{t+1}, x_tau) || p(x_t | x_{t+1}, y)) by conditioning joint Gaussians, no formula of the paper."""
+    lower = 0.6
+    bound = Bound.of(Nodes(7, "linspace"), ELBO(), lower, 3.0, sigma_tau)
+    generator = torch.Generator().manual_seed(0)
+    x_tau, h, z = torch.randn(3, 4, 1, 1, 5, dtype=torch.float64, generator=generator)
+    x_next, target = noised_pair(x_tau, z.expand(7, *z.shape), bound.spread, bound.pull)
+    for i, (s, sigma_t) in enumerate(zip(bound.sigma.tolist(), torch.linspace(lower, 3, 8).tolist()[:-1], strict=True)):
+        forward = sigma_t**2 - sigma_tau**2
+        m_q, v_q = gaussian_conditional(forward, s**2 - sigma_tau**2, forward, x_tau, x_tau, x_next[i])
+        m_p, _ = gaussian_conditional(sigma_t**2, s**2, sigma_t**2, h, h, x_next[i])
+        kl = (m_q - m_p).square().flatten(1).sum(1) / (2 * v_q)
+        loss = bound.weight[i] * (target[i] - h).square().flatten(1).sum(1)
+        torch.testing.assert_close(loss, kl, rtol=1e-6, atol=0)  # linspace in float32 above: 1e-7 in sigma_t
+
+
+def test_practical_epndc_weights_are_rescaled_by_derived_over_plain():
+    """w^_t w_t^(tau) / w_t on || m_q - m_p ||^2, with m_q - m_p = (1 - sigma_t^2 / s^2) (target - D)."""
+    tau, s, width = 0.5, torch.tensor([0.9, 1.4, 3.0]).double(), torch.tensor([0.1, 0.3, 0.2]).double()
+    t = s - width
+    derived = (s**2 - tau**2) / (2 * (t**2 - tau**2) * (s**2 - t**2))
+    ratio = derived / (width / s**3) * ((s**2 - t**2) / s**2) ** 2
+    torch.testing.assert_close(chain_ratio(s, width, tau), ratio)
+
+
+def test_a_clean_input_recovers_the_plain_elbo_weight():
+    """tau -> 0: the step counts int s^-3 ds = (sigma_t^-2 - s^-2) / 2 exactly, w_t = (s - sigma_t) / s^3 to first order."""
+    errors = []
+    for count in (100, 200):
+        bound = Bound.of(Nodes(count, "linspace"), ELBO(), 0.6, 3.0, 1e-7)
+        plain = Bound.of(Nodes(count, "linspace"), ELBO(), 0.6, 3.0)
+        edges = torch.linspace(0.6, 3.0, count + 1, dtype=torch.float64)
+        torch.testing.assert_close(bound.weight, (edges[:-1] ** -2 - edges[1:] ** -2) / 2)
+        torch.testing.assert_close(plain.weight, edges.diff() / edges[1:] ** 3)
+        errors.append((bound.weight / plain.weight - 1).abs().max().item())
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+
+
+def test_the_noisy_bound_refines_to_the_plain_one():
+    """At a fixed level the derived weight tends to 1 / sigma^3, which is why midpoint rules need no ratio."""
+    width = torch.tensor([0.1, 0.05, 0.025], dtype=torch.float64)
+    excess = chain_ratio(torch.full((3,), 1.0, dtype=torch.float64), width, 0.5) - 1
+    torch.testing.assert_close(excess[:-1] / excess[1:], torch.full((2,), 2.0, dtype=torch.float64), rtol=0.2, atol=0)
+
+
+def test_the_noisy_chain_leaves_out_its_reconstruction_step():
+    bound = Bound.of(Nodes(5, "linspace"), LogNormal(), 0.5, 3.0, sigma_tau=0.5)
+    torch.testing.assert_close(bound.sigma, torch.linspace(0.5, 3, 7, dtype=torch.float64)[2:])
+    assert bool(bound.weight.isfinite().all())
+    assert len(Bound.of(Nodes(5, "linspace"), LogNormal(), 0.6, 3.0, sigma_tau=0.5)) == 5
+
+
+def test_target_and_input_carry_independent_noise():
+    """x_t = x0 + tau n + u z and target = x0 + tau n - (tau^2 / u) z: covariance 0, variance sigma^2 and tau^2 s^2 / u^2."""
+    bound = Bound.of(Nodes(6), LogNormal(), 0.5, 3.0, sigma_tau=0.5)
+    torch.testing.assert_close(0.5**2 + bound.spread**2, bound.sigma**2)
+    torch.testing.assert_close(bound.spread * bound.pull, torch.full((6,), 0.25, dtype=torch.float64))
+    clean = Bound.of(Nodes(6), LogNormal(), 0.5, 3.0)
+    assert torch.equal(clean.spread, clean.sigma)
+    assert not clean.pull.any()
+
+
+def test_squared_errors_row_by_row(mixture):
+    generator = torch.Generator().manual_seed(1)
+    xt, target = torch.randn(2, 3, 4, 1, 1, 2, dtype=torch.float64, generator=generator)
+    sigma, labels = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), torch.tensor([2, 0])
+    errors = squared_errors(ExactDenoiser(mixture), xt, sigma, target, labels)
+    assert errors.shape == (3, 4, 2)
+    for i, b, k in [(0, 0, 0), (1, 3, 1), (2, 1, 0)]:
+        x0 = mixture.denoiser(xt[i, b][None], sigma[i], labels[k][None])[0]
+        torch.testing.assert_close(errors[i, b, k], (x0 - target[i, b]).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Nodes(1), "nodes >= 2"),
+        (lambda: Nodes(8, "gauss"), "rule"),
+        (lambda: Nodes().place(LogNormal(), 0.0, 3.0), "0 < sigma_min < sigma_max"),
+        (lambda: Nodes().place(LogNormal(), 3.0, 3.0), "0 < sigma_min < sigma_max"),
+        (lambda: Nodes().place(LogNormal(), 3.0, math.inf), "0 < sigma_min < sigma_max"),
+        (lambda: LogNormal(std=0.0), "std"),
+        (lambda: LogNormal(sigma_data=-1.0), "sigma_data"),
+        (lambda: LogNormal(total=math.nan), "total"),
+        (lambda: ELBO(0.0), "sigma_data"),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
