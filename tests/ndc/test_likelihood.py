@@ -1,6 +1,7 @@
 """Weights, nodes and bounds against formulas that do not share their derivation."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ SIGMA = torch.logspace(-2, 1, 31, dtype=torch.float64)
 U = torch.linspace(-14, 12, 40_001, dtype=torch.float64)  # ln sigma, over more than ten standard deviations
 
 
-@pytest.mark.parametrize(("weight", "total"), [(LogNormal(), 1.0), (LogNormal(-0.4, 0.7), 1.0), (reference_weight(), 1 / 1.44)])
+@pytest.mark.parametrize(
+    ("weight", "total"), [(LogNormal(), 1.0), (LogNormal(-0.4, 0.7), 1.0), (reference_weight(), 1 / 1.44)]
+)
 def test_the_lognormal_integrates_to_one_and_the_reference_to_less(weight, total):
     """Trapezoids in ln sigma converge exponentially here; 1e-12 is rounding. 1 / 1.44 = 0.694."""
     assert torch.trapezoid(weight.density(U.exp()) * U.exp(), U).item() == pytest.approx(total, abs=1e-12)
@@ -92,7 +95,7 @@ def test_nodes_integrate_polynomials_with_their_order(rule, order):
         assert 0.5 < sigma[0] < sigma[-1] <= 3.0
         errors.append(abs((width * (sigma**2 - sigma)).sum().item() - exact))
     assert errors[-1] < exact * (1e-2 if order == 1 else 1e-3)
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert coarse / fine == pytest.approx(2**order, rel=0.1)
 
 
@@ -136,7 +139,7 @@ def test_practical_epndc_weights_are_rescaled_by_derived_over_plain():
 
 
 def test_a_clean_input_recovers_the_plain_elbo_weight():
-    """tau -> 0: the step counts int s^-3 ds = (sigma_t^-2 - s^-2) / 2 exactly, w_t = (s - sigma_t) / s^3 to first order."""
+    """tau -> 0: a step counts int s^-3 ds = (sigma_t^-2 - s^-2) / 2 exactly, w_t = (s - sigma_t) / s^3 nearly."""
     errors = []
     for count in (100, 200):
         bound = Bound.of(Nodes(count, "linspace"), ELBO(), 0.6, 3.0, 1e-7)
@@ -163,7 +166,7 @@ def test_the_noisy_chain_leaves_out_its_reconstruction_step():
 
 
 def test_target_and_input_carry_independent_noise():
-    """x_t = x0 + tau n + u z and target = x0 + tau n - (tau^2 / u) z: covariance 0, variance sigma^2 and tau^2 s^2 / u^2."""
+    """x0 + tau n + u z and x0 + tau n - (tau^2 / u) z: the first has variance sigma^2, their covariance is 0."""
     bound = Bound.of(Nodes(6), LogNormal(), 0.5, 3.0, sigma_tau=0.5)
     torch.testing.assert_close(0.5**2 + bound.spread**2, bound.sigma**2)
     torch.testing.assert_close(bound.spread * bound.pull, torch.full((6,), 0.25, dtype=torch.float64))
