@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PARITY = Path(__file__).parents[1] / "parity"
 
@@ -51,3 +51,21 @@ def published() -> Callable[[str], Published]:
 def relative_error() -> Callable[[Tensor, Tensor], float]:
     """``max |a - b| / max |b|``; every parity must stay below 1e-4 in float32."""
     return lambda a, b: float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.fixture(scope="session")
+def awake() -> Callable[..., nn.Module]:
+    """``awake(network, seed=0)``: random weights of ordinary size, in evaluation mode.
+
+    At initialisation whole branches are nearly zero and would hide mistakes.
+    """
+
+    def fill(network: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+        return network.eval()
+
+    return fill

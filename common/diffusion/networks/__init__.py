@@ -1,5 +1,8 @@
 """Bodies of diffusion models: (noisy image, noise level) -> prediction, under the tensor names of published weights."""
 
+from common.diffusion.networks.adm import ADM, EDMADM
+from common.diffusion.networks.ddpm import DDPMUNet
 from common.diffusion.networks.ddpmpp import DDPMpp
+from common.diffusion.networks.ncsnpp import NCSNpp
 
-__all__ = ["DDPMpp"]
+__all__ = ["ADM", "EDMADM", "DDPMUNet", "DDPMpp", "NCSNpp"]

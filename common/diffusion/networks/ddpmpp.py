@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.diffusion.networks import layers
 from common.diffusion.networks.edm_blocks import BlockStyle, Resample, ResampledConv, UNetBlock, embed_class
+from common.diffusion.networks.layers import check_choice
 
 
 class FourierNoise(nn.Module):
@@ -79,9 +80,9 @@ class DDPMpp(nn.Module):
         arguments = layers.constructor_arguments(locals())
         super().__init__()
         self.config = arguments
-        _check_choice("embedding_type", embedding_type, ("positional", "fourier"))
-        _check_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
-        _check_choice("decoder_type", decoder_type, ("standard", "skip"))
+        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
+        check_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
+        check_choice("decoder_type", decoder_type, ("standard", "skip"))
         if model_channels < 4 or model_channels % 4:
             raise ValueError(f"model_channels must be a positive multiple of 4; got {model_channels}.")
         self.levels = layers.levels_of(img_resolution, channel_mult)
@@ -217,8 +218,3 @@ class DDPMpp(nn.Module):
         if out is None:
             raise RuntimeError("the decoder has no output layer")
         return out
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")

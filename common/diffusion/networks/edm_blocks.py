@@ -38,8 +38,7 @@ class ResampledConv(nn.Conv2d):
             return super().forward(x)
         if self.fused:
             resample_conv = layers.downsample_conv if self.resampling == "down" else layers.upsample_conv
-            h = resample_conv(x, self.weight, self.resample_filter)
-            return h if self.bias is None else h + self.bias[:, None, None]
+            return resample_conv(x, self.weight, self.resample_filter, self.bias)
         resample = layers.downsample if self.resampling == "down" else layers.upsample
         return super().forward(resample(x, self.resample_filter))
 

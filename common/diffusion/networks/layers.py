@@ -21,6 +21,12 @@ def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
 def levels_of(resolution: int, channel_mult: Sequence[int | float]) -> list[int]:
     """Resolutions of the U-Net's levels, finest first: the side halves from one level to the next.
 
@@ -36,8 +42,20 @@ def levels_of(resolution: int, channel_mult: Sequence[int | float]) -> list[int]
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Group normalisation with at most 32 groups of at least four channels each."""
+    """Group normalisation with at most 32 groups of at least four channels each (Score-SDE, EDM)."""
     return nn.GroupNorm(max(1, min(32, channels // 4)), channels, eps=eps)
+
+
+def group_norm_32(channels: int, eps: float) -> nn.GroupNorm:
+    """Group normalisation with 32 groups (Ho et al., guided diffusion).
+
+    Raises ``ValueError`` if they do not divide the width.
+    """
+    if channels % 32:
+        raise ValueError(
+            f"this network normalises in 32 groups, so its widths must be multiples of 32; got {channels}."
+        )
+    return nn.GroupNorm(32, channels, eps=eps)
 
 
 # Embeddings of a noise level ------------------------------------------------------------------------------------------
@@ -112,22 +130,40 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv_transpose2d(x, taps, stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
 
 
-def downsample_conv(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+def downsample_conv(x: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """Low-pass, convolve and keep every second sample as *one* filter: nothing is cut off or set to zero in between.
 
     Only the border differs from `downsample` followed by a convolution (NCSN++'s down-sampling, arXiv 2011.13456).
     """
     reach = weight.shape[-1] // 2 + kernel.shape[-1] // 2 - 1
     c = weight.shape[0]
-    return F.conv2d(F.conv2d(x, weight, padding=reach), _depthwise(kernel, c, x.dtype), stride=2, groups=c)
+    return F.conv2d(F.conv2d(x, weight, padding=reach), _depthwise(kernel, c, x.dtype), bias, stride=2, groups=c)
 
 
-def upsample_conv(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+def upsample_conv(x: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """Insert zeros, low-pass and convolve as *one* filter; the counterpart of `downsample_conv`."""
     surplus = kernel.shape[-1] // 2 - 1 - weight.shape[-1] // 2
     c = x.shape[1]
     wide = F.conv_transpose2d(x, 4 * _depthwise(kernel, c, x.dtype), stride=2, padding=max(surplus, 0), groups=c)
-    return F.conv2d(wide, weight, padding=max(-surplus, 0))
+    return F.conv2d(wide, weight, bias, padding=max(-surplus, 0))
+
+
+def strided_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution of stride 2 without padding, on an image padded below and to the right only (Ho et al.)."""
+    h: Tensor = conv(F.pad(x, (0, 1, 0, 1)))
+    return h
+
+
+class ConvUpsample(nn.Module):
+    """Twice the side by nearest neighbour, then a 3x3 convolution or not: (B,C,H,W) -> (B,C,2H,2W)."""
+
+    def __init__(self, channels: int, conv: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return x if self.conv is None else self.conv(x)
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------

@@ -19,16 +19,6 @@ SMALL: dict[str, Any] = {
 }
 
 
-def awake(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Random weights of ordinary size: at initialisation whole branches are nearly zero and would hide mistakes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
-
-
 def body_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): value for name, value in state.items()}
 
@@ -87,7 +77,7 @@ EVERY_KIND = [
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_every_kind_runs_and_uses_every_parameter(kind):
+def test_every_kind_runs_and_uses_every_parameter(kind, awake):
     network = awake(DDPMpp(**SMALL, label_dim=3, **kind))
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     out = network(x, torch.tensor([-1.0, 0.5]), torch.eye(3)[:2])
@@ -96,7 +86,7 @@ def test_every_kind_runs_and_uses_every_parameter(kind):
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_skip_encoder_and_decoder_contain_the_standard_network():
+def test_skip_encoder_and_decoder_contain_the_standard_network(awake):
     """With the side path silenced, the network with it is the network without it."""
     x, c_noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([-1.0, 0.5])
     plain = awake(DDPMpp(**SMALL))
@@ -111,7 +101,7 @@ def test_skip_encoder_and_decoder_contain_the_standard_network():
         torch.testing.assert_close(network(x, c_noise), plain(x, c_noise), rtol=0, atol=1e-5)
 
 
-def test_class_reaches_the_output_and_none_means_no_class():
+def test_class_reaches_the_output_and_none_means_no_class(awake):
     network = awake(DDPMpp(**SMALL, label_dim=3))
     x, c_noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(3)
     no_class = network(x, c_noise)
@@ -119,7 +109,7 @@ def test_class_reaches_the_output_and_none_means_no_class():
     assert (network(x, c_noise, torch.eye(3)) - no_class).abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
-def test_rows_do_not_see_each_other_and_a_scalar_noise_level_is_shared():
+def test_rows_do_not_see_each_other_and_a_scalar_noise_level_is_shared(awake):
     network = awake(DDPMpp(**SMALL))
     x, c_noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([-1.0, 0.2, 0.7])
     together = network(x, c_noise)
@@ -129,7 +119,7 @@ def test_rows_do_not_see_each_other_and_a_scalar_noise_level_is_shared():
         )
 
 
-def test_twice_differentiable():
+def test_twice_differentiable(awake):
     """Guidance takes a gradient inside the forward pass; an attack differentiates through it."""
     tiny = SMALL | {"model_channels": 4, "resample_filter": [1, 3, 3, 1]}
     network = awake(DDPMpp(**tiny)).double().requires_grad_(False)
@@ -139,7 +129,7 @@ def test_twice_differentiable():
     assert torch.autograd.gradgradcheck(lambda x: network(x, c_noise), x, fast_mode=True)
 
 
-def test_training_only_randomness():
+def test_training_only_randomness(awake):
     network = awake(DDPMpp(**(SMALL | {"dropout": 0.5}), label_dim=3, label_dropout=0.5))
     x, c_noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(3)
     torch.testing.assert_close(network(x, c_noise, torch.eye(3)), network(x, c_noise, torch.eye(3)), rtol=0, atol=0)
