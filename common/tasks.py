@@ -4,7 +4,9 @@ Batches are (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int6
 """
 
 import inspect
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
 from common.identity import SPEED_ONLY, identify, settings, weights_hash
 from common.noise import Noise
+from common.report import summary_table
 from common.robustness.classifiers import Classifier, Steady
 from common.robustness.evaluators import Certified, Evaluator
 from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
@@ -32,27 +35,33 @@ from common.units import to_model
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-class TrainingTask(L.LightningModule):
-    """What the trained tasks share: AdamW with a warm-up and a cosine to zero, and an export when training ends.
+@dataclass(frozen=True)
+class Recipe:
+    """How the trained tasks optimise: AdamW; the learning rate rises linearly over the first ``warmup`` share of the
+    steps to ``lr`` and follows a cosine to zero. ``seed`` is that of the training noise."""
 
-    Parameters
-    ----------
-    lr, weight_decay:
-        AdamW's; the learning rate rises linearly over the first ``warmup`` share of the steps, then follows a cosine.
-    export:
-        A ``.safetensors`` file that the trained part is written to when ``fit`` ends, with averaged weights when a
-        weight-averaging callback runs. ``load_denoiser`` / ``load_classifier`` / ``load_network`` need only its path.
+    lr: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:
+            raise ValueError(f"a recipe needs lr > 0, weight_decay >= 0 and 0 <= warmup < 1; got {self}")
+
+
+class TrainingTask(L.LightningModule):
+    """What the trained tasks share: the recipe, reproducible noise, and an export when training ends.
+
+    ``export`` names a ``.safetensors`` file that :meth:`trained` is written to when ``fit`` ends, with averaged weights
+    where a weight-averaging callback runs; ``load_denoiser``, ``load_classifier`` or ``load_network`` read it back.
     """
 
-    def __init__(self, lr: float, weight_decay: float, export: str | None, seed: int, warmup: float = 0.1) -> None:
+    def __init__(self, recipe: Recipe | None, export: str | None) -> None:
         super().__init__()
-        if lr <= 0 or weight_decay < 0:
-            raise ValueError(f"lr must be > 0 and weight_decay >= 0; got {lr} and {weight_decay}")
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a share of the steps, 0 <= warmup < 1; got {warmup}")
         if export is not None and Path(export).suffix != ".safetensors":
             raise ValueError(f"export must name a .safetensors file; got {export!r}")
-        self.lr, self.weight_decay, self.export, self.seed, self.warmup = lr, weight_decay, export, seed, warmup
+        self.recipe, self.export = recipe or Recipe(), export
 
     def trained(self) -> nn.Module:
         """The part that is trained, and that ``export`` writes."""
@@ -60,20 +69,20 @@ class TrainingTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained().parameters() if p.requires_grad]
-        optimizer = AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        rise = max(1, round(self.warmup * steps))
+        rise = max(1, round(self.recipe.warmup * steps))
 
         def factor(step: int) -> float:
             if step < rise:
                 return (step + 1) / rise
-            return 0.5 * float(1 + torch.cos(torch.tensor(torch.pi * min(1.0, (step - rise) / max(1, steps - rise)))))
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def noise(self, index: Tensor) -> Noise:
         """This epoch's noise of each image: resuming continues it, and ranks never share it."""
-        return Noise(self.seed, index, torch.full_like(index, self.current_epoch))
+        return Noise(self.recipe.seed, index, torch.full_like(index, self.current_epoch))
 
     def on_train_end(self) -> None:
         if self.export is not None and self.trainer.is_global_zero:
@@ -100,12 +109,10 @@ class ClassifierTask(TrainingTask):
         noise_sigma: float = 0.0,
         purifier: nn.Module | None = None,
         num_classes: int = 10,
-        lr: float = 2e-3,
-        weight_decay: float = 1e-4,
+        recipe: Recipe | None = None,
         export: str | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__(lr, weight_decay, export, seed)
+        super().__init__(recipe, export)
         if noise_sigma < 0:
             raise ValueError(f"noise_sigma must be >= 0, in pixel units; got {noise_sigma}")
         self.classifier, self.noise_sigma = classifier, noise_sigma
@@ -143,7 +150,9 @@ class ClassifierTask(TrainingTask):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image, label, index = batch
-        self.val_accuracy(self.classifier(self.prepare(image, Noise.of(self.seed, index).stream("validation"))), label)
+        self.val_accuracy(
+            self.classifier(self.prepare(image, Noise.of(self.recipe.seed, index).stream("validation"))), label
+        )
         self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True, prog_bar=True)
 
 
@@ -160,12 +169,10 @@ class DenoiserTask(TrainingTask):
         label_dropout: float = 0.2,
         p_mean: float = -1.2,
         p_std: float = 1.2,
-        lr: float = 2e-3,
-        weight_decay: float = 0.0,
+        recipe: Recipe | None = None,
         export: str | None = None,
-        seed: int = 0,
     ) -> None:
-        super().__init__(lr, weight_decay, export, seed)
+        super().__init__(recipe, export)
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"label_dropout is a probability; got {label_dropout}")
         if p_std <= 0:
@@ -192,7 +199,7 @@ class DenoiserTask(TrainingTask):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_loss(self.loss(batch, Noise.of(self.seed, batch[2]).stream("validation")))
+        self.val_loss(self.loss(batch, Noise.of(self.recipe.seed, batch[2]).stream("validation")))
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True)
 
 
@@ -251,7 +258,7 @@ class RobustTask(L.LightningModule):
         self.trainer.strategy.barrier("every rank has written its records")
         if self._records is not None and self.trainer.is_global_zero:
             self._records.merge()
-            summarise([self.path])
+            summary_table([self.path])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predicted labels (B,), one draw per image."""

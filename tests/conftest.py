@@ -1,12 +1,20 @@
-"""GPU tests run where there is a GPU; every process uses few threads so that parallel tests do not fight."""
+"""Shared by all tests: GPU tests run where there is a GPU, one thread per process, and a tiny run to point the CLI at."""
 
+import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+import yaml
+
+ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +28,78 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a classifier of digits trained for a second, and an untrained denoiser and guidance network."""
+    import cli
+    from agdm.guidance import GuidanceNetwork
+    from common.checkpoints import save
+    from common.diffusion.denoisers import EDMDenoiser
+    from common.diffusion.networks import DDPMpp
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    body = DDPMpp(img_resolution=8, img_channels=1, label_dim=10, model_channels=16, channel_mult=[1], num_blocks=1,
+                  attn_resolutions=[4], dropout=0.0)  # fmt: skip
+    save(EDMDenoiser(body, num_classes=10), folder / "denoiser.safetensors")
+    save(GuidanceNetwork(in_channels=1, num_classes=10), folder / "guidance.safetensors")
+    cli.main(
+        ["fit", "-c", str(ROOT / "configs" / "tour" / "01-classifier.fit.yaml"), "--trainer.max_epochs=4",
+         f"--model.init_args.export={folder / 'classifier.safetensors'}", "--trainer.enable_progress_bar=false",
+         f"--trainer.default_root_dir={folder}"]
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the YAML of a DiffPure test on 13 digits, all of it real but small; keyword arguments replace entries."""
+
+    def write(records: Path | str | None = None, attack: dict[str, Any] | None = None, **changes: Any) -> Path:
+        part = {name: {"class_path": f"common.checkpoints.load_{kind}", "init_args": {"path": str(weights / f"{name}.safetensors")}}
+                for name, kind in (("denoiser", "denoiser"), ("classifier", "classifier"))}  # fmt: skip
+        purifier = {"denoiser": part["denoiser"], "t_star": 0.1, "steps": 2, **changes.pop("purifier", {})}
+        threat = {"norm": "inf", "eps": "51/255", **changes.pop("threat", {})}
+        attacked = {
+            "attack": {"class_path": "common.robustness.attacks.pgd.PGD", "init_args": {"steps": 3, "eot": 2} | (attack or {})},
+            "threat": {"class_path": "common.robustness.threat.ThreatModel", "init_args": threat},
+            "draws": 3,
+            "keep_images": 2,
+        }
+        config = {
+            "model": {
+                "class_path": "diffpure.task.DiffPureTask",
+                "init_args": {
+                    "purifier": {"class_path": "diffpure.purifier.DiffPure", "init_args": purifier},
+                    "classifier": part["classifier"],
+                    "evaluators": [
+                        {"class_path": "common.robustness.evaluators.Clean", "init_args": {"draws": 2}},
+                        {"class_path": "common.robustness.evaluators.Attacked", "init_args": attacked},
+                    ],
+                    "records": str(records or tmp_path / "records"),
+                },
+            },
+            "data": {"class_path": "common.data.digits.Digits", "init_args": {"batch_size": 7, "test_images": 13}},
+            "trainer": {"logger": False, "enable_progress_bar": False, "default_root_dir": str(tmp_path), "accelerator": "cpu"},
+        }  # fmt: skip
+        config["data"]["init_args"] |= changes.pop("data", {})
+        config["trainer"] |= changes.pop("trainer", {})
+        assert not changes, f"unknown parts {sorted(changes)}"
+        path = tmp_path / f"test-{len(list(tmp_path.glob('test-*.yaml')))}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def rows() -> Callable[[Path], list[dict[str, Any]]]:
+    """The merged records of a directory as plain JSON, without what they cost."""
+
+    def read(path: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if k != "cost"} for line in lines if "evaluator" in line]
+
+    return read

@@ -1,0 +1,115 @@
+"""AGDM as Lightning runs it: ``fit`` trains the guidance network, ``test`` evaluates the guided purifier."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from agdm.guidance import GuidanceClassifier
+from agdm.objective import Trades, draw_sigma
+from agdm.purifier import AGDM
+from common.diffusion.schedules import VP, Schedule
+from common.noise import Noise
+from common.robustness.attacks.pgd import PGD
+from common.robustness.classifiers import Classifier, Purified
+from common.robustness.evaluators import Evaluator
+from common.tasks import Batch, Recipe, RobustTask, TrainingTask
+
+
+class GuidanceTask(TrainingTask):
+    """Train φ with the adversarial objective on diffused images; no diffusion model is involved (arXiv 2403.16067).
+
+    Each image is seen at σ = 0 with probability ``clean``, else at σ(t), t uniform in (0, 1.2 ``t_star``].
+    Validation is robust: accuracy of φ alone on clean images and under PGD of the same threat, at σ = 0 and σ(t_star).
+
+    Parameters
+    ----------
+    network:
+        φ, any module with ``GuidanceNetwork``'s ``forward``.
+    objective:
+        the TRADES loss, with the threat that φ is to withstand.
+    t_star:
+        how deep the purifier that φ is for diffuses, a time of ``schedule``.
+    val_steps:
+        steps of validation's PGD, 0 for none.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Trades,
+        t_star: float = 0.1,
+        clean: float = 0.5,
+        val_steps: int = 10,
+        num_classes: int = 10,
+        recipe: Recipe | None = None,
+        export: str | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(recipe, export)
+        if not 0 < t_star <= 1:
+            raise ValueError(f"t_star must be in (0, 1]; got {t_star}")
+        if not 0 <= clean < 1:
+            raise ValueError(f"clean, the share of images without noise, must be in [0, 1); got {clean}")
+        if val_steps < 0:
+            raise ValueError(f"val_steps must be >= 0, 0 for no robust validation; got {val_steps}")
+        self.network, self.objective, self.t_star, self.clean = network, objective, t_star, clean
+        self.schedule: Schedule = VP() if schedule is None else schedule
+        self.attack = PGD(steps=val_steps) if val_steps else None
+        sigma = float(self.schedule.sigma(torch.tensor(t_star, dtype=torch.float64)))
+        self.views = {"clean": GuidanceClassifier(network), "diffused": GuidanceClassifier(network, sigma)}
+        kinds = ("accuracy", "robust") if val_steps else ("accuracy",)
+        self.metrics = nn.ModuleDict(
+            {
+                f"{view}_{kind}": MulticlassAccuracy(num_classes, average="micro")
+                for view in self.views
+                for kind in kinds
+            }
+        )
+
+    def trained(self) -> nn.Module:
+        return self.network
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label, index = batch
+        noise = self.noise(index)
+        sigma = draw_sigma(noise, self.schedule, min(1.0, 1.2 * self.t_star), self.clean)
+        losses = self.objective(self.network, image, label, sigma, noise)
+        loss = losses.total.mean()
+        parts = {"train/loss": loss, "train/natural": losses.natural.mean(), "train/robust": losses.robust.mean()}
+        self.log_dict(parts, prog_bar=True, batch_size=len(image))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.attack is not None and torch.is_inference_mode_enabled():
+            raise ValueError("robust validation needs gradients: use Trainer(inference_mode=False), or val_steps=0")
+        image, label, index = batch
+        noise = Noise.of(self.recipe.seed, index).stream("validation")
+        for view, classifier in self.views.items():
+            self._score(f"{view}_accuracy", classifier, image, label, noise)
+            if self.attack is not None:
+                adv = self.attack(classifier, image, label, self.objective.threat, noise.stream("attack"))
+                self._score(f"{view}_robust", classifier, adv, label, noise)
+
+    def _score(self, name: str, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> None:
+        metric = self.metrics[name]
+        with torch.no_grad():
+            metric(classifier(image, noise.stream("score")), label)
+        self.log(f"val/{name}", metric, on_step=False, on_epoch=True, prog_bar=True)  # type: ignore[arg-type]
+
+
+class AGDMTask(RobustTask):
+    """Test ``classifier`` behind AGDM: ``robust-diffusion test -c configs/agdm/….yaml``.
+
+    Attacks differentiate the guidance too, through x_t and through the reference.
+    """
+
+    def __init__(
+        self,
+        purifier: AGDM,
+        classifier: Classifier,
+        evaluators: Sequence[Evaluator],
+        records: str = "runs/agdm",
+    ) -> None:
+        super().__init__(Purified(purifier, classifier), evaluators, records)

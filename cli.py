@@ -1,0 +1,114 @@
+"""Adversarial robustness with diffusion models: DiffPure, AGDM and noised diffusion classifiers.
+
+Beside Lightning's subcommands below there are `report DIR …` (tables, figures and one HTML page from test records)
+and `tour` (train, attack, certify and report on real digits). Files given with -c and arguments
+apply from left to right; the last one wins.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import rich.traceback
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningCLI
+from rich.console import Console
+
+import agdm.task  # noqa: F401  (what is imported here can be named in YAML without its module)
+import common.data.digits
+import common.data.synthetic  # noqa: F401
+import diffpure.task  # noqa: F401
+import ndc.task  # noqa: F401
+from common.report import build
+
+TRAINER = {
+    "inference_mode": False,  # attacks and guidance take gradients inside test and validation
+    "default_root_dir": "runs",
+    "log_every_n_steps": 10,
+}
+
+
+class CLI(LightningCLI):
+    """LightningCLI with rich progress, and without its surprise that a checkpoint overrides the command line."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Left out: hyper-parameters stored in ``--ckpt_path`` would replace arguments, even the model's class."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer = self._get(self.config_init, "trainer", default={})
+        if trainer.get("enable_progress_bar") is not False:
+            kwargs["callbacks"] = [*(trainer.get("callbacks") or []), RichProgressBar(leave=True)]
+        return super().instantiate_trainer(**kwargs)
+
+
+def report(words: Sequence[str]) -> None:
+    """``report DIR … [--out PATH]``: tables, figures and one HTML page from the records of test runs."""
+    parser = ArgumentParser(prog="robust-diffusion report", description=build.__doc__.split("\n")[0])
+    parser.add_argument("records", nargs="+", help="records directories, one defence each, in the order of the tables")
+    parser.add_argument("--out", default="runs/report", help="folder for everything, or a .html file")
+    options = parser.parse_args(list(words))
+    Console().print(f"The report is {build(options.records, options.out).resolve()}")
+
+
+def tour(words: Sequence[str]) -> None:
+    """``tour``: the stages in configs/tour, one file ``NN-what.SUBCOMMAND.yaml`` each, then their report.
+
+    What was finished before is not done again, so an interrupted tour goes on where it stopped.
+    """
+    parser = ArgumentParser(
+        prog="robust-diffusion tour",
+        description="The whole story on real digits, in minutes on two cores: train, attack, certify, report. "
+        "What was finished before is not done again; delete runs/tour to start over.",
+    )
+    parser.add_argument("--configs", default=str(Path(__file__).parent / "configs" / "tour"), help="the stages' folder")
+    parser.add_argument("--out", default="runs/tour/report", help="where the report goes")
+    options = parser.parse_args(list(words))
+    stages = sorted(Path(options.configs).glob("*.yaml"))
+    if not stages:
+        raise ValueError(f"the tour runs the configs in a clone of the repository; found none in {options.configs}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    console, start, records = Console(), time.monotonic(), []
+    for number, stage in enumerate(stages, 1):
+        name, subcommand = stage.stem.rsplit(".", 1)
+        arguments = yaml.safe_load(stage.read_text())["model"]["init_args"]
+        console.rule(f"[bold]{number}/{len(stages)} {subcommand} {name[3:]}[/] · {time.monotonic() - start:.0f} s")
+        console.print(stage.read_text().splitlines()[0].lstrip("# "), style="italic")
+        if Path(arguments.get("export", "")).is_file():
+            console.print(f"{arguments['export']} is there already.")
+        else:
+            main([subcommand, "-c", str(stage)])
+        records += [arguments["records"]] if "records" in arguments else []
+    console.rule(f"[bold]report[/] · {time.monotonic() - start:.0f} s")
+    page = build(records, options.out)
+    console.print(f"The whole tour took {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command; ``args`` as on the command line, without the program's name."""
+    if args is None:
+        rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
+    words = list(sys.argv[1:] if args is None else args)
+    if words[:1] in (["report"], ["tour"]):
+        command = {"report": report, "tour": tour}[words[0]]
+        command(words[1:])
+        return
+    CLI(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=args if args is None else words,
+        trainer_defaults=TRAINER,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"description": __doc__},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The command line: real commands in-process, and every kind of bad input with its message."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cli
+from common.checkpoints import load_classifier
+from common.data.digits import Digits
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_fit_exports_a_classifier_that_works(weights):
+    classifier = load_classifier(weights / "classifier.safetensors")
+    data = Digits()
+    data.setup()
+    with torch.no_grad():
+        accuracy = (classifier(data.held_out.images).argmax(1) == data.held_out.labels).float().mean()
+    assert accuracy > 0.9
+
+
+def test_test_writes_one_row_per_image_and_evaluator(tiny_test, rows, tmp_path, capsys):
+    cli.main(["test", "-c", str(tiny_test())])
+    found = rows(tmp_path / "records")
+    assert [(row["evaluator"], row["index"]) for row in found] == [
+        *(("attacked", i) for i in range(13)),
+        *(("clean", i) for i in range(13)),
+    ]
+    attacked = found[:13]
+    assert all(row["values"]["distance"] <= 0.2 + 1e-6 and len(row["values"]["correct"]) == 3 for row in attacked)
+    assert {"clean", "adversarial", "diffused", "purified"} == set(attacked[0]["values"]["images"])
+    assert "clean" in capsys.readouterr().out
+
+
+def test_report_is_built_from_records(tiny_test, tmp_path):
+    cli.main(["test", "-c", str(tiny_test())])
+    cli.main(["report", str(tmp_path / "records"), f"--out={tmp_path / 'report'}"])
+    assert "DiffPure" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_the_command_line_wins_over_a_checkpoint(tiny_test, tmp_path, monkeypatch):
+    """Hyper-parameters stored in a Lightning checkpoint must not replace what was asked for."""
+    path = tmp_path / "stored.ckpt"
+    stored = {"_class_path": "common.tasks.RobustTask", "records": str(tmp_path / "stored")}
+    torch.save({"hyper_parameters": stored, "state_dict": {}, "pytorch-lightning_version": "2.6.4"}, path)
+    built = []
+    monkeypatch.setattr("lightning.Trainer.test", lambda self, model, **_: built.append(model))
+    cli.main(["test", "-c", str(tiny_test()), f"--ckpt_path={path}", "--model.init_args.records=asked"])
+    assert type(built[0]).__name__ == "DiffPureTask"
+    assert built[0].path == "asked"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threat": {"eps": 8}}, "Write 8/255"),
+        ({"threat": {"norm": 3}}, "norm"),
+        ({"purifier": {"t_star": 1.5}}, "t_star"),
+        ({"purifier": {"t_star": 0.0}}, "t_star"),
+        ({"purifier": {"solver": "rk45"}}, "euler_maruyama"),
+        ({"attack": {"eot": 0}}, "eot"),
+        ({"data": {"batch_size": 0}}, "batch_size"),
+        ({"trainer": {"inference_mode": True}}, "inference_mode=False"),
+        ({"trainer": {"precision": "bf16-true"}}, "32-true"),
+    ],
+)
+def test_bad_values_are_refused_with_a_reason(tiny_test, tmp_path, changes, message):
+    with pytest.raises((ValueError, SystemExit)) as raised:
+        cli.main(["test", "-c", str(tiny_test(**changes))])
+    assert message in str(raised.value)
+    assert not list((tmp_path / "records").glob("*.jsonl"))
+
+
+def test_an_unknown_key_is_named(tiny_test, capsys):
+    path = tiny_test()
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"]["purifier"]["init_args"]["tstar"] = 0.1
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["test", "-c", str(path)])
+    assert raised.value.code == 2
+    assert "tstar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("damage", "message"), [("missing", "no checkpoint"), ("truncated", "safetensors")])
+def test_a_bad_checkpoint_is_named(tiny_test, weights, tmp_path, damage, message):
+    path = tiny_test()
+    broken = tmp_path / "broken.safetensors"
+    if damage == "truncated":
+        broken.write_bytes((weights / "denoiser.safetensors").read_bytes()[:-100])
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"]["purifier"]["init_args"]["denoiser"]["init_args"]["path"] = str(broken)
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        cli.main(["test", "-c", str(path)])
+    assert message in str(raised.value) and "broken.safetensors" in str(raised.value)
+
+
+def test_records_of_another_configuration_are_refused_and_kept(tiny_test, rows, tmp_path):
+    cli.main(["test", "-c", str(tiny_test())])
+    before = rows(tmp_path / "records")
+    with pytest.raises(ValueError, match=r"steps|attack"):
+        cli.main(["test", "-c", str(tiny_test(attack={"steps": 4}))])
+    assert rows(tmp_path / "records") == before
+
+
+def test_records_that_cannot_be_written_are_refused_before_any_work(tiny_test, tmp_path):
+    occupied = tmp_path / "occupied"
+    occupied.write_text("something of the user's")
+    with pytest.raises(ValueError, match="occupied"):
+        cli.main(["test", "-c", str(tiny_test(records=occupied))])
+    assert occupied.read_text() == "something of the user's"
+
+
+def test_help_names_every_command():
+    """Also as a script, outside the package's folder, as people call it."""
+    text = subprocess.run([sys.executable, str(ROOT / "cli.py"), "--help"], capture_output=True, text=True, check=True)
+    for command in ("fit", "validate", "test", "predict", "report", "tour"):
+        assert command in text.stdout
+
+
+def test_console_scripts_are_declared():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'robust-diffusion = "cli:main"' in text and 'lightning = "cli:main"' in text
+    assert json.dumps(cli.TRAINER["inference_mode"]) == "false"
