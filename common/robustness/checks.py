@@ -80,7 +80,7 @@ def _single(rows: list[Record]) -> list[Check]:
 def gradient_reaches_the_image(rows: Sequence[Record]) -> Check:
     """Fails when the loss gradient of more than 5 % of the images is exactly zero, missing or not finite."""
     share = _share(rows, "zero_gradient")
-    sentence = f"The loss gradient is zero or not finite for {share:.1%} of the images"
+    sentence = f"The loss gradient is zero or not finite for {_percent(share)} of the images"
     end = "a gradient attack is blind there, so robustness is overstated" if share > HIDDEN else "the attack can see"
     return Check(f"{rows[0].evaluator}: gradient reaches the image", share <= HIDDEN, f"{sentence}: {end}.")
 
@@ -90,7 +90,7 @@ def outputs_are_logits(rows: Sequence[Record]) -> Check:
     share = _share(rows, "probabilities")
     if share <= HIDDEN:
         return Check(f"{rows[0].evaluator}: outputs are logits", True, "The classifier's outputs are logits.")
-    sentence = f"{share:.1%} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
+    sentence = f"{_percent(share)} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
     return Check(f"{rows[0].evaluator}: outputs are logits", False, sentence)
 
 
@@ -116,7 +116,7 @@ def attack_moves_images(rows: Sequence[Record]) -> Check:
     if not asked:
         return Check(name, True, "No image was classified correctly on all draws before the attack.")
     share = sum(row.values["distance"] < UNMOVED * row.values["eps"] for row in asked) / len(asked)
-    sentence = f"The attack left {share:.1%} of the correctly classified images where they were"
+    sentence = f"The attack left {_percent(share)} of the correctly classified images where they were"
     end = "it gave up on them, so their robustness is untested" if share > HIDDEN else "it tried"
     return Check(name, share <= HIDDEN, f"{sentence}: {end}.")
 
@@ -130,7 +130,7 @@ def attack_beats_asking_again(rows: Sequence[Record]) -> Check:
     attacked = [all(guess == row.label for guess in row.values["predictions"]) for row in rows]
     passed = _beats(clean, attacked)
     before, after = sum(clean) / len(rows), sum(attacked) / len(rows)
-    sentence = f"With all draws right: {before:.1%} of the clean and {after:.1%} of the attacked images"
+    sentence = f"With all draws right: {_percent(before)} of the clean and {_percent(after)} of the attacked images"
     end = "the attack does real harm" if passed else "no more harm is shown than asking as often without an attack does"
     return Check(f"{rows[0].evaluator}: attack beats asking again", passed, f"{sentence}: {end}.")
 
@@ -140,7 +140,8 @@ def robust_is_not_above_clean(rows: Sequence[Record]) -> Check:
     clean = [row.values["clean_predictions"][0] == row.label for row in rows]
     attacked = [row.values["predictions"][0] == row.label for row in rows]
     passed = not _beats(attacked, clean)
-    sentence = f"First draws: {sum(attacked) / len(rows):.1%} right under attack, {sum(clean) / len(rows):.1%} without"
+    after, before = _percent(sum(attacked) / len(rows)), _percent(sum(clean) / len(rows))
+    sentence = f"First draws: {after} right under attack, {before} without"
     end = "as expected" if passed else "an attack that helps the defence is broken, perhaps in the sign of its loss"
     return Check(f"{rows[0].evaluator}: robust is not above clean", passed, f"{sentence}: {end}.")
 
@@ -151,7 +152,7 @@ def huge_budget_breaks_all(rows: Sequence[Record], chance: float | None = None) 
     chance = 1 / max(classes, 2) if chance is None else chance
     (summary,) = summarise(rows)
     value, low, _ = summary.metrics["Avg"]
-    sentence = f"With a budget of {rows[0].values['eps']:.3g} in {rows[0].values['norm']} {value:.1%} survive"
+    sentence = f"With a budget of {rows[0].values['eps']:.3g} in {rows[0].values['norm']} {_percent(value)} survive"
     end = "no more than guessing gives" if low <= chance else "a grey image is within reach, but the attack missed it"
     return Check(f"{rows[0].evaluator}: a huge budget breaks everything", low <= chance, f"{sentence}: {end}.")
 
@@ -168,8 +169,8 @@ def transfer(white: Sequence[Record], black: Sequence[Record]) -> Check:
     strong = [w.values["predictions"][0] == w.label for w, _ in common]
     weak = [b.values["predictions"][0] == b.label for _, b in common]
     passed = not _beats(strong, weak)
-    n = len(common)
-    sentence = f"First draws: {sum(strong) / n:.1%} survive the white-box and {sum(weak) / n:.1%} the black-box attack"
+    left, other = _percent(sum(strong) / len(common)), _percent(sum(weak) / len(common))
+    sentence = f"First draws: {left} survive the white-box and {other} the black-box attack"
     end = "as expected" if passed else "the gradient misleads the white-box attack"
     name = f"{white[0].evaluator}: not weaker than {black[0].evaluator}"
     return Check(name, passed, f"{sentence}: {end}.")
@@ -184,6 +185,10 @@ def _beats(before: Sequence[bool], after: Sequence[bool]) -> bool:
 
 def _share(rows: Sequence[Record], flag: str) -> float:
     return sum(bool(row.values[flag]) for row in rows) / len(rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _threat(rows: Sequence[Record]) -> tuple[Any, Any]:

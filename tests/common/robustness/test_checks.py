@@ -56,7 +56,7 @@ def test_five_percent_of_zero_gradients_are_tolerated():
     good, bad = rows(["1"] * 100, ["0"] * 100), rows(["1"] * 100, ["0"] * 100, zero_gradient=True)
     assert checks.gradient_reaches_the_image(bad[:5] + good[5:]).passed
     assert not checks.gradient_reaches_the_image(bad[:6] + good[6:]).passed
-    assert "6.0%" in checks.gradient_reaches_the_image(bad[:6] + good[6:]).sentence
+    assert "6.0 %" in checks.gradient_reaches_the_image(bad[:6] + good[6:]).sentence
 
 
 def test_an_attack_that_gives_up_is_found_and_misclassified_images_do_not_count():
@@ -101,7 +101,7 @@ def test_black_box_must_not_beat_white_box():
     black = rows(["1"] * 20, ["0"] * 18 + ["1"] * 2, name="square", white_box=False)
     check = named(examine(white + black), "pgd: not weaker than square")
     assert not check.passed
-    assert "10.0% the black-box" in check.sentence
+    assert "10.0 % the black-box" in check.sentence
     weak = rows(["1"] * 20, ["1"] * 20, name="square", white_box=False)
     assert named(examine(white + weak), "not weaker than square").passed
     other = rows(["1"] * 20, ["0"] * 20, name="square", white_box=False, eps=0.2)

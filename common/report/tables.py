@@ -1,0 +1,99 @@
+"""The numbers: tables for the console, the page and a spreadsheet, all from the same summaries."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from common.report.runs import Run
+from common.robustness.records import Summary, certified_share
+
+Triple = tuple[float, float, float]
+Entry = Triple | str | int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` of entries below ``columns``. A triple is a share with its interval, None does not apply.
+
+    The first two entries of a row name the defence and the evaluation.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[Entry]]
+
+
+def percent(share: float) -> str:
+    """``0.71484`` -> ``"71.5"``."""
+    return f"{100 * share:.1f}"
+
+
+def bounds(triple: Triple) -> str:
+    """The interval in percent: ``"[67.4, 75.3]"``."""
+    return f"[{percent(triple[1])}, {percent(triple[2])}]"
+
+
+def accuracy_table(runs: Sequence[Run]) -> Table:
+    """One row per run and evaluator that predicts; draws are counted where they differ from one."""
+    columns = ["Defence", "Evaluation", "Images", "Draws", "Average", "All draws", "Majority", "All draws, no attack"]
+    pairs = [(run, summary) for run in runs for summary in run.summaries if run.kind(summary.evaluator) < 2]
+    return Table("Accuracy, %", columns, [_accuracies(run, summary) for run, summary in pairs])
+
+
+def _accuracies(run: Run, summary: Summary) -> list[Entry]:
+    draws = len(run.rows(summary.evaluator)[0].values["predictions"])
+    metrics = summary.metrics
+    tail = [metrics.get(f"{name}@{draws}") for name in ("Wor", "MV", "clean Wor")]
+    return [run.name, summary.evaluator, summary.n, draws, metrics["Avg"], *tail]
+
+
+def certified_table(runs: Sequence[Run]) -> Table:
+    """One row per run and certifier; a column per radius that any of them reaches."""
+    summaries = [(run, summary) for run in runs for summary in run.of_kind(2)]
+    radii = sorted({_radius(name) for _, summary in summaries for name in summary.metrics if "@" in name})
+    columns = ["Defence", "Evaluation", "Images", *(f"r = {radius:g}" for radius in radii), "Abstained", "Samples"]
+    rows = [_certificates(run, summary, radii) for run, summary in summaries]
+    return Table("Certified accuracy, %, at L2 radius r in pixels", columns, rows)
+
+
+def _radius(name: str) -> float:
+    return float(name.split("@")[1])
+
+
+def _certificates(run: Run, summary: Summary, radii: list[float]) -> list[Entry]:
+    rows = run.rows(summary.evaluator)
+    shares = [certified_share(rows, radius) for radius in radii]
+    samples = f"{summary.metrics['samples'][0]:g}"
+    return [run.name, summary.evaluator, summary.n, *shares, summary.metrics["abstained"], samples]
+
+
+def to_rich(table: Table) -> RichTable:
+    """For the console."""
+    rich = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for position, column in enumerate(table.columns):
+        rich.add_column(column, justify="left" if position < 2 else "right", overflow="fold")
+    for row in table.rows:
+        rich.add_row(*(_rich(entry) for entry in row))
+    return rich
+
+
+def _rich(entry: Entry) -> Text:
+    if isinstance(entry, tuple):
+        return Text.assemble((percent(entry[0]), "bold"), " ", (bounds(entry), "dim"))
+    return Text("–" if entry is None else str(entry))
+
+
+def write_csv(runs: Sequence[Run], path: Path) -> Path:
+    """Every number of every summary, one a line, unrounded: defence, evaluator, images, metric, value, low, high."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["defence", "evaluator", "images", "metric", "value", "low", "high"])
+        for run in runs:
+            for summary in run.summaries:
+                for metric, triple in summary.metrics.items():
+                    writer.writerow([run.name, summary.evaluator, summary.n, metric, *triple])
+    return path

@@ -1,0 +1,375 @@
+"""The report shows the numbers of the records, all of them and nothing else, on a page that stands alone."""
+
+import base64
+import csv
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq
+from scipy.special import betainc
+from scipy.stats import binomtest
+
+from common.report import build, figures, protocol, summary_table
+from common.report.figures import LIGHT
+from common.report.protocol import expression, ratio
+from common.report.runs import read_runs
+from common.robustness.evaluators import encode
+from common.robustness.records import Record, Records
+
+N, DRAWS = 40, 5
+CONFIG = {
+    "classifier": {
+        "class": "common.robustness.classifiers.Purified",
+        "purifier": {"class": "diffpure.purifier.DiffPure", "gradient": {"class": "x.Checkpoint"}, "t_star": 0.1},
+        "randomised": True,
+    },
+    "evaluators": [
+        {"class": "x.Clean", "name": "clean", "draws": DRAWS},
+        {
+            "class": "x.Attacked",
+            "name": "pgd",
+            "attack": {"class": "a.pgd.PGD", "steps": 20, "eot": 4, "restarts": 1, "random_start": True, "loss": "dlr"},
+            "threat": {"class": "x.ThreatModel", "eps": 8 / 255, "norm": "inf"},
+        },
+        {"class": "x.Certified", "name": "certified", "smoothing": {"sigma": 0.25, "n0": 10, "n": 100, "alpha": 0.001}},
+    ],
+}
+
+
+def guesses(seed, chance):
+    random = np.random.default_rng(seed)
+    return np.where(random.random((N, DRAWS)) < random.beta(8 * chance, 8 * (1 - chance), (N, 1)), 1, 2).tolist()
+
+
+def clean(name="clean", seed=0):
+    return [Record(name, i, 1, {"predictions": g}, {"seconds": 0.5}) for i, g in enumerate(guesses(seed, 0.95))]
+
+
+def attacked(name="pgd", seed=1, chance=0.5, **values):
+    flags = {"zero_gradient": False, "probabilities": False, "repeatable": True, "norm": "Linf", "eps": 8 / 255}
+    control, rows = guesses(seed + 100, 0.95), []
+    for i, g in enumerate(guesses(seed, chance)):
+        entry = {"predictions": g, "clean_predictions": control[i], "distance": 0.03, **flags, **values}
+        if i < 3:
+            image = torch.full((1 + 2 * (i == 2), 4, 4), i / 4)
+            entry["images"] = {"clean": encode(image), "adversarial": encode(image + 0.1), "purified": encode(image)}
+        rows.append(Record(name, i, 1, entry))
+    return rows
+
+
+def certified(name="certified", seed=2):
+    random = np.random.default_rng(seed)
+    outcomes = zip(random.choice([1, 1, 1, 2, -1], N).tolist(), random.gamma(4, 0.1, N).tolist(), strict=True)
+    return [
+        Record(name, i, 1, {"prediction": guess, "radius": 0.0 if guess < 0 else radius, "samples": 100})
+        for i, (guess, radius) in enumerate(outcomes)
+    ]
+
+
+def write(path, *groups, config=CONFIG):
+    records = Records(path, "fingerprint", config)
+    for group in groups:
+        records.append(group)
+    return path
+
+
+def exact(k, n):
+    """Clopper-Pearson by its definition, also between counts: the p at which a tail has 2.5 %."""
+    low = brentq(lambda p: betainc(k, n - k + 1, p) - 0.025, 0, 1) if k else 0.0
+    high = brentq(lambda p: betainc(k + 1, n - k, p) - 0.975, 0, 1) if k < n else 1.0
+    return k / n, low, high
+
+
+def shown(triple):
+    return f"{100 * triple[0]:.1f}", f"[{100 * triple[1]:.1f}, {100 * triple[2]:.1f}]"
+
+
+def texts(element):
+    return " ".join("".join(element.itertext()).split())
+
+
+def page_of(path):
+    """The page as XML: fails unless every tag is closed."""
+    return ET.fromstring(path.read_text(encoding="utf-8"))
+
+
+def table_rows(page, number):
+    tables = [table for table in page.iter("table") if table.get("class") == "numbers"]
+    return [[texts(cell) for cell in row] for row in tables[number].find("tbody")]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [
+        write(folder / "diffpure", clean(), attacked(), certified()),
+        write(folder / "agdm", clean(seed=5), attacked(seed=6, chance=0.8)),
+    ]
+    return runs, build(runs, folder / "out")
+
+
+def test_the_table_holds_the_numbers_computed_from_the_rows(built):
+    runs, page = built
+    rows = table_rows(page_of(page), 0)
+    assert [row[:4] for row in rows] == [
+        [name, evaluator, str(N), str(DRAWS)] for name in ("diffpure", "agdm") for evaluator in ("clean", "pgd")
+    ]
+    for row in rows:
+        records = [r for r in Records.read(runs[row[0] == "agdm"]) if r.evaluator == row[1]]
+        right = np.array([r.values["predictions"] for r in records]) == 1
+        exactly = binomtest(int(right.all(1).sum()), N).proportion_ci(0.95, "exact")
+        worst = (right.all(1).mean(), exactly.low, exactly.high)
+        majority = exact(int((right.mean(1) > 0.5).sum()), N)
+        expected = [shown(exact(right.mean() * N, N)), shown(worst), shown(majority)]
+        assert row[4:7] == [" ".join(pair) for pair in expected]
+        if row[1] == "pgd":
+            control = np.array([r.values["clean_predictions"] for r in records]) == 1
+            assert row[7] == " ".join(shown(exact(int(control.all(1).sum()), N)))
+        else:
+            assert row[7] == "–"
+
+
+def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
+    runs, page = built
+    (row,) = table_rows(page_of(page), 1)
+    records = [r.values for r in Records.read(runs[0]) if r.evaluator == "certified"]
+    reached = [sum(v["prediction"] == 1 and v["radius"] >= r / 4 for v in records) for r in range(5)]
+    assert row[:3] == ["diffpure", "certified", str(N)]
+    assert row[3:8] == [" ".join(shown(exact(k, N))) for k in reached]
+    assert row[8:] == [" ".join(shown(exact(sum(v["prediction"] == -1 for v in records), N))), "100"]
+
+
+def test_the_spreadsheet_and_the_console_hold_the_same(built, capsys):
+    runs, page = built
+    with page.with_suffix(".csv").open(encoding="utf-8") as file:
+        rows = {(row["defence"], row["evaluator"], row["metric"]): row for row in csv.DictReader(file)}
+    right = np.array([r.values["predictions"] for r in Records.read(runs[0]) if r.evaluator == "pgd"]) == 1
+    row = rows["diffpure", "pgd", f"Wor@{DRAWS}"]
+    triple = exact(int(right.all(1).sum()), N)
+    assert [float(row[name]) for name in ("value", "low", "high")] == pytest.approx(triple, abs=1e-9)
+    assert row["images"] == str(N)
+    summary_table(runs)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " ".join(shown(triple)) in printed
+    assert " ".join(shown(exact(right.mean() * N, N))) in printed
+
+
+class Outside(HTMLParser):
+    """Collects what a browser would fetch or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        links = [value for name, value in attributes if name in ("src", "srcset", "href", "data", "action", "poster")]
+        self.found += [link for link in links if not link.startswith("data:image/")]
+        if tag in ("script", "link", "iframe", "object", "embed", "base"):
+            self.found.append(tag)
+
+
+def test_the_page_stands_alone(built):
+    text = built[1].read_text(encoding="utf-8")
+    outside = Outside()
+    outside.feed(text)
+    assert outside.found == []
+    without_data = re.sub(r"data:image/[^\"]*", "", text)
+    assert not re.search(r"url\(|@import|https?:", without_data)
+
+
+def test_the_page_speaks_to_those_who_do_not_see_it(built):
+    page = page_of(built[1])
+    assert page.get("lang") == "en"
+    assert all(image.get("alt") for image in page.iter("img"))
+    assert all(head.get("scope") in ("col", "row") for head in page.iter("th"))
+    levels = [int(element.tag[1]) for element in page.iter() if re.fullmatch("h[1-6]", str(element.tag))]
+    assert levels[0] == 1
+    assert max(b - a for a, b in pairwise(levels)) <= 1
+    assert all(table.find("caption") is not None for table in page.iter("table"))
+
+
+def test_pictures_are_those_of_the_records(built):
+    runs, page = built
+    sources = [image.get("src") for image in page_of(page).iter("img") if image.get("src").startswith("data:image/png")]
+    stored = [
+        record.values["images"][name]
+        for run in runs
+        for name in ("clean", "adversarial", "purified")
+        for record in Records.read(run)
+        if "images" in record.values
+    ]
+    assert [source.split(",")[1] for source in sources] == stored
+    verdicts = [texts(row) for row in page_of(page).iter("tr") if texts(row).startswith("read as")]
+    first = [r for r in Records.read(runs[0]) if r.evaluator == "pgd"][:3]
+    marks = [f"{r.values['predictions'][0]} {'✓' if r.values['predictions'][0] == 1 else '✗'}" for r in first]
+    assert verdicts[0].split("read as")[1].replace(" ", "") == "".join(marks).replace(" ", "")
+
+
+def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
+    runs, page = built
+    files = {file.name: file.read_bytes() for file in page.parent.iterdir()}
+    assert {"accuracy.png", "accuracy.svg", "certified.png", "certified.svg"} <= set(files)
+    assert sum(name.startswith("images-") for name in files) == 4
+    assert all(data.startswith(b"\x89PNG") for name, data in files.items() if name.endswith(".png"))
+    assert all(ET.fromstring(data) is not None for name, data in files.items() if name.endswith(".svg"))
+    again = build(runs, tmp_path / "again.html")
+    assert again == tmp_path / "again.html"
+    assert again.read_bytes() == page.read_bytes()
+    assert (tmp_path / "accuracy.svg").read_bytes() == files["accuracy.svg"]
+
+
+def test_matplotlib_is_left_as_it_was(built):
+    before = dict(matplotlib.rcParams)
+    figures.to_svg(lambda style: figures.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_bars_and_whiskers_have_the_length_of_the_numbers(built):
+    runs = read_runs(built[0][:1])
+    (axes,) = figures.accuracy_bars(runs, LIGHT).axes
+    clean, pgd = runs[0].of_kind(0)[0].metrics, runs[0].of_kind(1)[0].metrics
+    metrics = [clean["Avg"], pgd["Avg"], pgd[f"Wor@{DRAWS}"]]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * value for value, _, _ in metrics])
+    whiskers = [line.get_xdata() for line in axes.lines]
+    assert np.array(whiskers) == pytest.approx(100 * np.array([bounds for _, *bounds in metrics]))
+
+
+@pytest.mark.parametrize("finest", [400, 7])
+def test_the_curve_is_the_certified_accuracy_at_every_radius(built, finest, monkeypatch):
+    monkeypatch.setattr(figures, "FINEST", finest)
+    runs = read_runs(built[0][:1])
+    (axes,) = figures.certified_curves(runs, LIGHT).axes
+    x, y = axes.lines[0].get_data()
+    assert axes.lines[0].get_drawstyle() == "steps-post"
+    rows = runs[0].rows("certified")
+    edges = np.sort(x)
+    for radius in edges[1:] if finest == 7 else np.linspace(0, edges[-1], 200):
+        at = y[np.searchsorted(x, radius, side="left") - 1] if radius > 0 else y[0]
+        share = np.mean([row.values["prediction"] == 1 and row.values["radius"] >= radius for row in rows])
+        assert at == pytest.approx(100 * share)
+    assert len(x) == (8 if finest == 7 else len(x))
+
+
+# Protocol
+
+
+def test_the_protocol_says_how_the_numbers_were_made(built):
+    said = texts(page_of(built[1]))
+    attack = "20 steps, 4 EOT draws per step, 1 restart, random start, loss dlr"
+    assert f"PGD within L∞ ≤ 8/255: {attack}, gradient through the defence by Checkpoint." in said
+    assert f"Scored on {DRAWS} fresh draws that the attack never saw." in said
+    assert f"{N} images, about 0.5 s each." in said
+    assert "sigma 0.25, n0 10, n 100, alpha 0.001" in said
+    assert "Purified(purifier=DiffPure(gradient=Checkpoint, t_star=0.1))" in said
+
+
+@pytest.mark.parametrize(
+    ("eps", "said"), [(8 / 255, "8/255"), (1 / 255, "1/255"), (0.2, "0.2"), (0.031, "0.031"), (0.5, "0.5"), (0.0, "0")]
+)
+def test_radii_are_said_as_the_field_says_them(eps, said):
+    assert ratio(eps) == said
+
+
+def test_expressions_read_both_ways_to_describe_a_part():
+    described = {"class": "a.b.C", "size": 3, "off": None, "inner": {"class": "d.E"}}
+    described["times"] = [0.5, 0.25, 0.1, 0.05, 0]
+    configured = {"class_path": "a.b.C", "init_args": {"size": 3, "inner": {"class_path": "d.E"}}}
+    assert expression(described) == "C(size=3, inner=E, times=0.5 … 0 (5))"
+    assert expression(configured) == "C(size=3, inner=E)"
+    assert expression({"class": "A", "b": {"class": "B", "c": 1}}, depth=1) == "A(b=B(…))"
+
+
+def test_a_run_without_a_configuration_is_reported_all_the_same(tmp_path):
+    page = build([write(tmp_path / "run", attacked(), config={})], tmp_path / "out")
+    assert "an attack that the records do not name within L∞ ≤ 8/255" in texts(page_of(page))
+    assert protocol.defence(read_runs([tmp_path / "run"])[0]) == ""
+
+
+# Checks and lead
+
+
+def test_a_failed_check_is_said_first_and_does_not_lead(tmp_path, capsys):
+    runs = [
+        write(tmp_path / "masked", attacked(chance=0.9, zero_gradient=True)),
+        write(tmp_path / "sound", attacked(chance=0.5)),
+        write(tmp_path / "weak", attacked(chance=0.2)),
+    ]
+    page = page_of(build(runs, tmp_path / "out"))
+    (aside,) = page.iter("aside")
+    sentence = "The loss gradient is zero or not finite for 100.0 % of the images"
+    assert sentence in texts(aside)
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    assert "Under attack sound keeps most" in texts(next(page.iter("header")))
+
+
+def test_without_a_choice_nobody_leads(built, tmp_path):
+    page = page_of(build(built[0][:1], tmp_path))
+    assert "keeps most" not in texts(page)
+    assert list(page.iter("aside")) == []
+
+
+# Odd input
+
+
+@pytest.mark.parametrize("group", [clean, attacked, certified])
+def test_a_single_evaluator_is_enough(tmp_path, group):
+    page = page_of(build([write(tmp_path / "run", group())], tmp_path / "out"))
+    assert len([table for table in page.iter("table") if table.get("class") == "numbers"]) == 1
+
+
+def test_an_empty_run_is_said_to_be_empty(tmp_path, capsys):
+    page = build([write(tmp_path / "empty")], tmp_path / "out")
+    assert "has not recorded any image yet" in texts(page_of(page))
+    assert "empty: no image recorded yet" in capsys.readouterr().out
+
+
+def test_names_are_shown_as_they_are(tmp_path, capsys):
+    name, evaluator = "_a<b>&\"c'$x$ [red]", "</td><script>alert(1)</script>$\\frac{1}{2}$"
+    config = {"note": "</pre><script>alert(2)</script>\u0000"}
+    groups = [clean(evaluator), attacked(f"{evaluator} 2"), certified(f"{evaluator} 3")]
+    page = build([write(tmp_path / name, *groups, config=config)], tmp_path / "out")
+    parsed = page_of(page)
+    assert not list(parsed.iter("script"))
+    assert [row[0] for row in table_rows(parsed, 0)] == [name, name]
+    assert table_rows(parsed, 0)[0][1] == evaluator
+    assert "[red]" in capsys.readouterr().out
+
+
+def test_folders_stand_for_the_runs_in_them_and_equal_names_are_told_apart(tmp_path):
+    for parent in ("a", "b"):
+        write(tmp_path / parent / "run", clean())
+    write(tmp_path / "a" / "other", clean())
+    (tmp_path / "a" / "weights").mkdir()
+    assert [run.name for run in read_runs([tmp_path / "a"])] == ["other", "run"]
+    assert [run.name for run in read_runs([tmp_path / "a", tmp_path / "b" / "run"])] == ["other", "a/run", "b/run"]
+    merged = Records(tmp_path / "a" / "run", "fingerprint").merge()
+    assert [run.name for run in read_runs([merged])] == ["run"]
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no records in"):
+        build([tmp_path], tmp_path / "out")
+    with pytest.raises(ValueError, match="at least one records directory"):
+        build([], tmp_path / "out")
+    with pytest.raises(ValueError, match="needs a list of directories"):
+        build(str(tmp_path), tmp_path / "out")
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match="cannot write the report"):
+        build([write(tmp_path / "run", clean())], file / "out")
+
+
+def test_thumbnails_are_found_to_be_small_by_their_width(tmp_path):
+    rows = attacked()[:2]
+    large = encode(torch.zeros(3, 100, 100))
+    assert int.from_bytes(base64.b64decode(large)[16:20], "big") == 100
+    rows[1].values["images"]["clean"] = large
+    page = page_of(build([write(tmp_path / "run", rows)], tmp_path / "out"))
+    looks = [image.get("class") for image in page.iter("img") if image.get("src").startswith("data:image/png")]
+    assert looks == ["coarse", None, "coarse", "coarse", "coarse", "coarse"]
