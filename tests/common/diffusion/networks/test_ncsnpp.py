@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion.networks import DDPMpp, NCSNpp
-from common.diffusion.networks.ncsnpp import Attention, ResBlock, Resample
+from common.diffusion.networks.ncsnpp import Attention, Resample, ResBlock
 
 NOT_THE_BODY = {"beta_min", "beta_max", "name", "ema_rate", "normalization", "attention_type", "conv_size"}
 
