@@ -1,0 +1,252 @@
+"""The guidance network φ and the gradient it steers the reverse process with (AGDM, arXiv 2403.16067).
+
+A reverse step should head for p(x_{t-1} | x_t, y, x'), with x' the image handed to the defence. By Bayes' rule its score
+is that of the diffusion model plus ∇ log p_φ(y, x' | x), and with the paper's factorisation the second part is the
+gradient of a potential per image::
+
+    log p_φ(y, x' | x) = - latent_scale D(c_φ(x), c_φ(x')) + label_scale L(p_φ(. | x), p_φ(. | x')) + const
+
+with c_φ a latent of the network and p_φ its class probabilities. The true label is unknown to a defence and
+appears nowhere: what stands for y is φ's own opinion of x'.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier
+from common.units import to_model
+
+Distance = Literal["mse", "relative", "cosine"]
+Label = Literal["soft", "hard", "none"]
+
+
+class Guidance(Protocol):
+    """A log-potential's gradient towards a reference, the purifier's input, which is never detached.
+
+    ``x`` = x0 + σ n (B,C,H,W) in the model frame, unscaled; ``sigma`` (B,) or (); the gradient is with respect
+    to this x. A variance-preserving state x_t = s x has ``grad_{x_t} = grad_x / s``.
+    """
+
+    def embed(self, reference: Tensor) -> tuple[Tensor, ...]:
+        """What the gradient needs of the reference (B,C,H,W), computed once per purification."""
+        ...
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """∇_x log-potential (B,C,H,W) at x, given the reference's embedding."""
+        ...
+
+    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
+        """``gradient_at(x, sigma, *embed(reference))``."""
+        ...
+
+
+class TimeEmbedding(nn.Module):
+    """Noise level σ (B,) -> features (B, dim): sinusoids of the angle arctan σ, then an MLP.
+
+    The angle is the natural time of a variance-preserving process (cos = s, sin = s σ): 0 for a clean image, π/2 for
+    pure noise, and finite everywhere, where log σ is not.
+    """
+
+    def __init__(self, dim: int, frequencies: int = 8) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", 2.0 ** torch.arange(frequencies), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        phase = torch.atan(sigma)[:, None] * self.frequencies
+        features: Tensor = self.layers(torch.cat((phase.cos(), phase.sin()), dim=1))
+        return features
+
+
+class FilmBlock(nn.Module):
+    """Convolution, group norm, FiLM by the time features, SiLU.
+
+    The scale and shift of FiLM (Perez et al., arXiv 1709.07871) start at zero: an untrained block ignores the time.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, time_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.norm = nn.GroupNorm(math.gcd(8, out_channels), out_channels)
+        self.film = nn.Linear(time_dim, 2 * out_channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        scale, shift = self.film(time)[:, :, None, None].chunk(2, dim=1)
+        return F.silu(self.norm(self.conv(x)) * (1 + scale) + shift)
+
+
+class GuidanceNetwork(nn.Module):
+    """φ: (x, σ) -> latent c_φ (B,F) and logits of p_φ (B,K), from one pass; a small body for small images.
+
+    ``x`` = x0 + σ n (B,C,H,W), model frame, unscaled; ``sigma`` (B,) or (), 0 for a clean image. Inside, x is scaled
+    to x / √(1+σ²), the state of a variance-preserving process.
+
+    Attacks differentiate the guidance once more, hence the smooth activation; nothing is shared between the images of
+    a batch, hence group norm. Block k has ``width * (k+1)`` channels and stride ``strides[k]``; the latent is the last
+    block's spatial mean, so F = width * len(strides).
+
+    Any module with this ``forward`` can stand in its place.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, num_classes: int = 10, width: int = 32, strides: tuple[int, ...] = (1, 2, 2)
+    ) -> None:
+        super().__init__()
+        if min(in_channels, width, *strides) < 1 or num_classes < 2:
+            got = f"in_channels={in_channels}, num_classes={num_classes}, width={width}, strides={tuple(strides)}"
+            raise ValueError(f"channels, width and strides must be >= 1 and num_classes >= 2; got {got}")
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels, "num_classes": num_classes, "width": width, "strides": list(strides)
+        }
+        channels = [in_channels, *(width * (k + 1) for k in range(len(strides)))]
+        self.time = TimeEmbedding(2 * width)
+        self.blocks = nn.ModuleList(
+            FilmBlock(c_in, c_out, stride, 2 * width)
+            for c_in, c_out, stride in zip(channels[:-1], channels[1:], strides, strict=True)
+        )
+        self.head = nn.Linear(channels[-1], num_classes)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = sigma.to(x).expand(len(x))
+        time = self.time(sigma)
+        h = x / (1 + sigma**2).sqrt()[:, None, None, None]
+        for block in self.blocks:
+            h = block(h, time)
+        latent = h.mean(dim=(2, 3))
+        return latent, self.head(latent)
+
+
+class GuidanceClassifier(Classifier):
+    """φ alone as a classifier of pixels at noise level ``sigma`` (model frame): p_φ(y | x0 + σ z).
+
+    The control every AGDM number needs beside it, the source of transfer attacks, and what ``fit`` validates.
+    """
+
+    def __init__(self, network: nn.Module, sigma: float = 0.0) -> None:
+        super().__init__()
+        if sigma < 0:
+            raise ValueError(f"sigma must be >= 0 in the model frame; got {sigma}")
+        self.network = network
+        self.sigma = sigma
+        self.randomised = sigma > 0
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        x = to_model(image)
+        if self.sigma > 0:
+            noise = Noise.fresh(len(image), image.device) if noise is None else noise
+            x = x + self.sigma * noise.normal(0, image.shape[1:], image.dtype)
+        logits: Tensor = self.network(x, x.new_tensor(self.sigma))[1]
+        return logits
+
+
+def mse(latent: Tensor, reference: Tensor) -> Tensor:
+    """Mean over the F features of the squared difference, (B,). Summing instead is F times as strong."""
+    return (latent - reference).square().mean(dim=1)
+
+
+def relative(latent: Tensor, reference: Tensor) -> Tensor:
+    """Squared difference as a fraction of the reference's squared norm, (B,): carries over between networks, whose
+    latents differ in size and dimension. Equals ``mse`` divided by the mean square of c_φ(x')."""
+    return (latent - reference).square().sum(dim=1) / reference.square().sum(dim=1)
+
+
+def cosine(latent: Tensor, reference: Tensor) -> Tensor:
+    """One minus the cosine of the angle between the latents, (B,)."""
+    return 1 - F.cosine_similarity(latent, reference, dim=1)
+
+
+def soft(log_p: Tensor, reference: Tensor) -> Tensor:
+    """-KL(p_φ(. | x') || p_φ(. | x)) from log-probabilities, (B,)."""
+    return -(reference.exp() * (reference - log_p)).sum(dim=1)
+
+
+def hard(log_p: Tensor, reference: Tensor) -> Tensor:
+    """log p_φ(ŷ | x) with ŷ = argmax p_φ(. | x') from log-probabilities, (B,)."""
+    return log_p.gather(1, reference.argmax(dim=1, keepdim=True))[:, 0]
+
+
+_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relative": relative, "cosine": cosine}
+_LABELS: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {"soft": soft, "hard": hard, "none": None}
+
+
+class AdversarialGuidance(nn.Module):
+    """Gradient of the potential of an adversarially trained network φ; a ``Guidance``.
+
+    Per image, with x' the reference at σ = 0, D by ``distance`` and the label term by ``label``::
+
+        log-potential(x) = - latent_scale D(c_φ(x), c_φ(x')) + label_scale L
+        L = -KL(p_φ(. | x') || p_φ(. | x))          "soft"
+            log p_φ(argmax p_φ(. | x') | x)          "hard"
+            0                                        "none"
+
+    The paper has one scale for both terms: leave both at 1 and set ``AGDM(scale=...)``. Potentials are summed over
+    the batch, so that an image's gradient does not depend on the others (a mean would make it 1/B as strong).
+
+    φ is frozen here (``requires_grad_(False)``, eval mode): no parameter gradient is formed, but the gradient itself
+    stays differentiable with respect to x and the reference, because an attack has to see through it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        latent_scale: float = 1.0,
+        label_scale: float = 1.0,
+        label: Label = "soft",
+        distance: Distance = "relative",
+    ) -> None:
+        super().__init__()
+        if min(latent_scale, label_scale) < 0:
+            raise ValueError(f"scales must be >= 0; got latent_scale={latent_scale}, label_scale={label_scale}")
+        if distance not in _DISTANCES or label not in _LABELS:
+            choices = f"distance in {sorted(_DISTANCES)} and label in {sorted(_LABELS)}"
+            raise ValueError(f"expected {choices}; got distance={distance!r}, label={label!r}")
+        self.network = network.requires_grad_(False).eval()
+        self.latent_scale = latent_scale
+        self.label_scale = label_scale
+        self.label = label
+        self.distance = distance
+
+    def train(self, mode: bool = True) -> "AdversarialGuidance":
+        """Sets the mode of all but φ, which stays in eval mode."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def embed(self, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """c_φ(x') (B,F) and log p_φ(. | x') (B,K) of the clean-time reference x' (B,C,H,W), model frame."""
+        if torch.is_inference_mode_enabled():
+            raise ValueError("guidance takes a gradient, which inference mode forbids: use Trainer(inference_mode=False)")
+        latent, logits = self.network(reference, reference.new_zeros(()))
+        return latent, logits.log_softmax(dim=1)
+
+    def log_potential(self, x: Tensor, sigma: Tensor, latent: Tensor, log_p: Tensor) -> Tensor:
+        """The potential above, (B,), up to a constant of x; ``latent`` and ``log_p`` as ``embed`` returns them."""
+        latent_x, logits_x = self.network(x, sigma)
+        distance, agreement = _DISTANCES[self.distance], _LABELS[self.label]
+        potential = -self.latent_scale * distance(latent_x, latent)
+        if agreement is not None:
+            potential = potential + self.label_scale * agreement(logits_x.log_softmax(dim=1), log_p)
+        return potential
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer graph is alive."""
+        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *embedding))
+        with torch.enable_grad():
+            # a node of its own: the partial derivative in x alone, even where the embedding depends on x too
+            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            potential = self.log_potential(x, sigma, *embedding)
+            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
+        return gradient
+
+    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
+        """∇_x log-potential with the reference's embedding computed on the spot."""
+        return self.gradient_at(x, sigma, *self.embed(reference))
