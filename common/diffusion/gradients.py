@@ -117,7 +117,7 @@ class Adjoint(Gradient):
     WARNING: these gradients are approximate. The backward pass solves another SDE, from the stiff end t_end where the
     forward pass never calls the network, on states that are simulated again instead of remembered. On a trained
     network of 8x8 digits at the paper's settings (Euler, dt = 1e-3, t_end = 1e-5) the cosine with the exact gradient
-    was about 0.8 and the relative error 0.65. A weak gradient makes a weak attack and inflates robustness; with the
+    was 0.77 and the relative error 0.65. A weak gradient makes a weak attack and inflates robustness; with the
     states stored, ``Checkpoint`` costs no more. It is offered to reproduce published figures, its error beside them
     (``common.diffusion.purifiers.measure_gradient``).
 

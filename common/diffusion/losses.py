@@ -28,12 +28,15 @@ def edm_loss(
     sigma: Tensor,
     z: Tensor,
     label: Tensor | None = None,
-    sigma_data: float = 0.5,
+    sigma_data: float | None = None,
 ) -> Tensor:
     """EDM's loss per example, (B,): ``edm_weight(sigma) mean (D(x0 + sigma z, sigma, label) - x0)^2``.
 
-    x0 and z are (B, C, H, W), model frame and standard normal; sigma is (B,), label (B,) or None.
+    x0 and z are (B, C, H, W), model frame and standard normal; sigma is (B,), label (B,) or None. ``sigma_data`` is the
+    denoiser's unless given, 0.5 for a denoiser that has none.
     """
+    if sigma_data is None:
+        sigma_data = float(getattr(denoiser, "sigma_data", 0.5))
     return edm_weight(sigma, sigma_data) * _squared_error(denoiser, x0, sigma, z, label)
 
 

@@ -61,8 +61,8 @@ class ReverseProcess:
     def run(self, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
         """All steps, differentiated (or not) as any other torch code.
 
-        Each step sees the context through a view of its own: so its gradients are summed per step first, in the order of
-        a step that is differentiated alone, and the two agree in the last bit.
+        Each step sees the context through a view of its own: so its gradients are summed per step first, as when a step
+        is differentiated alone, and the two agree in the last bit.
         """
         draws = self.draws(noise, xt)
         for k in range(1, self.grid.steps + 1):

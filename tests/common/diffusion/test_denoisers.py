@@ -26,9 +26,9 @@ def x() -> torch.Tensor:
 class Body(nn.Module):
     """A perfect network: finds sigma from its time label, undoes the scaling and predicts what it is asked for."""
 
-    def __init__(self, mixture: GaussianMixture, sigma_of: object, predicts: str, channels: int = 1) -> None:
+    def __init__(self, mixture: GaussianMixture, sigma_of: object, predicts: str, variance: bool = False) -> None:
         super().__init__()
-        self.mixture, self.sigma_of, self.predicts, self.channels = mixture, sigma_of, predicts, channels
+        self.mixture, self.sigma_of, self.predicts, self.variance = mixture, sigma_of, predicts, variance
 
     def forward(self, u: torch.Tensor, time_label: torch.Tensor) -> torch.Tensor:
         self.time_label = time_label
@@ -38,7 +38,7 @@ class Body(nn.Module):
         x0 = self.mixture.denoiser(u / s, sigma)
         n = (u / s - x0) / level
         prediction = {"eps": n, "v": s * n - s * level * x0, "x0": x0}[self.predicts]
-        return torch.cat([prediction] * self.channels, 1)
+        return torch.cat((prediction, torch.tanh(u)), 1) if self.variance else prediction
 
 
 def continuous(label: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_conventions_of_published_networks(mixture, x):
     torch.testing.assert_close(score_sde(x, sigma), mixture.denoiser(x, sigma), rtol=1e-8, atol=1e-8)
     assert score_sde.network.time_label[:4].tolist() == pytest.approx([99.9, 144.8, 258.7, 396.6], abs=0.5)
     assert (score_sde.sigma_min, score_sde.sigma_max) == pytest.approx((1.0005e-3, 152.167), rel=1e-3)
-    guided = EpsDenoiser.guided_diffusion(Body(mixture, table, "eps", channels=2))      # with a learned variance
+    guided = EpsDenoiser.guided_diffusion(Body(mixture, table, "eps", variance=True))
     levels = TABLE[[75, 100, 500, 10, 3]]
     torch.testing.assert_close(guided(x, levels), mixture.denoiser(x, levels), rtol=1e-8, atol=1e-8)
     assert guided.network.time_label.tolist() == [75, 100, 500, 10, 3]

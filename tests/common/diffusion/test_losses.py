@@ -20,12 +20,13 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
+@pytest.mark.parametrize("sigma_data", [0.5, 0.2])
 @pytest.mark.parametrize("sigma", [0.02, 0.5, 5.0])
-def test_edm_loss_of_the_optimal_denoiser_is_one_at_every_level(sigma):
+def test_edm_loss_of_the_optimal_denoiser_is_one_at_every_level(sigma, sigma_data):
     """Data N(0, sigma_d^2 I): F = 0 is optimal and its loss has mean 1, standard error sqrt(2/(64*1024)) = 0.0055."""
     noise = Noise.of(0, torch.arange(64))
-    x0, z = 0.5 * noise.normal(0, (1, 32, 32)), noise.normal(1, (1, 32, 32))
-    loss = edm_loss(EDMDenoiser(Zero()), x0, torch.full((64,), sigma), z)
+    x0, z = sigma_data * noise.normal(0, (1, 32, 32)), noise.normal(1, (1, 32, 32))
+    loss = edm_loss(EDMDenoiser(Zero(), sigma_data), x0, torch.full((64,), sigma), z)
     assert loss.shape == (64,)
     assert float(loss.mean()) == pytest.approx(1, abs=5 * 0.0055)
 
