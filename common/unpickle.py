@@ -98,6 +98,7 @@ class TensorUnpickler(pickle.Unpickler):
     """Builds containers, tensors and shells; ``UnpicklingError`` for every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # in old protocols
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
         if module.split(".")[0] in SHELLS:
