@@ -41,7 +41,7 @@ class Noisy(Classifier):
 
 def network(classes=3):
     torch.manual_seed(0)
-    return NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(16, classes)))
+    return NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(16, classes, bias=False)), [0.5], [0.1])
 
 
 def batch(n=13, start=0, classes=2):
@@ -133,19 +133,22 @@ def test_a_deterministic_classifier_is_asked_once():
 
 
 def test_attacked_scores_what_the_attack_returned():
-    classifier, whole = network(3), batch(9, classes=3)
+    classifier, whole, threat = network(3), batch(32, classes=3), ThreatModel("inf", 0.45)
 
-    def grey(classifier, image, label, threat, noise):
-        return threat.project(image, torch.full_like(image, 0.5))
+    def invert(classifier, image, label, threat, noise):
+        return threat.project(image, 1 - image)
 
-    adv = LINF.project(whole[0], torch.full_like(whole[0], 0.5))
-    records = Attacked(grey, LINF)(classifier, whole)
-    assert [r.values["predictions"][0] for r in records] == classifier(adv).argmax(1).tolist()
-    assert [r.values["clean_predictions"][0] for r in records] == classifier(whole[0]).argmax(1).tolist()
+    adv = threat.project(whole[0], 1 - whole[0])
+    records = Attacked(invert, threat)(classifier, whole)
+    after, before = classifier(adv).argmax(1).tolist(), classifier(whole[0]).argmax(1).tolist()
+    assert after != before
+    assert [r.values["predictions"][0] for r in records] == after
+    assert [r.values["correct"][0] for r in records] == [a == y for a, y in zip(after, whole[1].tolist(), strict=True)]
+    assert [r.values["clean_predictions"][0] for r in records] == before
     distance = (adv - whole[0]).abs().flatten(1).amax(1)
     assert [r.values["distance"] for r in records] == pytest.approx(distance.tolist(), rel=1e-5)
     assert all(r.values["within_budget"] and r.values["white_box"] for r in records)
-    assert {(r.values["norm"], r.values["eps"]) for r in records} == {("Linf", 0.1)}
+    assert {(r.values["norm"], r.values["eps"]) for r in records} == {("Linf", 0.45)}
 
 
 def test_attacked_works_where_gradients_are_off_and_leaves_modes_alone():

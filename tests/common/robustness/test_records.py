@@ -188,7 +188,15 @@ def test_agreeing_duplicates_are_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [row(0, [2]), row(0, label=2), row(0, distance=0.2), row(0, [1, 1], distance=0.1), row(0, distance=1)]
+    "other",
+    [
+        row(0, [2], distance=0.1),
+        row(0, [1, 1], distance=0.1),
+        row(0, label=2, distance=0.1),
+        row(0, distance=0.2),
+        row(0, distance=1),
+        row(0),
+    ],
 )
 def test_disagreeing_duplicates_are_an_error(tmp_path, other):
     for record in (row(0, distance=0.1), other):
@@ -321,8 +329,8 @@ def test_summary_of_three_draws_by_hand():
 
 
 def test_a_tied_vote_goes_to_the_lowest_class():
-    (summary,) = summarise([row(0, [2, 1], label=1), row(1, [1, 2], label=2)])
-    assert summary.metrics["MV@2"][0] == 0.5
+    (summary,) = summarise([row(0, [2, 1], label=1), row(1, [1, 2], label=1)])
+    assert summary.metrics["MV@2"][0] == 1.0
 
 
 def test_summary_of_certificates_by_hand():
