@@ -110,8 +110,9 @@ class Steady(Classifier):
 
     Convolution and matrix kernels for a handful of rows add up in another order than those for many; the last bits
     of the logits then depend on how many images happen to share a batch, and an attack that takes signs of gradients
-    magnifies them. Small batches are filled up with copies of their first row, whose answers are thrown away. With 16
-    rows, logits and gradients of our networks on a CPU are the same bits in every batch and for every number of threads.
+    magnifies them. Small batches are filled up with copies of their first row, whose answers are thrown away. With
+    16 rows, logits and gradients of our networks on a CPU are the same bits in every batch and for every number of
+    threads.
     """
 
     def __init__(self, classifier: Classifier, rows: int = 16):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.robustness.attacks import attacking
+from common.robustness.attacks import Attack, attacking
 from common.robustness.classifiers import Classifier
 from common.robustness.threat import ThreatModel
 from common.units import number
@@ -22,7 +22,7 @@ _RADII = ("eps", "max_epsilon")                     # what torchattacks calls th
 _NOT_ATTACKS = ("MultiAttack", "LGV")               # take attacks or data, not a model and numbers
 
 
-class TorchAttacks:
+class TorchAttacks(Attack):
     """``torchattacks.<name>(model, **options)`` (Kim, arXiv 2010.01950), for example ``TorchAttacks("MIFGSM")``.
 
     Radius and norm come from the threat model; ``options`` are the attack's own (ratios such as ``"2/255"`` are
@@ -60,11 +60,10 @@ class TorchAttacks:
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: ThreatModel, noise: Noise
     ) -> Tensor:
         settings = self._settings(threat)
-        first = int(noise.index[0]) if len(noise) else 0
-        seed = noise.stream(f"torchattacks {first}").seed % 2**32
+        seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:
             settings.setdefault("seed", seed)
-        with attacking(classifier, image), _own_generators(seed):
+        with attacking(classifier, image, label, noise), _own_generators(seed):
             model = _Model(classifier, noise, image.device)
             if "n_classes" in self._parameters and "n_classes" not in settings:
                 settings["n_classes"] = model(image[:1]).shape[1]
@@ -125,14 +124,14 @@ def _read(value: Any) -> Any:
 @contextmanager
 def _own_generators(seed: int) -> Iterator[None]:
     """The global generators of torch, numpy and random seeded for the duration, then as they were."""
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    state, numpy_state = random.getstate(), np.random.get_state()       # noqa: NPY002 (the package uses the old one)
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    states = random.getstate(), np.random.get_state()                           # noqa: NPY002 (the package's choice)
     with torch.random.fork_rng(devices=gpus):
         try:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)                                        # noqa: NPY002
+            for start in (torch.manual_seed, random.seed):
+                start(seed)
+            np.random.set_state(np.random.RandomState(seed).get_state())        # noqa: NPY002
             yield
         finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)                            # noqa: NPY002
+            random.setstate(states[0])
+            np.random.set_state(states[1])                                      # noqa: NPY002

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import attacking
+from common.robustness.attacks import Attack, attacking
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
 from common.robustness.threat import ThreatModel
@@ -25,7 +25,7 @@ class Ascent:
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """Projected gradient ascent on the EOT-mean loss: ``x <- project(x + step_size * direction(g))``,
 
         g = grad_x  1/n sum_j loss(classifier(x, noise_j), label),      n = eot,
@@ -74,14 +74,11 @@ class PGD:
     ) -> Ascent:
         """The attack with its diagnostics. ``RuntimeError`` where the classifier gives no gradient at all, or a loss
         that is never finite: either would otherwise return the clean image and pass for robustness."""
-        if not len(image) == len(label) == len(noise):
-            got = f"{len(image)} images, {len(label)} labels, {len(noise)} rows of noise"
-            raise ValueError(f"an attack needs a label and a row of noise per image; got {got}")
         size = self._path(threat) / self.steps if self.step_size is None else number(self.step_size)
         eot = self.eot if classifier.randomised else 1
         best, best_loss = image.clone(), image.new_full((len(image),), -torch.inf)
         dead = torch.zeros_like(best_loss)
-        with attacking(classifier, image):
+        with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
                 adv = threat.random_start(image, noise.stream("start"), restart) if self.random_start else image
                 for step in range(self.steps + 1):
