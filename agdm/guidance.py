@@ -1,7 +1,7 @@
 """The guidance network φ and the gradient it steers the reverse process with (AGDM, arXiv 2403.16067).
 
-A reverse step should head for p(x_{t-1} | x_t, y, x'), with x' the image handed to the defence. By Bayes' rule its score
-is that of the diffusion model plus ∇ log p_φ(y, x' | x), and with the paper's factorisation the second part is the
+A reverse step should head for p(x_{t-1} | x_t, y, x'), x' the image handed to the defence. By Bayes' rule its score is
+that of the diffusion model plus ∇ log p_φ(y, x' | x), and with the paper's factorisation the second part is the
 gradient of a potential per image::
 
     log p_φ(y, x' | x) = - latent_scale D(c_φ(x), c_φ(x')) + label_scale L(p_φ(. | x), p_φ(. | x')) + const
@@ -101,9 +101,9 @@ class GuidanceNetwork(nn.Module):
         self, in_channels: int = 3, num_classes: int = 10, width: int = 32, strides: tuple[int, ...] = (1, 2, 2)
     ) -> None:
         super().__init__()
-        if min(in_channels, width, *strides) < 1 or num_classes < 2:
+        if not strides or min(in_channels, width, *strides) < 1 or num_classes < 2:
             got = f"in_channels={in_channels}, num_classes={num_classes}, width={width}, strides={tuple(strides)}"
-            raise ValueError(f"channels, width and strides must be >= 1 and num_classes >= 2; got {got}")
+            raise ValueError(f"channels, width and every stride must be >= 1 and num_classes >= 2; got {got}")
         self.config: dict[str, Any] = {
             "in_channels": in_channels, "num_classes": num_classes, "width": width, "strides": list(strides)
         }
@@ -224,7 +224,7 @@ class AdversarialGuidance(nn.Module):
     def embed(self, reference: Tensor) -> tuple[Tensor, Tensor]:
         """c_φ(x') (B,F) and log p_φ(. | x') (B,K) of the clean-time reference x' (B,C,H,W), model frame."""
         if torch.is_inference_mode_enabled():
-            raise ValueError("guidance takes a gradient, which inference mode forbids: use Trainer(inference_mode=False)")
+            raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
         latent, logits = self.network(reference, reference.new_zeros(()))
         return latent, logits.log_softmax(dim=1)
 

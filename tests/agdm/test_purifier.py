@@ -1,0 +1,221 @@
+"""Guided reverse steps against the papers' formulas and an exact world, and gradients through them."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.gradcheck import GradcheckError
+
+from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.purifier import AGDM
+from common.diffusion.schedules import DDPM, VP
+from common.diffusion.solvers import DDIM, Ancestral, EulerMaruyama, ProbabilityFlowEuler
+from common.exact import ExactDenoiser, GaussianMixture
+from common.noise import Noise
+from common.units import to_model
+from diffpure.purifier import DiffPure
+
+SHAPE = (1, 2, 3)
+EVERY = ["euler_maruyama", "ancestral", "ddim", "probability_flow_euler", "probability_flow_heun", "torchsde"]
+
+
+def randn(rows, seed=0):
+    return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def denoiser():
+    return ExactDenoiser(GaussianMixture(randn(4, 9) / 2, 0.2, labels=torch.tensor([0, 1, 2, 0])))
+
+
+@pytest.fixture
+def guidance():
+    torch.manual_seed(0)
+    network = GuidanceNetwork(in_channels=1, num_classes=3, width=4, strides=(1, 2)).double()
+    for block in network.blocks:
+        nn.init.normal_(block.film.weight, std=0.3)
+    return AdversarialGuidance(network, latent_scale=3.0, label_scale=5.0)
+
+
+class BayesGuidance(nn.Module):
+    """∇_x log p(y | x; σ) of a mixture: the guidance of an oracle."""
+
+    def __init__(self, mixture, label):
+        super().__init__()
+        self.mixture, self.label = mixture, label
+
+    def embed(self, reference):
+        return ()
+
+    def gradient_at(self, x, sigma):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            log_p = self.mixture.bayes_logits(x, sigma).gather(1, self.label.expand(len(x))[:, None])
+            return torch.autograd.grad(log_p.sum(), x)[0]
+
+
+@pytest.mark.parametrize("solver", EVERY)
+def test_no_guidance_is_diffpure_to_the_bit(denoiser, guidance, solver):
+    image, noise = randn(3).sigmoid(), Noise.of(1, torch.tensor([4, 0, 9]))
+    plain = DiffPure(denoiser, 0.1, steps=4, solver=solver)(image, noise)
+    assert torch.equal(AGDM(denoiser, guidance, 0.1, scale=0.0, steps=4, solver=solver)(image, noise), plain)
+    guided = AGDM(denoiser, guidance, 0.1, scale=1.0, steps=4, solver=solver)(image, noise)
+    assert (guided - plain).abs().max() > 1e-3
+
+
+def test_guided_steps_are_the_papers(denoiser, guidance):
+    """One step at DDPM index i: with g_t = ∇_{x_t}, ε the denoiser's noise, ᾱ, α, β from the betas themselves."""
+    purifier = AGDM(denoiser, guidance, 0.07, scale=2.0, steps=1)
+    xt, z, reference, i = randn(3), randn(3, 1), randn(3, 2), 69
+    context = purifier.prepare(reference)
+    beta = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
+    alpha_bar = (1 - beta).cumprod(0)
+    sigma = (1 / alpha_bar[i] - 1).sqrt()
+
+    def denoise(x, sigma):
+        return purifier.denoise(x, sigma, *context)
+
+    x = xt / alpha_bar[i].sqrt()
+    eps = (x - denoiser(x, sigma)) / sigma
+    g = 2.0 * guidance.gradient(x, sigma, reference) / alpha_bar[i].sqrt()                # ∇_{x_t} = ∇_x / s
+    mu = (xt - beta[i] / (1 - alpha_bar[i]).sqrt() * eps) / (1 - beta[i]).sqrt()
+
+    schedule, t, t_next = DDPM(), torch.tensor(0.070).double(), torch.tensor(0.069).double()
+    ancestral = Ancestral("fixed_large").step(denoise, schedule, xt, t, t_next, z)
+    torch.testing.assert_close(ancestral, mu + beta[i] * g / (1 - beta[i]).sqrt() + beta[i].sqrt() * z)
+    paper = mu + beta[i] * g + beta[i].sqrt() * z
+    assert (ancestral - paper).abs().max() < beta[i] ** 2 * g.abs().max()                 # β/√α - β < β² here
+
+    eps_hat = eps - (1 - alpha_bar[i]).sqrt() * g
+    x0_hat = (xt - (1 - alpha_bar[i]).sqrt() * eps_hat) / alpha_bar[i].sqrt()
+    ddim = alpha_bar[i - 1].sqrt() * x0_hat + (1 - alpha_bar[i - 1]).sqrt() * eps_hat
+    torch.testing.assert_close(DDIM().step(denoise, schedule, xt, t, t_next, None), ddim)
+
+    rate, h = 0.1 + 19.9 * 0.07, 0.01
+    decay = math.exp(-(0.1 * 0.07 + 19.9 * 0.07**2 / 2))                                  # s² = exp(-∫β)
+    x, sigma = xt / decay**0.5, torch.tensor((1 / decay - 1) ** 0.5)
+    score = (denoiser(x, sigma) * decay**0.5 - xt) / (1 - decay)
+    g = 2.0 * guidance.gradient(x, sigma, reference) / decay**0.5
+    schedule, t_next = VP(), t - h
+    stochastic = xt + (rate / 2 * xt + rate * (score + g)) * h + (rate * h) ** 0.5 * z
+    torch.testing.assert_close(EulerMaruyama().step(denoise, schedule, xt, t, t_next, z), stochastic)
+    flow = xt + (rate / 2 * xt + rate / 2 * (score + g)) * h                              # half the push
+    torch.testing.assert_close(ProbabilityFlowEuler().step(denoise, schedule, xt, t, t_next), flow)
+
+
+def test_true_class_likelihood_turns_the_denoiser_into_the_conditional_one(denoiser):
+    """D + σ² ∇ log p(y|x) = D(·, y), Bayes' rule, at every level; scale s is the power p(y|x)^s."""
+    x, label, sigma = randn(5), torch.tensor([0, 1, 2, 0, 2]), torch.tensor([0.05, 0.2, 0.5, 1.0, 3.0]).double()
+    guided = AGDM(denoiser, BayesGuidance(denoiser.mixture, label), 0.1)
+    torch.testing.assert_close(guided.denoise(x, sigma), denoiser(x, sigma, label), rtol=1e-9, atol=1e-11)
+    halved = AGDM(denoiser, BayesGuidance(denoiser.mixture, label), 0.1, scale=0.5).denoise(x, sigma)
+    torch.testing.assert_close(halved, (denoiser(x, sigma) + denoiser(x, sigma, label)) / 2, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", [EulerMaruyama(), Ancestral(), ProbabilityFlowEuler(), DDIM()])
+def test_guided_moments_converge_to_the_exact_conditional_ones(solver):
+    """One Gaussian N(m, v) per class: a guided step is affine, x -> a x + b + c z, so mean and variance of the whole
+    guided process follow exactly, without sampling. Started from the law of x_{t*} given y they must end in that of
+    x_{t_end} given y, with an error that falls to first order: by 2 when the steps are doubled."""
+    mean, variance, t_star, t_end = -0.4, 0.3**2, 0.4, 1e-3
+    means, stds = torch.tensor([[0.5, mean], [0.2, variance**0.5]], dtype=torch.float64)
+    mixture = GaussianMixture(means.view(2, 1, 1, 1), stds)
+    schedule = VP()
+
+    def law(t):
+        s, sigma = (float(level(torch.tensor(t, dtype=torch.float64))) for level in (schedule.scale, schedule.sigma))
+        return s * mean, s**2 * (variance + sigma**2)
+
+    def error(steps):
+        oracle = BayesGuidance(mixture, torch.tensor([1]))
+        purifier = AGDM(ExactDenoiser(mixture), oracle, t_star, steps=steps, t_end=t_end)
+        m, v = law(t_star)
+        probe, z = (torch.tensor(values).double().view(3, 1, 1, 1) for values in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]))
+        for k in range(1, steps + 1):
+            zero, one, kick = solver.step(purifier.denoise, schedule, probe, *purifier.grid.interval(k), z)
+            b, a, c = float(zero), float(one - zero), float(kick - zero)
+            m, v = a * m + b, a**2 * v + c**2
+        exact = law(t_end)
+        return torch.tensor([m - exact[0], v - exact[1]]).double()
+
+    coarse, fine, finest = (error(steps).abs() for steps in (200, 400, 800))
+    assert (finest < 0.002).all()
+    for more, less in ((coarse, fine), (fine, finest)):
+        assert (((more / less - 2).abs() < 0.1) | (less < 1e-12)).all()
+
+
+class DetachedReference(AGDM):
+    def prepare(self, x0):
+        return super().prepare(x0.detach())
+
+
+class DetachedGuidance(AGDM):
+    def denoise(self, x, sigma, *context):
+        plain = self.denoiser(x, sigma)
+        return plain + (super().denoise(x, sigma, *context) - plain).detach()
+
+
+def logits(purifier):
+    """image -> logits of a smooth classifier behind ``purifier``, always with the same noise."""
+    noise, weight = Noise.of(3, torch.tensor([2, 7])), randn(4, 5).flatten(1)
+    return lambda image: torch.tanh(to_model(purifier(image, noise))).flatten(1) @ weight.T
+
+
+@pytest.mark.parametrize("solver", ["euler_maruyama", "ancestral", "probability_flow_heun"])
+@pytest.mark.parametrize("gradient", ["full", "checkpoint"])
+def test_gradient_from_image_to_logits(denoiser, guidance, gradient, solver):
+    purifier = AGDM(denoiser, guidance, 0.3, 1.0, steps=3, solver=solver, gradient=gradient)
+    image = randn(2).sigmoid().requires_grad_()
+    assert torch.autograd.gradcheck(logits(purifier), image)
+
+
+@pytest.mark.parametrize("mistake", [DetachedReference, DetachedGuidance])
+@pytest.mark.parametrize("gradient", ["full", "checkpoint"])
+def test_anything_detached_would_be_noticed(denoiser, guidance, mistake, gradient):
+    purifier = mistake(denoiser, guidance, 0.3, 1.0, steps=3, gradient=gradient)
+    image = randn(2).sigmoid().requires_grad_()
+    with pytest.raises(GradcheckError):
+        torch.autograd.gradcheck(logits(purifier), image)
+
+
+def test_an_image_is_purified_alike_alone_and_in_company(denoiser, guidance):
+    image, index = randn(4).sigmoid(), torch.tensor([8, 1, 5, 3])
+    purifier = AGDM(denoiser, guidance, 0.1, 1.0, steps=5)
+    alone = [purifier(image[b : b + 1], Noise.of(0, index[b : b + 1])) for b in range(4)]
+    torch.testing.assert_close(purifier(image, Noise.of(0, index)), torch.cat(alone), rtol=1e-10, atol=1e-12)
+
+
+def test_push_measures_the_scale(linear):
+    """D = 0 (a point mass at 0) and an mse of A x: ‖s σ² · 2/F AᵀA (x - x')‖ / ‖x‖ with φ blind to σ."""
+
+    class Blind(linear):
+        def forward(self, x, sigma):
+            return super().forward(x, torch.zeros_like(sigma))
+
+    phi, image, noise = Blind(6), randn(3).sigmoid(), Noise.of(0, torch.arange(3))
+    denoiser = ExactDenoiser(GaussianMixture(torch.zeros(1, *SHAPE).double(), 0.0))
+    purifier = AGDM(denoiser, AdversarialGuidance(phi, 1.0, 0.0, "none", "mse"), 0.1, scale=0.4)
+    variance = math.expm1(0.1 * 0.1 + 19.9 * 0.1**2 / 2)
+    n = variance**0.5 * noise.normal(0, SHAPE).double().flatten(1)
+    pushed = 0.4 * variance * 2 / 5 * (n @ phi.A.T @ phi.A).norm(dim=1)
+    x = to_model(image).flatten(1) + n
+    torch.testing.assert_close(purifier.push(image, noise), pushed / x.norm(dim=1))
+
+
+def test_guidance_is_frozen_and_grad_mode_is_respected(denoiser, guidance):
+    guidance.requires_grad_(True)
+    purifier = AGDM(denoiser, guidance, 0.1, 1.0, steps=2)
+    assert not any(parameter.requires_grad for parameter in purifier.parameters())
+    assert not purifier.train().guidance.network.training
+    image = randn(2).sigmoid().requires_grad_()
+    with torch.no_grad():
+        assert not purifier(image).requires_grad
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode=False"):
+        purifier(image)
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
+def test_impossible_scales_are_refused(denoiser, guidance, scale):
+    with pytest.raises(ValueError, match="scale must be finite"):
+        AGDM(denoiser, guidance, 0.1, scale=scale)
