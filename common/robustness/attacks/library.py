@@ -19,6 +19,7 @@ from common.units import number
 
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")                  # every other attack with a fixed radius is an L-inf attack
 _RADII = ("eps", "max_epsilon")                     # what torchattacks calls the radius
+_BLACK_BOX = ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA")
 _NOT_ATTACKS = ("MultiAttack", "LGV")               # take attacks or data, not a model and numbers
 
 
@@ -26,9 +27,10 @@ class TorchAttacks(Attack):
     """``torchattacks.<name>(model, **options)`` (Kim, arXiv 2010.01950), for example ``TorchAttacks("MIFGSM")``.
 
     Radius and norm come from the threat model; ``options`` are the attack's own (ratios such as ``"2/255"`` are
-    read), and naming another radius or norm there is an error. Attacks without a radius (CW, DeepFool, ...) look
-    for the nearest adversarial image and may leave the ball. What comes back is not clipped: the evaluator checks
-    the budget.
+    read), and naming another radius or norm there is an error. What comes back is handed on as it is: the evaluator
+    checks the budget. Attacks without a radius (CW, DeepFool, ...) look for the nearest adversarial image and may
+    leave the ball; ``project=True`` ends with ``threat.project`` and so makes them attacks at this budget.
+    ``white_box`` is false for those that use no gradient.
 
     Every call of the classifier gets fresh noise, so averaging over draws does average. But torchattacks picks
     rows out of a batch without saying which: rows of noise follow the position within the call and the number of
@@ -39,8 +41,10 @@ class TorchAttacks(Attack):
     the attack and restored afterwards.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any] | None = None):
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None, project: bool = False):
         self.name = name
+        self.project = project
+        self.white_box = name not in _BLACK_BOX
         self.options = {key: _read(value) for key, value in (options or {}).items()}
         self._attack = _find(name)
         self._parameters = [p for p in inspect.signature(self._attack).parameters if p != "model"]
@@ -68,7 +72,8 @@ class TorchAttacks(Attack):
             if "n_classes" in self._parameters and "n_classes" not in settings:
                 settings["n_classes"] = model(image[:1]).shape[1]
             adv: Tensor = self._attack(model, **settings)(image.clone(), label.clone())
-        return adv.detach().to(image.dtype)
+        adv = adv.detach().to(image.dtype)
+        return threat.project(image, adv) if self.project else adv
 
     def _settings(self, threat: ThreatModel) -> dict[str, Any]:
         """The options, with radius and norm filled in from the threat model; ``ValueError`` where they disagree."""

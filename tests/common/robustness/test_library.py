@@ -96,12 +96,33 @@ def test_attacks_run_on_a_randomised_classifier_with_fresh_noise_at_every_call(p
     assert len(jitter.seen) > 1 or name == "FGSM"
 
 
-def test_a_nearest_adversarial_image_may_leave_the_ball_and_is_not_clipped(problem):
+def test_a_nearest_adversarial_image_may_leave_the_ball_unless_it_is_to_be_projected(problem):
     classifier, image, label = problem
-    tight = ThreatModel("inf", 0.01)
-    adv = TorchAttacks("CW", {"c": 5, "lr": 0.02})(classifier, image, label, tight, rows(16))
+    tight, settings = ThreatModel("inf", 0.01), {"c": 5, "lr": 0.02}
+    adv = TorchAttacks("CW", settings)(classifier, image, label, tight, rows(16))
     assert accuracy(classifier, adv, label) <= 0.5
     assert not bool(tight.check(image, adv).all())
+    projected = TorchAttacks("CW", settings, project=True)(classifier, image, label, tight, rows(16))
+    assert torch.equal(projected, tight.project(image, adv))
+    assert bool(tight.check(image, projected).all())
+
+
+def test_attacks_say_whether_they_use_gradients(problem):
+    """Of the package's attacks on a plain classifier, the black boxes are those that never ask for a gradient."""
+
+    class Watched(NetworkClassifier):
+        def forward(self, image, noise=None):
+            self.asked |= image.requires_grad
+            return super().forward(image, noise)
+
+    classifier, image, label = problem
+    options = {"Pixle": {"restarts": 1, "max_iterations": 1}, "Square": {"n_queries": 3}, "OnePixel": {"steps": 1}}
+    for name in ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA", "FGSM", "CW", "DeepFool", "FAB", "APGD"):
+        watched = Watched(classifier.network, [0.35], [1.0])
+        watched.asked = False
+        attack = TorchAttacks(name, options.get(name))
+        attack(watched, image[:4], label[:4], LINF, rows(4))
+        assert attack.white_box == watched.asked, name
 
 
 def test_the_single_step_is_the_closed_form(problem):
