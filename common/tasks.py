@@ -217,6 +217,7 @@ class RobustTask(L.LightningModule):
         if not names or len(set(names)) != len(names):
             raise ValueError(f"evaluators need distinct names, at least one; got {names}. Set `name` in init_args")
         self.classifier = Steady(classifier.freeze())
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
         self.evaluators, self.path = list(evaluators), records
         self._accuracy: dict[str, Metric] = {}
         self._records: Records | None = None
@@ -254,7 +255,10 @@ class RobustTask(L.LightningModule):
             batch = (batch[0][todo], batch[1][todo], batch[2][todo])
         return evaluator(self.classifier, batch)
 
-    def on_test_epoch_end(self) -> None:
+    def teardown(self, stage: str) -> None:
+        """After the test, on every rank: Lightning runs no other hook on a rank that had no images."""
+        if stage != "test":
+            return
         self.trainer.strategy.barrier("every rank has written its records")
         if self._records is not None and self.trainer.is_global_zero:
             self._records.merge()
@@ -274,7 +278,9 @@ class RobustTask(L.LightningModule):
 
 
 def _accuracy(evaluator: Evaluator) -> Metric:
-    return CertifiedAccuracy() if isinstance(evaluator, Certified) else RobustAccuracy()
+    """Of this rank alone: ranks have unequal numbers of batches, and waiting for the others would deadlock."""
+    kind = CertifiedAccuracy if isinstance(evaluator, Certified) else RobustAccuracy
+    return kind(sync_on_compute=False)
 
 
 def data_settings(data: L.LightningDataModule) -> dict[str, Any]:

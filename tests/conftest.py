@@ -63,7 +63,10 @@ def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
         purifier = {"denoiser": part["denoiser"], "t_star": 0.1, "steps": 2, **changes.pop("purifier", {})}
         threat = {"norm": "inf", "eps": "51/255", **changes.pop("threat", {})}
         attacked = {
-            "attack": {"class_path": "common.robustness.attacks.pgd.PGD", "init_args": {"steps": 3, "eot": 2} | (attack or {})},
+            "attack": {
+                "class_path": "common.robustness.attacks.pgd.PGD",
+                "init_args": {"steps": 3, "eot": 2} | (attack or {}),
+            },
             "threat": {"class_path": "common.robustness.threat.ThreatModel", "init_args": threat},
             "draws": 3,
             "keep_images": 2,

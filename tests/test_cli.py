@@ -50,7 +50,7 @@ def test_the_command_line_wins_over_a_checkpoint(tiny_test, tmp_path, monkeypatc
     stored = {"_class_path": "common.tasks.RobustTask", "records": str(tmp_path / "stored")}
     torch.save({"hyper_parameters": stored, "state_dict": {}, "pytorch-lightning_version": "2.6.4"}, path)
     built = []
-    monkeypatch.setattr("lightning.Trainer.test", lambda self, model, **_: built.append(model))
+    monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, _: built.append(self.model))
     cli.main(["test", "-c", str(tiny_test()), f"--ckpt_path={path}", "--model.init_args.records=asked"])
     assert type(built[0]).__name__ == "DiffPureTask"
     assert built[0].path == "asked"

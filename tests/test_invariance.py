@@ -1,0 +1,106 @@
+"""Records do not depend on batch size, processes or interruptions: the same noise, predictions and counts."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(processes: int, *arguments: str) -> list[str]:
+    """``python cli.py …`` or the same under torchrun, on a free port of this machine."""
+    script = [str(ROOT / "cli.py"), *arguments]
+    if processes == 1:
+        return [sys.executable, *script]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [*launcher, *script, f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
+
+
+def run(processes: int, *arguments: str) -> None:
+    done = subprocess.run(command(processes, *arguments), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def decided(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What must agree exactly: everything but floats, which rounding inside kernels may touch in the last digits."""
+    return [
+        {**row, "values": {k: v for k, v in row["values"].items() if not isinstance(v, float) and k != "images"}}
+        for row in rows
+    ]
+
+
+@pytest.fixture
+def reference(tiny_test, rows, tmp_path):
+    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "reference"))])
+    return rows(tmp_path / "reference")
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_records_are_the_same_for_every_batch_size(reference, tiny_test, rows, tmp_path, batch_size):
+    """Bit for bit, floats included: batches are filled up to 16 rows, which fixes the kernels (see ``Steady``)."""
+    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "other", data={"batch_size": batch_size}))])
+    assert rows(tmp_path / "other") == reference
+    assert len({json.dumps(row["values"]["predictions"]) for row in reference}) > 5  # the rows do differ
+
+
+def test_records_are_the_same_on_two_processes(reference, tiny_test, rows, tmp_path):
+    """13 images: neither 2 processes nor batches of 7 divide them, and one rank has fewer batches."""
+    run(2, "test", "-c", str(tiny_test(records=tmp_path / "two", data={"batch_size": 3})))
+    assert decided(rows(tmp_path / "two")) == decided(reference)
+    parts = list((tmp_path / "two").glob("part-*.jsonl"))
+    assert {part.name[:10] for part in parts} == {"part-00000", "part-00001"}
+
+
+def test_more_processes_than_images(tiny_test, rows, tmp_path):
+    run(2, "test", "-c", str(tiny_test(data={"test_images": 1})))
+    assert len(rows(tmp_path / "records")) == 2
+
+
+def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_test, rows, tmp_path):
+    """Killed without warning after the first rows, its last line torn; resumed by one process in other batches."""
+    records = tmp_path / "killed"
+    first = tiny_test(records=records, data={"batch_size": 1})
+    process = subprocess.Popen(
+        command(2, "test", "-c", str(first)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline and _lines(records) < 4:
+            time.sleep(0.02)
+    finally:
+        subprocess.run(["pkill", "-KILL", "-f", str(first)], check=False)  # the launcher and both workers
+        process.wait()
+    assert not (records / "records.jsonl").exists(), "the run was to be killed half-way"
+    part = max(records.glob("part-*.jsonl"), key=lambda path: path.stat().st_size)
+    part.write_bytes(part.read_bytes()[:-20])
+    cli.main(["test", "-c", str(tiny_test(records=records, data={"batch_size": 5}))])
+    assert decided(rows(records)) == decided(reference)
+
+
+def test_a_finished_run_has_nothing_left_to_do(reference, tiny_test, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.robustness.evaluators.Attacked._attacked", lambda *_: pytest.fail("attacked again"))
+    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "reference"))])
+    assert rows(tmp_path / "reference") == reference
+
+
+def test_guidance_fits_on_two_processes(tmp_path):
+    config = ROOT / "configs" / "tour" / "04-guidance.fit.yaml"
+    export = tmp_path / "guidance.safetensors"
+    run(2, "fit", "-c", str(config), "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
+        "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu", f"--model.init_args.export={export}",
+        f"--trainer.default_root_dir={tmp_path}", "--model.init_args.val_steps=1")  # fmt: skip
+    from common.checkpoints import load_network
+
+    assert type(load_network(export)).__name__ == "GuidanceNetwork"
+
+
+def _lines(records: Path) -> int:
+    """Rows on the disk, headers aside."""
+    return sum(max(0, len(part.read_bytes().splitlines()) - 1) for part in records.glob("part-*.jsonl"))
