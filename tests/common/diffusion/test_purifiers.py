@@ -102,7 +102,7 @@ def test_a_graph_is_formed_when_the_context_asks(denoiser, image):
         shift = torch.zeros(1, 1, 6, 6, requires_grad=True)
 
         def prepare(self, x0):
-            return (self.shift.expand_as(x0),)
+            return (self.shift,)
 
         def denoise(self, x, sigma, shift):
             return self.denoiser(x, sigma) + shift
@@ -110,6 +110,8 @@ def test_a_graph_is_formed_when_the_context_asks(denoiser, image):
     purifier = Guided(denoiser, VP(), 0.1, steps=3)
     (gradient,) = torch.autograd.grad(purifier(image, NOISE).sum(), purifier.shift)
     assert gradient.abs().min() > 0
+    with torch.no_grad():
+        assert purifier(image, NOISE).grad_fn is None
 
 
 def test_denoiser_is_frozen(denoiser, image):
