@@ -112,25 +112,27 @@ class NoisedDiffusionClassifier(Classifier):
 
     def _errors(self, x: Tensor, noise: Noise) -> Tensor:
         """Squared errors (T,B,K) around ``x``: blocks of nodes x images x classes of at most ``batch_size`` rows."""
-        bound = self.bound
-        sigma, spread, pull = (x.new_tensor(v.tolist()) for v in (bound.sigma, bound.spread, bound.pull))
-        images = max(1, min(len(x), self.batch_size // self.num_classes))
-        nodes = max(1, min(len(bound), self.batch_size // (self.num_classes * images)))
-        every = torch.arange(self.num_classes, device=x.device)
-        labels = [every[k] for k in _slices(self.num_classes, self.batch_size)]
+        count, classes = len(self.bound), torch.arange(self.num_classes, device=x.device)
+        sigma, spread, pull = (x.new_tensor(v.tolist()) for v in (self.bound.sigma, self.bound.spread, self.bound.pull))
 
-        def errors(part: Tensor, z: Tensor, i: slice, label: Tensor) -> Tensor:
+        def errors(part: Tensor, z: Tensor, i: slice, k: slice) -> Tensor:
             xt, target = noised_pair(part, z, spread[i], pull[i])
-            return squared_errors(self.denoiser, xt, sigma[i], target, label)
+            return squared_errors(self.denoiser, xt, sigma[i], target, classes[k])
 
-        block = self._recomputed(errors, images < len(x) or nodes < len(bound) or len(labels) > 1)
+        block = self._recomputed(errors, count * len(x) * len(classes) > self.batch_size)
 
-        def row(i: slice, b: slice) -> Tensor:
-            z = self._normals(noise.rows(b), range(len(bound))[i], x)  # drawn here: a recomputation must see the same
-            return torch.cat([block(x[b], z, i, label) for label in labels], dim=2)
+        def row(part: Tensor, noise: Noise, i: slice) -> Tensor:
+            z = self._normals(
+                noise, range(count)[i], part
+            )  # drawn out here: a recomputation is handed the same numbers
+            return torch.cat([block(part, z, i, k) for k in _slices(len(classes), self.batch_size)], dim=2)
 
-        columns = [[row(i, b) for b in _slices(len(x), images)] for i in _slices(len(bound), nodes)]
-        return torch.cat([torch.cat(column, dim=1) for column in columns])
+        def column(part: Tensor, noise: Noise) -> Tensor:
+            nodes = max(1, self.batch_size // (len(part) * len(classes)))
+            return torch.cat([row(part, noise, i) for i in _slices(count, nodes)])
+
+        images = max(1, self.batch_size // len(classes))
+        return torch.cat([column(x[b], noise.rows(b)) for b in _slices(len(x), images)], dim=1)
 
     def _normals(self, noise: Noise, nodes: range, like: Tensor) -> Tensor:
         """z (n,B,C,H,W) of some nodes: one draw each, or with alternating sign one for two neighbours."""

@@ -10,6 +10,7 @@ from torch import nn
 from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
+from common.robustness.smoothing import Smoothing
 from common.units import to_model, to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.likelihood import ELBO, LogNormal, Nodes
@@ -269,12 +270,14 @@ def test_blocks_change_neither_logits_nor_gradients(variant, sigma, settings, ba
     assert len(denoiser.calls) == 2 * calls - unchecked
 
 
-def test_blocks_fill_the_network():
-    """5 images x 3 classes x 16 nodes = 240 rows: 32 at a time could take 8 calls, whole nodes of 15 rows take 8."""
-    denoiser, classifier = recorded("dc", 0.0, batch_size=32)
+@pytest.mark.parametrize(("batch_size", "calls"), [(240, 1), (32, 8), (14, 20), (2, 160)])
+def test_blocks_fill_the_network(batch_size, calls):
+    """5 images x 3 classes x 16 nodes = 240 rows. In turn: everything; two nodes of all images; one node of 4 images,
+    then four nodes of the fifth (16 + 4 calls); two classes, then the third, of one image and node (2 x 80)."""
+    denoiser, classifier = recorded("dc", 0.0, batch_size=batch_size)
     with torch.no_grad():
         classifier(images(5), Noise.of(0, torch.arange(5)))
-    assert len(denoiser.calls) == 8
+    assert len(denoiser.calls) == calls
 
 
 @pytest.mark.parametrize("partition", [(1,) * 6, (4, 2), (5, 1)])
@@ -343,6 +346,19 @@ def test_float32_stays_float32():
         differences(logits).double(), differences(classifier(images(2), Noise.of(0, torch.arange(2)))),
         rtol=1e-4, atol=1e-4,
     )  # fmt: skip
+
+
+def test_it_is_certified_like_any_classifier():
+    """Classes 1.2 pixels apart: the mean of each keeps half of that, less what 200 samples leave open."""
+    means = torch.tensor([-1.2, 1.2]).view(2, 1, 1, 1)
+    denoiser = ExactDenoiser(GaussianMixture(means, 0.1))
+    smoothing = Smoothing(0.25, n0=20, n=200, num_classes=2)
+    noise = Noise.of(0, torch.arange(2))
+    for variant in ("apndc", "epndc"):
+        classifier = NoisedDiffusionClassifier(denoiser, 2, 0.25, variant, Nodes(8, antithetic=True))
+        certificates = smoothing.certify(classifier, to_pixel(means), noise)
+        assert [c.prediction for c in certificates] == [0, 1]
+        assert all(0.3 < c.radius < 0.6 for c in certificates)
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
