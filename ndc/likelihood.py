@@ -1,6 +1,6 @@
 r"""Likelihood bounds of a class-conditional denoiser: DC, EPNDC and APNDC as one weighted sum of squared errors.
 
-Given an input at noise level sigma_tau, x_tau = x_0 + sigma_tau n (sigma_tau = 0: clean), all three have the form
+Given an input at noise level sigma_tau, x_tau = x_0 + sigma_tau n (sigma_tau = 0: clean),
 
     log p(x_tau | y)  >=  C - sum_i w_i E_z || D(x_tau + u_i z, sigma_i, y) - (x_tau - (sigma_tau^2 / u_i) z) ||^2,
     u_i = sqrt(sigma_i^2 - sigma_tau^2),        z ~ N(0, I),        C the same for every class y.
@@ -9,7 +9,8 @@ Given an input at noise level sigma_tau, x_tau = x_0 + sigma_tau n (sigma_tau = 
 - EPNDC is the general case. Its target is a *Noise2Noise* target: a second noisy copy of x_0 whose noise is independent
   of the noise in x_tau + u_i z. It is the paper's difference of posterior means in another form, because
   m_q - m_p = (1 - sigma_t^2 / sigma_{t+1}^2) (target - D) at sigma_i = sigma_{t+1}.
-- APNDC is DC around x_0^ = D(x_tau, sigma_tau), an unconditional estimate of x_0, on nodes above sigma_tau.
+- APNDC is DC around x_0^ = D(x_tau, sigma_tau), an unconditional estimate of x_0, on nodes above sigma_tau. It bounds
+  not log p(x_tau | y) but its average over x_0^ + sigma_tau n: the mean of EPNDC over such re-noised estimates.
 
 In continuous time the sum is int w(sigma) E||.||^2 d sigma, and for w = 1/sigma^3 and the exact denoiser the bound is
 tight: DC's class differences are the log-likelihood ratios of clean data, EPNDC's those of data at sigma_tau. Over
