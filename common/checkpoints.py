@@ -16,12 +16,14 @@ from typing import Any, Literal, TypeVar, get_args
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
+from common import published
 from common.description import build, describe
 from common.diffusion.denoisers import Denoiser
 from common.identity import weights_hash as fingerprint
 from common.robustness.classifiers import Classifier
+from common.state import compare, existing, fill, unshared
 
 Format = Literal["safetensors", "score_sde", "guided_diffusion", "edm", "sdedit_ddpm", "robustbench_wrn"]
 
@@ -65,11 +67,11 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
         raise ValueError(f"our checkpoints are .safetensors files; got {path.name!r}. Use {path.stem}.safetensors.")
     description = {"format": FORMAT_VERSION, **describe(module), "notes": dict(notes or {})}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    _compare(build(description).state_dict(), state, f"this {type(module).__qualname__}")
+    compare(build(description).state_dict(), state, f"this {type(module).__qualname__}")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(_unshared(state), unfinished, metadata={METADATA_KEY: json.dumps(description)})
+        save_file(unshared(state), unfinished, metadata={METADATA_KEY: json.dumps(description)})
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -108,63 +110,6 @@ def load(path: str | Path) -> nn.Module:
     return fill(module, state, str(path))
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
-    """``module`` with exactly the tensors of ``state`` (from ``source``) in its own types, in evaluation mode.
-
-    Raises ``ValueError`` that names what is missing, left over or of another shape.
-    """
-    expected = module.state_dict()
-    _compare(expected, state, source)
-    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
-    unfilled = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
-    if unfilled:
-        raise ValueError(f"{type(module).__qualname__} has tensors that no checkpoint fills: {_some(unfilled)}.")
-    return module.eval()
-
-
-def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    missing = [name for name in expected if name not in state]
-    extra = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    found = {"missing": missing, "left over": extra, "of another shape": shapes}
-    if any(found.values()):
-        listed = "; ".join(f"{what}: {_some(names)}" for what, names in found.items() if names)
-        raise ValueError(
-            f"the tensors of {source} must be exactly those of the network it describes. {listed}. "
-            "Check the format and the config."
-        )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
-
-
-def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory with others are copied; safetensors stores none twice and refuses them."""
-    seen: set[int] = set()
-    out = {}
-    for name, value in state.items():
-        address = value.untyped_storage().data_ptr()
-        out[name] = value.clone() if address in seen else value
-        seen.add(address)
-    return out
-
-
-def existing(path: str | Path) -> Path:
-    """The path of a file that is there; ``FileNotFoundError`` otherwise."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {path} (from {Path.cwd()}). Check the path, or train or fetch it."
-        )
-    return path
-
-
 # What a configuration names; the return annotations let it stand where such a part is expected ------------------------
 
 
@@ -174,27 +119,53 @@ def load_network(path: str | Path, format: Format = "safetensors", config: dict[
     Args:
         path: of the file.
         format: whose layout and tensor names it has; "safetensors" is our own.
-        config: the publishers' options; files of our own carry theirs.
+        config: the publishers' options, sections or not; files of our own carry theirs.
 
     Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is damaged, foreign or does not fit.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"format must be one of {', '.join(get_args(Format))}; got {format!r}.")
-    if config is not None:
-        raise ValueError(f"{path}: files of our own carry their config; leave config out, or name another format.")
-    return load(path)
+    return published.load_network(path, format, config) if _is_published(format, config) else load(path)
 
 
 def load_denoiser(path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None) -> Denoiser:
-    """The denoiser in a file; arguments and errors as for `load_network`."""
-    return _as(Denoiser, load_network(path, format, config), path)
+    """The denoiser in a file; arguments and errors as for `load_network`.
+
+    A published network becomes one with the noise levels and labels it was trained for: Score-SDE's continuous ones,
+    guided diffusion's and SDEdit's nearest index, EDM's sigma and classes.
+    """
+    if _is_published(format, config):
+        return published.load_denoiser(path, format, config)
+    return _as(Denoiser, load(path), path)
 
 
 def load_classifier(
     path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None
 ) -> Classifier:
-    """The classifier in a file; arguments and errors as for `load_network`."""
-    return _as(Classifier, load_network(path, format, config), path)
+    """The classifier in a file; arguments and errors as for `load_network`.
+
+    A published one reads pixels as they are, or normalised if ``config`` also has ``mean`` and ``std``.
+    """
+    if _is_published(format, config):
+        return published.load_classifier(path, format, config)
+    return _as(Classifier, load(path), path)
+
+
+def convert(source: str | Path, target: str | Path, format: Format, config: dict[str, Any] | None = None) -> Path:
+    """Write the denoiser, or for "robustbench_wrn" the classifier, of a published file in our own format.
+
+    Later loads need only the path, and read no more than the weights. Arguments and errors as for `load_network`.
+    """
+    if not _is_published(format, config):
+        raise ValueError(f"{source} is said to be in our own format already; name the published one.")
+    part = (load_classifier if format == "robustbench_wrn" else load_denoiser)(source, format, config)
+    return save(part, target, notes={"converted_from": format, "sha256": sha256(source)})
+
+
+def _is_published(format: str, config: dict[str, Any] | None) -> bool:
+    if format not in get_args(Format):
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}; got {format!r}.")
+    if format == "safetensors" and config is not None:
+        raise ValueError("files of our own carry their config; leave config out, or name another format.")
+    return format != "safetensors"
 
 
 def _as(kind: type[M], module: nn.Module, path: str | Path) -> M:

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+SOURCE = "import os\nos.system('touch RAN')\n"
 PARITY = Path(__file__).parents[1] / "parity"
 
 
@@ -39,6 +43,7 @@ def published() -> Callable[[str], Published]:
     weights = importlib.util.module_from_spec(module)
     module.loader.exec_module(weights)
 
+    @cache
     def read(name: str) -> Published:
         arrays = {key: torch.from_numpy(value) for key, value in np.load(PARITY / f"{name}.npz").items()}
         manifest = PARITY / f"{name}.json"
@@ -69,3 +74,24 @@ def awake() -> Callable[..., nn.Module]:
         return network.eval()
 
     return fill
+
+
+@pytest.fixture
+def persistent(monkeypatch):
+    """A module as EDM pickles it: a call that would execute the source of its class, with its state as an argument."""
+    utils, persistence = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
+    monkeypatch.setitem(sys.modules, "torch_utils", utils)
+    monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)
+
+    def reconstruct(meta):
+        raise AssertionError("the source was executed")
+
+    reconstruct.__module__, reconstruct.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"
+    persistence._reconstruct_persistent_obj = reconstruct
+
+    class Persistent(nn.Module):
+        def __reduce__(self):
+            meta = {"type": "class", "version": 6, "module_src": SOURCE, "class_name": type(self).__name__}
+            return reconstruct, ({**meta, "state": self.__dict__},), None
+
+    return Persistent

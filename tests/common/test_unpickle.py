@@ -4,8 +4,6 @@ import io
 import os
 import pickle
 import pickletools
-import sys
-import types
 from collections import OrderedDict
 
 import numpy as np
@@ -14,29 +12,6 @@ import torch
 from torch import nn
 
 from common.unpickle import TensorUnpickler, read_tensors
-
-SOURCE = "import os\nos.system('touch RAN')\n"
-
-
-@pytest.fixture
-def persistent(monkeypatch):
-    """A module as EDM pickles it: a call that would execute the source of its class, with its state as an argument."""
-    utils, persistence = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
-    monkeypatch.setitem(sys.modules, "torch_utils", utils)
-    monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)
-
-    def reconstruct(meta):
-        raise AssertionError("the source was executed")
-
-    reconstruct.__module__, reconstruct.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"
-    persistence._reconstruct_persistent_obj = reconstruct
-
-    class Persistent(nn.Module):
-        def __reduce__(self):
-            meta = {"type": "class", "version": 6, "module_src": SOURCE, "class_name": type(self).__name__}
-            return reconstruct, ({**meta, "state": self.__dict__},), None
-
-    return Persistent
 
 
 @pytest.fixture
@@ -144,5 +119,5 @@ def test_the_pickles_of_these_tests_do_name_what_they_claim(network):
     """The simulated file has the layout it stands for: source inside, a reconstructing call, nested states."""
     named = {str(argument) for _, argument, _ in pickletools.genops(pickle.dumps(network, 2)) if argument is not None}
     assert "torch_utils.persistence _reconstruct_persistent_obj" in named
-    assert SOURCE in named
+    assert any("touch RAN" in text for text in named)
     assert "torch.storage _load_from_bytes" in named

@@ -162,7 +162,7 @@ class ADM(nn.Module):
         super().__init__()
         self.config = arguments
         layers.levels_of(image_size, channel_mult)
-        self.model_channels, self.num_res_blocks = model_channels, num_res_blocks
+        self.model_channels, self.num_res_blocks, self.num_classes = model_channels, num_res_blocks, num_classes
         emb = 4 * model_channels
         self.time_embed = nn.Sequential(nn.Linear(model_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.label_emb = None if num_classes is None else nn.Embedding(num_classes, emb)

@@ -1,0 +1,198 @@
+"""Downloads from a server in this process: resumed, verified, kept; and cards that describe the published networks."""
+
+import hashlib
+import io
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from rich.console import Console
+
+from common import weights
+from common.published.options import build
+from common.weights import CARDS, Card, card, fetch, published_classifier, published_denoiser
+
+CONTENT = bytes(range(256)) * 4096
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.asked.append(self.headers.get("Range"))
+        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.resumes else 0
+        if start >= len(server.content) > 0:
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(server.content) - start))
+        self.end_headers()
+        self.wfile.write(server.content[start : server.breaks_at])
+        server.breaks_at = None
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.content, server.asked, server.resumes, server.breaks_at = CONTENT, [], True, None
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def publish(server, monkeypatch):
+    def publish(**changes):
+        stated = {"sha256": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT)} | changes
+        url = f"http://127.0.0.1:{server.server_port}/file.pt"
+        made = Card("a test", url, "https://example.org/page", "file.pt", "none", "robustbench_wrn", **stated)
+        monkeypatch.setitem(CARDS, "test", made)
+
+    return publish
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_download_verify_and_keep(server, publish, console, tmp_path):
+    publish()
+    path = fetch("test", tmp_path, console)
+    assert path.read_bytes() == CONTENT
+    assert {p.name for p in tmp_path.iterdir()} == {"file.pt", "file.pt.sha256"}
+    assert "licence: none" in console.file.getvalue()
+    assert "unverified" not in console.file.getvalue()
+    assert fetch("test", tmp_path, console) == path
+    assert server.asked == [None]
+
+
+def test_a_broken_download_is_continued(server, publish, console, tmp_path):
+    publish()
+    server.breaks_at = 100_000
+    with pytest.raises(ConnectionError, match=r"100000 bytes are kept .* save it from https://example.org/page"):
+        fetch("test", tmp_path, console)
+    assert not (tmp_path / "file.pt").exists()
+    assert fetch("test", tmp_path, console).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-"]
+
+
+def test_a_server_that_cannot_resume_starts_again(server, publish, console, tmp_path):
+    publish()
+    server.resumes = False
+    (tmp_path / "file.pt.part").write_bytes(b"something else")
+    assert fetch("test", tmp_path, console).read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_used(server, publish, console, tmp_path):
+    publish()
+    (tmp_path / "file.pt.part").write_bytes(CONTENT)
+    assert fetch("test", tmp_path, console).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CONTENT[:-1] + b"x", r"its sha256 must be \w+ and is \w+"),
+        (CONTENT[:-1], "must have 1048576 bytes and has 1048575"),
+        (b"<html>quota exceeded</html>", "it is a web page"),
+    ],
+)
+def test_another_file_is_refused(content, message, server, publish, console, tmp_path):
+    publish()
+    server.content = content
+    with pytest.raises(ValueError, match=message):
+        fetch("test", tmp_path, console)
+    assert {p.name for p in tmp_path.iterdir()} == {"file.pt.refused"}
+    server.content = CONTENT
+    fetch("test", tmp_path, console)
+
+
+def test_a_file_that_changed_in_the_cache_is_refused(publish, console, tmp_path):
+    import os
+
+    publish()
+    path = fetch("test", tmp_path, console)
+    path.write_bytes(CONTENT[:-1] + b"x")
+    os.utime(path, ns=(path.stat().st_atime_ns, (tmp_path / "file.pt.sha256").stat().st_mtime_ns + 1))
+    with pytest.raises(ValueError, match="its sha256 must be"):
+        fetch("test", tmp_path, console)
+
+
+def test_a_file_put_there_by_hand_is_verified(server, publish, console, tmp_path):
+    publish()
+    (tmp_path / "file.pt").write_bytes(CONTENT)
+    fetch("test", tmp_path, console)
+    assert server.asked == []
+    assert (tmp_path / "file.pt.sha256").exists()
+
+
+def test_without_a_stated_hash_it_says_so(publish, console, tmp_path):
+    publish(sha256=None, size=None)
+    fetch("test", tmp_path, console)
+    said = console.file.getvalue()
+    assert "unverified" in said
+    assert hashlib.sha256(CONTENT).hexdigest() in said
+
+
+def test_nothing_is_downloaded_unless_asked(server, publish, tmp_path, monkeypatch):
+    publish()
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
+    for load in (published_denoiser, published_classifier):
+        with pytest.raises(FileNotFoundError, match="Pass download=True to fetch it"):
+            load("test")
+    assert server.asked == []
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match=r"there is no card 'tset'\. There are score_sde_cifar10"):
+        card("tset")
+
+
+def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relative_error):
+    reference = published("robustbench_wrn_small")
+    torch.save({"state_dict": reference.state}, tmp_path / "made.pt")
+    server.content = (tmp_path / "made.pt").read_bytes()
+    publish(sha256=None, size=None, config=reference.config)
+    classifier = published_classifier("test", download=True, directory=tmp_path)
+    with torch.no_grad():
+        assert relative_error(classifier(reference.arrays["x"]), reference.arrays["logits"]) < 1e-5
+
+
+def test_an_unreachable_server(publish, server, console, tmp_path, monkeypatch):
+    publish()
+    gone = Card("a test", "http://127.0.0.1:9/file.pt", "https://example.org/page", "file.pt", "none", "edm")
+    monkeypatch.setitem(CARDS, "test", gone)
+    with pytest.raises(ConnectionError, match="could not be fetched"):
+        fetch("test", tmp_path, console)
+
+
+PARAMETERS = {
+    "score_sde_cifar10": 106_632_579,
+    "guided_diffusion_imagenet256": 552_814_086,
+    "sdedit_celebahq256": 113_673_219,
+    "edm_cifar10_conditional": 55_740_000,
+    "edm_cifar10_unconditional": 55_730_000,
+    "edm_imagenet64_conditional": 295_900_000,
+    "robustbench_cifar10_standard": 36_480_000,
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards_describe_the_published_networks(name):
+    """Parameter counts as the papers and their files have them; EDM's and WRN's are stated to four digits."""
+    network = build(CARDS[name].format, CARDS[name].config)
+    count = sum(p.numel() for p in network.parameters())
+    assert count == pytest.approx(PARAMETERS[name], rel=2e-4)
+    assert CARDS[name].url.startswith("https://")
+    assert CARDS[name].licence
+
+
+def test_the_cache_may_be_moved(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path))
+    assert weights.cache() == tmp_path
+    monkeypatch.delenv("ROBUST_DIFFUSION_CACHE")
+    assert weights.cache().name == "robust-diffusion"
