@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.diffusion.networks import layers
 from common.diffusion.networks.layers import Layer, check_choice
+from common.units import to_model
 
 EPS = 1e-6  # of every group norm
 
@@ -368,7 +369,7 @@ class NCSNpp(nn.Module):
         label = label.reshape(-1)
         layer = iter(self.all_modules).__next__
         emb = self._embed(label.to(torch.promote_types(x.dtype, torch.float32)), x.dtype, layer)
-        h = self._way_up(*self._way_down(x if self.centered else 2 * x - 1, emb, layer), emb, layer)
+        h = self._way_up(*self._way_down(x if self.centered else to_model(x), emb, layer), emb, layer)
         if self.scale_by_sigma:
             sigma = label if self.embedding_type == "fourier" else self.sigmas[label.long()]
             h = h / sigma.to(h)[:, None, None, None]

@@ -133,8 +133,8 @@ def _own_generators(seed: int) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()                           # noqa: NPY002 (the package's choice)
     with torch.random.fork_rng(devices=gpus):
         try:
-            for start in (torch.manual_seed, random.seed):
-                start(seed)
+            torch.manual_seed(seed)
+            random.seed(seed)
             np.random.set_state(np.random.RandomState(seed).get_state())        # noqa: NPY002
             yield
         finally:
