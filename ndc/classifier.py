@@ -122,9 +122,7 @@ class NoisedDiffusionClassifier(Classifier):
         block = self._recomputed(errors, count * len(x) * len(classes) > self.batch_size)
 
         def row(part: Tensor, noise: Noise, i: slice) -> Tensor:
-            z = self._normals(
-                noise, range(count)[i], part
-            )  # drawn out here: a recomputation is handed the same numbers
+            z = self._normals(noise, range(count)[i], part)  # here, so that a recomputation is handed the same numbers
             return torch.cat([block(part, z, i, k) for k in _slices(len(classes), self.batch_size)], dim=2)
 
         def column(part: Tensor, noise: Noise) -> Tensor:
