@@ -16,7 +16,6 @@ import lightning as L
 import rich.traceback
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningCLI
 from rich.console import Console
 
@@ -25,6 +24,7 @@ import common.data.digits
 import common.data.synthetic  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
+from common.progress import LiveProgressBar
 from common.report import build
 
 TRAINER = {
@@ -43,7 +43,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})
         if trainer.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*(trainer.get("callbacks") or []), RichProgressBar(leave=True)]
+            kwargs["callbacks"] = [*(trainer.get("callbacks") or []), LiveProgressBar(leave=True)]
         return super().instantiate_trainer(**kwargs)
 
 
