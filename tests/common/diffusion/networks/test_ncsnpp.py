@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion.networks import DDPMpp, NCSNpp
-from common.diffusion.networks.ncsnpp import Attention, Resample, ResBlock
+from common.diffusion.networks.ncsnpp import Attention, Combine, Resample, ResBlock
 
 NOT_THE_BODY = {"beta_min", "beta_max", "name", "ema_rate", "normalization", "attention_type", "conv_size"}
 
@@ -96,7 +96,7 @@ def test_both_namings_are_one_network(embedding, encoder, decoder, awake, relati
             8,
             2,
             model_channels=8,
-            channel_mult=[1, 2],
+            channel_mult=[1, 2, 2],  # the second way down reuses the pyramid of the first
             num_blocks=2,
             attn_resolutions=[4],
             embedding_type=embedding,
@@ -107,7 +107,7 @@ def test_both_namings_are_one_network(embedding, encoder, decoder, awake, relati
         )
     )
     network = NCSNpp(
-        **(SMALL | {"num_res_blocks": 2}),
+        **(SMALL | {"num_res_blocks": 2, "ch_mult": [1, 2, 2]}),
         fir=True,
         embedding_type=embedding,
         progressive_input=ENCODERS[encoder],
@@ -171,6 +171,15 @@ def test_shortcuts_of_both_kinds_of_block():
 
     assert shortcuts("biggan") == {"Conv_2.weight", "Conv_2.bias"}
     assert shortcuts("ddpm") == {"NIN_0.W", "NIN_0.b"}
+
+
+def test_the_input_pyramid_joins_in_front():
+    """Order of the channels is part of the format: first the pyramid's, then the features."""
+    combine = Combine(2, 3, "cat")
+    torch.nn.init.constant_(combine.Conv_0.weight, 1.0)
+    torch.nn.init.zeros_(combine.Conv_0.bias)
+    out = combine(torch.ones(1, 2, 4, 4), torch.full((1, 3, 4, 4), 7.0))
+    assert out[0, :, 0, 0].tolist() == [2, 2, 2, 7, 7, 7]
 
 
 def test_a_network_that_is_not_told_the_noise_level(awake):
