@@ -28,11 +28,11 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def settings(part: Any) -> Any:
+def settings(part: Any, inside: bool = False) -> Any:
     """A part and its settings as JSON: class names, public attributes, nested parts; speed-only settings left out.
 
-    A module with a ``config`` dictionary (every network of ours) is described by it, other networks by their class;
-    their weights enter through `identify`.
+    A module with a ``config`` dictionary (every network of ours) is described by it, other networks by their class.
+    The outermost module of a nest also gets the hash of all weights in it; ``inside`` says that one has it already.
     """
     if isinstance(part, float):
         return part if math.isfinite(part) else str(part)
@@ -43,30 +43,29 @@ def settings(part: Any) -> Any:
     if isinstance(part, Tensor):
         return {"shape": list(part.shape), "sha256": hashlib.sha256(part.detach().cpu().numpy().tobytes()).hexdigest()}
     if isinstance(part, Mapping):
-        return {str(key): settings(value) for key, value in part.items() if key not in SPEED_ONLY}
+        return {str(key): settings(value, inside) for key, value in part.items() if key not in SPEED_ONLY}
     if isinstance(part, list | tuple | set | frozenset | range):
-        return [settings(value) for value in (sorted(part) if isinstance(part, set | frozenset) else part)]
+        return [settings(value, inside) for value in (sorted(part) if isinstance(part, set | frozenset) else part)]
     if callable(part) and hasattr(part, "__qualname__"):
         return f"{part.__module__}.{part.__qualname__}"
-    kind = type(part)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(part, nn.Module):
-        config = getattr(part, "config", None)
-        own = dict(config) if isinstance(config, Mapping) else {**vars(part), **part._modules}
-    else:
-        own = dict(getattr(part, "__dict__", {}))
-    if isinstance(part, nn.Module) and not name.startswith(("agdm.", "common.", "diffpure.", "ndc.")):
-        return {"class": name}  # a third party's network: its weights identify it
-    public = {key: value for key, value in own.items() if not key.startswith("_") and key not in SPEED_ONLY}
-    return {"class": name, **{key: settings(value) for key, value in sorted(public.items())}}
+    name = f"{type(part).__module__}.{type(part).__qualname__}"
+    if not isinstance(part, nn.Module):
+        return {"class": name, **_public(vars(part) if hasattr(part, "__dict__") else {}, inside)}
+    weights = {} if inside else {"weights": weights_hash(part)}
+    if not name.startswith(("agdm.", "common.", "diffpure.", "ndc.")):
+        return {"class": name, **weights}
+    config = getattr(part, "config", None)
+    own = config if isinstance(config, Mapping) else {**vars(part), **part._modules}
+    return {"class": name, **_public(own, inside=True), **weights}
+
+
+def _public(attributes: Mapping[str, Any], inside: bool) -> dict[str, Any]:
+    names = sorted(name for name in attributes if not name.startswith("_") and name not in SPEED_ONLY)
+    return {name: settings(attributes[name], inside) for name in names}
 
 
 def identify(parts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(fingerprint, description) of a run made of ``parts``; modules contribute a hash of their weights as well."""
-    description: dict[str, Any] = {}
-    for name, part in parts.items():
-        description[name] = settings(part)
-        if isinstance(part, nn.Module):
-            description[f"{name} weights"] = weights_hash(part)
+    """(fingerprint, description) of a run made of ``parts``."""
+    description = {name: settings(part) for name, part in parts.items()}
     text = json.dumps(description, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16], description
