@@ -74,7 +74,7 @@ class FilmBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, time_dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
-        self.norm = nn.GroupNorm(math.gcd(8, out_channels), out_channels)
+        self.norm = nn.GroupNorm(out_channels // math.gcd(8, out_channels), out_channels)
         self.film = nn.Linear(time_dim, 2 * out_channels)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)

@@ -48,14 +48,15 @@ class GuidanceTask(TrainingTask):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(recipe, export)
-        if not 0 < t_star <= 1:
-            raise ValueError(f"t_star must be in (0, 1]; got {t_star}")
+        schedule = VP() if schedule is None else schedule
+        if not 0 < t_star <= schedule.t_max:
+            raise ValueError(f"t_star must be a time in (0, {schedule.t_max:g}]; got {t_star}")
         if not 0 <= clean < 1:
             raise ValueError(f"clean, the share of images without noise, must be in [0, 1); got {clean}")
         if val_steps < 0:
             raise ValueError(f"val_steps must be >= 0, 0 for no robust validation; got {val_steps}")
         self.network, self.objective, self.t_star, self.clean = network, objective, t_star, clean
-        self.schedule: Schedule = VP() if schedule is None else schedule
+        self.schedule = schedule
         self.attack = PGD(steps=val_steps) if val_steps else None
         sigma = float(self.schedule.sigma(torch.tensor(t_star, dtype=torch.float64)))
         self.views = {"clean": GuidanceClassifier(network), "diffused": GuidanceClassifier(network, sigma)}
@@ -74,7 +75,7 @@ class GuidanceTask(TrainingTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, index = batch
         noise = self.noise(index)
-        sigma = draw_sigma(noise, self.schedule, min(1.0, 1.2 * self.t_star), self.clean)
+        sigma = draw_sigma(noise, self.schedule, min(self.schedule.t_max, 1.2 * self.t_star), self.clean)
         losses = self.objective(self.network, image, label, sigma, noise)
         loss = losses.total.mean()
         parts = {"train/loss": loss, "train/natural": losses.natural.mean(), "train/robust": losses.robust.mean()}

@@ -81,7 +81,7 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
     g = 2.0 * guidance.gradient(x, sigma, reference) / alpha_bar[i].sqrt()                # ∇_{x_t} = ∇_x / s
     mu = (xt - beta[i] / (1 - alpha_bar[i]).sqrt() * eps) / (1 - beta[i]).sqrt()
 
-    schedule, t, t_next = DDPM(), torch.tensor(0.070).double(), torch.tensor(0.069).double()
+    schedule, (t, t_next) = DDPM(), torch.tensor([0.070, 0.069], dtype=torch.float64)
     ancestral = Ancestral("fixed_large").step(denoise, schedule, xt, t, t_next, z)
     torch.testing.assert_close(ancestral, mu + beta[i] * g / (1 - beta[i]).sqrt() + beta[i].sqrt() * z)
     paper = mu + beta[i] * g + beta[i].sqrt() * z
@@ -94,7 +94,7 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
 
     rate, h = 0.1 + 19.9 * 0.07, 0.01
     decay = math.exp(-(0.1 * 0.07 + 19.9 * 0.07**2 / 2))                                  # s² = exp(-∫β)
-    x, sigma = xt / decay**0.5, torch.tensor((1 / decay - 1) ** 0.5)
+    x, sigma = xt / decay**0.5, torch.tensor((1 / decay - 1) ** 0.5, dtype=torch.float64)
     score = (denoiser(x, sigma) * decay**0.5 - xt) / (1 - decay)
     g = 2.0 * guidance.gradient(x, sigma, reference) / decay**0.5
     schedule, t_next = VP(), t - h
