@@ -8,6 +8,7 @@ apply from left to right; the last one wins.
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` as on the command line, without the program's name."""
     if args is None:
         rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's, about itself
+        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # our data lie in memory
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     words = list(sys.argv[1:] if args is None else args)
     if words[:1] in (["report"], ["tour"]):
         command = {"report": report, "tour": tour}[words[0]]
@@ -106,6 +110,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args=args if args is None else words,
         trainer_defaults=TRAINER,
         save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
         parser_kwargs={"description": __doc__},
     )
 

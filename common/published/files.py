@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,6 +15,15 @@ from torch import Tensor, nn
 from common.unpickle import read_tensors
 
 ZIP, OLD_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+_scalar = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS: list[Any] = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64")),
+]
+"""Harmless things beside the weights: accuracies and epochs that trainers leave there."""
 
 
 def read(path: Path, format: str) -> Any:
@@ -37,7 +47,8 @@ def read(path: Path, format: str) -> Any:
             raise pickle.UnpicklingError("not written by torch.save")
         # Of Score-SDE's files three quarters are optimiser state, which mapping leaves on the disk.
         mapped = format == "score_sde" and start.startswith(ZIP)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         if format == "score_sde" and isinstance(content, dict):
             content.pop("optimizer", None)
         return content

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -183,6 +184,14 @@ def test_files_of_old_torch(format, file_of):
 def test_files_of_old_torch_without_batch_counters(file_of):
     path, config, reference = file_of("robustbench_wrn")
     torch.save({k: v for k, v in reference.state.items() if not k.endswith("num_batches_tracked")}, path)
+    load_classifier(path, "robustbench_wrn", config)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_trainers_may_leave_numbers_beside_the_weights(zipped, file_of):
+    path, config, reference = file_of("robustbench_wrn")
+    content = {"state_dict": reference.state, "best": np.float64(94.78), "epoch": np.int64(200), "lr": 0.1}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     load_classifier(path, "robustbench_wrn", config)
 
 
