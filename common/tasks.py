@@ -230,7 +230,7 @@ class RobustTask(L.LightningModule):
             raise ValueError(
                 f"precision {self.trainer.precision} rounds images to less than an attack's budget; use 32-true"
             )
-        parts: dict[str, Any] = {"classifier": self.classifier, "evaluators": self.evaluators}
+        parts: dict[str, Any] = {"classifier": self.classifier.classifier, "evaluators": self.evaluators}
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             parts["data"] = data_settings(data)
         fingerprint, description = identify(parts)

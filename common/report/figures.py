@@ -92,7 +92,7 @@ def _bars(run: Run, style: Style) -> list[tuple[str, Triple, str]]:
             clean = [("clean", summary.metrics["clean Avg"], style.neutral)]
         bars.append((summary.evaluator, summary.metrics["Avg"], style.accent))
         worst = [name for name in summary.metrics if name.startswith("Wor@")]
-        bars += [(f"{summary.evaluator}, all {n[4:]} draws", summary.metrics[n], style.faint) for n in worst]
+        bars += [(f"{summary.evaluator}, worst of {n[4:]}", summary.metrics[n], style.faint) for n in worst]
     return clean + bars
 
 

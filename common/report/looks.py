@@ -77,8 +77,8 @@ summary { cursor: pointer; color: var(--accent); padding: .25rem 0; }
 """
 
 READING = """<p>A randomised defence draws new noise for every query. <b>Average</b> is the accuracy of one query.
-<b>All draws</b> (Wor@K) counts an image only if every one of its K draws is right: what is left when an attacker may
-ask K times. It falls even without an attack, so <b>All draws, no attack</b> stands beside it. <b>Majority</b> (MV@K)
+<b>Worst draw</b> (Wor@K) counts an image only if every one of its K draws is right: what is left when an attacker may
+ask K times. It falls even without an attack, so <b>Worst draw, no attack</b> stands beside it. <b>Majority</b> (MV@K)
 lets the K draws vote. A deterministic classifier is asked once, and all of these are one number.</p>
 <p>Brackets and whiskers are 95 % Clopper-Pearson intervals over images. For an average over draws the images, not the
 draws, count as independent, which makes its interval rather too wide than too narrow. The intervals say how much the

@@ -39,7 +39,7 @@ def bounds(triple: Triple) -> str:
 
 def accuracy_table(runs: Sequence[Run]) -> Table:
     """One row per run and evaluator that predicts; draws are counted where they differ from one."""
-    columns = ["Defence", "Evaluation", "Images", "Draws", "Average", "All draws", "Majority", "All draws, no attack"]
+    columns = ["Defence", "Evaluation", "Images", "Draws", "Average", "Worst draw", "Majority", "Worst draw, no attack"]
     pairs = [(run, summary) for run in runs for summary in run.summaries if run.kind(summary.evaluator) < 2]
     return Table("Accuracy, %", columns, [_accuracies(run, summary) for run, summary in pairs])
 
