@@ -71,7 +71,12 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        unfinished.touch()
+        mode = (
+            unfinished.stat().st_mode
+        )  # what a new file gets here; the writer would make it readable to its owner alone
         save_file(unshared(state), unfinished, metadata={METADATA_KEY: json.dumps(description)})
+        unfinished.chmod(mode)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

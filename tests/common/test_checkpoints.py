@@ -82,6 +82,11 @@ def test_a_file_appears_only_when_complete(denoiser, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["d.safetensors"]
 
 
+def test_a_file_is_as_readable_as_any_other(denoiser, tmp_path):
+    (tmp_path / "other").touch()
+    assert save(denoiser, tmp_path / "d.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_tied_weights_are_stored(tmp_path):
     network = SmallCNN(4, 1)
     network.features[4].weight = network.features[1].weight
