@@ -72,9 +72,7 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         unfinished.touch()
-        mode = (
-            unfinished.stat().st_mode
-        )  # what a new file gets here; the writer would make it readable to its owner alone
+        mode = unfinished.stat().st_mode  # of any new file; the writer's would be readable to its owner alone
         save_file(unshared(state), unfinished, metadata={METADATA_KEY: json.dumps(description)})
         unfinished.chmod(mode)
         os.replace(unfinished, path)
