@@ -101,7 +101,7 @@ class DDPM:
             raise ValueError(f"DDPM needs num_steps >= 1; got {num_steps}")
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"DDPM needs 0 < beta_start <= beta_end < 1; got {beta_start} and {beta_end}")
-        self.num_steps = num_steps
+        self.num_steps, self.beta_start, self.beta_end = num_steps, beta_start, beta_end
         beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
         rate = -torch.log1p(-beta)                      # what B(t) = -log abar(t) gains over interval i
         self.sigmas = torch.expm1(rate.cumsum(0)).sqrt()
