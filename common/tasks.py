@@ -21,6 +21,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from common.checkpoints import save
+from common.data.modules import ImageData
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
 from common.identity import SPEED_ONLY, identify, settings, weights_hash
@@ -284,8 +285,11 @@ def _accuracy(evaluator: Evaluator) -> Metric:
 
 
 def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
-    """What of a data module decides the images: its class and constructor arguments, speed and subset size aside."""
-    arguments = {name: getattr(data, name, None) for name in inspect.signature(type(data)).parameters}
+    """What of a data module decides the images: its class and its own `identity`, or its constructor's arguments."""
+    if isinstance(data, ImageData):
+        arguments = data.identity()
+    else:
+        arguments = {name: getattr(data, name, None) for name in inspect.signature(type(data)).parameters}
     return {
         "class": type(data).__qualname__,
         **{key: settings(value) for key, value in arguments.items() if key not in SPEED_ONLY},

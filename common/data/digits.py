@@ -3,6 +3,8 @@
 The test half of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998; CC BY 4.0).
 """
 
+from typing import Any
+
 import torch
 
 from common.data.modules import ImageData, ImageDataset
@@ -16,18 +18,19 @@ class Digits(ImageData):
 
     Pixels 0..16 become [0,1]. ``test_images`` limits a test to the first so many, whose classes are interleaved.
     ``hold_out_validation=False`` trains on all 1,285 images; validation then sees images that were trained on.
+    ``loading`` holds the arguments of ``ImageData``.
     """
 
     num_classes = 10
     shape = (1, 8, 8)
+    channels = 1
+    classes = tuple("0123456789")
 
-    def __init__(
-        self, batch_size: int = 128, test_images: int | None = None, workers: int = 0, hold_out_validation: bool = True
-    ) -> None:
-        super().__init__(batch_size, test_images, workers)
+    def __init__(self, hold_out_validation: bool = True, **loading: Any) -> None:
+        super().__init__(**loading)
         self.hold_out_validation = hold_out_validation
 
-    def setup(self, stage: str | None = None) -> None:
+    def load(self, stage: str | None = None) -> None:
         from sklearn.datasets import load_digits  # a second to import: only when it is used
         from sklearn.model_selection import train_test_split
 

@@ -1,19 +1,42 @@
 """What every data module shares: batches of (image, label, index), and a test sampler that counts each image once."""
 
-from collections.abc import Iterator, Sized
+import inspect
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any, Protocol
 
 import lightning as L
 import torch
 import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Subset as Selection
 from torch.utils.data.distributed import DistributedSampler
 
+from common.data.files import PictureBatches, Pictures, class_names
+from common.data.pictures import Crop
+from common.data.subsets import Subset
+
 Example = tuple[Tensor, int, int]  # image (C,H,W) in [0,1], label, index
+Batch = tuple[Tensor, Tensor, Tensor]  # the same of B images
+
+
+class Images(Protocol):
+    """A data set of images: ``labels`` (N,) int64, and ``[i]`` is (image, label, i)."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
 
 
 class ImageDataset(Dataset[Example]):
-    """Images in memory. ``images`` (N,C,H,W) float32 in [0,1], ``labels`` (N,) int64; the index is the position."""
+    """Images in memory. ``images`` (N,C,H,W), float32 in [0,1] or uint8 up to 255; ``labels`` (N,) int64.
+
+    The index is the position.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if len(images) != len(labels):
@@ -24,7 +47,8 @@ class ImageDataset(Dataset[Example]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
-        return self.images[index], int(self.labels[index]), index
+        image = self.images[index]
+        return image / 255 if image.dtype == torch.uint8 else image, int(self.labels[index]), index
 
 
 class ShardSampler(DistributedSampler[int]):
@@ -35,8 +59,8 @@ class ShardSampler(DistributedSampler[int]):
     """
 
     def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None) -> None:
+        world = num_replicas if num_replicas is not None else world_size()
         active = torch.distributed.is_available() and torch.distributed.is_initialized()
-        world = num_replicas if num_replicas is not None else torch.distributed.get_world_size() if active else 1
         mine = rank if rank is not None else torch.distributed.get_rank() if active else 0
         super().__init__(dataset, num_replicas=world, rank=mine, shuffle=False)  # type: ignore[arg-type]
         self.positions = range(mine, len(dataset), world)
@@ -48,47 +72,119 @@ class ShardSampler(DistributedSampler[int]):
         return len(self.positions)
 
 
+def world_size() -> int:
+    """The number of processes that share a run."""
+    active = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if active else 1
+
+
 class ImageData(L.LightningDataModule):
-    """Base of the data modules: subclasses fill ``train``, ``val`` and ``held_out`` in ``setup``.
+    """Base of the data modules: subclasses fill ``train``, ``val`` and ``held_out`` in ``load``.
 
     Training batches are shuffled (Lightning shards them over ranks); validation and test go through
-    :class:`ShardSampler`. Attributes ``num_classes`` and ``shape`` (C,H,W) are known before ``setup``.
+    :class:`ShardSampler`. Attributes ``num_classes`` and ``shape`` (C,H,W) are known after ``setup`` at the latest;
+    ``classes``, the classes' names, may be None; ``channels`` is what ``path``'s pictures are converted to, 3 or 1.
+
+    Parameters
+    ----------
+    batch_size, workers:
+        images in a batch, and processes that load them (0: the main one).
+    subset:
+        which test images and in which order, see ``common.data.subsets``; all of them in order without it.
+    test_images:
+        test only the first so many of these.
+    path:
+        images for ``predict``: a folder, whose sub-folders count too, or one file. Without it ``predict`` takes the
+        test images.
+    size:
+        resize the images of ``path`` to this side, cropping what is longer; without it they stay as they are.
+    class_file:
+        a file with the classes' names, one per line, for ``predict``'s table.
     """
 
     num_classes: int
     shape: tuple[int, int, int]
-    train: Dataset[Example]
-    val: Dataset[Example]
-    held_out: Dataset[Example]
+    channels: int = 3
+    classes: Sequence[str] | None = None
+    train: Images
+    val: Images
+    held_out: Images
 
-    def __init__(self, batch_size: int = 128, test_images: int | None = None, workers: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int = 128,
+        test_images: int | None = None,
+        workers: int = 0,
+        subset: Subset | None = None,
+        path: str | Path | None = None,
+        size: int | None = None,
+        class_file: str | Path | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1; got {batch_size}")
         if test_images is not None and test_images < 1:
             raise ValueError(f"test_images must be >= 1, or null for all of them; got {test_images}")
+        if workers < 0:
+            raise ValueError(f"workers must be >= 0, the number of processes that load images; got {workers}")
         self.batch_size, self.test_images, self.workers = batch_size, test_images, workers
+        self.subset, self.path, self.size = subset, None if path is None else Path(path).expanduser(), size
+        self.crop = Crop(size)  # what happens to the pictures of ``path``
+        if self.path is not None and not self.path.exists():
+            raise FileNotFoundError(f"no folder or picture {self.path.absolute()} (data.init_args.path)")
+        if class_file is not None:
+            self.classes = class_names(class_file)
+        self.files: Pictures | None = None
 
-    def train_dataloader(self) -> DataLoader[Example]:
-        return DataLoader(self.train, self.batch_size, shuffle=True, num_workers=self.workers, drop_last=False)
+    def load(self, stage: str | None = None) -> None:
+        """Fill ``train``, ``val`` and ``held_out``, as far as ``stage`` (Lightning's, None for all) needs them."""
+        raise NotImplementedError
 
-    def val_dataloader(self) -> DataLoader[Example]:
+    def setup(self, stage: str | None = None) -> None:
+        if stage == "predict" and self.path is not None:
+            self.files = Pictures(self.path, self.crop, self.channels)
+        else:
+            self.load(stage)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the test images: the constructor's own arguments and the subset, if there is one.
+
+        Left out is what says where they are, how fast they are read or how many are tested: records of another machine
+        or of a shorter test of the same subset belong to the same run.
+        """
+        parameters = inspect.signature(type(self)).parameters.values()
+        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in ELSEWHERE]
+        if lost := [name for name in own if not hasattr(self, name)]:
+            raise ValueError(f"{type(self).__name__} must keep its arguments {lost} as attributes: records name them")
+        subset = {} if self.subset is None else {"subset": self.subset}
+        return {name: getattr(self, name) for name in own} | subset
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train, self.batch_size, shuffle=True, num_workers=self.workers)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Any]:
         return self._in_order(self.val)
 
-    def test_dataloader(self) -> DataLoader[Example]:
-        """The first ``test_images`` of the held-out images, in order."""
-        dataset = self.held_out
-        if self.test_images is not None:
-            available = len(dataset)  # type: ignore[arg-type]
-            if self.test_images > available:
-                raise ValueError(
-                    f"test_images must be at most {available}, the held-out images; got {self.test_images}"
-                )
-            dataset = torch.utils.data.Subset(dataset, range(self.test_images))
-        return self._in_order(dataset)
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The first ``test_images`` of the subset, or of all held-out images; indices are those of the whole set."""
+        images, labels = self.held_out, self.held_out.labels
+        order = range(len(images)) if self.subset is None else self.subset.order(labels)
+        if self.test_images is not None and self.test_images > len(order):
+            what = "the held-out images" if self.subset is None else f"the images of {type(self.subset).__name__}"
+            raise ValueError(f"test_images must be at most {len(order)}, {what}; got {self.test_images}")
+        return self._in_order(Selection(images, order[: self.test_images]))  # type: ignore[arg-type]
 
-    def predict_dataloader(self) -> DataLoader[Example]:
-        return self.test_dataloader()
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches of the pictures in ``path``, all of one size within a batch, with -1 for labels; see ``files``."""
+        if self.path is None:
+            return self.test_dataloader()
+        files = self.files or Pictures(self.path, self.crop, self.channels)
+        batches = PictureBatches(files, self.batch_size, world_size())
+        return DataLoader(batches, None, sampler=ShardSampler(batches), num_workers=self.workers)
 
-    def _in_order(self, dataset: Dataset[Example]) -> DataLoader[Example]:
-        return DataLoader(dataset, self.batch_size, sampler=ShardSampler(dataset), num_workers=self.workers)  # type: ignore[arg-type]
+    def _in_order(self, dataset: Any) -> DataLoader[Any]:
+        return DataLoader(dataset, self.batch_size, sampler=ShardSampler(dataset), num_workers=self.workers)
+
+
+ELSEWHERE = {"root", "download", "batch_size", "test_images", "workers", "subset", "path", "size", "class_file"}
+"""Constructor arguments that are no part of a data set's identity."""

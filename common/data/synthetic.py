@@ -3,6 +3,8 @@
 What a method does on them can be compared with the exact score, denoiser and Bayes classifier of ``common.exact``.
 """
 
+from typing import Any
+
 import torch
 
 from common.data.modules import ImageData, ImageDataset
@@ -18,6 +20,7 @@ class Synthetic(ImageData):
 
     ``std`` is in the model frame. Pixels leave [0,1] with a chance below 1e-5 at the defaults and are clamped there;
     :attr:`mixture` is the law before that, in the model frame. Everything is a function of ``seed``.
+    ``loading`` holds the arguments of ``ImageData``.
     """
 
     def __init__(
@@ -27,19 +30,19 @@ class Synthetic(ImageData):
         contrast: float = 0.5,
         std: float = 0.1,
         seed: int = 0,
-        batch_size: int = 128,
-        test_images: int | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(batch_size, test_images)
+        super().__init__(**loading)
         if num_classes < 2:
             raise ValueError(f"a classification needs num_classes >= 2; got {num_classes}")
         if not 0 < contrast <= 1 or std < 0:
             raise ValueError(f"need 0 < contrast <= 1 and std >= 0; got {contrast} and {std}")
         self.num_classes, self.shape, self.seed = num_classes, shape, seed
+        self.channels, self.contrast, self.std = shape[0], contrast, std
         patterns = Noise.of(seed, torch.arange(num_classes)).stream("patterns").uniform(0, shape)
         self.mixture = GaussianMixture(contrast * (2 * patterns - 1), std)
 
-    def setup(self, stage: str | None = None) -> None:
+    def load(self, stage: str | None = None) -> None:
         for name, size in SPLITS.items():
             x0, label = self.mixture.sample(Noise.of(self.seed, torch.arange(size)).stream(name))
             setattr(self, name, ImageDataset(to_pixel(x0).clamp(0, 1), label))

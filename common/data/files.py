@@ -1,0 +1,97 @@
+"""Pictures to predict: those under a path, in batches of one size, whatever formats and sizes lie there together."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, measure
+
+UNKNOWN = -1
+"""The label of a picture that has none."""
+
+
+class Pictures:
+    """The pictures under ``path``, a folder with its sub-folders or one file, in alphabetical order.
+
+    ``names`` are relative to ``root``; a picture's index is its position among them. Hidden files and those without a
+    picture's suffix are not looked at. ``skipped`` says of each name that cannot be read why.
+
+    Raises ``FileNotFoundError`` if there is no picture.
+    """
+
+    def __init__(self, path: str | Path, crop: Crop | None = None, channels: int = 3) -> None:
+        path = Path(path).expanduser()
+        self.root = path.parent if path.is_file() else path
+        self.crop, self.channels = crop or Crop(), channels
+        found = [path] if path.is_file() else [entry for entry in path.rglob("*") if _is_picture(entry, path)]
+        if not found:
+            raise FileNotFoundError(
+                f"no picture in {path.absolute()}; pictures are {', '.join(sorted(SUFFIXES))} files"
+            )
+        self.names = sorted(entry.relative_to(self.root).as_posix() for entry in found)
+        self.skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Tensor:
+        """Pixels (C,H,W) in [0,1]. Raises ``UnreadableError``."""
+        return self.crop(decode(self.root / self.names[index], self.channels))
+
+    def by_size(self) -> dict[tuple[int, int], list[int]]:
+        """Indices by (height, width), from the files' headers; those without a good one join ``skipped``."""
+        sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, name in enumerate(self.names):
+            try:
+                side = self.crop.size
+                sizes[measure(self.root / name) if side is None else (side, side)].append(index)
+            except UnreadableError as error:
+                self.skipped[name] = str(error)
+        return sizes
+
+
+class PictureBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Whole batches: ``[i]`` is (image (B,C,H,W), label (B,) of -1, index (B,)), B at most ``batch_size``.
+
+    Pictures that cannot be read are left out of their batch, which may be empty then. A few pictures are spread over
+    ``world`` processes rather than put into one batch.
+    """
+
+    def __init__(self, pictures: Pictures, batch_size: int, world: int = 1) -> None:
+        self.pictures = pictures
+        self.batches: list[list[int]] = []
+        for _, indices in sorted(pictures.by_size().items()):
+            rows = min(batch_size, -(-len(indices) // world))
+            self.batches += [indices[start : start + rows] for start in range(0, len(indices), rows)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        images, read = [], []
+        for number in self.batches[position]:
+            try:
+                images.append(self.pictures.read(number))
+                read.append(number)
+            except UnreadableError:  # whoever writes the results finds the gap, and asks again why
+                continue
+        nothing = torch.zeros(0, self.pictures.channels, 1, 1)
+        image = torch.stack(images) if images else nothing
+        index = torch.tensor(read, dtype=torch.int64)
+        return image, torch.full_like(index, UNKNOWN), index
+
+
+def class_names(path: str | Path) -> list[str]:
+    """The names of classes 0, 1, … from a file with one in each line."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of class names {path}; it holds one name per line, that of class 0 first")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _is_picture(entry: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in entry.relative_to(root).parts)
+    return entry.suffix.lower() in SUFFIXES and not hidden and entry.is_file()
