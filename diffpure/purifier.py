@@ -14,6 +14,14 @@ class DiffPure(DiffusionPurifier):
     The paper's t_star, of 1: CIFAR-10 0.1 (L-infinity 8/255), 0.075 (L2 0.5), 0.125 (unseen threats); ImageNet 0.15;
     CelebA-HQ 0.5. Its grid is the default one: Euler-Maruyama with a node every 1e-3 down to t_end = 1e-5, i.e. 100
     steps for t_star = 0.1. ``schedule`` None is the paper's VP-SDE. The rest is as in ``DiffusionPurifier``.
+
+    The paper's and its code's other samplers:
+
+    * probability-flow ODE: ``solver="probability_flow_euler"`` (or ``"..._heun"``, order 2);
+    * DDPM, one step for each index: ``solver="ancestral", schedule=DDPM(), t_end=0``, x0 clipped by a ``Clipped``
+      denoiser. Learned variances are not used: a denoiser is a mean. ``Ancestral("fixed_large")`` is beta_t;
+    * Langevin dynamics: ``diffpure.langevin``; random depth: ``diffpure.randomised``;
+    * several rounds, another resolution, fixed noise: ``common.diffusion.composed``.
     """
 
     def __init__(

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 
+from common.diffusion.purifiers import Purifier
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
 from common.tasks import RobustTask
-from diffpure.purifier import DiffPure
 
 
 class DiffPureTask(RobustTask):
     """Test ``classifier`` behind DiffPure (arXiv 2205.07460): ``robust-diffusion test -c configs/diffpure/….yaml``.
 
-    The evaluators attack the composition, so gradients run through the sampler as ``purifier.gradient`` says.
+    ``purifier`` is a ``DiffPure``, one of its variants, or several in a chain. The evaluators attack the composition,
+    so gradients run through the sampler as the purifier's ``gradient`` says.
     """
 
     def __init__(
         self,
-        purifier: DiffPure,
+        purifier: Purifier,
         classifier: Classifier,
         evaluators: Sequence[Evaluator],
         records: str = "runs/diffpure",

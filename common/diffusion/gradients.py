@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from common.diffusion.grids import TimeGrid
 from common.diffusion.reverse import ReverseProcess
-from common.diffusion.solvers import EulerMaruyama, TimeGrid, TorchSDE, reverse_drift
+from common.diffusion.solvers import EulerMaruyama, TorchSDE, reverse_drift
 from common.noise import Noise
 
 Reverse = Callable[[ReverseProcess, Tensor, Noise, tuple[Tensor, ...]], Tensor]
@@ -135,7 +136,7 @@ class Adjoint(Gradient):
     def _process(self, process: ReverseProcess) -> ReverseProcess:
         if self.dt is None and self.t_end is None:
             return process
-        times = process.grid.times
+        times = _times(process)
         dt = times[0] - times[1] if self.dt is None else self.dt
         t_end = times[-1] if self.t_end is None else self.t_end
         return replace(process, grid=TimeGrid.uniform(times[0], t_end, dt=dt, t_max=process.schedule.t_max))
@@ -147,7 +148,7 @@ class Adjoint(Gradient):
                 f"the adjoint is that of the reverse SDE by Euler-Maruyama; got the solver {type(solver).__name__}. "
                 'Use solver="euler_maruyama", or the exact gradient="checkpoint"'
             )
-        times = self._process(process).grid.times
+        times = _times(self._process(process))
         if max(abs(times[0] - k * (times[0] - times[1]) - t) for k, t in enumerate(times[:-1])) > 1e-9:
             raise ValueError("the adjoint needs a grid of equal steps (the last may be shorter); use TimeGrid.uniform")
 
@@ -165,8 +166,16 @@ class Adjoint(Gradient):
 
             return reverse_drift(denoise, process.schedule, x, t)
 
-        return integrate_adjoint(drift, process.schedule.diffusion, xt, process.grid.times, draws, context,
+        return integrate_adjoint(drift, process.schedule.diffusion, xt, _times(process), draws, context,
                                  adjoint_method=self.adjoint_method)
+
+
+def _times(process: ReverseProcess) -> tuple[float, ...]:
+    if not isinstance(process.grid, TimeGrid):
+        raise ValueError(
+            'the adjoint needs one grid for all rows, not one with a t_star for each. Use gradient="checkpoint"'
+        )
+    return process.grid.times
 
 
 class BPDA(Gradient):
@@ -210,8 +219,7 @@ class Surrogate(Gradient):
         self.gradient = as_gradient(gradient)
 
     def _process(self, process: ReverseProcess) -> ReverseProcess:
-        start, stop = process.grid.times[0], process.grid.times[-1]
-        return replace(process, grid=TimeGrid.uniform(start, stop, self.steps, t_max=process.schedule.t_max))
+        return replace(process, grid=process.grid.coarsen(self.steps))
 
     def check(self, process: ReverseProcess) -> None:
         if self.steps >= process.grid.steps:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from common.diffusion.gradients import Checkpoint, Gradient, GradientError, Reverse, as_gradient
+from common.diffusion.grids import Grid, TimeGrid
 from common.diffusion.reverse import ReverseProcess
 from common.diffusion.schedules import Schedule, per_row
-from common.diffusion.solvers import Solver, TimeGrid, as_solver
+from common.diffusion.solvers import Solver, as_solver
 from common.noise import Noise
 from common.units import to_model, to_pixel
 
@@ -63,17 +64,25 @@ class DiffusionPurifier(Purifier):
         self.grid = TimeGrid.uniform(t_star, t_end, steps, t_max=schedule.t_max)
         self.solver = as_solver(solver)
         self.gradient = as_gradient(gradient)
+        self._check()
+
+    def _grid(self, noise: Noise | None) -> Grid:
+        """The times of a purification driven by ``noise``; without it, of all that may be asked for."""
+        return self.grid
+
+    def _process(self, noise: Noise | None = None) -> ReverseProcess:
+        return ReverseProcess(self.denoise, self.schedule, self.solver, self._grid(noise))
+
+    def _sigmas(self) -> Tensor:
+        """The noise levels that the denoiser is asked for."""
+        return self._process().sigmas()
+
+    def _check(self) -> None:
         self.gradient.check(self._process())
-        self._check_levels()
-
-    def _process(self) -> ReverseProcess:
-        return ReverseProcess(self.denoise, self.schedule, self.solver, self.grid)
-
-    def _check_levels(self) -> None:
         low = float(getattr(self.denoiser, "sigma_min", 0.0))
         high = float(getattr(self.denoiser, "sigma_max", torch.inf))
-        sigmas = self._process().sigmas()
-        most, least = float(sigmas[0]), float(sigmas[-1])
+        sigmas = self._sigmas()
+        most, least = float(sigmas.max()), float(sigmas.min())
         if least < low * (1 - 1e-6) or most > high * (1 + 1e-6):
             raise ValueError(
                 f"the process asks the denoiser for noise levels {least:.4g} .. {most:.4g} (model frame), but it is "
@@ -122,7 +131,7 @@ class DiffusionPurifier(Purifier):
         return noise.to(image.device)
 
     def _diffuse(self, x0: Tensor, noise: Noise) -> Tensor:
-        t = self.grid.interval(1)[0]
+        t = self._grid(noise).interval(1)[0]
         z = noise.normal(0, x0.shape[1:]).to(x0)
         return per_row(self.schedule.scale(t), x0) * (x0 + per_row(self.schedule.sigma(t), x0) * z)
 
@@ -133,7 +142,7 @@ class DiffusionPurifier(Purifier):
         with torch.set_grad_enabled(recording):
             xt = self._diffuse(x0, noise)
             run = reverse if recording else ReverseProcess.run
-            return to_pixel(run(self._process(), xt, noise, context))
+            return to_pixel(run(self._process(noise), xt, noise, context))
 
 
 def measure_gradient(

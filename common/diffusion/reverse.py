@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.diffusion.grids import Grid
 from common.diffusion.schedules import Schedule
-from common.diffusion.solvers import Solver, TimeGrid
+from common.diffusion.solvers import Solver
 from common.noise import Noise
 
 _DRAWN_AT_ONCE = 2**28      # bytes: below this one draw for all steps saves launches, above it memory is worth more
@@ -42,14 +43,14 @@ class ReverseProcess:
     denoise: Callable[..., Tensor]
     schedule: Schedule
     solver: Solver
-    grid: TimeGrid
+    grid: Grid
 
     def draws(self, noise: Noise, like: Tensor) -> Draws | None:
         """Noise for all steps, step k of the process being step k of ``noise``; None for a deterministic solver."""
         return Draws(noise, self.grid.steps, like) if self.solver.stochastic else None
 
     def step(self, k: int, xt: Tensor, draws: Draws | None, *context: Tensor) -> Tensor:
-        """Step k in 1..S: from ``grid.times[k - 1]`` to ``grid.times[k]``."""
+        """Step k in 1..S: over ``grid.interval(k)``."""
         t, t_next = self.grid.interval(k)
         z = None if draws is None else draws[k]
 
@@ -70,5 +71,5 @@ class ReverseProcess:
         return xt
 
     def sigmas(self) -> Tensor:
-        """The noise levels at which steps begin, (S,) float64, descending: those the denoiser must know."""
-        return self.schedule.sigma(torch.tensor(self.grid.times[:-1], dtype=torch.float64))
+        """The noise levels at which steps begin, (S,) or (S,B) float64: those the denoiser must know."""
+        return self.schedule.sigma(torch.stack([self.grid.interval(k)[0] for k in range(1, self.grid.steps + 1)]))

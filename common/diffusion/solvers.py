@@ -1,4 +1,4 @@
-"""Reverse-time solvers: one step each, on one grid of times.
+"""Reverse-time solvers: one step each.
 
 With D the denoiser, x_t = s y and x0 hat = D(y, sigma), the score is ``(s D - x_t) / (s sigma)^2`` and the processes
 with the schedule's marginals, run from t down to 0, are
@@ -6,68 +6,18 @@ with the schedule's marginals, run from t down to 0, are
     dx = [f x - g^2 score] dt + g dw        (reverse SDE: EulerMaruyama, TorchSDE),
     dx = [f x - g^2 score / 2] dt           (probability flow: ProbabilityFlowEuler, ProbabilityFlowHeun),
 
-and, in terms of sigma alone, the posteriors of the discrete process (Ancestral, DDIM). Times travel as float64 tensors
-of no dimension on the CPU: a step's coefficients are exact whatever the dtype and the device of the state.
+and, in terms of sigma alone, the posteriors of the discrete process (Ancestral, DDIM). Times travel as float64 tensors:
+a step's coefficients are exact whatever the dtype and the device of the state.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from common.diffusion.schedules import Schedule, per_row
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class TimeGrid:
-    """The times of a reverse process, float64, strictly descending from t_star to t_end.
-
-    The one object that forward pass, recomputation and conditioning read their times from. S + 1 times make S steps;
-    step k in 1..S goes from ``times[k - 1]`` to ``times[k]``.
-    """
-
-    times: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.times) < 2 or not all(a > b >= 0 for a, b in zip(self.times, self.times[1:], strict=False)):
-            raise ValueError(f"a TimeGrid needs two or more times, strictly descending and >= 0; got {self.times}")
-
-    @classmethod
-    def uniform(
-        cls, t_star: float, t_end: float = 1e-5, steps: int | None = None, dt: float = 1e-3, t_max: float = 1.0
-    ) -> "TimeGrid":
-        """``steps`` equal steps from t_star to t_end or, without ``steps``, DiffPure's grid: nodes every ``dt``.
-
-        The latter counts down from t_star and its last step, to t_end, is shorter: 100 steps for t_star = 0.1.
-        """
-        if not 0 < t_star <= t_max:
-            raise ValueError(
-                f"t_star must be a time in (0, {t_max:g}]; got {t_star}. DiffPure's t* = 100 of 1000 is t_star = 0.1"
-            )
-        if not 0 <= t_end < t_star:
-            raise ValueError(f"t_end must be in [0, t_star); got t_end={t_end}, t_star={t_star}")
-        if steps is not None:
-            if steps < 1:
-                raise ValueError(f"steps must be at least 1, or None for a step of dt; got {steps}")
-            return cls((*(t_star + (t_end - t_star) * (k / steps) for k in range(steps)), t_end))
-        if not dt > 0:
-            raise ValueError(f"dt must be positive; got {dt}")
-        count = max(1, math.ceil((t_star - t_end) / dt - 1e-9))
-        return cls((*(t_star - k * dt for k in range(count)), t_end))
-
-    @property
-    def steps(self) -> int:
-        """S, the number of steps."""
-        return len(self.times) - 1
-
-    def interval(self, k: int) -> tuple[Tensor, Tensor]:
-        """Start and end of step k in 1..S."""
-        return torch.tensor(self.times[k - 1], dtype=torch.float64), torch.tensor(self.times[k], dtype=torch.float64)
 
 
 class Solver(Protocol):
@@ -97,7 +47,7 @@ def posterior_mean(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) 
     return denoise(xt / per_row(schedule.scale(t), xt), level_of(schedule.sigma(t), xt))
 
 
-def _score(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tensor:
+def score(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tensor:
     """grad log p_t(x_t) = (s D - x_t) / (s sigma)^2."""
     s, sigma = per_row(schedule.scale(t), xt), per_row(schedule.sigma(t), xt)
     return (s * posterior_mean(denoise, schedule, xt, t) - xt) / (s * sigma) ** 2
@@ -106,7 +56,7 @@ def _score(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tenso
 def reverse_drift(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, noise_share: float = 1.0) -> Tensor:
     """``f x - (1 + noise_share)/2 g^2 score``: reverse SDE at noise_share 1, probability flow at 0."""
     f, g = per_row(schedule.drift(t), xt), per_row(schedule.diffusion(t), xt)
-    return f * xt - (1 + noise_share) / 2 * g**2 * _score(denoise, schedule, xt, t)
+    return f * xt - (1 + noise_share) / 2 * g**2 * score(denoise, schedule, xt, t)
 
 
 class EulerMaruyama(Solver):

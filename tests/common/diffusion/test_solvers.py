@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+from common.diffusion.grids import TimeGrid
 from common.diffusion.reverse import Draws, ReverseProcess
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.diffusion.solvers import (
@@ -14,7 +15,6 @@ from common.diffusion.solvers import (
     EulerMaruyama,
     ProbabilityFlowEuler,
     ProbabilityFlowHeun,
-    TimeGrid,
     TorchSDE,
     as_solver,
 )

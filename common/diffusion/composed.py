@@ -1,0 +1,119 @@
+"""Purifiers made of purifiers: in sequence, repeated, at another resolution, with fixed noise. Of any purifier."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.diffusion.purifiers import Purifier
+from common.noise import Noise
+
+
+class Chain(Purifier):
+    """Purifiers one after the other: stage k reads what stage k - 1 returns, unclamped, and has noise of its own.
+
+    The batch stays as large as it was. ``diffuse`` shows the first stage. Stage k draws from the stream "stage k", so
+    no two stages see the same numbers, however chains are nested. Stages may share a denoiser, or be the same object.
+    """
+
+    def __init__(self, purifiers: Sequence[Purifier]) -> None:
+        super().__init__()
+        if not purifiers:
+            raise ValueError("a Chain needs at least one purifier; got none")
+        for k, purifier in enumerate(purifiers):
+            self.add_module(str(k), purifier)
+
+    @property
+    def stages(self) -> list[Purifier]:
+        """The purifiers in order; one that serves twice appears twice."""
+        return cast("list[Purifier]", list(self._modules.values()))
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        noise = _given(noise, image)
+        for k, stage in enumerate(self.stages):
+            image = stage(image, noise.stream(f"stage {k}"))
+        return image
+
+    def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.stages[0].diffuse(image, _given(noise, image).stream("stage 0"))
+
+
+class Repeated(Purifier):
+    """The same purification ``rounds`` times over, each with fresh noise, from the streams "round 0", "round 1", ...
+
+    What DiffPure's code (arXiv 2205.07460) calls the number of sample steps. ``diffuse`` shows the first round.
+    """
+
+    def __init__(self, purifier: Purifier, rounds: int) -> None:
+        super().__init__()
+        if rounds < 1:
+            raise ValueError(f"rounds must be at least 1; got {rounds}")
+        self.purifier, self.rounds = purifier, rounds
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        noise = _given(noise, image)
+        for k in range(self.rounds):
+            image = self.purifier(image, noise.stream(f"round {k}"))
+        return image
+
+    def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.purifier.diffuse(image, _given(noise, image).stream("round 0"))
+
+
+class Resized(Purifier):
+    """A purifier at its own resolution: the image is resized to ``size``, purified, and resized back.
+
+    Bilinear (``align_corners=False``, no antialiasing) and differentiable. DiffPure purifies ImageNet at 256 for
+    classifiers at 224: ``Resized(purifier, 256)``. ``size`` is a side, or (height, width).
+    """
+
+    def __init__(self, purifier: Purifier, size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if min(self.size) < 1:
+            raise ValueError(f"size must be a side or (height, width) in pixels, at least 1; got {size}")
+        self.purifier = purifier
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        return _resize(self.purifier(_resize(image, self.size), noise), image.shape[-2:])
+
+    def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        return _resize(self.purifier.diffuse(_resize(image, self.size), noise), image.shape[-2:])
+
+
+class FixedNoise(Purifier):
+    """A purifier that draws the same noise for every image and every time: deterministic, and known to an attacker.
+
+    What is left of a defence without its randomness. ``noise`` is ignored.
+    """
+
+    randomised = False
+
+    def __init__(self, purifier: Purifier, seed: int = 0) -> None:
+        super().__init__()
+        if seed < 0:
+            raise ValueError(f"seed must not be negative; got {seed}")
+        self.purifier, self.seed = purifier, seed
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        purified: Tensor = self.purifier(image, self._noise(image))
+        return purified
+
+    def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.purifier.diffuse(image, self._noise(image))
+
+    def _noise(self, image: Tensor) -> Noise:
+        return Noise.of(self.seed, torch.zeros(len(image), dtype=torch.int64, device=image.device))
+
+
+def _given(noise: Noise | None, image: Tensor) -> Noise:
+    return Noise.fresh(len(image), image.device) if noise is None else noise
+
+
+def _resize(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear; an image that has the size already is returned as it is."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False)

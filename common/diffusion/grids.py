@@ -1,0 +1,104 @@
+"""Grids: the times of a reverse process, which forward pass, recomputation and conditioning all read from one object.
+
+Times travel as float64 tensors: of no dimension and on the CPU where all rows share them, else (B,).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Grid(Protocol):
+    """The times of S steps: ``interval(k)`` is start and end of step k in 1..S, float64, () or one a row, (B,).
+
+    ``coarsen(steps)`` keeps the ends and walks between them in ``steps`` equal steps.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def interval(self, k: int) -> tuple[Tensor, Tensor]: ...
+
+    def coarsen(self, steps: int) -> "Grid": ...
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """The times of a reverse process, float64, strictly descending from t_star to t_end.
+
+    S + 1 times make S steps; step k in 1..S goes from ``times[k - 1]`` to ``times[k]``.
+    """
+
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.times) < 2 or not all(a > b >= 0 for a, b in zip(self.times, self.times[1:], strict=False)):
+            raise ValueError(f"a TimeGrid needs two or more times, strictly descending and >= 0; got {self.times}")
+
+    @classmethod
+    def uniform(
+        cls, t_star: float, t_end: float = 1e-5, steps: int | None = None, dt: float = 1e-3, t_max: float = 1.0
+    ) -> "TimeGrid":
+        """``steps`` equal steps from t_star to t_end or, without ``steps``, DiffPure's grid: nodes every ``dt``.
+
+        The latter counts down from t_star and its last step, to t_end, is shorter: 100 steps for t_star = 0.1.
+        """
+        if not 0 < t_star <= t_max:
+            raise ValueError(
+                f"t_star must be a time in (0, {t_max:g}]; got {t_star}. DiffPure's t* = 100 of 1000 is t_star = 0.1"
+            )
+        if not 0 <= t_end < t_star:
+            raise ValueError(f"t_end must be in [0, t_star); got t_end={t_end}, t_star={t_star}")
+        if steps is not None:
+            if steps < 1:
+                raise ValueError(f"steps must be at least 1, or None for a step of dt; got {steps}")
+            return cls((*(t_star + (t_end - t_star) * (k / steps) for k in range(steps)), t_end))
+        if not dt > 0:
+            raise ValueError(f"dt must be positive; got {dt}")
+        count = max(1, math.ceil((t_star - t_end) / dt - 1e-9))
+        return cls((*(t_star - k * dt for k in range(count)), t_end))
+
+    @property
+    def steps(self) -> int:
+        """S, the number of steps."""
+        return len(self.times) - 1
+
+    def interval(self, k: int) -> tuple[Tensor, Tensor]:
+        """Start and end of step k in 1..S."""
+        return torch.tensor(self.times[k - 1], dtype=torch.float64), torch.tensor(self.times[k], dtype=torch.float64)
+
+    def coarsen(self, steps: int) -> "TimeGrid":
+        """``steps`` equal steps over the same times."""
+        return TimeGrid.uniform(self.times[0], self.times[-1], steps, t_max=self.times[0])
+
+
+@dataclass(frozen=True)
+class RowGrid:
+    """A grid for each row: ``grid``, stretched so that row b starts at ``t_star[b]``; all end at the same t_end.
+
+    ``t_star`` (B,) float64. With tau_k the times of ``grid``, those of row b are
+    ``t_end + (tau_k - t_end) (t_star[b] - t_end) / (tau_0 - t_end)``.
+    """
+
+    grid: TimeGrid
+    t_star: Tensor
+
+    @property
+    def steps(self) -> int:
+        """S, the number of steps, the same for every row."""
+        return self.grid.steps
+
+    def interval(self, k: int) -> tuple[Tensor, Tensor]:
+        """Start and end of step k in 1..S, (B,) each."""
+        return self._time(k - 1), self._time(k)
+
+    def _time(self, k: int) -> Tensor:
+        start, end = self.grid.times[0], self.grid.times[-1]
+        return end + (self.grid.times[k] - end) / (start - end) * (self.t_star - end)
+
+    def coarsen(self, steps: int) -> "RowGrid":
+        """Each row in ``steps`` equal steps from its t_star."""
+        return RowGrid(self.grid.coarsen(steps), self.t_star)

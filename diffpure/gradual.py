@@ -1,0 +1,59 @@
+"""Gradual noise (Lee and Kim, arXiv 2303.09051): many purifications, first from little noise, then from more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from common.diffusion.composed import Chain, Repeated
+from common.diffusion.gradients import Gradient, Surrogate, as_gradient
+from common.diffusion.schedules import DDPM, Schedule
+from common.diffusion.solvers import Solver
+from diffpure.purifier import DiffPure
+
+
+@dataclass(frozen=True)
+class Block:
+    """``rounds`` purifications from depth ``t_star``.
+
+    ``surrogate``: an attack differentiates a coarser sampler of so many steps, which is weaker than the exact
+    gradient; None is the exact one.
+    """
+
+    t_star: float
+    rounds: int = 1
+    surrogate: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"a block needs rounds >= 1; got {self.rounds}")
+
+
+CIFAR10 = (Block(0.03, 4), Block(0.05, 2), Block(0.125, 2))
+
+
+class GradualNoise(Chain):
+    """A chain of ``blocks``, by default the paper's for CIFAR-10: t_star 0.03 four times, 0.05 and 0.125 twice each.
+
+    Every round diffuses to the block's depth and is denoised all the way. The default is the paper's sampler: DDPM,
+    one step for each index. It votes over ten runs (``common.robustness.classifiers.Voting``), and its attack
+    differentiated surrogates of 1, 1 and 5 steps (``Block.surrogate``). Blocks share the denoiser; the other
+    arguments are those of ``DiffPure``, the same in every block.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        blocks: Sequence[Block] = CIFAR10,
+        solver: str | Solver = "ancestral",
+        gradient: str | Gradient = "checkpoint",
+        schedule: Schedule | None = None,
+        t_end: float = 0.0,
+    ) -> None:
+        schedule, exact = schedule or DDPM(), as_gradient(gradient)
+
+        def purifier(block: Block) -> DiffPure:
+            mode = exact if block.surrogate is None else Surrogate(block.surrogate, exact)
+            return DiffPure(denoiser, block.t_star, None, solver, mode, schedule, t_end)
+
+        super().__init__([Repeated(purifier(block), block.rounds) for block in blocks])
