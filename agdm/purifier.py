@@ -67,7 +67,9 @@ class AGDM(DiffusionPurifier):
         """How hard the guidance pushes where the reverse process starts: ‖scale σ² g‖ / ‖D - x‖ per image, (B,).
 
         It is proportional to ``scale``. To calibrate instead of copying a scale from another network, divide: the
-        scale at which the median over training images is, say, 0.1 is ``0.1 * scale / push(image).median()``.
+        scale at which the median over training images is, say, 0.5 is ``0.5 * scale / push(image).median()``. On 8x8
+        digits (t_star 0.1, 5 steps) 0.5 to 1 served; at 2, images attacked through φ alone fooled the purifier more
+        often than the white-box attack did: the gradient was masked, the image no safer.
         """
         x0 = to_model(image)
         sigma = self.schedule.sigma(self.grid.interval(1)[0]).to(x0)
