@@ -6,6 +6,7 @@ apply from left to right; the last one wins.
 """
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -15,7 +16,6 @@ from typing import Any
 
 import lightning as L
 import rich.traceback
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningCLI
 from rich.console import Console
@@ -27,6 +27,7 @@ import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
 from common.progress import LiveProgressBar
 from common.report import build
+from common.tour import Stage, run_stages
 
 TRAINER = {
     "inference_mode": False,  # attacks and guidance take gradients inside test and validation
@@ -58,10 +59,7 @@ def report(words: Sequence[str]) -> None:
 
 
 def tour(words: Sequence[str]) -> None:
-    """``tour``: the stages in configs/tour, one file ``NN-what.SUBCOMMAND.yaml`` each, then their report.
-
-    What was finished before is not done again, so an interrupted tour goes on where it stopped.
-    """
+    """``tour``: the stages in configs/tour, then their report. What was finished before is not done again."""
     parser = ArgumentParser(
         prog="robust-diffusion tour",
         description="The whole story on real digits, in minutes on two cores: train, attack, certify, report. "
@@ -69,25 +67,18 @@ def tour(words: Sequence[str]) -> None:
     )
     parser.add_argument("--configs", default=str(Path(__file__).parent / "configs" / "tour"), help="the stages' folder")
     parser.add_argument("--out", default="runs/tour/report", help="where the report goes")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="stages that run side by side")
     options = parser.parse_args(list(words))
-    stages = sorted(Path(options.configs).glob("*.yaml"))
-    if not stages:
-        raise ValueError(f"the tour runs the configs in a clone of the repository; found none in {options.configs}")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    console, start, records = Console(), time.monotonic(), []
-    for number, stage in enumerate(stages, 1):
-        name, subcommand = stage.stem.rsplit(".", 1)
-        arguments = yaml.safe_load(stage.read_text())["model"]["init_args"]
-        console.rule(f"[bold]{number}/{len(stages)} {subcommand} {name[3:]}[/] · {time.monotonic() - start:.0f} s")
-        console.print(stage.read_text().splitlines()[0].lstrip("# "), style="italic")
-        if Path(arguments.get("export", "")).is_file():
-            console.print(f"{arguments['export']} is there already.")
-        else:
-            main([subcommand, "-c", str(stage)])
-        records += [arguments["records"]] if "records" in arguments else []
-    console.rule(f"[bold]report[/] · {time.monotonic() - start:.0f} s")
-    page = build(records, options.out)
-    console.print(f"The whole tour took {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()}")
+    stages = [Stage(path) for path in sorted(Path(options.configs).glob("*.yaml"))]
+    if not stages or options.jobs < 1:
+        raise ValueError(f"the tour needs --jobs >= 1 and the configs of a clone; found none in {options.configs}")
+    console, start = Console(), time.monotonic()
+    todo = [stage for stage in stages if stage.export is None or not stage.export.exists()]
+    for stage in stages:
+        console.print(f"[bold]{stage.name}[/]{'' if stage in todo else ' (done before)'}: {stage.purpose}")
+    run_stages(todo, Path(__file__), Path(options.out).parent / "logs", options.jobs, console)
+    page = build([stage.records for stage in stages if stage.records is not None], options.out)
+    console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
