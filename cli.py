@@ -1,8 +1,8 @@
 """Adversarial robustness with diffusion models: DiffPure, AGDM and noised diffusion classifiers.
 
-Beside Lightning's subcommands below there are `report DIR …` (tables, figures and one HTML page from test records)
-and `tour` (train, attack, certify and report on real digits). Files given with -c and arguments
-apply from left to right; the last one wins.
+Beside Lightning's subcommands below there are `report DIR …` (tables, figures and one HTML page from test records),
+`convert IN OUT --format F` (a published checkpoint as a file of ours) and `tour` (train, attack, certify and report on
+real digits). Files given with -c and arguments apply from left to right; the last one wins.
 """
 
 import logging
@@ -17,14 +17,17 @@ from typing import Any
 import lightning as L
 import rich.traceback
 from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 import agdm.task  # noqa: F401  (what is imported here can be named in YAML without its module)
 import common.data.digits
+import common.data.images
 import common.data.synthetic  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
+from common import conversion
+from common.predict import SavePredictions
 from common.progress import LiveProgressBar
 from common.report import build
 from common.tour import Stage, run_stages
@@ -42,10 +45,19 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Left out: hyper-parameters stored in ``--ckpt_path`` would replace arguments, even the model's class."""
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=str, default="runs/predictions", help="folder for purified images and a table")
+            parser.set_defaults({"return_predictions": False})  # they are on the disk, and may not fit into memory
+        return parser
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})
         if trainer.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = [*(trainer.get("callbacks") or []), LiveProgressBar(leave=True)]
+        if (out := self._get(self.config_init, "out")) is not None:
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or trainer.get("callbacks") or []), SavePredictions(out)]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -56,6 +68,25 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--out", default="runs/report", help="folder for everything, or a .html file")
     options = parser.parse_args(list(words))
     Console().print(f"The report is {build(options.records, options.out).resolve()}")
+
+
+def convert(words: Sequence[str]) -> None:
+    """``convert IN OUT --format F``: a published checkpoint as a file of ours, which later needs only its path."""
+    formats, given = ", ".join(conversion.PUBLISHED), "a YAML or JSON file, JSON itself, or a card's name"
+    parser = ArgumentParser(prog="robust-diffusion convert", description=conversion.__doc__)
+    parser.add_argument("source", metavar="IN", help="the published file")
+    parser.add_argument("target", metavar="OUT", help="the file to write, .safetensors")
+    parser.add_argument("--format", required=True, help=f"whose layout IN has: {formats}")
+    parser.add_argument("--config", type=str, help=f"the publishers' options: {given}")
+    parser.add_argument("--kind", type=str, help="denoiser, classifier or network; else the format's usual one")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
+    options = parser.parse_args(list(words))
+    try:
+        config = conversion.read_options(options.config)
+        path = conversion.convert(options.source, options.target, options.format, config, options.kind, options.force)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"robust-diffusion convert: {error}") from error
+    Console().print(f"{path} is written; it loads without a format or a config", markup=False)
 
 
 def tour(words: Sequence[str]) -> None:
@@ -89,8 +120,8 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # our data lie in memory
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     words = list(sys.argv[1:] if args is None else args)
-    if words[:1] in (["report"], ["tour"]):
-        command = {"report": report, "tour": tour}[words[0]]
+    if words[:1] in (["report"], ["convert"], ["tour"]):
+        command = {"report": report, "convert": convert, "tour": tour}[words[0]]
         command(words[1:])
         return
     CLI(

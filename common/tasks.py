@@ -26,6 +26,7 @@ from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
 from common.identity import SPEED_ONLY, identify, settings, weights_hash
 from common.noise import Noise
+from common.predict import Prediction, predict
 from common.report import summary_table
 from common.robustness.classifiers import Classifier, Steady
 from common.robustness.evaluators import Certified, Evaluator
@@ -265,11 +266,9 @@ class RobustTask(L.LightningModule):
             self._records.merge()
             summary_table([self.path])
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Predicted labels (B,), one draw per image."""
-        image, _, index = batch
-        logits: Tensor = self.classifier(image, Noise.of(0, index).stream("score"))
-        return logits.argmax(1)
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """What the classifier says of the images, before and after purification if it is a purified one."""
+        return predict(self.classifier, batch)
 
     def _show(self, name: str, rows: Sequence[Record]) -> None:
         """This rank's accuracy so far, in the progress bar."""

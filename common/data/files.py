@@ -17,16 +17,20 @@ class Pictures:
     """The pictures under ``path``, a folder with its sub-folders or one file, in alphabetical order.
 
     ``names`` are relative to ``root``; a picture's index is its position among them. Hidden files and those without a
-    picture's suffix are not looked at. ``skipped`` says of each name that cannot be read why.
+    picture's suffix are not looked at. ``skipped`` says of each name that cannot be read why; ``single``, whether
+    ``path`` is one file.
 
     Raises ``FileNotFoundError`` if there is no picture.
     """
 
     def __init__(self, path: str | Path, crop: Crop | None = None, channels: int = 3) -> None:
         path = Path(path).expanduser()
-        self.root = path.parent if path.is_file() else path
+        if not path.exists():
+            raise FileNotFoundError(f"no folder or picture {path.absolute()} (data.init_args.path)")
+        self.single = path.is_file()
+        self.root = path.parent if self.single else path
         self.crop, self.channels = crop or Crop(), channels
-        found = [path] if path.is_file() else [entry for entry in path.rglob("*") if _is_picture(entry, path)]
+        found = [path] if self.single else [entry for entry in path.rglob("*") if _is_picture(entry, path)]
         if not found:
             raise FileNotFoundError(
                 f"no picture in {path.absolute()}; pictures are {', '.join(sorted(SUFFIXES))} files"

@@ -130,8 +130,6 @@ class ImageData(L.LightningDataModule):
         self.batch_size, self.test_images, self.workers = batch_size, test_images, workers
         self.subset, self.path, self.size = subset, None if path is None else Path(path).expanduser(), size
         self.crop = Crop(size)  # what happens to the pictures of ``path``
-        if self.path is not None and not self.path.exists():
-            raise FileNotFoundError(f"no folder or picture {self.path.absolute()} (data.init_args.path)")
         if class_file is not None:
             self.classes = class_names(class_file)
         self.files: Pictures | None = None
