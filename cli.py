@@ -48,7 +48,7 @@ class CLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--out", type=str, default="runs/predictions", help="folder for purified images and a table")
+            parser.add_argument("--out", type=str, default="runs/predictions", help="folder for pictures and a table")
             parser.set_defaults({"return_predictions": False})  # they are on the disk, and may not fit into memory
         return parser
 
