@@ -1,0 +1,295 @@
+"""Every configuration: it says what it is, names published weights rightly, builds, and its tests run on a batch.
+
+Weights are tiny stand-ins in the published formats, read by the real loaders; the real configs of the published
+networks are checked against the cards.
+"""
+
+import re
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+import cli
+from agdm.guidance import GuidanceNetwork
+from common import checkpoints
+from common.diffusion.denoisers import EDMDenoiser
+from common.diffusion.networks import ADM, EDMADM, DDPMpp, DDPMUNet, NCSNpp
+from common.networks import SmallCNN, WideResNet
+from common.published.options import build, flatten
+from common.robustness.classifiers import NetworkClassifier
+from common.weights import CARDS
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+FITS = [path for path in CONFIGS if path.name.endswith(".fit.yaml") or path.parent.name == "train"]
+TESTS = [path for path in CONFIGS if path not in FITS]
+PRESETS = [path for path in CONFIGS if path.parent.name != "tour"]
+SIDE = 8
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(ROOT / "configs"))
+
+
+def nodes(config: Any) -> list[dict[str, Any]]:
+    """All dictionaries in a configuration, outermost first."""
+    if isinstance(config, list):
+        return [node for entry in config for node in nodes(entry)]
+    return [config, *(node for entry in config.values() for node in nodes(entry))] if isinstance(config, dict) else []
+
+
+def loads(path: Path) -> list[dict[str, Any]]:
+    """The arguments of every loader that a configuration names."""
+    found = nodes(yaml.safe_load(path.read_text()))
+    return [node["init_args"] for node in found if ".load_" in str(node.get("class_path"))]
+
+
+def number_of_classes(path: str | Path) -> int:
+    known = {"cifar100": 100, "imagenet": 1000, "celebahq": 2}
+    return next((classes for word, classes in known.items() if word in str(path)), 10)
+
+
+# ---- what a configuration says ----
+
+SETTINGS = {  # (t_star, norm, eps) of the papers
+    "diffpure/cifar10.yaml": (0.1, "inf", "8/255"),
+    "diffpure/cifar10-l2.yaml": (0.075, 2, 0.5),
+    "diffpure/cifar10-unseen.yaml": (0.125, "inf", "8/255"),
+    "diffpure/imagenet.yaml": (0.15, "inf", "4/255"),
+    "diffpure/celebahq.yaml": (0.5, "inf", "16/255"),
+    "agdm/cifar10.yaml": (0.07, "inf", "8/255"),
+    "agdm/cifar100.yaml": (0.07, "inf", "8/255"),
+    "agdm/imagenet.yaml": (0.07, "inf", "4/255"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_are_the_papers(name):
+    found = nodes(yaml.safe_load((ROOT / "configs" / name).read_text()))
+    (t_star,) = [node["t_star"] for node in found if "t_star" in node]
+    threat = next(node for node in found if "norm" in node)
+    assert (t_star, threat["norm"], threat["eps"]) == SETTINGS[name]
+
+
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
+def test_ndc_is_smoothed_by_the_noise_it_reads(sigma):
+    found = nodes(yaml.safe_load((ROOT / "configs" / "ndc" / f"cifar10-sigma{sigma}.yaml").read_text()))
+    assert [node["sigma"] for node in found if "sigma" in node] == [sigma, sigma]
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=identify)
+def test_presets_name_their_source_and_evidence(path):
+    header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    if path.parent.name != "train":
+        assert re.search(r"arXiv \d{4}\.\d{5}", header)
+        assert re.search(r"read (it |them )?(there|in)|not verified", header), "say where a number was read"
+    for line in path.read_text().splitlines():
+        assert not line.startswith("#") or len(line) <= 125
+
+
+def test_records_and_exports_do_not_collide():
+    for key in ("records", "export"):
+        named = [node[key] for path in CONFIGS for node in nodes(yaml.safe_load(path.read_text())) if key in node]
+        assert len(named) == len(set(named))
+        assert all(name.startswith("runs/") for name in named)
+
+
+@pytest.mark.parametrize("path", [path for path in PRESETS if loads(path)], ids=identify)
+def test_published_weights_are_described_as_on_their_card(path):
+    for arguments in loads(path):
+        if arguments.get("format", "safetensors") == "safetensors":
+            assert arguments["path"].startswith("runs/")
+            continue
+        place, name = arguments["path"].rsplit("/", 1)
+        (key,) = [key for key, card in CARDS.items() if card.filename == name]
+        assert place == "~/.cache/robust-diffusion"
+        assert f"fetch('{key}')" in path.read_text()
+        assert arguments["format"] == CARDS[key].format
+        described, published = (
+            build(CARDS[key].format, flatten(c)) for c in (arguments.get("config"), CARDS[key].config)
+        )
+        assert {k: p.shape for k, p in described.state_dict().items()} == {
+            k: p.shape for k, p in published.state_dict().items()
+        }
+
+
+# ---- stand-ins ----
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Of each published kind: a file with random weights, and its config in the publishers' words."""
+    folder = tmp_path_factory.mktemp("published")
+    edm = {"img_resolution": SIDE, "img_channels": 3, "model_channels": 8, "channel_mult": [1], "num_blocks": 1}
+    edm |= {"attn_resolutions": [], "dropout": 0.0}
+    unet = {"image_size": SIDE, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+    adm = {
+        "image_size": SIDE,
+        "model_channels": 32,
+        "out_channels": 6,
+        "num_res_blocks": 1,
+        "attention_resolutions": [],
+    }
+    kinds: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+        "score_sde": (
+            NCSNpp,
+            {"image_size": SIDE, "nf": 8, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": []},
+        ),
+        "guided_diffusion": (ADM, adm | {"channel_mult": [1, 1]}),
+        "sdedit_ddpm": (DDPMUNet, unet),
+        "robustbench_wrn": (WideResNet, {"depth": 10, "widen_factor": 1, "num_classes": 10}),
+        "SongUNet": (DDPMpp, edm),
+        "SongUNet 10": (DDPMpp, edm | {"label_dim": 10}),
+        "DhariwalUNet 1000": (EDMADM, edm | {"model_channels": 64, "label_dim": 1000}),
+        "DhariwalUNet 10": (EDMADM, edm | {"model_channels": 64, "label_dim": 10}),
+    }
+    files = {}
+    for name, (kind, config) in kinds.items():
+        torch.manual_seed(0)
+        file = folder / f"{name.replace(' ', '-')}.safetensors"
+        save_file({key: value.contiguous() for key, value in kind(**config).state_dict().items()}, file)
+        model_type = {"model_type": name.split()[0]} if "UNet" in name else {}
+        files[name] = (str(file), config | model_type)
+    return files
+
+
+def own(path: str, loader: str) -> nn.Module:
+    """What a file of ours would hold, judged by its name."""
+    classes, (channels, side) = number_of_classes(path), (1, 8) if "tour" in path else (3, SIDE)
+    torch.manual_seed(0)
+    if "guidance" in path:
+        return GuidanceNetwork(in_channels=channels, num_classes=classes, width=8)
+    if loader == "load_denoiser":
+        size = {"img_resolution": side, "img_channels": channels, "model_channels": 16, "channel_mult": [1]}
+        body = DDPMpp(**size, label_dim=classes, num_blocks=1, attn_resolutions=[], dropout=0.0)
+        return EDMDenoiser(body, num_classes=classes)
+    return NetworkClassifier(SmallCNN(num_classes=classes, in_channels=channels))
+
+
+@pytest.fixture
+def stand_ins(tiny, monkeypatch) -> list[str]:
+    """The loaders read tiny files instead; returns the paths that were asked for, as they are."""
+    asked: list[str] = []
+
+    def replace(name: str) -> None:
+        real = getattr(checkpoints, name)
+
+        @wraps(real)
+        def load(path, format="safetensors", config=None):
+            asked.append(str(path))
+            if format == "safetensors":
+                assert config is None
+                return own(str(path), name)
+            options = flatten(config)
+            kind = " ".join(filter(None, (options.get("model_type"), str(options.get("label_dim", "")))))
+            file, reduced = tiny[kind if format == "edm" else format]
+            return real(file, format, reduced)
+
+        monkeypatch.setattr(checkpoints, name, load)
+
+    for name in ("load_network", "load_denoiser", "load_classifier"):
+        replace(name)
+    create = timm.create_model
+
+    def tiny_model(name: str, pretrained: bool, **options: Any) -> nn.Module:
+        assert pretrained, f"{name} must come with its weights"
+        return create("test_resnet", pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", tiny_model)
+    return asked
+
+
+@pytest.fixture
+def construct(monkeypatch):
+    """``construct(command, file)``: the model and the data that the command line builds, without running anything."""
+
+    def read(command: str, path: Path) -> tuple[L.LightningModule, L.LightningDataModule]:
+        built: list[cli.CLI] = []
+        monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, _: built.append(self))
+        cli.main([command, "-c", str(path), "--trainer.accelerator=cpu", "--trainer.logger=false"])
+        return built[0].model, built[0].datamodule
+
+    return read
+
+
+# ---- they build, and run ----
+
+
+@pytest.mark.parametrize("path", FITS, ids=identify)
+def test_what_trains_is_built(path, construct, stand_ins, monkeypatch):
+    for kind in (WideResNet, DDPMpp):  # full size, but not filled with random numbers
+        monkeypatch.setattr(kind, "__init__", on_meta(kind.__init__))
+    model, data = construct("fit", path)
+    assert model.export == yaml.safe_load(path.read_text())["model"]["init_args"]["export"]
+    assert any(parameter.requires_grad for parameter in model.trained().parameters())
+    assert data.batch_size > 1
+
+
+def on_meta(constructor):
+    @wraps(constructor)
+    def construct(self, *arguments, **options):
+        with torch.device("meta"):
+            constructor(self, *arguments, **options)
+
+    return construct
+
+
+@pytest.mark.parametrize("path", TESTS, ids=identify)
+def test_what_is_tested_is_built(path, construct, stand_ins):
+    model, data = construct("test", path)
+    config = yaml.safe_load(path.read_text())
+    assert type(model).__name__ == config["model"]["class_path"].rsplit(".", 1)[1]
+    assert model.path == config["model"]["init_args"]["records"]
+    assert len(model.evaluators) == len(config["model"]["init_args"]["evaluators"])
+    assert sorted(stand_ins) == sorted(arguments["path"] for arguments in loads(path))
+    assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
+    assert type(data).__name__ == config["data"]["class_path"].rsplit(".", 1)[1]
+
+
+SMALLER: dict[str, dict[str, Any]] = {  # by class
+    "DiffPure": {"steps": 2},
+    "AGDM": {"steps": 2},
+    "GradualNoise": {"blocks": [{"t_star": 0.002, "rounds": 2, "surrogate": 1}, {"t_star": 0.003}]},
+    "Resized": {"size": SIDE},
+    "NoisedDiffusionClassifier": {"nodes": 2},
+    "PGD": {"steps": 1, "eot": 2, "chunk": 16},
+    "Smoothing": {"n0": 2, "n": 4},
+    "Clean": {"draws": 2},
+    "Attacked": {"draws": 2, "keep_images": 1},
+}
+
+
+def reduce(config: dict[str, Any]) -> dict[str, Any]:
+    """The same with few steps and draws; of a thousand classes ten are left."""
+    for node in nodes(config):
+        name = str(node.get("class_path", "")).rsplit(".", 1)[-1]
+        if name in SMALLER:
+            node.setdefault("init_args", {}).update(SMALLER[name])
+        for key in ("num_classes", "label_dim"):
+            if node.get(key) == 1000:
+                node[key] = 10
+    return config
+
+
+@pytest.mark.parametrize("path", TESTS, ids=identify)
+def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(reduce(yaml.safe_load(path.read_text()))))
+    model, _ = construct("test", small)
+    shape = (
+        (1, 8, 8) if path.parent.name == "tour" else (3, 7, 7) if path.name == "imagenet.yaml" else (3, SIDE, SIDE)
+    )
+    image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    batch = (image, torch.tensor([0, 1]), torch.tensor([3, 5]))
+    for evaluator in model.evaluators:
+        rows = evaluator(model.classifier, batch)
+        assert [(row.evaluator, row.index) for row in rows] == [(evaluator.name, 3), (evaluator.name, 5)]
+        assert all("radius" in row.values or len(row.values["correct"]) > 0 for row in rows)
