@@ -105,7 +105,10 @@ class GuidanceNetwork(nn.Module):
             got = f"in_channels={in_channels}, num_classes={num_classes}, width={width}, strides={tuple(strides)}"
             raise ValueError(f"channels, width and every stride must be >= 1 and num_classes >= 2; got {got}")
         self.config: dict[str, Any] = {
-            "in_channels": in_channels, "num_classes": num_classes, "width": width, "strides": list(strides)
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "width": width,
+            "strides": list(strides),
         }
         channels = [in_channels, *(width * (k + 1) for k in range(len(strides)))]
         self.time = TimeEmbedding(2 * width)

@@ -1,4 +1,4 @@
-"""Shared by all tests: GPU tests run where there is a GPU, one thread per process, and a tiny run to point the CLI at."""
+"""Shared by all tests: GPU tests run where there is a GPU, one thread per process, a tiny run to point the CLI at."""
 
 import json
 import os
@@ -58,8 +58,13 @@ def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
     """Writes the YAML of a DiffPure test on 13 digits, all of it real but small; keyword arguments replace entries."""
 
     def write(records: Path | str | None = None, attack: dict[str, Any] | None = None, **changes: Any) -> Path:
-        part = {name: {"class_path": f"common.checkpoints.load_{kind}", "init_args": {"path": str(weights / f"{name}.safetensors")}}
-                for name, kind in (("denoiser", "denoiser"), ("classifier", "classifier"))}  # fmt: skip
+        part = {
+            name: {
+                "class_path": f"common.checkpoints.load_{name}",
+                "init_args": {"path": str(weights / f"{name}.safetensors")},
+            }
+            for name in ("denoiser", "classifier")
+        }
         purifier = {"denoiser": part["denoiser"], "t_star": 0.1, "steps": 2, **changes.pop("purifier", {})}
         threat = {"norm": "inf", "eps": "51/255", **changes.pop("threat", {})}
         attacked = {
@@ -85,8 +90,13 @@ def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
                 },
             },
             "data": {"class_path": "common.data.digits.Digits", "init_args": {"batch_size": 7, "test_images": 13}},
-            "trainer": {"logger": False, "enable_progress_bar": False, "default_root_dir": str(tmp_path), "accelerator": "cpu"},
-        }  # fmt: skip
+            "trainer": {
+                "logger": False,
+                "enable_progress_bar": False,
+                "default_root_dir": str(tmp_path),
+                "accelerator": "cpu",
+            },
+        }
         config["data"]["init_args"] |= changes.pop("data", {})
         config["trainer"] |= changes.pop("trainer", {})
         assert not changes, f"unknown parts {sorted(changes)}"

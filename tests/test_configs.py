@@ -284,9 +284,7 @@ def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(reduce(yaml.safe_load(path.read_text()))))
     model, _ = construct("test", small)
-    shape = (
-        (1, 8, 8) if path.parent.name == "tour" else (3, 7, 7) if path.name == "imagenet.yaml" else (3, SIDE, SIDE)
-    )
+    shape = (1, 8, 8) if path.parent.name == "tour" else (3, 7, 7) if path.name == "imagenet.yaml" else (3, SIDE, SIDE)
     image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     batch = (image, torch.tensor([0, 1]), torch.tensor([3, 5]))
     for evaluator in model.evaluators:

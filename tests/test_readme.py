@@ -19,7 +19,7 @@ def test_the_two_commands_come_first():
     assert language == "bash"
     assert install.endswith("robust-diffusion tour")
     assert test == "pytest"
-    assert "\npytest\n" in (ROOT / ".ci" / "run").read_text()                   # exactly what CI runs
+    assert "\npytest\n" in (ROOT / ".ci" / "run").read_text()  # exactly what CI runs
 
 
 def test_commands_name_files_that_exist():

@@ -43,8 +43,8 @@ class Denoiser(nn.Module):
             return None
         if label is None:
             return x.new_zeros(len(x), self.num_classes)
-        rows = torch.eye(self.num_classes + 1, dtype=x.dtype, device=x.device)[:, 1:]       # the first is all zero
-        return nn.functional.embedding(label + 1, rows)     # refuses labels outside -1..K-1 without a synchronisation
+        rows = torch.eye(self.num_classes + 1, dtype=x.dtype, device=x.device)[:, 1:]  # the first is all zero
+        return nn.functional.embedding(label + 1, rows)  # refuses labels outside -1..K-1 without a synchronisation
 
     def _set_levels(self, sigma_min: float, sigma_max: float, num_classes: int | None) -> None:
         if not 0 <= sigma_min < sigma_max:
@@ -129,9 +129,7 @@ class EpsDenoiser(Denoiser):
         self.rounding = rounding
         self.time_scale = time_scale
         low, high = self._trained_levels()
-        self._set_levels(
-            low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max, num_classes
-        )
+        self._set_levels(low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max, num_classes)
 
     @classmethod
     def score_sde(cls, network: nn.Module) -> "EpsDenoiser":

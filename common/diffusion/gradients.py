@@ -166,8 +166,9 @@ class Adjoint(Gradient):
 
             return reverse_drift(denoise, process.schedule, x, t)
 
-        return integrate_adjoint(drift, process.schedule.diffusion, xt, _times(process), draws, context,
-                                 adjoint_method=self.adjoint_method)
+        return integrate_adjoint(
+            drift, process.schedule.diffusion, xt, _times(process), draws, context, adjoint_method=self.adjoint_method
+        )
 
 
 def _times(process: ReverseProcess) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from common.diffusion.schedules import Schedule
 from common.diffusion.solvers import Solver
 from common.noise import Noise
 
-_DRAWN_AT_ONCE = 2**28      # bytes: below this one draw for all steps saves launches, above it memory is worth more
+_DRAWN_AT_ONCE = 2**28  # bytes: below this one draw for all steps saves launches, above it memory is worth more
 
 
 class Draws:

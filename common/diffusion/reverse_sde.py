@@ -27,8 +27,14 @@ class ReverseSDE:
 
     noise_type = "diagonal"
 
-    def __init__(self, drift: Drift, diffusion: Callable[[Tensor], Tensor], event: torch.Size, sde_type: str = "ito",
-                 start: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        drift: Drift,
+        diffusion: Callable[[Tensor], Tensor],
+        event: torch.Size,
+        sde_type: str = "ito",
+        start: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.drift = drift
         self.diffusion = diffusion
         self.event = event
@@ -66,17 +72,24 @@ class BrownianPath:
             share = (min(stop, b) - max(start, a)) / (b - a)
             if a >= stop:
                 break
-            if share > 1e-9:        # less is round-off at a node
+            if share > 1e-9:  # less is round-off at a node
                 total = total + share * (b - a) ** 0.5 * self.z[k].reshape(self.shape)
         return total
 
 
-def integrate_step(drift: Drift, diffusion: Callable[[Tensor], Tensor], xt: Tensor, t: Tensor, t_next: Tensor,
-                   z: Tensor | None, method: str) -> Tensor:
+def integrate_step(
+    drift: Drift,
+    diffusion: Callable[[Tensor], Tensor],
+    xt: Tensor,
+    t: Tensor,
+    t_next: Tensor,
+    z: Tensor | None,
+    method: str,
+) -> Tensor:
     """One step of ``torchsde.sdeint`` from t to t_next, shape of xt."""
     y = xt.flatten(1)
     start = (y, -drift(xt, t).flatten(1))
-    sde_type = "ito" if method == "euler" else "stratonovich"       # the same equation: its noise is additive
+    sde_type = "ito" if method == "euler" else "stratonovich"  # the same equation: its noise is additive
     sde = ReverseSDE(drift, diffusion, xt.shape[1:], sde_type, start)
     h = float(t - t_next)
     path = BrownianPath((float(t), float(t_next)), {1: torch.zeros_like(xt) if z is None else z}, y)
@@ -84,13 +97,20 @@ def integrate_step(drift: Drift, diffusion: Callable[[Tensor], Tensor], xt: Tens
     return states[-1].view_as(xt)
 
 
-def integrate_adjoint(drift: Drift, diffusion: Callable[[Tensor], Tensor], xt: Tensor, times: Sequence[float],
-                      z: Increments, parameters: tuple[Tensor, ...], **options: Any) -> Tensor:
+def integrate_adjoint(
+    drift: Drift,
+    diffusion: Callable[[Tensor], Tensor],
+    xt: Tensor,
+    times: Sequence[float],
+    z: Increments,
+    parameters: tuple[Tensor, ...],
+    **options: Any,
+) -> Tensor:
     """``torchsde.sdeint_adjoint`` by Euler's method over the whole grid; gradients reach xt and ``parameters``."""
     y = xt.flatten(1)
     sde = ReverseSDE(drift, diffusion, xt.shape[1:])
     ends = torch.tensor([-times[0], -times[-1]], dtype=torch.float64)
-    dt = (times[0] - times[1]) * (1 + 1e-12)        # round-off must not leave a sliver of a step at the end
+    dt = (times[0] - times[1]) * (1 + 1e-12)  # round-off must not leave a sliver of a step at the end
     path = BrownianPath(times, z, y)
     states: Tensor = torchsde.sdeint_adjoint(
         sde, y, ends, bm=path, method="euler", dt=dt, adjoint_params=parameters, **options

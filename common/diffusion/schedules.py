@@ -75,7 +75,7 @@ class VP:
     def time(self, sigma: Tensor) -> Tensor:
         integral = torch.log1p(sigma**2)
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
-        return 2 * integral / (self.beta_min + root)    # the quadratic's root in the form that never cancels
+        return 2 * integral / (self.beta_min + root)  # the quadratic's root in the form that never cancels
 
     def drift(self, t: Tensor) -> Tensor:
         return -self._beta(t) / 2
@@ -103,7 +103,7 @@ class DDPM:
             raise ValueError(f"DDPM needs 0 < beta_start <= beta_end < 1; got {beta_start} and {beta_end}")
         self.num_steps, self.beta_start, self.beta_end = num_steps, beta_start, beta_end
         beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
-        rate = -torch.log1p(-beta)                      # what B(t) = -log abar(t) gains over interval i
+        rate = -torch.log1p(-beta)  # what B(t) = -log abar(t) gains over interval i
         self.sigmas = torch.expm1(rate.cumsum(0)).sqrt()
         """The trained noise levels sigma_i, (N,) float64, ascending."""
         self._tables = {(rate.device, rate.dtype): torch.stack((rate, rate.cumsum(0), self.sigmas))}
@@ -127,7 +127,7 @@ class DDPM:
         return result
 
     def _beta(self, t: Tensor) -> Tensor:
-        i = self._interval(t * self.num_steps - 1e-3)       # round-off at a node must not reach the next interval
+        i = self._interval(t * self.num_steps - 1e-3)  # round-off at a node must not reach the next interval
         beta: Tensor = self.num_steps * self._table(t)[0][i]
         return beta
 

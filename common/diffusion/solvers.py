@@ -31,8 +31,16 @@ class Solver(Protocol):
 
     stochastic: bool
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None, last: bool = False) -> Tensor: ...
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None,
+        last: bool = False,
+    ) -> Tensor: ...
 
 
 def level_of(value: Tensor, x: Tensor) -> Tensor:
@@ -64,8 +72,16 @@ class EulerMaruyama(Solver):
 
     stochastic = True
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None, last: bool = False) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None,
+        last: bool = False,
+    ) -> Tensor:
         mean = xt - per_row(t - t_next, xt) * reverse_drift(denoise, schedule, xt, t)
         return mean if z is None else mean + per_row(schedule.diffusion(t) * (t - t_next).sqrt(), xt) * z
 
@@ -85,8 +101,16 @@ class DDIM(Solver):
         self.eta = eta
         self.stochastic = eta > 0
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None, last: bool = False) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None,
+        last: bool = False,
+    ) -> Tensor:
         s, s_next, sigma, sigma_next = _levels(schedule, t, t_next)
         spread = self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt()
         keep = (sigma_next**2 - spread**2).sqrt() / sigma
@@ -113,8 +137,16 @@ class Ancestral(Solver):
             raise ValueError(f'variance must be "fixed_small" or "fixed_large"; got {variance!r}')
         self.variance = variance
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None, last: bool = False) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None,
+        last: bool = False,
+    ) -> Tensor:
         s, s_next, sigma, sigma_next = _levels(schedule, t, t_next)
         keep = (sigma_next / sigma) ** 2
         x0_hat = posterior_mean(denoise, schedule, xt, t)
@@ -136,8 +168,16 @@ class ProbabilityFlowEuler(Solver):
 
     stochastic = False
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None = None, last: bool = False) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None = None,
+        last: bool = False,
+    ) -> Tensor:
         return xt - per_row(t - t_next, xt) * reverse_drift(denoise, schedule, xt, t, noise_share=0.0)
 
 
@@ -150,8 +190,16 @@ class ProbabilityFlowHeun(Solver):
 
     stochastic = False
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None = None, last: bool = False) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None = None,
+        last: bool = False,
+    ) -> Tensor:
         h = per_row(t - t_next, xt)
         slope = reverse_drift(denoise, schedule, xt, t, noise_share=0.0)
         euler = xt - h * slope
@@ -174,8 +222,16 @@ class TorchSDE(Solver):
             raise ValueError(f'method must be "euler" or "midpoint", which need one increment a step; got {method!r}')
         self.method = method
 
-    def step(self, denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, t_next: Tensor,
-             z: Tensor | None, last: bool = False) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        xt: Tensor,
+        t: Tensor,
+        t_next: Tensor,
+        z: Tensor | None,
+        last: bool = False,
+    ) -> Tensor:
         from common.diffusion.reverse_sde import integrate_step  # torchsde is slow to import and rarely needed
 
         def drift(x: Tensor, time: Tensor) -> Tensor:

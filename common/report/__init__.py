@@ -15,7 +15,7 @@ from common.report.tables import accuracy_table, certified_table, to_rich, write
 
 __all__ = ["build", "summary_table"]
 
-PICTURED = 10       # images per run at most
+PICTURED = 10  # images per run at most
 LOG_WIDTH = 140
 
 
@@ -53,7 +53,7 @@ def summary_table(paths: Sequence[str | Path]) -> None:
 
 def _print(runs: Sequence[Run]) -> None:
     console = Console()
-    if not console.is_terminal:                             # a log file has no edge to fold at
+    if not console.is_terminal:  # a log file has no edge to fold at
         console = Console(width=max(console.width, LOG_WIDTH))
     for table in (accuracy_table(runs), certified_table(runs)):
         if table.rows:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INCH = 0.27         # height of a bar with the air around it
-FINEST = 400        # steps of a curve; beyond them its values are taken at evenly spaced radii
+INCH = 0.27  # height of a bar with the air around it
+FINEST = 400  # steps of a curve; beyond them its values are taken at evenly spaced radii
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def certified_curves(runs: Sequence[Run], style: Style) -> "Figure":
     axes.set_ylabel("certified accuracy, %", color=style.soft)
     legend = axes.legend(frameon=False, loc="upper right", labelcolor=style.ink, handlelength=2.6)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)               # a name is a name: no meaning in "$" or a first "_"
+        text.set(text=name, parse_math=False)  # a name is a name: no meaning in "$" or a first "_"
     _clean_axes(axes, style)
     axes.grid(color=style.line, linewidth=0.6, zorder=0)
     return figure
@@ -136,7 +136,7 @@ def _curve(axes: "Axes", rows: list[Record], end: float, colour: str, dashes: st
     value, low, high = ([100 * number for number in numbers] for numbers in zip(
         *((count / len(rows), *bounds[count]) for count in [*counts, counts[-1]]), strict=True
     ))  # fmt: skip
-    starts = [0.0, *jumps, end]                             # a radius itself is still certified: the step follows it
+    starts = [0.0, *jumps, end]  # a radius itself is still certified: the step follows it
     axes.step(starts, value, where="post", color=colour, linestyle=dashes, linewidth=1.7, label=colour, zorder=3)
     axes.fill_between(starts, low, high, step="post", color=colour, alpha=0.14, linewidth=0, zorder=2)
 

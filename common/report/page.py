@@ -13,9 +13,9 @@ from common.report.runs import Run
 from common.report.tables import Entry, Table, bounds, percent
 from common.robustness.records import Record
 
-Panel = tuple[Run, str, list[Record]]       # a run, an evaluator, and its records with pictures
+Panel = tuple[Run, str, list[Record]]  # a run, an evaluator, and its records with pictures
 
-NARROW = 3.9                                # inches; a phone in portrait shows about 360 CSS pixels
+NARROW = 3.9  # inches; a phone in portrait shows about 360 CSS pixels
 
 
 def page(
@@ -141,7 +141,7 @@ def _thumbnail(name: str, record: Record) -> str:
     png = record.values["images"].get(name)
     if not png:
         return "<td></td>"
-    width = int.from_bytes(base64.b64decode(png[:32])[16:20], "big")        # where a PNG states it
+    width = int.from_bytes(base64.b64decode(png[:32])[16:20], "big")  # where a PNG states it
     look = ' class="coarse"' if width <= 64 else ""
     alt = _text(f"image {record.index}, class {record.label}, {name}")
     return f'<td><img{look} src="data:image/png;base64,{_text(png)}" alt="{alt}" /></td>'

@@ -5,9 +5,9 @@ from typing import Any
 
 from common.report.runs import Run
 
-DEPTH = 3           # of nested parts that a defence's expression shows; the whole configuration stands below it
-SMALL = 16 / 255    # radii up to here are written in grey levels
-PHRASES = {         # how a setting of an attack is said, in this order
+DEPTH = 3  # of nested parts that a defence's expression shows; the whole configuration stands below it
+SMALL = 16 / 255  # radii up to here are written in grey levels
+PHRASES = {  # how a setting of an attack is said, in this order
     "steps": "{} step(s)",
     "step_size": "of size {}",
     "eot": "{} EOT draw(s) per step",

@@ -19,10 +19,10 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.robustness.records import Record, summarise
 
-HIDDEN = 0.05               # share of images that may show a sign of masking before a check fails
-SIGNIFICANCE = 0.01         # one-sided level of the paired comparisons: how often each cries wolf
-UNMOVED = 0.01              # a perturbation below this share of eps does not count as one
-HUGE = {"Linf": 0.5}        # from here on a grey image is within reach of every image, and with it any class
+HIDDEN = 0.05  # share of images that may show a sign of masking before a check fails
+SIGNIFICANCE = 0.01  # one-sided level of the paired comparisons: how often each cries wolf
+UNMOVED = 0.01  # a perturbation below this share of eps does not count as one
+HUGE = {"Linf": 0.5}  # from here on a grey image is within reach of every image, and with it any class
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 FORMAT = "robust-diffusion records 1"
 PARTS, MERGED = "part-*.jsonl", "records.jsonl"
-DIGITS = 6          # significant digits of a stored float: what float32 carries
+DIGITS = 6  # significant digits of a stored float: what float32 carries
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load(path: Path, expected: Header | None = None) -> tuple[Header, list[Recor
     """
     files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
     parsed = [(file, *parse(file)) for file in files]
-    parsed.sort(key=lambda entry: not entry[2])             # a file without rows binds nobody
+    parsed.sort(key=lambda entry: not entry[2])  # a file without rows binds nobody
     header, rows = expected, []
     for file, found, records in parsed:
         if header is not None and found is not None and records and found.fingerprint != header.fingerprint:

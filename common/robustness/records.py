@@ -21,7 +21,7 @@ from common.robustness.smoothing import ABSTAIN
 
 __all__ = ["Header", "Record", "Records", "Summary", "interval", "summarise"]
 
-RADIUS_STEP = 0.25          # grid of radii, in pixel units, as the literature's tables have it
+RADIUS_STEP = 0.25  # grid of radii, in pixel units, as the literature's tables have it
 
 
 class Records:

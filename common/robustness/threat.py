@@ -11,7 +11,7 @@ from common.units import number
 
 _NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}
 _LARGEST = {1.0: 1000.0, 2.0: 100.0, math.inf: 1.0}
-_BISECTIONS = 60            # halves of an interval in float64: below its rounding
+_BISECTIONS = 60  # halves of an interval in float64: below its rounding
 
 
 class ThreatModel:

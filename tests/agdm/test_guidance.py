@@ -40,7 +40,7 @@ def test_sigma_scales_the_input_and_modulates_the_features():
     x, sigma = image(4).tile(1, 1, 2, 2), torch.tensor(0.75, dtype=torch.float64)
     torch.manual_seed(0)
     fresh = GuidanceNetwork(in_channels=1, num_classes=3, width=8).double()
-    torch.testing.assert_close(fresh(1.25 * x, sigma)[1], fresh(x, 0 * sigma)[1])    # 1.25 = √(1 + 0.75²)
+    torch.testing.assert_close(fresh(1.25 * x, sigma)[1], fresh(x, 0 * sigma)[1])  # 1.25 = √(1 + 0.75²)
     trained = network()
     assert (trained(1.25 * x, sigma)[1] - trained(x, 0 * sigma)[1]).abs().max() > 1e-3
 
@@ -91,7 +91,7 @@ def test_distances_on_vectors_one_can_do_in_the_head():
     torch.testing.assert_close(mse(a, b), torch.tensor([16 / 3, 5 / 3]))
     torch.testing.assert_close(relative(a, b), torch.tensor([16 / 9, 5 / 4]))
     torch.testing.assert_close(cosine(a, b), torch.tensor([0.4, 1.0]))
-    torch.testing.assert_close(relative(7 * a, 7 * b), relative(a, b))      # what carries over between networks
+    torch.testing.assert_close(relative(7 * a, 7 * b), relative(a, b))  # what carries over between networks
 
 
 def test_potential_is_zero_and_greatest_at_the_reference(linear):

@@ -120,7 +120,7 @@ def test_adversary_sees_eval_mode_and_leaves_no_trace(batch):
         def __init__(self):
             super().__init__()
             self.layers = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 3), nn.Softplus()).double()
-            self.layers[1].eval()                                   # a part that its owner keeps in eval mode
+            self.layers[1].eval()  # a part that its owner keeps in eval mode
 
         def forward(self, x, sigma):
             assert self.layers[0].training is self.expected

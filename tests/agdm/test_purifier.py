@@ -78,14 +78,14 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
 
     x = xt / alpha_bar[i].sqrt()
     eps = (x - denoiser(x, sigma)) / sigma
-    g = 2.0 * guidance.gradient(x, sigma, reference) / alpha_bar[i].sqrt()                # ∇_{x_t} = ∇_x / s
+    g = 2.0 * guidance.gradient(x, sigma, reference) / alpha_bar[i].sqrt()  # ∇_{x_t} = ∇_x / s
     mu = (xt - beta[i] / (1 - alpha_bar[i]).sqrt() * eps) / (1 - beta[i]).sqrt()
 
     schedule, (t, t_next) = DDPM(), torch.tensor([0.070, 0.069], dtype=torch.float64)
     ancestral = Ancestral("fixed_large").step(denoise, schedule, xt, t, t_next, z)
     torch.testing.assert_close(ancestral, mu + beta[i] * g / (1 - beta[i]).sqrt() + beta[i].sqrt() * z)
     paper = mu + beta[i] * g + beta[i].sqrt() * z
-    assert (ancestral - paper).abs().max() < beta[i] ** 2 * g.abs().max()                 # β/√α - β < β² here
+    assert (ancestral - paper).abs().max() < beta[i] ** 2 * g.abs().max()  # β/√α - β < β² here
 
     eps_hat = eps - (1 - alpha_bar[i]).sqrt() * g
     x0_hat = (xt - (1 - alpha_bar[i]).sqrt() * eps_hat) / alpha_bar[i].sqrt()
@@ -93,14 +93,14 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
     torch.testing.assert_close(DDIM().step(denoise, schedule, xt, t, t_next, None), ddim)
 
     rate, h = 0.1 + 19.9 * 0.07, 0.01
-    decay = math.exp(-(0.1 * 0.07 + 19.9 * 0.07**2 / 2))                                  # s² = exp(-∫β)
+    decay = math.exp(-(0.1 * 0.07 + 19.9 * 0.07**2 / 2))  # s² = exp(-∫β)
     x, sigma = xt / decay**0.5, torch.tensor((1 / decay - 1) ** 0.5, dtype=torch.float64)
     score = (denoiser(x, sigma) * decay**0.5 - xt) / (1 - decay)
     g = 2.0 * guidance.gradient(x, sigma, reference) / decay**0.5
     schedule, t_next = VP(), t - h
     stochastic = xt + (rate / 2 * xt + rate * (score + g)) * h + (rate * h) ** 0.5 * z
     torch.testing.assert_close(EulerMaruyama().step(denoise, schedule, xt, t, t_next, z), stochastic)
-    flow = xt + (rate / 2 * xt + rate / 2 * (score + g)) * h                              # half the push
+    flow = xt + (rate / 2 * xt + rate / 2 * (score + g)) * h  # half the push
     torch.testing.assert_close(ProbabilityFlowEuler().step(denoise, schedule, xt, t, t_next), flow)
 
 

@@ -183,5 +183,5 @@ def test_agdm_is_tested_and_recorded(data, tmp_path):
     assert all(row["values"]["distance"] <= 0.2 + 1e-6 for row in rows)
     guidance.distance = "cosine"
     other = AGDMTask(purifier, classifier, evaluators, str(tmp_path / "records"))
-    with pytest.raises(ValueError, match="distance"):               # another defence may not continue these records
+    with pytest.raises(ValueError, match="distance"):  # another defence may not continue these records
         trainer(tmp_path).test(other, datamodule=InOrder(data, 7), verbose=False)

@@ -101,7 +101,7 @@ def test_samples_follow_the_law(mixture):
     mean = (weights @ mixture.means.flatten(1)).view(2, 3)
     error = (x0.mean(0) - mean).abs() / (x0.std(0) / math.sqrt(n))
     assert error.max() < 4.5
-    ones = x0[label == 2] - mixture.means[2]        # class 2 is component 2 alone, with std 0.2
+    ones = x0[label == 2] - mixture.means[2]  # class 2 is component 2 alone, with std 0.2
     assert float(ones.std()) == pytest.approx(0.2, abs=4.5 * 0.2 / math.sqrt(2 * ones.numel()))
 
 

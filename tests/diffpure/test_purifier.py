@@ -49,7 +49,7 @@ def test_the_network_sees_the_grid():
     leaf = image.requires_grad_()
     torch.autograd.grad(purifier(leaf, Noise.of(0, torch.arange(2))).sum(), leaf)
     assert torch.equal(torch.stack(seen[:100]), torch.stack(forward))
-    assert torch.equal(torch.stack(seen[100:]), torch.stack(forward).flip(0))      # recomputed at the same times
+    assert torch.equal(torch.stack(seen[100:]), torch.stack(forward).flip(0))  # recomputed at the same times
 
 
 @pytest.mark.parametrize("solver", EVERY)

@@ -17,10 +17,10 @@ from common.robustness.classifiers import Classifier
 from common.robustness.threat import ThreatModel
 from common.units import number
 
-_L2_ATTACKS = ("PGDL2", "PGDRSL2")                  # every other attack with a fixed radius is an L-inf attack
-_RADII = ("eps", "max_epsilon")                     # what torchattacks calls the radius
+_L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack
+_RADII = ("eps", "max_epsilon")  # what torchattacks calls the radius
 _BLACK_BOX = ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA")
-_NOT_ATTACKS = ("MultiAttack", "LGV")               # take attacks or data, not a model and numbers
+_NOT_ATTACKS = ("MultiAttack", "LGV")  # take attacks or data, not a model and numbers
 
 
 class TorchAttacks(Attack):
@@ -130,13 +130,13 @@ def _read(value: Any) -> Any:
 def _own_generators(seed: int) -> Iterator[None]:
     """The global generators of torch, numpy and random seeded for the duration, then as they were."""
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    states = random.getstate(), np.random.get_state()                           # noqa: NPY002 (the package's choice)
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the package's choice)
     with torch.random.fork_rng(devices=gpus):
         try:
             torch.manual_seed(seed)
             random.seed(seed)
-            np.random.set_state(np.random.RandomState(seed).get_state())        # noqa: NPY002
+            np.random.set_state(np.random.RandomState(seed).get_state())  # noqa: NPY002
             yield
         finally:
             random.setstate(states[0])
-            np.random.set_state(states[1])                                      # noqa: NPY002
+            np.random.set_state(states[1])  # noqa: NPY002

@@ -69,9 +69,7 @@ class PGD(Attack):
         """``ascend(...).adv``."""
         return self.ascend(classifier, image, label, threat, noise).adv
 
-    def ascend(
-        self, classifier: Classifier, image: Tensor, label: Tensor, threat: ThreatModel, noise: Noise
-    ) -> Ascent:
+    def ascend(self, classifier: Classifier, image: Tensor, label: Tensor, threat: ThreatModel, noise: Noise) -> Ascent:
         """The attack with its diagnostics. ``RuntimeError`` where the classifier gives no gradient at all, or a loss
         that is never finite: either would otherwise return the clean image and pass for robustness."""
         size = self._path(threat) / self.steps if self.step_size is None else number(self.step_size)

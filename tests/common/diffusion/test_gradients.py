@@ -115,7 +115,7 @@ def test_checkpoint_recomputes_under_the_same_autocast():
     full, checkpoint = (torch.autograd.grad(f.square().sum(), x)[0] for f in forwards)
     assert torch.equal(full, checkpoint)
     plain = DiffusionPurifier(denoiser(torch.float32), VP(), 0.1, steps=5)(x, NOISE)
-    assert (plain - forwards[0]).abs().max() > 1e-5         # autocast was really on
+    assert (plain - forwards[0]).abs().max() > 1e-5  # autocast was really on
 
 
 def test_memory_is_states_and_not_networks():
@@ -179,7 +179,7 @@ def test_noise_drawn_inside_a_step_is_caught():
     wrong, right = (
         gradient_of(Forgetful(denoiser(), VP(), 0.2, steps=3, gradient=g), image()) for g in ("checkpoint", "full")
     )
-    assert (wrong - right).abs().max() > 0.01 * right.abs().max()       # silently wrong without the check
+    assert (wrong - right).abs().max() > 0.01 * right.abs().max()  # silently wrong without the check
     with pytest.raises(RuntimeError, match="Noise must be drawn before the step"):
         gradient_of(Forgetful(denoiser(), VP(), 0.2, steps=3, gradient=Checkpoint(verify=True)), image())
 
@@ -228,7 +228,7 @@ def test_adjoint_error_is_measured(capsys):
                 assert 1e-6 < error.relative.median() < 0.02
                 assert error.cosine.median() > 0.999
             if name == "std 0.02":
-                assert error.relative.median() > 0.05       # not to be mistaken for the exact gradient
+                assert error.relative.median() > 0.05  # not to be mistaken for the exact gradient
     with capsys.disabled():
         print("\nadjoint against the exact gradient (Euler, dt 1e-3, t* 0.1)", *lines, sep="\n  ")
 

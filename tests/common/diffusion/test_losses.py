@@ -56,7 +56,7 @@ def test_eps_loss_of_the_optimal_denoiser():
 
 
 def test_weight_and_levels():
-    assert float(edm_weight(torch.tensor(0.5, dtype=F64))) == pytest.approx(8)      # 2/sigma_d^2 at sigma = sigma_d
+    assert float(edm_weight(torch.tensor(0.5, dtype=F64))) == pytest.approx(8)  # 2/sigma_d^2 at sigma = sigma_d
     quantiles = draw_sigma_lognormal(torch.tensor([-1.0, 0.0, 1.0], dtype=F64))
     assert quantiles.tolist() == pytest.approx([math.exp(-2.4), math.exp(-1.2), 1.0])
     levels = draw_sigma_uniform_time(VP(), torch.tensor([0.0, 1.0], dtype=F64))

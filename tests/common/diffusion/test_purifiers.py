@@ -87,7 +87,7 @@ def test_steps_read_their_own_noise(denoiser, image):
 @pytest.mark.parametrize("gradient", ["checkpoint", "full", "adjoint", "bpda", Surrogate(2)], ids=str)
 def test_a_graph_is_formed_only_when_the_image_asks(denoiser, image, gradient):
     purifier = DiffusionPurifier(denoiser, VP(), 0.1, steps=4, gradient=gradient)
-    denoiser.requires_grad_(True)                                       # somebody unfroze it: still no graph
+    denoiser.requires_grad_(True)  # somebody unfroze it: still no graph
     assert purifier(image, NOISE).grad_fn is None
     leaf = image.clone().requires_grad_()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_denoiser_is_frozen(denoiser, image):
     purifier.train()
     assert purifier.training
     assert not denoiser.training
-    assert torch.equal(purifier(image, NOISE), reference)              # no dropout
+    assert torch.equal(purifier(image, NOISE), reference)  # no dropout
 
 
 def test_dtype_is_kept(image):

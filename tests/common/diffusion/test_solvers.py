@@ -139,7 +139,7 @@ def test_probability_flow_order_and_limit(solver, order, schedule, t_star, t_end
     coarse, fine = error(140), error(280)
     assert math.log2(abs(coarse / fine)) == pytest.approx(order, abs=0.15)
     assert abs(fine) < 0.02 / 10 ** (order - 1)
-    assert abs((2**order * fine - coarse) / (2**order - 1)) < 0.1 * abs(fine)       # extrapolated to step 0: the limit
+    assert abs((2**order * fine - coarse) / (2**order - 1)) < 0.1 * abs(fine)  # extrapolated to step 0: the limit
 
 
 # ---- reverse SDE ----
@@ -308,7 +308,7 @@ def test_reverse_process_restores_the_law_of_a_mixture(name):
     schedule, solver = VP(), as_solver(name)
     t = torch.tensor(1.0, dtype=F64)
     start = schedule.scale(t) * (x0 + schedule.sigma(t) * noise.normal(0, (1, 1, 2)))
-    times = [(k / steps) ** 2 for k in range(steps, 0, -1)]             # finer towards the data
+    times = [(k / steps) ** 2 for k in range(steps, 0, -1)]  # finer towards the data
     grid = TimeGrid((*times, 1e-5))
     result = ReverseProcess(ExactDenoiser(mixture), schedule, solver, grid).run(start, noise, ())
     component = mixture.bayes_logits(result, 0.0).argmax(1)

@@ -181,9 +181,9 @@ def test_majority_logits_are_log_shares():
 @pytest.mark.parametrize(
     ("table", "winner"),
     [
-        ([[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], 2),            # one vote each: the surer one
+        ([[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], 2),  # one vote each: the surer one
         ([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0]], 1),
-        ([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0]], 1),            # equal in everything: the lower index
+        ([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0]], 1),  # equal in everything: the lower index
     ],
 )
 def test_ties_go_to_the_higher_mean_probability_then_to_the_lower_index(table, winner):

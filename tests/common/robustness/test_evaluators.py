@@ -305,7 +305,7 @@ def nan_pixel(image):
         (nan_pixel, "on 1 of 2 images, worst at index 1: distance nan"),
         (lambda image: image[:1], r"returned torch.float32 of shape \(1, 1, 4, 4\)"),
         (lambda image: image.double(), "returned torch.float64"),
-        (lambda image: (image * 0 - 0.01), "left"),
+        (lambda image: image * 0 - 0.01, "left"),
     ],
 )
 def test_an_attack_outside_its_budget_is_an_error(returned, message):

@@ -65,7 +65,7 @@ def test_kl():
 def test_every_named_loss_grows_with_another_logit_and_falls_with_the_label_s(name):
     logits = LOGITS.clone().requires_grad_()
     gradient = torch.autograd.grad(by_name(name)(logits, LABEL).sum(), logits)[0]
-    correct = LOGITS.argmax(1) == LABEL         # where the label is not among the first three, DLR may do either
+    correct = LOGITS.argmax(1) == LABEL  # where the label is not among the first three, DLR may do either
     assert bool((gradient.gather(1, LABEL[:, None])[correct] <= 1e-12).all())
     assert float(gradient.gather(1, LABEL[:, None]).sum()) < 0
 

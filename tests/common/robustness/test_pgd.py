@@ -33,12 +33,12 @@ def largest_gain(g, image, norm, eps):
     g, room = np.abs(g), np.where(g > 0, 1 - image, image)
     if norm == math.inf:
         return float(g @ np.minimum(eps, room))
-    if norm == 1:                                                       # the dearest coordinates first
+    if norm == 1:  # the dearest coordinates first
         order = np.argsort(-g)
         spent = np.concatenate(([0], np.cumsum(room[order])))[:-1]
         return float(g[order] @ np.clip(eps - spent, 0, room[order]))
 
-    def excess(scale):                                                  # d = min(scale g, room)
+    def excess(scale):  # d = min(scale g, room)
         return np.linalg.norm(np.minimum(scale * g, room)) - eps
 
     return float(g @ np.minimum(brentq(excess, 0, 1e6, xtol=1e-14) * g, room))
@@ -212,9 +212,9 @@ def test_autocast_of_the_caller_does_not_reach_the_attack():
 @pytest.mark.parametrize(
     "logits",
     [
-        lambda x: x.detach().flatten(1),                                  # cut off
+        lambda x: x.detach().flatten(1),  # cut off
         lambda x: nn.functional.one_hot(x.flatten(1).argmax(1), 4).float(),
-        lambda x: torch.zeros(len(x), 4, requires_grad=True) + 1,         # a graph, but not to the image
+        lambda x: torch.zeros(len(x), 4, requires_grad=True) + 1,  # a graph, but not to the image
     ],
 )
 def test_no_path_to_the_image_is_an_error(logits):

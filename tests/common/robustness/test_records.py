@@ -114,7 +114,7 @@ def test_every_cut_of_a_part_is_read_up_to_its_last_whole_line(tmp_path):
     ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
     for cut in range(len(whole)):
         the_part(tmp_path).write_bytes(whole[:cut])
-        complete = sum(cut >= end for end in ends[1:])      # a row is whole without its newline
+        complete = sum(cut >= end for end in ends[1:])  # a row is whole without its newline
         assert len(records.all()) == complete
 
 

@@ -121,8 +121,11 @@ def test_rows_are_capped_samples_independent_and_the_image_unclipped():
     assert max(len(batch) for batch in classifier.images) == 16
     assert sum(len(batch) for batch in classifier.images) == 2 * (20 + 50)
     assert float(torch.cat(classifier.images).min()) < 0, "noise is added to pixels without clipping"
-    seen = [key for noise in classifier.noises for key in zip([noise.seed] * len(noise), noise.index.tolist(),
-                                                              noise.draw.tolist(), strict=True)]
+    seen = [
+        key
+        for noise in classifier.noises
+        for key in zip([noise.seed] * len(noise), noise.index.tolist(), noise.draw.tolist(), strict=True)
+    ]
     assert len(set(seen)) == len(seen) == 2 * (20 + 50), "selection and estimation draw apart, each sample its own row"
     clean = torch.cat([image[noise.index] for noise in classifier.noises])
     z = ((torch.cat(classifier.images) - clean) / 0.5).flatten()

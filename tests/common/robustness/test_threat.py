@@ -148,8 +148,16 @@ def test_an_l1_step_follows_the_gradient_with_the_largest_moving_by_the_step():
 @pytest.mark.parametrize(
     ("written", "norm", "name"),
     [
-        (1, 1, "L1"), ("1", 1, "L1"), ("l1", 1, "L1"), (2, 2, "L2"), (2.0, 2, "L2"), ("L2", 2, "L2"),
-        ("inf", math.inf, "Linf"), ("linf", math.inf, "Linf"), ("Linf", math.inf, "Linf"), (math.inf, math.inf, "Linf"),
+        (1, 1, "L1"),
+        ("1", 1, "L1"),
+        ("l1", 1, "L1"),
+        (2, 2, "L2"),
+        (2.0, 2, "L2"),
+        ("L2", 2, "L2"),
+        ("inf", math.inf, "Linf"),
+        ("linf", math.inf, "Linf"),
+        ("Linf", math.inf, "Linf"),
+        (math.inf, math.inf, "Linf"),
     ],
 )
 def test_norms_as_people_write_them(written, norm, name):

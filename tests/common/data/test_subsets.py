@@ -1,0 +1,165 @@
+"""Subsets are what their papers drew, prefixes continue each other, and whatever does not fit is refused."""
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from common.data.digits import Digits
+from common.data.modules import ImageData
+from common.data.subsets import (
+    NDCCIFAR10,
+    Balanced,
+    DensePureCIFAR10,
+    DiffPureCIFAR10,
+    DiffPureCIFAR10BPDA,
+    DiffPureImageNet,
+    Every,
+    Jobs,
+    LeeKimCIFAR10,
+    Listed,
+    NDCImageNet,
+    Seeded,
+)
+from common.identity import settings
+
+CIFAR, IMAGENET = torch.arange(10_000) % 10, torch.arange(50_000) // 50
+SEED_0 = [9394, 898, 2398, 5906, 2343]  # how NumPy's legacy permutation of 10,000 with seed 0 begins
+
+
+@pytest.mark.parametrize(
+    ("subset", "labels", "images"),
+    [
+        (DiffPureCIFAR10(), CIFAR, 504),
+        (DiffPureCIFAR10BPDA(), CIFAR, 960),
+        (DiffPureImageNet(), IMAGENET, 510),
+        (LeeKimCIFAR10(), CIFAR, 512),
+        (NDCCIFAR10(), CIFAR, 512),
+        (NDCImageNet(), IMAGENET, 512),
+        (DensePureCIFAR10(), CIFAR, 500),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int | torch.Tensor) else "",
+)
+def test_papers_lists_have_so_many_different_images(subset, labels, images):
+    order = subset.order(labels)
+    assert len(order) == len(set(order)) == images
+    assert min(order) >= 0 and max(order) < len(labels)
+    with pytest.raises(ValueError, match="this set has 9999"):
+        subset.order(labels[:9999])
+
+
+def test_papers_lists_overlap_as_they_are_known_to():
+    diffpure, lee_kim = DiffPureCIFAR10().order(CIFAR), LeeKimCIFAR10().order(CIFAR)
+    assert diffpure[:5] == SEED_0
+    assert diffpure[:64] == lee_kim[:64]
+    assert len({*diffpure} & {*lee_kim}) == 81
+    assert NDCCIFAR10().order(CIFAR)[:3] == [0, 1, 2]
+    assert DensePureCIFAR10().order(CIFAR)[:3] == [0, 20, 40]
+
+
+def test_jobs_are_the_union_of_single_draws():
+    drawn = [np.random.RandomState(seed).choice(10_000, 64, replace=False).tolist() for seed in range(8)]
+    assert {*DiffPureCIFAR10().order(CIFAR)} == {index for draw in drawn for index in draw}
+    assert Jobs(1, 64).order(CIFAR) == drawn[0]
+    assert Jobs(8, 64).order(CIFAR) == DiffPureCIFAR10().order(CIFAR)
+    with pytest.raises(ValueError, match="at most the 3 test images"):
+        Jobs(1, 4).order(CIFAR[:3])
+
+
+def test_a_shorter_draw_of_one_seed_begins_a_longer_one():
+    order = Seeded(3).order(CIFAR[:1000])
+    assert sorted(order) == list(range(1000))
+    for n in (1, 64, 512):
+        assert np.random.RandomState(3).choice(1000, n, replace=False).tolist() == order[:n]
+    assert Seeded(4).order(CIFAR[:1000]) != order
+
+
+def test_balanced_prefixes_hold_each_class_equally_often():
+    labels = torch.tensor([2] * 3 + [0] * 9 + [1] * 20)
+    order = Balanced(1).order(labels)
+    assert sorted(order) == list(range(32))
+    for m in (1, 2, 3):
+        assert labels[order[: 3 * m]].bincount().tolist() == [m, m, m]
+    assert labels[order[:27]].bincount().tolist() == [9, 15, 3]  # class 2 and then 0 run out
+    members = [index for index in order if labels[index] == 1]
+    assert members != sorted(members) and Balanced(2).order(labels) != order
+
+
+def test_every_starts_where_it_is_told():
+    assert Every(4, start=1).order(CIFAR[:10]) == [1, 5, 9]
+
+
+@pytest.mark.parametrize("text", ["7\n2 # a comment, with 5\n\n9", "[7, 2, 9]", "7, 2,\t9\n"])
+def test_an_index_file_is_followed_to_the_letter(tmp_path, text):
+    (tmp_path / "list.txt").write_text(text)
+    listed = Listed(tmp_path / "list.txt")
+    assert listed.order(CIFAR) == [7, 2, 9]
+    (tmp_path / "elsewhere.txt").write_text("7 2 9")
+    (tmp_path / "other.txt").write_text("7 9 2")
+    assert settings(Listed(tmp_path / "elsewhere.txt")) == settings(listed)
+    assert settings(Listed(tmp_path / "other.txt")) != settings(listed)
+    with pytest.raises(ValueError, match="must be below 9"):
+        listed.order(CIFAR[:9])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), ("1\n-2", "indices >= 0"), ("3 x", "'x'"), ("3 4 3", r"\[3\] come again"), ("1.5", "1.5")],
+)
+def test_a_bad_index_file_is_refused(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Listed(tmp_path / "list.txt")
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(FileNotFoundError, match="no index file"):
+        Listed("nowhere.txt")
+    for make in (lambda: Seeded(-1), lambda: Balanced(2**32), lambda: Every(0), lambda: Jobs(0, 4)):
+        with pytest.raises(ValueError, match=r"seeds are|step >= 1|jobs >= 1"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data.subset=Seeded", "--data.subset.seed=5"], Seeded(5)),
+        (["--data.subset", '{"class_path": "common.data.subsets.Every", "init_args": {"step": 7}}'], Every(7)),
+    ],
+)
+def test_subsets_are_named_on_the_command_line(words, expected):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(ImageData, "data")
+    data = parser.instantiate_classes(parser.parse_args(["--data=Digits", *words, "--data.test_images=20"])).data
+    assert isinstance(data, Digits)
+    assert data.subset == expected
+
+
+def test_records_keep_the_whole_sets_indices():
+    data = Digits(subset=Seeded(2), test_images=20, batch_size=7)
+    data.setup("test")
+    index = torch.cat([batch[2] for batch in data.test_dataloader()])
+    image = torch.cat([batch[0] for batch in data.test_dataloader()])
+    assert index.tolist() == np.random.RandomState(2).permutation(512)[:20].tolist()
+    assert torch.equal(image, data.held_out.images[index])
+    short = Digits(subset=Every(20), test_images=27)
+    short.setup("test")
+    with pytest.raises(ValueError, match="at most 26, the images of Every"):
+        short.test_dataloader()
+
+
+def test_the_subset_is_part_of_a_runs_identity_and_its_length_is_not():
+    plain = Digits(batch_size=4).identity()
+    assert plain == {"hold_out_validation": True} == Digits(test_images=3, workers=1).identity()
+    assert Digits(subset=Seeded(1)).identity() == {**plain, "subset": Seeded(1)}
+    assert Digits(subset=Seeded(1), test_images=9).identity() == Digits(subset=Seeded(1)).identity()
+    assert settings(Digits(subset=Seeded(1)).identity()) != settings(Digits(subset=Seeded(2)).identity())
+
+
+def test_an_argument_that_is_not_kept_is_an_error_not_an_omission():
+    class Forgetful(Digits):
+        def __init__(self, contrast: float = 1.0) -> None:
+            super().__init__()
+
+    with pytest.raises(ValueError, match="contrast"):
+        Forgetful().identity()
