@@ -86,7 +86,7 @@ def convert(words: Sequence[str]) -> None:
         path = conversion.convert(options.source, options.target, options.format, config, options.kind, options.force)
     except (OSError, ValueError) as error:
         raise SystemExit(f"robust-diffusion convert: {error}") from error
-    Console().print(f"{path} is written; it loads without a format or a config", markup=False)
+    Console().print(f"{path} is written; it loads without a format or a config", markup=False, soft_wrap=True)
 
 
 def tour(words: Sequence[str]) -> None:

@@ -78,7 +78,5 @@ def read_options(text: str | None) -> dict[str, Any] | None:
     except yaml.YAMLError as error:
         raise ValueError(f"{text} is neither YAML nor JSON: {error}") from error
     if not isinstance(options, dict):
-        raise ValueError(
-            f"the publishers' options are a mapping of names to values; {text} is {type(options).__name__}"
-        )
+        raise ValueError(f"the publishers' options map names to values; {text} is a {type(options).__name__}")
     return options

@@ -70,12 +70,12 @@ def _ask(defence: Classifier, image: Tensor, noise: Noise) -> tuple[Tensor, Tens
     inner = defence.classifier if isinstance(defence, Voting) else defence
     if not isinstance(inner, Purified):
         return defence(image, noise).float().softmax(1), None, None
-    before = inner.classifier(image, noise.stream("classifier"))
     if inner is defence:
         purified: Tensor = inner.purifier(image, noise)
         after = inner.classifier(purified, noise.stream("classifier"))
     else:
         purified, after = defence.views(image, noise)["purified"], defence(image, noise)
+    before = inner.classifier(image, noise.stream("classifier"))  # last: what takes long should start at once
     return before.float().softmax(1), purified, after.float().softmax(1)
 
 
@@ -111,7 +111,7 @@ class SavePredictions(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             what = "the test images" if self._pictures is None else f"{len(self._pictures)} pictures"
-            Console().print(f"Predicting {what}; the results go to {self.folder.path}")
+            Console().print(f"Predicting {what}; the results go to {self.folder.path}", markup=False, soft_wrap=True)
         self._progress = StepProgress(trainer, pl_module)
 
     def on_predict_batch_end(

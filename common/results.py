@@ -64,11 +64,13 @@ class ResultFolder:
             part.unlink()
         console = Console()
         for name in sorted(skipped)[:SHOWN]:
-            console.print(f"skipped {name}: {skipped[name]}", markup=False, style="yellow")
+            console.print(f"skipped {name}: {skipped[name]}", markup=False, soft_wrap=True, style="yellow")
         if not done:
             raise ValueError(f"not one picture could be predicted; {self.path / SKIPPED} says why")
         left_out = f", {len(skipped)} skipped (all in {SKIPPED})" if skipped else ""
-        console.print(f"{len(done)} predicted{left_out}; the table is {self.path / TABLE}", markup=False)
+        console.print(
+            f"{len(done)} predicted{left_out}; the table is {self.path / TABLE}", markup=False, soft_wrap=True
+        )
 
     def _part(self, rank: int) -> Path:
         return self.path / PART.replace("*", f"{rank:05d}")

@@ -158,7 +158,7 @@ class ImageData(L.LightningDataModule):
         return {name: getattr(self, name) for name in own} | subset
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, self.batch_size, shuffle=True, num_workers=self.workers)  # type: ignore[arg-type]
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, num_workers=self.workers)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._in_order(self.val)
@@ -178,10 +178,11 @@ class ImageData(L.LightningDataModule):
             return self.test_dataloader()
         files = self.files or Pictures(self.path, self.crop, self.channels)
         batches = PictureBatches(files, self.batch_size, world_size())
-        return DataLoader(batches, None, sampler=ShardSampler(batches), num_workers=self.workers)
+        return DataLoader(batches, batch_size=None, sampler=ShardSampler(batches), num_workers=self.workers)
 
     def _in_order(self, dataset: Any) -> DataLoader[Any]:
-        return DataLoader(dataset, self.batch_size, sampler=ShardSampler(dataset), num_workers=self.workers)
+        sampler = ShardSampler(dataset)  # by name: Lightning makes a predicting loader again, with its own arguments
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
 
 
 ELSEWHERE = {"root", "download", "batch_size", "test_images", "workers", "subset", "path", "size", "class_file"}

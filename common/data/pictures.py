@@ -100,5 +100,5 @@ class Crop:
             if min(picture.size) != side:
                 picture = V.resize(picture, [side], InterpolationMode(self.interpolation))
             picture = V.center_crop(picture, [self.size, self.size])
-        image: Tensor = V.to_dtype(V.pil_to_tensor(picture), torch.float32, scale=True)
-        return image
+        levels: Tensor = V.pil_to_tensor(picture)
+        return levels.to(torch.float32) / 255

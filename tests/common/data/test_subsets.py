@@ -5,6 +5,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+import cli
 from common.data.digits import Digits
 from common.data.modules import ImageData
 from common.data.subsets import (
@@ -22,6 +23,7 @@ from common.data.subsets import (
     Seeded,
 )
 from common.identity import settings
+from common.robustness.records import Records
 
 CIFAR, IMAGENET = torch.arange(10_000) % 10, torch.arange(50_000) // 50
 SEED_0 = [9394, 898, 2398, 5906, 2343]  # how NumPy's legacy permutation of 10,000 with seed 0 begins
@@ -163,3 +165,20 @@ def test_an_argument_that_is_not_kept_is_an_error_not_an_omission():
 
     with pytest.raises(ValueError, match="contrast"):
         Forgetful().identity()
+
+
+def test_records_name_their_subset_grow_with_it_and_refuse_another(tiny_test, rows, tmp_path):
+    records = tmp_path / "records"
+
+    def run(images, seed):
+        subset = {"class_path": "Seeded", "init_args": {"seed": seed}}
+        cli.main(["test", "-c", str(tiny_test(records, data={"subset": subset, "test_images": images}))])
+        return [(row["evaluator"], row["index"]) for row in rows(records)]
+
+    order = np.random.RandomState(6).permutation(512).tolist()
+    assert {index for _, index in run(2, seed=6)} == {*order[:2]}
+    assert run(4, seed=6) == [(name, index) for name in ("attacked", "clean") for index in sorted(order[:4])]
+    stated = Records.describe(records).config["data"]
+    assert stated["subset"] == {"class": "common.data.subsets.Seeded", "seed": 6}
+    with pytest.raises(ValueError, match=r"data\.subset\.seed: 6 -> 7"):
+        run(4, seed=7)
