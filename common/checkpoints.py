@@ -25,7 +25,7 @@ from common.identity import weights_hash as fingerprint
 from common.robustness.classifiers import Classifier
 from common.state import compare, existing, fill, unshared
 
-Format = Literal["safetensors", "score_sde", "guided_diffusion", "edm", "sdedit_ddpm", "robustbench_wrn"]
+Format = Literal["safetensors", "score_sde", "guided_diffusion", "edm", "sdedit_ddpm", "robustbench_wrn", "diffusers"]
 
 M = TypeVar("M", bound=nn.Module)
 

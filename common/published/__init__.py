@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
 from common.diffusion.networks import ADM
 from common.diffusion.schedules import DDPM, VP
+from common.published import pipelines
 from common.published.files import read, select
 from common.published.options import Options, build, flatten
 from common.robustness.classifiers import Classifier, NetworkClassifier
@@ -52,6 +53,8 @@ class EDMNetwork(EDMDenoiser):
 
 def load_network(path: str | Path, format: str, config: Mapping[str, Any] | None) -> nn.Module:
     """The network in a published file, called as its publishers call it."""
+    if format == "diffusers":
+        return pipelines.load_network(path)
     body, options = load_body(path, format, config)
     return _edm(EDMNetwork, body, options) if format == "edm" else body
 
@@ -60,6 +63,8 @@ def load_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | Non
     """The denoiser that a published network makes, with the publishers' own convention for the noise level."""
     if format == "robustbench_wrn":
         raise ValueError("robustbench_wrn files hold classifiers; use load_classifier.")
+    if format == "diffusers":
+        return pipelines.load_denoiser(path)
     body, options = load_body(path, format, config)
     if format == "edm":
         return _edm(EDMDenoiser, body, options).eval()
