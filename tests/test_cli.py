@@ -118,10 +118,21 @@ def test_records_that_cannot_be_written_are_refused_before_any_work(tiny_test, t
     assert occupied.read_text() == "something of the user's"
 
 
+def test_on_the_command_line_an_error_is_a_few_words(tiny_test, monkeypatch, capsys):
+    """No traceback, exit status 2; the reason itself, not jsonargparse's list of types that did not fit."""
+    monkeypatch.setattr("sys.argv", ["robust-diffusion", "test", "-c", str(tiny_test(threat={"eps": 8}))])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    assert raised.value.code == 2
+    said = capsys.readouterr().err
+    assert "error: eps must be in pixel units" in said
+    assert "Traceback" not in said and "Union" not in said
+
+
 def test_help_names_every_command():
     """Also as a script, outside the package's folder, as people call it."""
     text = subprocess.run([sys.executable, str(ROOT / "cli.py"), "--help"], capture_output=True, text=True, check=True)
-    for command in ("fit", "validate", "test", "predict", "report", "tour"):
+    for command in ("fit", "validate", "test", "predict", "report", "convert", "tour"):
         assert command in text.stdout
 
 

@@ -77,10 +77,10 @@ def test_a_classifier_is_known_by_its_format(convert, tmp_path):
 def test_a_file_that_is_there_is_replaced_only_by_force(adm, convert, tmp_path):
     (tmp_path / "ours.safetensors").write_text("something of the user's")
     words = ["--format=guided_diffusion", f"--config={tmp_path / 'adm.json'}"]
-    with pytest.raises(SystemExit, match=r"is there already.*--force"):
+    with pytest.raises(FileExistsError, match=r"is there already.*--force"):
         convert("adm.pt", "ours.safetensors", *words)
     assert (tmp_path / "ours.safetensors").read_text() == "something of the user's"
-    with pytest.raises(SystemExit, match=r"fits|must|config"):
+    with pytest.raises(ValueError, match=r"fits|must|config"):
         convert("adm.pt", "ours.safetensors", "--format=guided_diffusion", '--config={"image_size": 8}', "--force")
     assert (tmp_path / "ours.safetensors").read_text() == "something of the user's"
     load_denoiser(convert("adm.pt", "ours.safetensors", *words, "--force"))
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said(adm, convert, tmp_path, source, target, words, me
             return open, (str(tmp_path / "RAN"), "w")
 
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(SystemExit) as raised:
+    with pytest.raises((OSError, ValueError)) as raised:
         convert(source, target, *words)
     assert message in str(raised.value)
     assert not (tmp_path / target).exists() and not (tmp_path / "RAN").exists()
