@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def target_names(names: list[str]) -> list[str]:
     chosen: dict[str, str] = {}
     taken: set[str] = set()
     for name in sorted(names, key=lambda name: not name.endswith(".png")):
-        choices = [Path(name).with_suffix(".png").as_posix(), *(f"{name}{'.' * k}.png" for k in range(len(names)))]
+        longer = (f"{name}{'.' * dots}.png" for dots in count())
+        choices = chain([Path(name).with_suffix(".png").as_posix()], longer)
         chosen[name] = next(choice for choice in choices if choice not in taken)
         taken.add(chosen[name])
     return [chosen[name] for name in names]
