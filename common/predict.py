@@ -1,6 +1,5 @@
 """Predictions before and after purification: asked of any classifier, and saved by a callback."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Prediction:
 def predict(classifier: Classifier, batch: tuple[Tensor, Tensor, Tensor], seed: int = 0) -> Prediction:
     """One draw for each image of a batch (image, label, index), under the noise of an evaluator's first scored draw.
 
-    Networks take images of certain sizes only; other sizes get a warning and a `Prediction` with a ``failure``.
+    Networks take images of certain sizes only: for other ones the `Prediction` has a ``failure`` and no probabilities.
     """
     image, label, index = batch
     if not len(index):
@@ -57,7 +56,6 @@ def predict(classifier: Classifier, batch: tuple[Tensor, Tensor, Tensor], seed: 
         except (RuntimeError, ValueError, AssertionError) as error:  # however a network says that a size is wrong
             reason = str(error).split("\n")[0]
             failure = f"the network takes no image of {_size(image)} ({reason}); data.init_args.size resizes"
-            warnings.warn(failure, stacklevel=2)
             return Prediction(index, label, torch.zeros(0, 0), failure=failure)
 
 

@@ -165,7 +165,6 @@ def trained_nothing(classifier, data, out):
     return trainer.predict(RobustTask(classifier, [Clean()]), datamodule=data)
 
 
-@pytest.mark.filterwarnings("ignore:the network takes no image")
 def test_sizes_that_the_network_does_not_take_are_skipped(tmp_path, folder):
     trained_nothing(NetworkClassifier(Picky()), ImageFiles(folder, channels=1), tmp_path / "out")
     assert "wide.webp" not in {row["file"] for row in table(tmp_path / "out" / "predictions.csv")}
@@ -176,7 +175,6 @@ def test_sizes_that_the_network_does_not_take_are_skipped(tmp_path, folder):
         trained_nothing(NetworkClassifier(Picky()), ImageFiles(folder, size=4), tmp_path / "none")
 
 
-@pytest.mark.filterwarnings("ignore:the network takes no image")
 def test_an_error_that_is_not_the_sizes_is_raised(tmp_path, folder):
     class Tired(Picky):
         calls = 0
