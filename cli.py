@@ -94,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> None:
         hidden = error.__cause__ if str(error).startswith("Does not validate") else None
         reason = hidden if isinstance(hidden, OSError | ValueError) else error
         if args is not None or os.environ.get("ROBUST_DIFFUSION_DEBUG"):
+            if reason is error:
+                raise
             raise reason from None
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(reason))}", highlight=False, soft_wrap=True)
         sys.exit(2)
