@@ -152,17 +152,6 @@ def load_classifier(
     return _as(Classifier, load(path), path)
 
 
-def convert(source: str | Path, target: str | Path, format: Format, config: dict[str, Any] | None = None) -> Path:
-    """Write the denoiser, or for "robustbench_wrn" the classifier, of a published file in our own format.
-
-    Later loads need only the path, and read no more than the weights. Arguments and errors as for `load_network`.
-    """
-    if not _is_published(format, config):
-        raise ValueError(f"{source} is said to be in our own format already; name the published one.")
-    part = (load_classifier if format == "robustbench_wrn" else load_denoiser)(source, format, config)
-    return save(part, target, notes={"converted_from": format, "sha256": sha256(source)})
-
-
 def _is_published(format: str, config: dict[str, Any] | None) -> bool:
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}; got {format!r}.")

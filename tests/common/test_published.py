@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoints import convert, load_classifier, load_denoiser, load_network
+from common.checkpoints import load_classifier, load_denoiser, load_network
+from common.conversion import convert
 from common.diffusion.schedules import DDPM
 from common.published.options import build, flatten
 
