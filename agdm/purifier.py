@@ -1,5 +1,7 @@
 """AGDM (arXiv 2403.16067): a reverse process steered, by an adversarially trained network, to its input's meaning."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,7 @@ class AGDM(DiffusionPurifier):
     def __init__(
         self,
         denoiser: nn.Module,
-        guidance: nn.Module,
+        guidance: Guidance | nn.Module,
         t_star: float,
         scale: float = 1.0,
         steps: int | None = None,
@@ -48,19 +50,26 @@ class AGDM(DiffusionPurifier):
         if not 0 <= scale < float("inf"):
             raise ValueError(f"scale must be finite and >= 0, 0 meaning no guidance; got {scale}")
         super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)
-        self.guidance: Guidance = guidance.requires_grad_(False).eval()  # type: ignore[assignment]
+        if not hasattr(guidance, "gradient"):
+            raise ValueError(f"guidance must have gradient(x, sigma, reference); got {type(guidance).__name__}")
+        if isinstance(guidance, nn.Module):
+            guidance.requires_grad_(False).eval()
+        self.guidance = cast(Guidance, guidance)
         self.scale = scale
 
     def prepare(self, x0: Tensor) -> tuple[Tensor, ...]:
         """The embedding of the reference x' = ``x0``, model frame."""
-        return self.guidance.embed(x0) if self.scale else ()
+        if not self.scale:
+            return ()
+        return self.guidance.embed(x0) if hasattr(self.guidance, "embed") else (x0,)
 
     def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
         """D̂(x, σ): the guided denoiser; ``context`` as ``prepare`` returns it."""
         denoised = super().denoise(x, sigma)
         if self.scale == 0:
             return denoised
-        return denoised + self.scale * per_row(sigma, x) ** 2 * self.guidance.gradient_at(x, sigma, *context)
+        gradient = getattr(self.guidance, "gradient_at", self.guidance.gradient)
+        return denoised + self.scale * per_row(sigma, x) ** 2 * gradient(x, sigma, *context)
 
     @torch.no_grad()
     def push(self, image: Tensor, noise: Noise | None = None) -> Tensor:

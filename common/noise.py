@@ -101,6 +101,9 @@ class Noise:
             if value.dtype != torch.int64 or value.ndim != 1 or value.shape != self.index.shape:
                 got = f"{value.dtype} of shape {tuple(value.shape)} beside index {tuple(self.index.shape)}"
                 raise ValueError(f"{name} must be an int64 tensor (B,), one per image; got {got}")
+            if value.device.type == "cpu" and len(value) and not 0 <= int(value.min()) <= int(value.max()) <= _MASK:
+                got = f"{int(value.min())} to {int(value.max())}"
+                raise ValueError(f"{name} must be in 0 .. 2^32 - 1, else numbers would repeat; got {got}")
 
     @classmethod
     def of(cls, seed: int, index: Tensor) -> "Noise":

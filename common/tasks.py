@@ -228,10 +228,8 @@ class RobustTask(L.LightningModule):
     def on_test_start(self) -> None:
         if torch.is_inference_mode_enabled():
             raise ValueError("attacks need gradients, which inference mode forbids: use Trainer(inference_mode=False)")
-        if self.trainer.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-            raise ValueError(
-                f"precision {self.trainer.precision} rounds images to less than an attack's budget; use 32-true"
-            )
+        if str(self.trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
+            raise ValueError(f"images and budgets are float32; got precision {self.trainer.precision}. Use 32-true")
         parts: dict[str, Any] = {"classifier": self.classifier.classifier, "evaluators": self.evaluators}
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             parts["data"] = data_settings(data)

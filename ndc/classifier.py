@@ -18,6 +18,8 @@ from ndc.likelihood import WEIGHTS, Bound, Nodes, Weight, noised_pair, squared_e
 Variant = Literal["apndc", "epndc", "dc"]
 NamedWeight = Literal["lognormal", "reference", "elbo"]
 
+SMALLEST = 0.002  # lower end of the nodes where neither they nor the denoiser set one: EDM's smallest level
+
 
 class NoisedDiffusionClassifier(Classifier):
     """p(y | image) proportional to p(y) exp(bound on log p(image | y)), the bounds of `ndc.likelihood`.
@@ -162,21 +164,29 @@ def _check_input(variant: str, sigma: float) -> None:
 def _check_classes(denoiser: Denoiser, num_classes: int, log_prior: Sequence[float] | None) -> None:
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2; got {num_classes}")
-    if denoiser.num_classes is None:
+    known = getattr(denoiser, "num_classes", num_classes)
+    if known is None:
         raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")
-    if denoiser.num_classes != num_classes:
-        raise ValueError(f"num_classes must be the denoiser's, {denoiser.num_classes}; got {num_classes}")
+    if known != num_classes:
+        raise ValueError(f"num_classes must be the denoiser's, {known}; got {num_classes}")
     if log_prior is not None and (len(log_prior) != num_classes or not all(map(math.isfinite, log_prior))):
         raise ValueError(f"log_prior must be {num_classes} finite numbers, one per class; got {list(log_prior)}")
 
 
 def _check_level(denoiser: Denoiser, sigma_tau: float) -> None:
-    if sigma_tau and not denoiser.sigma_min <= sigma_tau <= denoiser.sigma_max:
+    low, high = _levels(denoiser)
+    if sigma_tau and not low <= sigma_tau <= high:
         raise ValueError(f"2 sigma, the input's noise level, must lie in {_range(denoiser)}; got {sigma_tau}")
 
 
 def _range(denoiser: Denoiser) -> str:
-    return f"the denoiser's range {denoiser.sigma_min} .. {denoiser.sigma_max} (model frame)"
+    low, high = _levels(denoiser)
+    return f"the denoiser's range {low} .. {high} (model frame)"
+
+
+def _levels(denoiser: Denoiser) -> tuple[float, float]:
+    """The noise levels that the denoiser is meant for; one that does not say is meant for all."""
+    return float(getattr(denoiser, "sigma_min", 0.0)), float(getattr(denoiser, "sigma_max", math.inf))
 
 
 def _named(weight: str | Weight) -> Weight:
@@ -189,13 +199,14 @@ def _named(weight: str | Weight) -> Weight:
 
 def _bound(denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Nodes, weight: Weight) -> Bound:
     """The bound between the limits of ``nodes``, checked against what the denoiser was trained on."""
-    lower = nodes.sigma_min if nodes.sigma_min is not None else sigma_tau or denoiser.sigma_min
-    upper = nodes.sigma_max if nodes.sigma_max is not None else min(max(3.0, 3 * sigma_tau), denoiser.sigma_max)
+    low, high = _levels(denoiser)
+    lower = nodes.sigma_min if nodes.sigma_min is not None else sigma_tau or low or SMALLEST
+    upper = nodes.sigma_max if nodes.sigma_max is not None else min(max(3.0, 3 * sigma_tau), high)
     if lower < sigma_tau:
         raise ValueError(f"sigma_min of the nodes must not lie below 2 sigma = {sigma_tau}; got {lower}")
     bound = Bound.of(nodes, weight, lower, upper, sigma_tau if variant == "epndc" else 0.0)
     first, last = bound.sigma[0].item(), bound.sigma[-1].item()
-    if first < denoiser.sigma_min or last > denoiser.sigma_max:
+    if first < low or last > high:
         got = f"{first:.4g} .. {last:.4g}"
         raise ValueError(f"the nodes must lie in {_range(denoiser)}; got {got}. Set sigma_min and sigma_max of Nodes")
     return bound

@@ -52,7 +52,7 @@ def level_of(value: Tensor, x: Tensor) -> Tensor:
 
 def posterior_mean(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tensor:
     """x0 hat = D(x_t / s(t), sigma(t)), shape of xt."""
-    return denoise(xt / per_row(schedule.scale(t), xt), level_of(schedule.sigma(t), xt))
+    return denoise(xt / per_row(schedule.scale(t), xt), level_of(schedule.sigma(t), xt).expand(len(xt)))
 
 
 def score(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.robustness.checks import Check, examine
 from common.robustness.journal import MERGED, PARTS, load, merge
-from common.robustness.records import Record, Summary, summarise
+from common.robustness.records import Record, Summary, summarise, worst_case
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,17 @@ class Run:
     records: list[Record]
 
     @cached_property
+    def worst(self) -> list[Record]:
+        """Per image the stronger of the run's attacks, see `worst_case`."""
+        return [Record(r.evaluator, r.index, r.label, _without_pictures(r.values)) for r in worst_case(self.records)]
+
+    @cached_property
     def summaries(self) -> list[Summary]:
         """One per evaluator: clean accuracies first, then attacked ones, then certificates."""
-        return sorted(summarise(self.records), key=lambda summary: (self.kind(summary.evaluator), summary.evaluator))
+        return sorted(
+            summarise([*self.records, *self.worst]),
+            key=lambda summary: (self.kind(summary.evaluator), summary.evaluator),
+        )
 
     @cached_property
     def checks(self) -> list[Check]:
@@ -32,7 +40,7 @@ class Run:
 
     def rows(self, evaluator: str) -> list[Record]:
         """The records of one evaluator, by index."""
-        return [record for record in self.records if record.evaluator == evaluator]
+        return [record for record in (*self.records, *self.worst) if record.evaluator == evaluator]
 
     def kind(self, evaluator: str) -> int:
         """0 clean, 1 attacked, 2 certified."""
@@ -42,6 +50,10 @@ class Run:
     def of_kind(self, kind: int) -> list[Summary]:
         """Summaries of one kind, see `kind`."""
         return [summary for summary in self.summaries if self.kind(summary.evaluator) == kind]
+
+
+def _without_pictures(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "images"}
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:

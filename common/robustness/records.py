@@ -19,7 +19,7 @@ from scipy.stats import beta
 from common.robustness.journal import MERGED, Header, Record, header_line, load, merge, record_line
 from common.robustness.smoothing import ABSTAIN
 
-__all__ = ["Header", "Record", "Records", "Summary", "interval", "summarise"]
+__all__ = ["Header", "Record", "Records", "Summary", "interval", "summarise", "worst_case"]
 
 RADIUS_STEP = 0.25  # grid of radii, in pixel units, as the literature's tables have it
 
@@ -144,6 +144,43 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
     """One `Summary` per evaluator, in alphabetical order. Raises ``ValueError`` for rows of an unknown kind."""
     groups = groupby(sorted(records, key=lambda record: record.key), key=lambda record: record.evaluator)
     return [_summary(name, list(rows)) for name, rows in groups]
+
+
+def worst_case(records: Iterable[Record]) -> list[Record]:
+    """Per image the stronger of several attacks within one budget, as records of an evaluator ``worst of A, B``.
+
+    A defence is worth what it withstands of all attacks, not of each. To take the attack with the fewest right draws
+    would count its luck as strength, so it is chosen on one half of the draws and scored on the other, and the reverse.
+    A single draw is taken as it is.
+    """
+    attacked = [record for record in records if {"predictions", "norm", "eps"} <= record.values.keys()]
+    derived = []
+    for _, group in groupby(sorted(attacked, key=_budget), key=_budget):
+        rows = sorted(group, key=lambda record: (record.index, record.evaluator))
+        names = sorted({row.evaluator for row in rows})
+        for index, same in groupby(rows, key=lambda record: record.index):
+            found = list(same)
+            if len(names) > 1 and len(found) == len(names):
+                predictions = _stronger([row.values["predictions"] for row in found], found[0].label)
+                values = {**found[0].values, "predictions": predictions, "white_box": False}
+                derived.append(Record(f"worst of {', '.join(names)}", index, found[0].label, values))
+    return derived
+
+
+def _budget(record: Record) -> tuple[str, float]:
+    return str(record.values["norm"]), float(record.values["eps"])
+
+
+def _stronger(attacks: list[list[int]], label: int) -> list[int]:
+    """(attacks, draws) predictions -> the cross-fitted worst's; ties go to the first attack."""
+    draws = min(map(len, attacks))
+    halves = [range(0, draws, 2), range(1, draws, 2)] if draws > 1 else [range(1), range(1)]
+    worst = list(attacks[0][:draws])
+    for chosen, scored in (halves, halves[::-1]):
+        best = min(attacks, key=lambda guesses: sum(guesses[draw] == label for draw in chosen))
+        for draw in scored:
+            worst[draw] = best[draw]
+    return worst
 
 
 def _summary(evaluator: str, rows: list[Record]) -> Summary:

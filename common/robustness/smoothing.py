@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
+from common.units import number
 
 ABSTAIN = -1
 
@@ -23,7 +24,7 @@ class Certificate:
     radius: float
     p_lower: float
     samples: int
-    count: int
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Smoothing:
     the probability over both. At most ``batch_size`` noisy images are classified in one call.
     """
 
-    sigma: float
+    sigma: float | str
     n0: int = 100
     n: int = 1000
     alpha: float = 0.001
@@ -46,7 +47,8 @@ class Smoothing:
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < float("inf"):
+        object.__setattr__(self, "sigma", number(self.sigma))  # "64/255" becomes a float
+        if not 0 < self.level < float("inf"):
             raise ValueError(f"sigma must be above 0, in pixel units; got {self.sigma}")
         if not 1 <= self.n0 <= self.n:
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
@@ -56,6 +58,11 @@ class Smoothing:
             raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
+
+    @property
+    def level(self) -> float:
+        """``sigma`` as the number it is."""
+        return float(self.sigma)
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
@@ -71,14 +78,14 @@ class Smoothing:
         p_lower = clopper_pearson_lower(count, self.n, self.alpha)
         if p_lower <= 0.5:
             return Certificate(ABSTAIN, 0.0, p_lower, self.n, count)
-        return Certificate(prediction, self.sigma * float(norm.ppf(p_lower)), p_lower, self.n, count)
+        return Certificate(prediction, self.level * float(norm.ppf(p_lower)), p_lower, self.n, count)
 
     def _counts(self, classifier: Classifier, image: Tensor, noise: Noise, n: int) -> Tensor:
         """(B, num_classes) int64: how often f(x + sigma z) answered each class in n samples."""
         counts = torch.zeros(len(image) * self.num_classes, dtype=torch.int64, device=image.device)
         for owner, rows in self._batches(noise, n):
             z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
-            logits = classifier(image[owner] + self.sigma * z, rows)
+            logits = classifier(image[owner] + self.level * z, rows)
             if logits.shape[1] != self.num_classes:
                 got = f"the classifier has {logits.shape[1]}"
                 raise ValueError(f"num_classes must be the classifier's: {got}, Smoothing {self.num_classes}")

@@ -89,7 +89,7 @@ class ThreatModel:
             return _scale_down, (offset.norm(dim=1) / self.eps - 1).clamp(min=0)
         return _soft_threshold, offset.abs().amax(1)
 
-    def random_start(self, image: Tensor, noise: Noise, step: int) -> Tensor:
+    def random_start(self, image: Tensor, noise: Noise, step: int = 0) -> Tensor:
         """A point drawn uniformly from the eps-ball around each image, then clamped to [0,1], which keeps it inside.
 
         Ball of L2: the first D of D + 2 coordinates of a uniform point on a sphere. Ball of L1: D + 1 exponential
