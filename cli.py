@@ -9,12 +9,14 @@ import logging
 import os
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import rich.traceback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 
@@ -39,7 +41,16 @@ class CLI(LightningCLI):
     """LightningCLI with rich progress, and without its surprise that a checkpoint overrides the command line."""
 
     def _parse_ckpt_path(self) -> None:
-        """Left out: hyper-parameters stored in ``--ckpt_path`` would replace arguments, even the model's class."""
+        """Not what Lightning does: stored hyper-parameters would replace arguments, even the model's class.
+
+        A file that is no whole checkpoint is refused here, before anything is built.
+        """
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and path not in ("best", "last", "hpc", "registry") and not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"--ckpt_path must name a whole Lightning checkpoint (.ckpt); {path} is missing, cut short or "
+                "something else. Exported .safetensors files go into init_args, by common.checkpoints.load_…"
+            )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -89,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # our data lie in memory
     try:
         run(args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MisconfigurationException) as error:
         # jsonargparse lists every type that a value did not fit; the reason is what our constructor said
         hidden = error.__cause__ if str(error).startswith("Does not validate") else None
         reason = hidden if isinstance(hidden, OSError | ValueError) else error

@@ -50,7 +50,7 @@ class AGDM(DiffusionPurifier):
         if not 0 <= scale < float("inf"):
             raise ValueError(f"scale must be finite and >= 0, 0 meaning no guidance; got {scale}")
         super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)
-        if not hasattr(guidance, "gradient"):
+        if not (hasattr(guidance, "gradient") or hasattr(guidance, "gradient_at")):
             raise ValueError(f"guidance must have gradient(x, sigma, reference); got {type(guidance).__name__}")
         if isinstance(guidance, nn.Module):
             guidance.requires_grad_(False).eval()
@@ -68,7 +68,8 @@ class AGDM(DiffusionPurifier):
         denoised = super().denoise(x, sigma)
         if self.scale == 0:
             return denoised
-        gradient = getattr(self.guidance, "gradient_at", self.guidance.gradient)
+        whole = not hasattr(self.guidance, "gradient_at")  # a guidance that keeps no embedding
+        gradient = self.guidance.gradient if whole else self.guidance.gradient_at
         return denoised + self.scale * per_row(sigma, x) ** 2 * gradient(x, sigma, *context)
 
     @torch.no_grad()

@@ -14,7 +14,8 @@ from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
-from common.tasks import Batch, Recipe, RobustTask, TrainingTask
+from common.tasks import RobustTask
+from common.training import Batch, Recipe, TrainingTask
 
 
 class GuidanceTask(TrainingTask):
@@ -56,7 +57,7 @@ class GuidanceTask(TrainingTask):
         if val_steps < 0:
             raise ValueError(f"val_steps must be >= 0, 0 for no robust validation; got {val_steps}")
         self.network, self.objective, self.t_star, self.clean = network, objective, t_star, clean
-        self.schedule = schedule
+        self.schedule, self.num_classes = schedule, num_classes
         self.attack = PGD(steps=val_steps) if val_steps else None
         sigma = float(self.schedule.sigma(torch.tensor(t_star, dtype=torch.float64)))
         self.views = {"clean": GuidanceClassifier(network), "diffused": GuidanceClassifier(network, sigma)}
@@ -72,8 +73,12 @@ class GuidanceTask(TrainingTask):
     def trained(self) -> nn.Module:
         return self.network
 
+    @property
+    def classes(self) -> int:
+        return self.num_classes
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, label, index = batch
+        image, label, index = self.checked(batch)
         noise = self.noise(index)
         sigma = draw_sigma(noise, self.schedule, min(self.schedule.t_max, 1.2 * self.t_star), self.clean)
         losses = self.objective(self.network, image, label, sigma, noise)
@@ -85,7 +90,7 @@ class GuidanceTask(TrainingTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if self.attack is not None and torch.is_inference_mode_enabled():
             raise ValueError("robust validation needs gradients: use Trainer(inference_mode=False), or val_steps=0")
-        image, label, index = batch
+        image, label, index = self.checked(batch)
         noise = Noise.of(self.recipe.seed, index).stream("validation")
         for view, classifier in self.views.items():
             self._score(f"{view}_accuracy", classifier, image, label, noise)

@@ -4,23 +4,16 @@ Batches are (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int6
 """
 
 import inspect
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from common.checkpoints import save
 from common.data.modules import ImageData
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
@@ -32,63 +25,8 @@ from common.robustness.classifiers import Classifier, Steady
 from common.robustness.evaluators import Certified, Evaluator
 from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
 from common.robustness.records import Record, Records
+from common.training import Batch, Recipe, TrainingTask
 from common.units import to_model
-
-Batch = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the trained tasks optimise: AdamW; the learning rate rises linearly over the first ``warmup`` share of the
-    steps to ``lr`` and follows a cosine to zero. ``seed`` is that of the training noise."""
-
-    lr: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:
-            raise ValueError(f"a recipe needs lr > 0, weight_decay >= 0 and 0 <= warmup < 1; got {self}")
-
-
-class TrainingTask(L.LightningModule):
-    """What the trained tasks share: the recipe, reproducible noise, and an export when training ends.
-
-    ``export`` names a ``.safetensors`` file that :meth:`trained` is written to when ``fit`` ends, with averaged weights
-    where a weight-averaging callback runs; ``load_denoiser``, ``load_classifier`` or ``load_network`` read it back.
-    """
-
-    def __init__(self, recipe: Recipe | None, export: str | None) -> None:
-        super().__init__()
-        if export is not None and Path(export).suffix != ".safetensors":
-            raise ValueError(f"export must name a .safetensors file; got {export!r}")
-        self.recipe, self.export = recipe or Recipe(), export
-
-    def trained(self) -> nn.Module:
-        """The part that is trained, and that ``export`` writes."""
-        raise NotImplementedError
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = [p for p in self.trained().parameters() if p.requires_grad]
-        optimizer = AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        rise = max(1, round(self.recipe.warmup * steps))
-
-        def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
-
-    def noise(self, index: Tensor) -> Noise:
-        """This epoch's noise of each image: resuming continues it, and ranks never share it."""
-        return Noise(self.recipe.seed, index, torch.full_like(index, self.current_epoch))
-
-    def on_train_end(self) -> None:
-        if self.export is not None and self.trainer.is_global_zero:
-            save(self.trained(), self.export)
 
 
 class ClassifierTask(TrainingTask):
@@ -122,11 +60,16 @@ class ClassifierTask(TrainingTask):
         if self.purifier is not None:  # frozen: known by its hash, not saved again
             self.strict_loading = False
             self.save_hyperparameters({"purifier_sha256": weights_hash(self.purifier)})
+        self.num_classes = num_classes
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
     def trained(self) -> nn.Module:
         return self.classifier
+
+    @property
+    def classes(self) -> int:
+        return self.num_classes
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for key in [key for key in checkpoint["state_dict"] if key.startswith("purifier.")]:
@@ -142,7 +85,7 @@ class ClassifierTask(TrainingTask):
         return image
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, label, index = batch
+        image, label, index = self.checked(batch)
         logits = self.classifier(self.prepare(image, self.noise(index)))
         self.train_accuracy(logits, label)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
@@ -151,7 +94,7 @@ class ClassifierTask(TrainingTask):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        image, label, index = batch
+        image, label, index = self.checked(batch)
         self.val_accuracy(
             self.classifier(self.prepare(image, Noise.of(self.recipe.seed, index).stream("validation"))), label
         )
@@ -185,6 +128,10 @@ class DenoiserTask(TrainingTask):
     def trained(self) -> nn.Module:
         return self.denoiser
 
+    @property
+    def classes(self) -> int | None:
+        return self.denoiser.num_classes
+
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
         """Weighted denoising error per image, (B,)."""
         image, label, _ = batch
@@ -196,12 +143,13 @@ class DenoiserTask(TrainingTask):
         return edm_loss(self.denoiser, x0, sigma, noise.normal(2, x0.shape[1:], x0.dtype), known)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch, self.noise(batch[2])).mean()
+        loss = self.loss(batch, self.noise(self.checked(batch)[2])).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_loss(self.loss(batch, Noise.of(self.recipe.seed, batch[2]).stream("validation")))
+        index = self.checked(batch)[2]
+        self.val_loss(self.loss(batch, Noise.of(self.recipe.seed, index).stream("validation")))
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True)
 
 

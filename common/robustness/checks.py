@@ -171,7 +171,12 @@ def transfer(white: Sequence[Record], black: Sequence[Record]) -> Check:
     passed = not _beats(strong, weak)
     left, other = _percent(sum(strong) / len(common)), _percent(sum(weak) / len(common))
     sentence = f"First draws: {left} survive the white-box and {other} the black-box attack"
-    end = "as expected" if passed else "the gradient misleads the white-box attack"
+    if not passed:
+        end = "the gradient misleads the white-box attack"
+    elif _beats(weak, strong):
+        end = "as expected"
+    else:
+        end = "no difference shown, so neither attack alone is the last word; see the worst of both"
     name = f"{white[0].evaluator}: not weaker than {black[0].evaluator}"
     return Check(name, passed, f"{sentence}: {end}.")
 

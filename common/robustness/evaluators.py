@@ -173,7 +173,7 @@ class Certified:
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
         start = time.perf_counter()
         image, label, index = _checked(classifier, batch)
-        _check_labels(label, self.smoothing.num_classes)
+        check_labels(label, self.smoothing.num_classes)
         with deployed(classifier), torch.autocast(image.device.type, enabled=False):
             certificates = self.smoothing.certify(classifier, image, Noise.of(self.seed, index).stream("smoothing"))
         rows = [
@@ -202,7 +202,7 @@ def _ask(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, dra
             if logits.ndim != 2 or len(logits) != len(image):
                 got = f"{tuple(logits.shape)} for {len(image)} images"
                 raise ValueError(f"a classifier returns logits (B, K); got shape {got}")
-            _check_labels(label, logits.shape[1])
+            check_labels(label, logits.shape[1])
             if not bool(logits.isfinite().all()):
                 where = noise.index[~logits.isfinite().all(1)].tolist()
                 raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
@@ -231,13 +231,8 @@ def _check_settings(name: str, seed: int, draws: int = 1) -> None:
         raise ValueError(f"seed must be in 0 .. 2^63 - 1; got {seed}")
 
 
-def _checked(classifier: Classifier, batch: Batch) -> Batch:
-    """The batch, if it is one; see `Evaluator`."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("attacks and guidance need gradients, but inference mode is on: Trainer(inference_mode=False)")
-    if not hasattr(classifier, "randomised"):
-        kind = type(classifier).__name__
-        raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
+def check_batch(batch: Batch) -> Batch:
+    """The batch, if it is one: (image, label, index), see `Evaluator`; the border of tests and of training alike."""
     if not isinstance(batch, tuple | list) or len(batch) != 3 or not all(isinstance(part, Tensor) for part in batch):
         got = f"{len(batch)} entries" if isinstance(batch, tuple | list) else type(batch).__name__
         raise ValueError(
@@ -252,15 +247,27 @@ def _checked(classifier: Classifier, batch: Batch) -> Batch:
             raise ValueError(f"{name} must be int64 (B,), one per image of {len(image)}; got {got}")
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < 2**32:
         raise ValueError(f"an index must be in 0 .. 2^32 - 1; got {int(index.min())} to {int(index.max())}")
+    return image, label, index
+
+
+def _checked(classifier: Classifier, batch: Batch) -> Batch:
+    """The batch, if it is one; see `Evaluator`."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("attacks and guidance need gradients, but inference mode is on: Trainer(inference_mode=False)")
+    if not hasattr(classifier, "randomised"):
+        kind = type(classifier).__name__
+        raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
+    image, label, index = check_batch(batch)
+    if image.dtype != torch.float32:
+        raise ValueError(f"images must be float32: half precision would round the budget; got {image.dtype}")
     if len(set(index.tolist())) != len(index):
         raise ValueError(f"indices must be distinct within a batch; got {index.tolist()}")
     return image, label, index
 
 
 def _check_image(image: Tensor) -> None:
-    if image.ndim != 4 or image.dtype != torch.float32:
-        got = f"{image.dtype} of shape {tuple(image.shape)}"
-        raise ValueError(f"images must be float32 (B,C,H,W): half precision would round the budget; got {got}")
+    if image.ndim != 4 or not image.is_floating_point():
+        raise ValueError(f"images must be floats (B,C,H,W); got {image.dtype} of shape {tuple(image.shape)}")
     if not bool(image.isfinite().all()):
         raise ValueError("images must be finite; got NaN or infinity")
     if image.numel() and not 0 <= float(image.min()) <= float(image.max()) <= 1:
@@ -268,7 +275,8 @@ def _check_image(image: Tensor) -> None:
         raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
 
 
-def _check_labels(label: Tensor, num_classes: int) -> None:
+def check_labels(label: Tensor, num_classes: int) -> None:
+    """Raises ``ValueError`` unless every label is in 0..K-1."""
     if len(label) and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
         got = f"{int(label.min())} to {int(label.max())}"
         raise ValueError(f"labels must be in 0..{num_classes - 1}, the classifier has {num_classes} classes; got {got}")

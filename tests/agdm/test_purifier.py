@@ -219,3 +219,30 @@ def test_guidance_is_frozen_and_grad_mode_is_respected(denoiser, guidance):
 def test_impossible_scales_are_refused(denoiser, guidance, scale):
     with pytest.raises(ValueError, match="scale must be finite"):
         AGDM(denoiser, guidance, 0.1, scale=scale)
+
+
+def test_a_guidance_needs_no_more_than_its_gradient():
+    """The contract's ``gradient(x, sigma, reference)`` of a plain object is the same as the two-part form."""
+
+    class Pull:
+        def gradient(self, x, sigma, reference):
+            return (reference - x) / 4
+
+    class TwoParts(Pull):
+        def embed(self, reference):
+            return (2 * reference,)
+
+        def gradient_at(self, x, sigma, doubled):
+            return (doubled / 2 - x) / 4
+
+    image, noise = torch.rand(3, 1, 4, 4, dtype=torch.float64), Noise.of(0, torch.arange(3))
+    mixture = ExactDenoiser(GaussianMixture(torch.zeros(1, 1, 4, 4, dtype=torch.float64), 0.5))
+    results = []
+    for guidance in (Pull(), TwoParts()):
+        leaf = image.clone().requires_grad_()
+        purified = AGDM(mixture, guidance, t_star=0.2, steps=4)(leaf, noise)
+        results += [purified, *torch.autograd.grad(purified.square().sum(), leaf)]
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[3])
+    with pytest.raises(ValueError, match="gradient"):
+        AGDM(mixture, object(), t_star=0.2)

@@ -9,7 +9,7 @@ from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Full, GradientError, Surrogate, as_gradient
 from common.diffusion.grids import TimeGrid
 from common.diffusion.purifiers import DiffusionPurifier, measure_gradient
-from common.diffusion.schedules import DDPM, VP
+from common.diffusion.schedules import DDPM, VP, per_row
 from common.diffusion.solvers import DDIM, Ancestral
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
@@ -65,7 +65,7 @@ class GuidedPurifier(DiffusionPurifier):
             point = x if x.requires_grad else x.detach().requires_grad_()
             energy = (torch.cos(point) * reference).sum()
             (gradient,) = torch.autograd.grad(energy, point, create_graph=recording)
-        return self.denoiser(x, sigma) + 4 * sigma**2 * gradient
+        return self.denoiser(x, sigma) + 4 * per_row(sigma, x) ** 2 * gradient
 
 
 def gradient_of(purifier, leaf, noise=NOISE):

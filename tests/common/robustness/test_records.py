@@ -350,3 +350,23 @@ def test_evaluators_are_summarised_apart_and_unequal_draws_refused():
         summarise([row(0), row(1, [1, 1])])
     with pytest.raises(ValueError, match="neither predictions nor certificates"):
         summarise([Record("odd", 0, 1, {"x": 1})])
+
+
+def test_the_worst_of_two_attacks_is_chosen_on_other_draws_than_it_is_scored_on():
+    """Draws that are pure luck must not add up to a stronger attack; a truly stronger one must win."""
+    from common.robustness.records import worst_case
+
+    def attacked(evaluator, index, right):
+        values = {"predictions": [0 if r else 1 for r in right], "norm": "inf", "eps": 0.1, "distance": 0.1}
+        return Record(evaluator, index, 0, values)
+
+    strong = [attacked("a", 0, [True] * 4), attacked("b", 0, [False] * 4)]
+    (row,) = worst_case(strong)
+    assert row.evaluator == "worst of a, b" and row.values["predictions"] == [1] * 4
+    # "a" fails on even draws, "b" on odd ones: chosen on the even half, "a" is scored on the odd half and right there
+    lucky = [attacked("a", 0, [False, True] * 2), attacked("b", 0, [True, False] * 2)]
+    assert worst_case(lucky)[0].values["predictions"] == [0] * 4
+    single = [attacked("a", 0, [True]), attacked("b", 0, [False])]
+    assert worst_case(single)[0].values["predictions"] == [1]
+    assert worst_case(strong[:1]) == []
+    assert worst_case([strong[0], attacked("b", 1, [True] * 4)]) == []  # an image that one attack has not seen
