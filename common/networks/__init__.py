@@ -1,7 +1,8 @@
 """Classifier bodies: image -> logits. Everything that is not here comes from timm, by name."""
 
+from common.networks.cifar_resnet import CIFARResNet
 from common.networks.small_cnn import SmallCNN
 from common.networks.timm_network import TimmNetwork
 from common.networks.wide_resnet import WideResNet
 
-__all__ = ["SmallCNN", "TimmNetwork", "WideResNet"]
+__all__ = ["CIFARResNet", "SmallCNN", "TimmNetwork", "WideResNet"]
