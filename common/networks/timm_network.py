@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -12,7 +11,8 @@ class TimmNetwork(nn.Module):
 
     Normalisation belongs to the weights, so it happens inside, with the mean and standard deviation that timm states
     for them; budgets and noise outside stay in pixels. ``data_config`` holds all that timm states: ``input_size``
-    (C,H,W), ``interpolation``, ``mean``, ``std``, ``crop_pct``.
+    (C,H,W), ``interpolation``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``. Cropping belongs to the data: the
+    ``timm_model`` of a data module of pictures.
 
     Args:
         name: of the model, e.g. "resnet50.tv_in1k"; see ``timm.list_models()``.
@@ -20,8 +20,9 @@ class TimmNetwork(nn.Module):
         pretrained: download timm's weights (its own cache and checks).
         in_channels: C.
         normalise: False if something outside already normalises.
-        resize: bilinearly resize images of another size to ``input_size``, differentiably; e.g. an ImageNet image
-            purified at 256 and classified at 224.
+        resize: resample images of another size to ``input_size``, by the ``interpolation`` that timm states, with
+            antialiasing, as torchvision does with tensors, differentiably; e.g. an image purified at 256 and classified
+            at 224. Nothing is cut off. Bicubic resampling may leave [0,1]; it is not clamped.
 
     ``config`` holds the arguments. Raises ``ValueError`` for a name that timm does not know.
     """
@@ -64,10 +65,17 @@ class TimmNetwork(nn.Module):
         self.normalise, self.resize = normalise, resize
 
     def forward(self, image: Tensor) -> Tensor:
-        size = tuple(self.data_config["input_size"][-2:])
-        if self.resize and tuple(image.shape[-2:]) != size:
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        if self.resize:
+            image = self._resized(image)
         if self.normalise:
             image = (image - self.mean) / self.std
         logits: Tensor = self.model(image)
         return logits
+
+    def _resized(self, image: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import InterpolationMode  # timm has imported torchvision already
+        from torchvision.transforms.v2.functional import resize
+
+        size, interpolation = self.data_config["input_size"][-2:], InterpolationMode(self.data_config["interpolation"])
+        resized: Tensor = resize(image, size, interpolation, antialias=True)  # the same image if it is of that size
+        return resized

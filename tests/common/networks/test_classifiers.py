@@ -1,8 +1,11 @@
 """Classifier bodies: parity, published sizes, data configs, and that the small one learns digits."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
+from torch import nn
 
 from common.networks import SmallCNN, TimmNetwork, WideResNet
 
@@ -86,14 +89,31 @@ def test_timm_network_normalises_as_its_weights_expect():
         torch.testing.assert_close(bare((image - mean) / std), network(image))
 
 
-def test_timm_network_resizes_on_request():
-    network = TimmNetwork("test_resnet", num_classes=7, resize=True).eval()
+@pytest.mark.parametrize(
+    ("name", "filter_"), [("test_resnet", Image.Resampling.BILINEAR), ("test_vit", Image.Resampling.BICUBIC)]
+)
+@pytest.mark.parametrize("shape", [(40, 40), (224, 200)])
+def test_timm_network_resizes_as_pillow_does_with_its_models_filter(name, filter_, shape):
+    network = TimmNetwork(name, num_classes=7, normalise=False, resize=True).eval()
     seen = []
-    network.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape))
-    image = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    network(image).sum().backward()
-    assert seen == [(1, 3, 160, 160)]
-    assert image.grad is not None
+    network.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    image = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network(image)
+        network(seen[0])
+    expected = [Image.fromarray(channel.numpy()).resize((160, 160), filter_) for channel in image[0]]
+    expected = torch.stack([torch.from_numpy(np.array(channel)) for channel in expected])
+    assert (seen[0][0] - expected).abs().max() < 1e-5  # both in float32; bilinear and bicubic differ by more than 0.1
+    assert torch.equal(seen[1], seen[0])  # of the right size already
+
+
+def test_timm_network_resizes_differentiably():
+    network = TimmNetwork("test_vit", num_classes=2, resize=True).double()
+    network.data_config["input_size"] = [3, 5, 5]
+    network.model = nn.Flatten()
+    image = torch.rand(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(network, image)
+    assert torch.autograd.gradgradcheck(lambda x: network(x).square(), image)
 
 
 def test_timm_network_takes_grey_images_and_refuses_unknown_names():
