@@ -1,6 +1,7 @@
 """The threat model: which images an attacker may return."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,29 @@ _LARGEST = {1.0: 1000.0, 2.0: 100.0, math.inf: 1.0}
 _BISECTIONS = 60  # halves of an interval in float64: below its rounding
 
 
-class ThreatModel:
+class Threat(ABC):
+    """Which images an attacker may return: ``name`` of the distance, its bound ``eps``, and how it is measured."""
+
+    eps: float
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the distance is called in tables."""
+
+    @abstractmethod
+    def distance(self, image: Tensor, adv: Tensor) -> Tensor:
+        """How far ``adv`` is from ``image``, (B,) float64."""
+
+    @abstractmethod
+    def check(self, image: Tensor, adv: Tensor) -> Tensor:
+        """Whether each adv is allowed, (B,) bool: finite, in [0,1], and within ``eps``."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, eps={self.eps:.4g})"
+
+
+class ThreatModel(Threat):
     """``{ adv in [0,1]^D : ||adv - image||_p <= eps }``, p in {1, 2, inf}, eps in pixel units, D = C*H*W.
 
     ``norm`` may be written 1, 2, ``inf``, ``"l2"``, ``"Linf"``; ``eps`` also as ``"8/255"``. For L-inf
@@ -32,9 +55,6 @@ class ThreatModel:
         if not 0 < self.eps <= largest:
             ratio = f" Write {self.eps:g}/255." if self.eps > largest else ""
             raise ValueError(f"eps must be in pixel units, 0 < eps <= {largest:g}; got {self.eps}.{ratio}")
-
-    def __repr__(self) -> str:
-        return f"ThreatModel({self.name}, eps={self.eps:.4g})"
 
     @property
     def name(self) -> str:
@@ -120,6 +140,13 @@ class ThreatModel:
         if self.norm == 2:
             direction = direction / _length(direction, 2)[:, None].clamp(min=1)
         return adv + step_size * direction.view_as(adv)
+
+
+def norm_ball(threat: Threat, attack: str) -> ThreatModel:
+    """The threat, if it is a ball of a norm; ``ValueError`` in the name of an attack that knows no other."""
+    if not isinstance(threat, ThreatModel):
+        raise ValueError(f"{attack} attacks within a norm, ThreatModel(norm, eps); the threat is {threat}.")
+    return threat
 
 
 def _norm(norm: float | str) -> float:

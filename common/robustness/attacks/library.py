@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.noise import Noise
 from common.robustness.attacks import Attack, attacking
 from common.robustness.classifiers import Classifier
-from common.robustness.threat import ThreatModel
+from common.robustness.threat import Threat, ThreatModel, norm_ball
 from common.units import number
 
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack
@@ -53,6 +53,9 @@ class TorchAttacks(Attack):
             allowed = ", ".join(self._parameters) or "none"
             raise ValueError(f"torchattacks.{name} has no option {', '.join(unknown)}. Its options: {allowed}.")
 
+    def check(self, threat: Threat) -> None:
+        self._settings(norm_ball(threat, str(self)))
+
     def __str__(self) -> str:
         """What to call it in a table. The package's AutoAttack runs its parts for 10 steps, the published one for
         100, so the plain name would be wrong."""
@@ -60,10 +63,9 @@ class TorchAttacks(Attack):
             return "torchattacks.AutoAttack (10 steps)"
         return f"torchattacks.{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
 
-    def __call__(
-        self, classifier: Classifier, image: Tensor, label: Tensor, threat: ThreatModel, noise: Noise
-    ) -> Tensor:
-        settings = self._settings(threat)
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        ball = norm_ball(threat, str(self))
+        settings = self._settings(ball)
         seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:
             settings.setdefault("seed", seed)
@@ -73,20 +75,20 @@ class TorchAttacks(Attack):
                 settings["n_classes"] = model(image[:1]).shape[1]
             adv: Tensor = self._attack(model, **settings)(image.clone(), label.clone())
         adv = adv.detach().to(image.dtype)
-        return threat.project(image, adv) if self.project else adv
+        return ball.project(image, adv) if self.project else adv
 
-    def _settings(self, threat: ThreatModel) -> dict[str, Any]:
+    def _settings(self, ball: ThreatModel) -> dict[str, Any]:
         """The options, with radius and norm filled in from the threat model; ``ValueError`` where they disagree."""
         settings = dict(self.options)
         radius = next((key for key in _RADII if key in self._parameters), None)
         if radius is None:
             return settings
-        if not math.isclose(settings.setdefault(radius, threat.eps), threat.eps):
-            raise ValueError(f"{radius} must be the threat's, {threat.eps}; got {settings[radius]}. Leave it out.")
+        if not math.isclose(settings.setdefault(radius, ball.eps), ball.eps):
+            raise ValueError(f"{radius} must be the threat's, {ball.eps}; got {settings[radius]}. Leave it out.")
         fixed = "L2" if self.name in _L2_ATTACKS else "Linf"
-        norm = settings.setdefault("norm", threat.name) if "norm" in self._parameters else fixed
-        if norm != threat.name:
-            raise ValueError(f"{self.name} attacks in {norm}; the threat is {threat.name}. Choose another attack.")
+        norm = settings.setdefault("norm", ball.name) if "norm" in self._parameters else fixed
+        if norm != ball.name:
+            raise ValueError(f"{self.name} attacks in {norm}; the threat is {ball.name}. Choose another attack.")
         return settings
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.attacks import Attack
 from common.robustness.classifiers import Classifier
-from common.robustness.threat import ThreatModel
+from common.robustness.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Transfer(Attack):
     attack: Attack
     white_box = False
 
-    def __call__(
-        self, classifier: Classifier, image: Tensor, label: Tensor, threat: ThreatModel, noise: Noise
-    ) -> Tensor:
+    def check(self, threat: Threat) -> None:
+        self.attack.check(threat)
+
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
         source = self.source.freeze().to(image.device)
         return self.attack(source, image, label, threat, noise)

@@ -67,15 +67,14 @@ class Recorder(Classifier):
 
 def attack_record(pgd, n=6, seed=0):
     classifier, image = Recorder(), torch.rand(n, 1, 1, 2, generator=torch.Generator().manual_seed(seed))
-    found = pgd.ascend(classifier, image, torch.zeros(n, dtype=torch.int64), LINF, rows(n, seed))
+    found = pgd.search(classifier, image, torch.zeros(n, dtype=torch.int64), LINF, rows(n, seed))
     return classifier, image, found
 
 
-@pytest.mark.parametrize(("norm", "eps", "tolerance"), [("inf", 0.1, 1e-9), (2, 0.4, 0.01), (1, 1.5, 0.05)])
+@pytest.mark.parametrize(("norm", "eps", "tolerance"), [("inf", 0.1, 1e-9), (2, 0.4, 0.01), (1, 1.5, 0.01)])
 @pytest.mark.parametrize("box", ["inactive", "active"])
 @pytest.mark.parametrize("random_start", [True, False])
 def test_linear_models_are_solved_with_the_default_steps(norm, eps, tolerance, box, random_start):
-    """L1 is held to 5 %: on the way to a corner of the ball its steps go round."""
     classifier, g = linear(48)
     image = torch.rand(10, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     image = 0.45 + 0.1 * image if box == "inactive" and norm != 1 else image.round(decimals=1)
@@ -235,7 +234,7 @@ def test_dead_gradients_are_counted_per_image():
             return torch.cat((x[:1], 0 * x[1:2], (x[2:] - x[2:].detach()).sqrt()))
 
     image = torch.rand(3, 1, 2, 2)
-    found = PGD(steps=5).ascend(Masked(), image, torch.zeros(3, dtype=torch.int64), LINF, rows(3))
+    found = PGD(steps=5).search(Masked(), image, torch.zeros(3, dtype=torch.int64), LINF, rows(3))
     assert found.dead.tolist() == [0.0, 1.0, 1.0]
     assert bool(found.adv.isfinite().all())
 

@@ -1,0 +1,81 @@
+"""Expectation over transformation: the loss of an image, its gradient and its successes, averaged over draws."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier
+from common.robustness.losses import Loss
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What n draws say of B points: mean ``loss`` (B,), its ``gradient`` (B,C,H,W) or None, ``right`` (B,), the share
+    of the draws classified as ``label``, and the mean ``logits`` (B,K)."""
+
+    loss: Tensor
+    gradient: Tensor | None
+    right: Tensor
+    logits: Tensor
+
+
+def ask(
+    classifier: Classifier,
+    points: Tensor,
+    label: Tensor,
+    draws: Noise,
+    loss: Loss,
+    differentiate: bool = True,
+    chunk: int | None = None,
+) -> Answers:
+    """``1/n sum_j loss(classifier(x, noise_j), y)`` for each row x of ``points`` (B,C,H,W), and its gradient in x.
+
+    ``draws`` has B*n rows, image-major (``noise.draws(n)``). All rows are one forward and one backward pass, or several
+    of at most ``chunk`` rows. A classifier that gives no gradient at all raises ``RuntimeError``: an attack would
+    otherwise return the clean image and pass for robustness.
+    """
+    n = len(draws) // len(points)
+    rows, labels = points.detach().repeat_interleave(n, 0), label.repeat_interleave(n)
+    losses, gradients, answers = [], [], []
+    for start in range(0, len(rows), chunk or len(rows)):
+        part = slice(start, start + (chunk or len(rows)))
+        x = rows[part].requires_grad_(differentiate)
+        with torch.set_grad_enabled(differentiate):
+            logits = classifier(x, draws.rows(part))
+            values = loss(logits, labels[part])
+        losses.append(values.detach())
+        answers.append(logits.detach())
+        if differentiate:
+            gradients.append(_gradient(values, x))
+    logits = torch.cat(answers)
+    right = (logits.argmax(1) == labels).to(points.dtype)
+    return Answers(
+        torch.cat(losses).view(-1, n).mean(1),
+        torch.cat(gradients).view(-1, n, *points.shape[1:]).mean(1) if differentiate else None,
+        right.view(-1, n).mean(1),
+        logits.view(len(points), n, -1).mean(1),
+    )
+
+
+def _gradient(loss: Tensor, x: Tensor) -> Tensor:
+    """Row-wise gradient: row b of ``x`` moves loss b alone."""
+    found = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
+    if found is None:
+        raise RuntimeError(
+            "the classifier's logits do not depend differentiably on the image: no gradient reaches it. "
+            "Remove no_grad and detach on the way, or use a gradient-free attack."
+        )
+    return found.detach()
+
+
+def alive(gradient: Tensor) -> Tensor:
+    """(B,) bool: somewhere non-zero and everywhere finite."""
+    largest = gradient.flatten(1).abs().amax(1)
+    return (largest > 0) & (largest < torch.inf)
+
+
+def like(row: Tensor, image: Tensor) -> Tensor:
+    """One number per image, (B,) -> (B,1,1,1), to go with ``image``."""
+    return row.view(-1, *(1,) * (image.ndim - 1))
