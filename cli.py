@@ -1,8 +1,9 @@
 """Adversarial robustness with diffusion models: DiffPure, AGDM and noised diffusion classifiers.
 
 Beside Lightning's subcommands below there are `report DIR …` (tables, figures and one HTML page from test records),
-`convert IN OUT --format F` (a published checkpoint as a file of ours) and `tour` (train, attack, certify and report on
-real digits). Files given with -c and arguments apply from left to right; the last one wins.
+`fetch NAME …` (published weights; alone it lists them), `convert IN OUT --format F` (a published checkpoint as a file
+of ours) and `tour` (train, attack, certify and report on real digits). Files given with -c and arguments apply from
+left to right; the last one wins.
 """
 
 import logging

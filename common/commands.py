@@ -1,4 +1,7 @@
-"""The commands beside Lightning's own: ``report``, ``convert`` and ``tour``; each takes the words behind its name."""
+"""The commands beside Lightning's own: ``report``, ``fetch``, ``convert`` and ``tour``.
+
+Each takes the words behind its name.
+"""
 
 import os
 import time
@@ -8,7 +11,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from common import conversion
+from common import conversion, weights
 from common.report import build
 from common.tour import Stage, run_stages
 
@@ -22,6 +25,40 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--out", default="runs/report", help="folder for everything, or a .html file")
     options = parser.parse_args(list(words))
     Console().print(f"The report is {build(options.records, options.out).resolve()}")
+
+
+def fetch(words: Sequence[str]) -> None:
+    """``fetch NAME …``: published weights into the cache, continued and verified; alone it lists what there is."""
+    parser = ArgumentParser(
+        prog="robust-diffusion fetch",
+        description="Published weights into the cache (ROBUST_DIFFUSION_CACHE says where): downloaded with a progress "
+        "bar unless they are there, continued after an interruption, verified. Without a name: what there is.",
+    )
+    names = parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="of a card; none lists them all")
+    names.required = False
+    parser.add_argument("--force", action="store_true", help="fetch again what is there, and trust what comes")
+    options = parser.parse_args(list(words))
+    console = Console()
+    for name in options.names:
+        weights.card(name)  # before the first of them is fetched
+    for name in options.names:
+        path = weights.fetch(name, force=options.force)
+        console.print(f"{name} is {path}", markup=False, soft_wrap=True, highlight=False)
+    for name in () if options.names else weights.CARDS:
+        console.print(f"[bold]{name}[/]: {_on_card(name)}", soft_wrap=True, highlight=False)
+
+
+def _on_card(name: str) -> str:
+    """What a card says, and whether its file is here."""
+    card, path, (size, stated) = weights.card(name), weights.place(name), weights.file_size(name)
+    known = "stated" if card.sha256 else "not stated, the first file is trusted"
+    part, here = weights.unfinished(path), f"not here yet: {path}"
+    if path.exists():
+        here = f"[green]fetched[/]: {path}"
+    elif part.exists():
+        here = f"{part.stat().st_size / size:.0%} fetched: {part}"
+    about = "" if stated else "about "
+    return f"{card.use}\n  {about}{size / 1e9:.2f} GB; sha256 {known}; licence {card.licence}\n  {here}"
 
 
 def convert(words: Sequence[str]) -> None:
@@ -63,4 +100,9 @@ def tour(words: Sequence[str]) -> None:
     console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()}")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"report": report, "convert": convert, "tour": tour}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "report": report,
+    "fetch": fetch,
+    "convert": convert,
+    "tour": tour,
+}

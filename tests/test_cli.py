@@ -1,8 +1,10 @@
 """The command line: real commands in-process, and every kind of bad input with its message."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import yaml
 import cli
 from common.checkpoints import load_classifier
 from common.data.digits import Digits
+from common.weights import CARDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -129,10 +132,66 @@ def test_on_the_command_line_an_error_is_a_few_words(tiny_test, monkeypatch, cap
     assert "Traceback" not in said and "Union" not in said
 
 
+# ---- fetch ----
+
+
+@pytest.fixture
+def offered(tmp_path, monkeypatch):
+    """Two cards of files on this disk, and an empty cache."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode() * 100_000)
+        url = (tmp_path / name).as_uri()
+        monkeypatch.setitem(CARDS, name, replace(CARDS["score_sde_cifar10"], url=url, filename=name, size=300_000))
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_fetch_lists_what_there_is(offered, capsys):
+    """Name, use, size, whether the hash is known, licence, and where the file is or will be; nothing is fetched."""
+    cli.main(["fetch"])
+    said = capsys.readouterr().out
+    for name, card in CARDS.items():
+        assert f"{name}: {card.use}\n" in said and f"licence {card.licence}\n" in said
+        assert f"not here yet: {offered / card.filename}\n" in said
+    blocks = dict(zip(CARDS, re.split(r"\n(?=\w)", said), strict=True))
+    assert "1.71 GB; sha256 not stated, the first file is trusted;" in blocks["score_sde_cifar10"]
+    assert "2.21 GB; sha256 stated;" in blocks["guided_diffusion_imagenet256"]
+    assert "about 0.22 GB" in blocks["edm_cifar10_conditional"]  # 55.7 million parameters of 4 bytes
+    assert not offered.exists()
+
+
+def test_fetch_puts_files_into_the_cache(offered, capsys):
+    cli.main(["fetch", "one", "two"])
+    heard = capsys.readouterr()
+    assert f"one is {offered / 'one'}\ntwo is {offered / 'two'}\n" in heard.out
+    assert "unverified" in heard.err and CARDS["one"].licence in heard.err
+    assert (offered / "two").read_bytes() == b"two" * 100_000
+    (offered / "two").rename(offered / "two.part")
+    (offered / "two.part").write_bytes(b"two" * 50_000)
+    cli.main(["fetch"])
+    said = capsys.readouterr().out
+    assert f"fetched: {offered / 'one'}\n" in said and f"50% fetched: {offered / 'two.part'}\n" in said
+
+
+def test_fetch_refuses_what_changed_until_it_is_forced(offered, capsys):
+    cli.main(["fetch", "one"])
+    (offered / "one").write_bytes(b"two" * 100_000)
+    with pytest.raises(ValueError, match=r"changed since it was first fetched.*robust-diffusion fetch NAME --force"):
+        cli.main(["fetch", "one"])
+    cli.main(["fetch", "one", "--force"])
+    assert (offered / "one").read_bytes() == b"one" * 100_000
+
+
+def test_fetch_knows_all_names_before_it_fetches_one(offered):
+    with pytest.raises(ValueError, match=r"there is no card 'three'. There are score_sde_cifar10,"):
+        cli.main(["fetch", "one", "three"])
+    assert not offered.exists()
+
+
 def test_help_names_every_command():
     """Also as a script, outside the package's folder, as people call it."""
     text = subprocess.run([sys.executable, str(ROOT / "cli.py"), "--help"], capture_output=True, text=True, check=True)
-    for command in ("fit", "validate", "test", "predict", "report", "convert", "tour"):
+    for command in ("fit", "validate", "test", "predict", "report", "fetch", "convert", "tour"):
         assert command in text.stdout
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import json
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -10,8 +13,10 @@ import torch
 from rich.console import Console
 
 from common import weights
+from common.networks import WideResNet
 from common.published.options import build
-from common.weights import CARDS, Card, card, fetch, published_classifier, published_denoiser
+from common.trust import mark_of
+from common.weights import CARDS, Card, card, fetch, load_weights, published_classifier, published_denoiser
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -22,7 +27,9 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(self.headers.get("Range"))
         start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.resumes else 0
         if start >= len(server.content) > 0:
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.content)}")
+            self.end_headers()
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(server.content) - start))
@@ -61,11 +68,17 @@ def console():
     return Console(file=io.StringIO(), width=200)
 
 
+def visible(folder):
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 def test_download_verify_and_keep(server, publish, console, tmp_path):
     publish()
     path = fetch("test", tmp_path, console)
     assert path.read_bytes() == CONTENT
-    assert {p.name for p in tmp_path.iterdir()} == {"file.pt", "file.pt.sha256"}
+    assert visible(tmp_path) == {"file.pt", "file.pt.json"}
+    mark = json.loads(mark_of(path).read_text())
+    assert (mark["sha256"], mark["size"]) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     assert "licence: none" in console.file.getvalue()
     assert "unverified" not in console.file.getvalue()
     assert fetch("test", tmp_path, console) == path
@@ -89,10 +102,21 @@ def test_a_server_that_cannot_resume_starts_again(server, publish, console, tmp_
     assert fetch("test", tmp_path, console).read_bytes() == CONTENT
 
 
-def test_a_complete_part_is_used(server, publish, console, tmp_path):
+@pytest.mark.parametrize(("part", "asked"), [(CONTENT, 1), (CONTENT + b"of another file", 2)])
+def test_a_complete_part_is_used_and_a_longer_one_is_not(part, asked, server, publish, console, tmp_path):
     publish()
-    (tmp_path / "file.pt.part").write_bytes(CONTENT)
+    (tmp_path / "file.pt.part").write_bytes(part)
     assert fetch("test", tmp_path, console).read_bytes() == CONTENT
+    assert len(server.asked) == asked
+
+
+def test_processes_that_ask_at_once_download_once(server, publish, tmp_path):
+    publish()
+    consoles = [Console(file=io.StringIO(), width=200) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda console: fetch("test", tmp_path, console), consoles))
+    assert server.asked == [None]
+    assert {path.read_bytes() for path in paths} == {CONTENT}
 
 
 @pytest.mark.parametrize(
@@ -108,20 +132,9 @@ def test_another_file_is_refused(content, message, server, publish, console, tmp
     server.content = content
     with pytest.raises(ValueError, match=message):
         fetch("test", tmp_path, console)
-    assert {p.name for p in tmp_path.iterdir()} == {"file.pt.refused"}
+    assert visible(tmp_path) == {"file.pt.refused"}
     server.content = CONTENT
     fetch("test", tmp_path, console)
-
-
-def test_a_file_that_changed_in_the_cache_is_refused(publish, console, tmp_path):
-    import os
-
-    publish()
-    path = fetch("test", tmp_path, console)
-    path.write_bytes(CONTENT[:-1] + b"x")
-    os.utime(path, ns=(path.stat().st_atime_ns, (tmp_path / "file.pt.sha256").stat().st_mtime_ns + 1))
-    with pytest.raises(ValueError, match="its sha256 must be"):
-        fetch("test", tmp_path, console)
 
 
 def test_a_file_put_there_by_hand_is_verified(server, publish, console, tmp_path):
@@ -129,22 +142,111 @@ def test_a_file_put_there_by_hand_is_verified(server, publish, console, tmp_path
     (tmp_path / "file.pt").write_bytes(CONTENT)
     fetch("test", tmp_path, console)
     assert server.asked == []
-    assert (tmp_path / "file.pt.sha256").exists()
+    assert mark_of(tmp_path / "file.pt").exists()
 
 
-def test_without_a_stated_hash_it_says_so(publish, console, tmp_path):
+# ---- use after use ----
+
+
+def rewrite(path, content, times=None):
+    """Other content of the same length; ``times`` pretends that nothing was written."""
+    before = path.stat()
+    path.write_bytes(content)
+    if times == "kept":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif times == "older":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns - 10**12))
+
+
+@pytest.mark.parametrize("times", [None, "kept", "older"])
+def test_a_file_that_changed_in_the_cache_is_refused(times, publish, console, tmp_path):
+    publish()
+    path = fetch("test", tmp_path, console)
+    rewrite(path, CONTENT[:-1] + b"x", times)
+    with pytest.raises(ValueError, match="its sha256 must be"):
+        fetch("test", tmp_path, console)
+
+
+def test_without_a_stated_hash_the_first_file_is_trusted_and_said_to_be(publish, console, tmp_path):
     publish(sha256=None, size=None)
     fetch("test", tmp_path, console)
     said = console.file.getvalue()
     assert "unverified" in said
     assert hashlib.sha256(CONTENT).hexdigest() in said
+    fetch("test", tmp_path, console)
+    assert console.file.getvalue() == said
+
+
+@pytest.mark.parametrize("times", [None, "kept", "older"])
+@pytest.mark.parametrize("content", [CONTENT[:-1] + b"x", CONTENT[:-1]])
+def test_without_a_stated_hash_a_change_is_refused(content, times, publish, console, tmp_path):
+    publish(sha256=None, size=None)
+    path = fetch("test", tmp_path, console)
+    rewrite(path, content, times)
+    first, now = (hashlib.sha256(c).hexdigest() for c in (CONTENT, content))
+    for _ in range(2):  # and the file is left where it is
+        with pytest.raises(ValueError, match=rf"changed since it was first fetched on .* was {first} and is {now}"):
+            fetch("test", tmp_path, console)
+    mark_of(path).unlink()  # what the message says
+    assert fetch("test", tmp_path, console).read_bytes() == content
+
+
+def test_a_download_that_differs_from_the_first_is_refused_unless_forced(server, publish, console, tmp_path):
+    publish(sha256=None, size=None)
+    path = fetch("test", tmp_path, console)
+    path.unlink()
+    server.content = b"another file"
+    with pytest.raises(ValueError, match=r"first fetched on \S+ had sha256 \w+, this one has \w+"):
+        fetch("test", tmp_path, console)
+    assert visible(tmp_path) == {"file.pt.json", "file.pt.refused"}
+    assert fetch("test", tmp_path, console, force=True).read_bytes() == b"another file"
+    fetch("test", tmp_path, console)
+
+
+def test_a_refused_download_leaves_what_was_there(server, publish, console, tmp_path):
+    publish()
+    path = fetch("test", tmp_path, console)
+    server.content = b"<html>quota exceeded</html>"
+    with pytest.raises(ValueError, match="web page"):
+        fetch("test", tmp_path, console, force=True)
+    assert path.read_bytes() == CONTENT
+    fetch("test", tmp_path, console)
+
+
+def test_a_file_that_was_touched_or_copied_is_the_same(server, publish, console, tmp_path):
+    publish(sha256=None, size=None)
+    path = fetch("test", tmp_path, console)
+    first = json.loads(mark_of(path).read_text())
+    os.utime(path)
+    fetch("test", tmp_path, console)
+    again = json.loads(mark_of(path).read_text())
+    assert again.pop("modified") > first.pop("modified") and again.pop("changed") > first.pop("changed")
+    assert again == first and server.asked == [None]
+
+
+def test_what_was_hashed_is_not_hashed_again(publish, console, tmp_path, monkeypatch):
+    publish()
+    fetch("test", tmp_path, console)
+    monkeypatch.setattr("common.trust.sha256", lambda _: pytest.fail("hashed again"))
+    fetch("test", tmp_path, console)
+
+
+def test_a_damaged_mark_is_named(publish, console, tmp_path):
+    publish()
+    path = fetch("test", tmp_path, console)
+    mark_of(path).write_text('{"sha256": ')
+    with pytest.raises(ValueError, match=r"file\.pt\.json is damaged .* Delete it"):
+        fetch("test", tmp_path, console)
+
+
+# ---- loading ----
 
 
 def test_nothing_is_downloaded_unless_asked(server, publish, tmp_path, monkeypatch):
     publish()
     monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
     for load in (published_denoiser, published_classifier):
-        with pytest.raises(FileNotFoundError, match="Pass download=True to fetch it"):
+        with pytest.raises(FileNotFoundError, match=r"robust-diffusion fetch test \(in Python download=True"):
             load("test")
     assert server.asked == []
     assert not (tmp_path / "cache").exists()
@@ -160,6 +262,23 @@ def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relativ
     classifier = published_classifier("test", download=True, directory=tmp_path)
     with torch.no_grad():
         assert relative_error(classifier(reference.arrays["x"]), reference.arrays["logits"]) < 1e-5
+
+
+@pytest.mark.parametrize("nest", [None, "state_dict", "net"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_of_ones_own_file_fill_any_network(nest, prefix, tmp_path):
+    torch.manual_seed(0)
+    trained = WideResNet(10, 1).eval()
+    state = {f"{prefix}{name}": value for name, value in trained.state_dict().items()}
+    torch.save({nest: state, "epoch": 3, "acc": 94.1} if nest else state, tmp_path / "own.pt")
+    torch.manual_seed(1)
+    network = load_weights(WideResNet(10, 1), tmp_path / "own.pt")
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(network(image), trained(image))
+    assert not network.training
+    with pytest.raises(ValueError, match=r"own\.pt must be exactly those of the network.*of another shape"):
+        load_weights(WideResNet(10, 2), tmp_path / "own.pt")
 
 
 def test_an_unreachable_server(publish, server, console, tmp_path, monkeypatch):
