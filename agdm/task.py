@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from agdm.guidance import GuidanceClassifier
 from agdm.objective import Trades, draw_sigma
 from agdm.purifier import AGDM
+from common.diffusion.purifiers import Purifier
 from common.diffusion.schedules import VP, Schedule
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
@@ -108,14 +109,18 @@ class GuidanceTask(TrainingTask):
 class AGDMTask(RobustTask):
     """Test ``classifier`` behind AGDM: ``robust-diffusion test -c configs/agdm/….yaml``.
 
-    Attacks differentiate the guidance too, through x_t and through the reference.
+    ``purifier`` is an ``AGDM``, or holds one: at another resolution, repeated, in a chain. Attacks differentiate the
+    guidance too, through x_t and through the reference. Raises ``ValueError`` for a purifier without guidance.
     """
 
     def __init__(
         self,
-        purifier: AGDM,
+        purifier: Purifier,
         classifier: Classifier,
         evaluators: Sequence[Evaluator],
         records: str = "runs/agdm",
     ) -> None:
+        if not any(isinstance(part, AGDM) for part in purifier.modules()):
+            got = type(purifier).__name__
+            raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {got}")
         super().__init__(Purified(purifier, classifier), evaluators, records)

@@ -14,7 +14,11 @@ from agdm.purifier import AGDM
 from agdm.task import AGDMTask, GuidanceTask
 from common.checkpoints import load_network
 from common.data.modules import ImageDataset, ShardSampler
+from common.diffusion.composed import Resized
+from common.diffusion.purifiers import DiffusionPurifier
+from common.diffusion.schedules import VP
 from common.exact import ExactDenoiser, GaussianMixture
+from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.evaluators import Attacked, Clean
@@ -169,10 +173,30 @@ def test_a_time_outside_the_schedule_is_refused():
             GuidanceTask(GuidanceNetwork(), Trades(ThreatModel("inf", 0.2)), t_star)
 
 
-def test_agdm_is_tested_and_recorded(data, tmp_path):
+def agdm(data):
     mixture = GaussianMixture(2 * data.images[:3] - 1, 0.1, labels=torch.arange(3))
-    guidance = AdversarialGuidance(task().network, 1.0, 1.0)
-    purifier = AGDM(ExactDenoiser(mixture), guidance, 0.1, scale=2.0, steps=2)
+    return AGDM(ExactDenoiser(mixture), AdversarialGuidance(task().network, 1.0, 1.0), 0.1, scale=2.0, steps=2)
+
+
+def test_agdm_may_purify_at_another_resolution(data):
+    """Images of 9 pixels a side are purified at 6, as ImageNet's are at 256 for classifiers at 224."""
+    classifier = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(81, CLASSES)))
+    model = AGDMTask(Resized(agdm(data), 6), classifier, [Attacked(PGD(steps=2, eot=2), ThreatModel("inf", 0.2))])
+    image = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = model.classifier(image, Noise.of(0, torch.arange(2)))
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), image)
+    assert logits.shape == (2, CLASSES) and float(gradient.abs().amax((1, 2, 3)).min()) > 0
+
+
+def test_a_purifier_without_guidance_is_no_agdm(data):
+    plain = DiffusionPurifier(agdm(data).denoiser, VP(), 0.1, steps=2)
+    for purifier in (plain, Resized(plain, 6)):
+        with pytest.raises(ValueError, match=rf"purifier must be an AGDM.*got {type(purifier).__name__}"):
+            AGDMTask(purifier, NetworkClassifier(nn.Flatten()), [Clean()])
+
+
+def test_agdm_is_tested_and_recorded(data, tmp_path):
+    purifier = agdm(data)
     classifier = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES)))
     evaluators = [Clean(draws=2), Attacked(PGD(steps=2, eot=2), ThreatModel("inf", 0.2), draws=3, name="pgd")]
     model = AGDMTask(purifier, classifier, evaluators, str(tmp_path / "records"))
@@ -181,7 +205,7 @@ def test_agdm_is_tested_and_recorded(data, tmp_path):
     rows = [line for line in lines if line.get("evaluator") == "pgd"]
     assert [row["index"] for row in rows] == list(range(ROWS))
     assert all(row["values"]["distance"] <= 0.2 + 1e-6 for row in rows)
-    guidance.distance = "cosine"
+    purifier.guidance.distance = "cosine"
     other = AGDMTask(purifier, classifier, evaluators, str(tmp_path / "records"))
     with pytest.raises(ValueError, match="distance"):  # another defence may not continue these records
         trainer(tmp_path).test(other, datamodule=InOrder(data, 7), verbose=False)
