@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.folders import PictureData, PictureDataset, list_pictures
+from common.data.pictures import Crop
 
 TEST = 2  # CelebA's number of that part
 
@@ -25,8 +26,10 @@ class CelebAHQ(PictureData):
     partition:
         file in ``root`` with a picture's name and 0 (train), 1 (val) or 2 (test) in each line; without it all pictures
         are tested, and none trained on.
+    size, timm_model:
+        resize bilinearly and cut the centre, or a timm model whose own evaluation transform is used, see ``Crop``.
     loading:
-        the other arguments of ``ImageData``; ``size`` is 256 if not given.
+        the other arguments of ``ImageData``.
 
     Raises ``FileNotFoundError`` or ``ValueError`` in ``setup``, saying what was looked for.
     """
@@ -41,9 +44,10 @@ class CelebAHQ(PictureData):
         attributes: str = "CelebAMask-HQ-attribute-anno.txt",
         partition: str | None = None,
         size: int | None = 256,
+        timm_model: str | None = None,
         **loading: Any,
     ) -> None:
-        super().__init__(root, size, 1.0, "bilinear", **loading)
+        super().__init__(root, Crop(size, 1.0, "bilinear", timm_model), size=size, **loading)
         self.attribute, self.images, self.attributes, self.partition = attribute, images, attributes, partition
         self.classes = self.classes or (f"not {attribute}", attribute)
 

@@ -50,8 +50,7 @@ class Pictures:
         sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, name in enumerate(self.names):
             try:
-                side = self.crop.size
-                sizes[measure(self.root / name) if side is None else (side, side)].append(index)
+                sizes[self.crop.sides or measure(self.root / name)].append(index)
             except UnreadableError as error:
                 self.skipped[name] = str(error)
         return sizes

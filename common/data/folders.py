@@ -58,20 +58,19 @@ class PictureDataset(Dataset[Example]):
 
 
 class PictureData(ImageData):
-    """Data modules of picture files: ``root``, and a crop for all of them."""
+    """Data modules of picture files: ``root``, and a crop for all of them, those of ``path`` included."""
 
-    def __init__(self, root: str | Path, size: int | None, crop_pct: float, interpolation: str, **loading: Any) -> None:
-        super().__init__(size=size, **loading)
-        self.root, self.crop_pct, self.interpolation = Path(root).expanduser(), crop_pct, interpolation
-        self.crop = Crop(size, crop_pct, interpolation)  # for every picture, those of ``path`` included
-        if size is not None:
-            self.shape = (3, size, size)
+    def __init__(self, root: str | Path, crop: Crop, **loading: Any) -> None:
+        super().__init__(**loading)
+        self.root, self.crop = Path(root).expanduser(), crop
+        if crop.sides is not None:
+            self.shape = (3, *crop.sides)
 
     def identity(self) -> dict[str, Any]:
         """As ``ImageData`` has it, with the pictures themselves in place of their folder's name."""
         held_out = self.held_out
         pictures = held_out.identity() if isinstance(held_out, PictureDataset) else {}
-        return super().identity() | {"size": self.size} | pictures
+        return super().identity() | {"crop": self.crop.config} | pictures
 
 
 class Folder(PictureData):
@@ -85,8 +84,9 @@ class Folder(PictureData):
     ----------
     root:
         the folder.
-    size, crop_pct, interpolation:
-        resize and centre crop, in the terms of a timm data config (see ``Crop``); size null: all are of one size.
+    size, crop_pct, interpolation, timm_model:
+        resize and centre crop, or a timm model whose own evaluation transform takes their place (see ``Crop``); with
+        neither size nor model all pictures must be of one size.
     loading:
         the other arguments of ``ImageData``.
 
@@ -99,9 +99,10 @@ class Folder(PictureData):
         size: int | None = None,
         crop_pct: float = 1.0,
         interpolation: str = "bicubic",
+        timm_model: str | None = None,
         **loading: Any,
     ) -> None:
-        super().__init__(root, size, crop_pct, interpolation, **loading)
+        super().__init__(root, Crop(size, crop_pct, interpolation, timm_model), size=size, **loading)
 
     def load(self, stage: str | None = None) -> None:
         if not self.root.is_dir():
@@ -149,8 +150,8 @@ class Folder(PictureData):
 class ImageNet(Folder):
     """ImageNet-1k (ILSVRC 2012) in ``root/{train,val}/WNID/*.JPEG``; its 50,000 validation images are the test.
 
-    As in the papers, the shorter side is resized to 256 and the central 224 are kept (size 224, crop_pct 0.875); a
-    classifier's own timm data config may ask for others. The arguments are those of ``Folder``.
+    As in the papers, the shorter side is resized to 256 and the central 224 are kept (size 224, crop_pct 0.875);
+    ``timm_model: deit_small_patch16_224`` does what that classifier asks for. The arguments are those of ``Folder``.
     """
 
     num_classes = 1000
@@ -161,9 +162,10 @@ class ImageNet(Folder):
         size: int | None = 224,
         crop_pct: float = 0.875,
         interpolation: str = "bilinear",
+        timm_model: str | None = None,
         **loading: Any,
     ) -> None:
-        super().__init__(root, size, crop_pct, interpolation, **loading)
+        super().__init__(root, size, crop_pct, interpolation, timm_model, **loading)
 
     def load(self, stage: str | None = None) -> None:
         super().load(stage)

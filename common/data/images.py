@@ -41,8 +41,9 @@ class ImageFiles(ImageData):
     ----------
     path:
         the folder or file.
-    size, crop_pct, interpolation:
-        resize and centre crop, see ``Crop``; without ``size`` each picture stays as large as it is.
+    size, crop_pct, interpolation, timm_model:
+        resize and centre crop, or a timm model whose own evaluation transform takes their place (see ``Crop``); with
+        neither size nor model each picture stays as large as it is.
     channels:
         3, or 1 for networks that take grey images.
     loading:
@@ -55,11 +56,12 @@ class ImageFiles(ImageData):
         size: int | None = None,
         crop_pct: float = 1.0,
         interpolation: str = "bicubic",
+        timm_model: str | None = None,
         channels: int = 3,
         **loading: Any,
     ) -> None:
         super().__init__(path=path, size=size, **loading)
-        self.crop, self.channels = Crop(size, crop_pct, interpolation), channels
+        self.crop, self.channels = Crop(size, crop_pct, interpolation, timm_model), channels
         if channels not in (1, 3):
             raise ValueError(f"channels must be 3 or 1; got {channels}")
 

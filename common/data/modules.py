@@ -185,5 +185,9 @@ class ImageData(L.LightningDataModule):
         return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
 
 
-ELSEWHERE = {"root", "download", "batch_size", "test_images", "workers", "subset", "path", "size", "class_file"}
-"""Constructor arguments that are no part of a data set's identity."""
+ELSEWHERE = {"root", "download", "batch_size", "test_images", "workers", "subset", "path", "size", "class_file"} | {
+    "crop_pct",
+    "interpolation",
+    "timm_model",
+}
+"""Constructor arguments that are no part of a data set's identity; data sets of pictures name their crop themselves."""

@@ -1,17 +1,14 @@
 """Picture files -> pixels: any format, colour mode and depth, as 8 bits per channel; resized and cropped if wanted."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as V
+from torchvision.transforms import InterpolationMode, Normalize, ToTensor
 
 SUFFIXES = {*".png .jpg .jpeg .jpe .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()}  # noqa: SIM905
 """Files that count as pictures."""
@@ -72,33 +69,64 @@ def measure(path: Path) -> tuple[int, int]:
         return height, width
 
 
-@dataclass(frozen=True)
 class Crop:
-    """Resize the shorter side to ``size / crop_pct`` and cut the central square of side ``size``; None: as it is.
+    """The square of pixels (C,H,W), float32 in [0,1], that a network sees of a picture: timm's evaluation transform.
 
-    The three values are those of a timm data config (``input_size``, ``crop_pct``, ``interpolation``); resampling is
-    Pillow's, with antialiasing, as in the evaluation of timm's and torchvision's weights. Calling it gives pixels
-    (C,H,W), float32 in [0,1]; normalisation belongs to the classifier.
+    It resizes the shorter side to ``size / crop_pct`` by Pillow's ``interpolation`` and cuts out the centre; without
+    ``size`` a picture stays as it is. ``timm_model`` takes the place of these three: all is done as timm does it with
+    that model's pictures, at its training size if timm states another one for tests. The normalisation is left out, it
+    belongs to the classifier.
+
+    ``config`` is timm's data config (``input_size``, ``crop_pct``, ``crop_mode``, ``interpolation``, …), None without
+    resizing. Raises ``ValueError`` for values out of range and for a name that timm does not know.
     """
 
-    size: int | None = None
-    crop_pct: float = 1.0
-    interpolation: str = "bicubic"
+    def __init__(
+        self,
+        size: int | None = None,
+        crop_pct: float = 1.0,
+        interpolation: str = "bicubic",
+        timm_model: str | None = None,
+    ) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1 pixel, or null for no resizing; got {size}")
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct, the share of the shorter side that is kept, is in (0, 1]; got {crop_pct}")
+        names = [mode.value for mode in InterpolationMode if mode != InterpolationMode.NEAREST_EXACT]
+        if interpolation not in names:
+            raise ValueError(f"interpolation must be one of {', '.join(names)}; got {interpolation!r}")
+        self.config: dict[str, Any] | None = None
+        self._steps: list[Callable[[Any], Any]] = [ToTensor()]
+        if timm_model is not None:
+            self._follow(_stated_by_timm(timm_model))
+        elif size is not None:
+            self._follow({"input_size": (3, size, size), "crop_pct": crop_pct, "interpolation": interpolation})
 
-    def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, or null for no resizing; got {self.size}")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct, the share of the shorter side that is kept, is in (0, 1]; got {self.crop_pct}")
-        names = [mode.value for mode in InterpolationMode]
-        if self.interpolation not in names:
-            raise ValueError(f"interpolation must be one of {', '.join(names)}; got {self.interpolation!r}")
+    def _follow(self, stated: dict[str, Any]) -> None:
+        import timm  # not needed for pictures as they are
+
+        self.config = timm.data.resolve_data_config(pretrained_cfg=stated)
+        steps = timm.data.create_transform(**self.config, is_training=False).transforms
+        self._steps = [step for step in steps if not isinstance(step, Normalize)]
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """(H,W) of the result, None where it depends on the picture."""
+        return None if self.config is None else self.config["input_size"][1:]
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        if self.size is not None:
-            side = math.floor(self.size / self.crop_pct)
-            if min(picture.size) != side:
-                picture = V.resize(picture, [side], InterpolationMode(self.interpolation))
-            picture = V.center_crop(picture, [self.size, self.size])
-        levels: Tensor = V.pil_to_tensor(picture)
-        return levels.to(torch.float32) / 255
+        pixels: Any = picture
+        for step in self._steps:
+            pixels = step(pixels)
+        result: Tensor = pixels
+        return result
+
+
+def _stated_by_timm(model: str) -> dict[str, Any]:
+    import timm
+
+    try:
+        stated: dict[str, Any] = timm.models.get_pretrained_cfg(model, allow_unregistered=False).to_dict()
+    except RuntimeError as error:
+        raise ValueError(f"timm_model must be the name of one, see timm.list_models(); {error}") from error
+    return stated

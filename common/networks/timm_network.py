@@ -1,5 +1,6 @@
 """Any classifier of the timm library by name, reading pixels: it normalises as its weights expect."""
 
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -42,9 +43,10 @@ class TimmNetwork(nn.Module):
         super().__init__()
         import timm  # slow to import, and only this class needs it
 
-        if not timm.is_model(name):
-            close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-            raise ValueError(f"timm has no model {name!r}. " + (f"Did you mean {', '.join(close)}?" if close else ""))
+        tagged = timm.list_models(pretrained=True)
+        if not timm.is_model(name) or ("." in name and name not in tagged):
+            close = ", ".join(get_close_matches(name, [*timm.list_models(), *tagged])) or "one of timm.list_models()"
+            raise ValueError(f"timm has no model {name!r}. Did you mean {close}?")
         self.config: dict[str, Any] = {
             "name": name,
             "num_classes": num_classes,

@@ -10,6 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from common.data.celebahq import CelebAHQ
 from common.data.folders import Folder, ImageNet
+from common.data.images import ImageFiles
 from common.data.subsets import Balanced
 
 
@@ -97,6 +98,7 @@ def test_identity_is_that_of_the_pictures(root, tmp_path):
     assert identity(tmp_path / "elsewhere", workers=1, batch_size=2, test_images=1) == here
     assert identity(root, size=4) != here
     assert identity(root, size=4) != identity(root, size=4, interpolation="bilinear")
+    assert identity(root, timm_model="test_vit")["crop"]["interpolation"] == "bicubic"
     picture(root / "train" / "cat" / "new.png")
     assert identity(root) == here  # nothing that is tested
     first = next((root / "test" / "cat").glob("*.png"))
@@ -143,6 +145,15 @@ def test_imagenet_is_cropped_as_in_the_papers_and_must_be_whole(tmp_path, monkey
     assert label == 0 and data.num_classes == 1000
     with pytest.raises(FileNotFoundError, match="n01440764"):
         ImageNet(tmp_path / "nowhere").setup("test")
+
+
+def test_a_timm_models_crop_is_used_by_its_name(root):
+    data = ImageFiles(root, timm_model="test_resnet")
+    (batch,) = data.predict_dataloader()
+    labelled = [Folder(root, timm_model="test_resnet"), CelebAHQ(root, timm_model="test_resnet")]
+    assert batch[0].shape[1:] == (3, 160, 160)
+    assert {module.shape for module in labelled} == {(3, 160, 160)}
+    assert ImageNet(root, size=64, timm_model="test_resnet").crop.config == data.crop.config
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Every kind of picture file becomes the pixels a person sees, and resizing is what timm does."""
 
+import pickle
 import struct
 import zlib
 
@@ -124,16 +125,41 @@ def test_what_cannot_be_read_says_why(tmp_path, damage, monkeypatch):
     assert len(str(raised.value)) > 5
 
 
-@pytest.mark.parametrize(("size", "crop_pct", "interpolation"), [(24, 0.875, "bicubic"), (32, 1.0, "bilinear")])
+@pytest.mark.parametrize(("size", "crop_pct", "filter_"), [(24, 0.875, "BICUBIC"), (32, 1.0, "BILINEAR")])
 @pytest.mark.parametrize("shape", [(40, 60), (61, 33), (24, 24)])
-def test_resizing_is_timms_evaluation_without_normalisation(size, crop_pct, interpolation, shape):
+def test_the_shorter_side_is_resized_and_the_centre_kept(size, crop_pct, filter_, shape):
     picture = Image.fromarray(np.random.RandomState(1).randint(0, 256, (*shape, 3), dtype=np.uint8))
-    reference = timm.data.create_transform(
-        input_size=(3, size, size), crop_pct=crop_pct, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1)
-    )
-    found = Crop(size, crop_pct, interpolation)(picture)
-    assert found.dtype == torch.float32 and found.shape == (3, size, size)
-    assert torch.equal(found, reference(picture))
+    found = Crop(size, crop_pct, filter_.lower())(picture)
+    side = int(size / crop_pct)
+    width, height = (side * max(1, picture.width / picture.height), side * max(1, picture.height / picture.width))
+    resized = picture.resize((int(width), int(height)), Image.Resampling[filter_])
+    top, left = (round((length - size) / 2) for length in (resized.height, resized.width))
+    expected = np.asarray(resized)[top : top + size, left : left + size]
+    assert found.dtype == torch.float32 and Crop(size, crop_pct).sides == found.shape[1:]
+    assert torch.equal(found, torch.from_numpy(expected.copy()).permute(2, 0, 1) / 255)
+
+
+# bilinear at 0.95; bicubic at 0.875; squashed; padded in a colour of its own; not a square; smaller than its crop
+MODELS = [
+    "test_resnet.r160_in1k",
+    "wide_resnet50_2",
+    "vit_base_patch16_siglip_224.webli",
+    "deepseek_vit_412m.deepseek_v4_1_flash",
+    "vit_base_patch16_sapiens2.fb",
+    "volo_d4_448.sail_in1k",
+]
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if timm.is_model(name)])  # older versions know fewer
+def test_a_timm_models_crop_is_timms_own_before_normalisation(name):
+    picture = Image.fromarray(np.random.RandomState(1).randint(0, 256, (180, 260, 3), dtype=np.uint8))
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+    reference = timm.data.create_transform(**config, is_training=False)
+    crop = Crop(timm_model=name)
+    found = pickle.loads(pickle.dumps(crop))(picture)  # as a worker process has it
+    assert crop.sides == found.shape[1:] == config["input_size"][1:] and 0 <= found.min() < found.max() <= 1
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    assert torch.equal((found - mean) / std, reference(picture))
 
 
 def test_without_a_size_nothing_is_resized():
@@ -141,7 +167,10 @@ def test_without_a_size_nothing_is_resized():
     assert torch.equal(Crop()(picture), torch.arange(0, 240, 4).reshape(4, 5, 3).permute(2, 0, 1) / 255)
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"crop_pct": 0.0}, {"crop_pct": 1.1}, {"interpolation": "cubic"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"size": 0}, {"crop_pct": 0.0}, {"crop_pct": 1.1}, {"interpolation": "cubic"}, {"timm_model": "resnet51"}],
+)
 def test_bad_settings_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Crop(**options)

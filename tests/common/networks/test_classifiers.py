@@ -118,8 +118,10 @@ def test_timm_network_resizes_differentiably():
 
 def test_timm_network_takes_grey_images_and_refuses_unknown_names():
     assert TimmNetwork("test_resnet", 10, in_channels=1).eval()(torch.rand(1, 1, 64, 64)).shape == (1, 10)
-    with pytest.raises(ValueError, match="no model 'resnet51'"):
+    with pytest.raises(ValueError, match=r"no model 'resnet51'.*resnet50"):
         TimmNetwork("resnet51")
+    with pytest.raises(ValueError, match=r"no model 'test_resnet.in1k'.*test_resnet\.r160_in1k"):
+        TimmNetwork("test_resnet.in1k")  # a tag that it has not
 
 
 @pytest.mark.parametrize(
