@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
+
+CIFAR10_TEST_STARTS = "15ba8119c84de3db85383d9b517ca42d5ef1fc11d5d78354a6cd5e1db6ab7a11"
+"""sha256 of the first 500 labels of CIFAR-10's test images, as digits."""
 
 
 class Subset:
@@ -134,49 +138,49 @@ class DiffPureCIFAR10(Subset):
     """
 
     def order(self, labels: Tensor) -> list[int]:
-        return Jobs(8, 64).order(_meant_for(10_000, labels, self))
+        return Jobs(8, 64).order(_cifar10(labels, self))
 
 
 class DiffPureCIFAR10BPDA(Subset):
     """DiffPure's images for BPDA+EOT on CIFAR-10 (arXiv 2205.07460): 5 jobs of 200 are 960 images."""
 
     def order(self, labels: Tensor) -> list[int]:
-        return Jobs(5, 200).order(_meant_for(10_000, labels, self))
+        return Jobs(5, 200).order(_cifar10(labels, self))
 
 
 class DiffPureImageNet(Subset):
     """DiffPure's ImageNet validation images (arXiv 2205.07460): 32 jobs of 16, stated as 512, are 510 images."""
 
     def order(self, labels: Tensor) -> list[int]:
-        return Jobs(32, 16).order(_meant_for(50_000, labels, self))
+        return Jobs(32, 16).order(_imagenet(labels, self))
 
 
 class LeeKimCIFAR10(Subset):
     """Lee and Kim's 512 CIFAR-10 images (ICCV 2023, arXiv 2303.09051), drawn with seed 0."""
 
     def order(self, labels: Tensor) -> list[int]:
-        return _draw(0, len(_meant_for(10_000, labels, self)), 512)
+        return _draw(0, len(_cifar10(labels, self)), 512)
 
 
 class NDCCIFAR10(Subset):
     """The first 512 CIFAR-10 test images, which NDC is certified on (Chen et al., arXiv 2402.02316)."""
 
     def order(self, labels: Tensor) -> list[int]:
-        return list(range(len(_meant_for(10_000, labels, self))))[:512]
+        return list(range(len(_cifar10(labels, self))))[:512]
 
 
 class NDCImageNet(Subset):
     """The 512 ImageNet validation images that NDC is certified on (arXiv 2402.02316), drawn with seed 0."""
 
     def order(self, labels: Tensor) -> list[int]:
-        return _draw(0, len(_meant_for(50_000, labels, self)), 512)
+        return _draw(0, len(_imagenet(labels, self)), 512)
 
 
 class DensePureCIFAR10(Subset):
     """Every 20th CIFAR-10 test image, 500 of them (DensePure: Xiao et al., arXiv 2211.00322)."""
 
     def order(self, labels: Tensor) -> list[int]:
-        return Every(20).order(_meant_for(10_000, labels, self))
+        return Every(20).order(_cifar10(labels, self))
 
 
 def _draw(seed: int, total: int, images: int) -> list[int]:
@@ -189,9 +193,27 @@ def _check_seed(seed: int) -> None:
         raise ValueError(f"NumPy's seeds are in 0 .. 2^32 - 1; got {seed}")
 
 
-def _meant_for(images: int, labels: Tensor, subset: Subset) -> Tensor:
-    if len(labels) != images:
+def _cifar10(labels: Tensor, subset: Subset) -> Tensor:
+    """The labels, if they can be those of the CIFAR-10 test images in their published order.
+
+    Checked are how many there are of each class and the first 500, which two independent lists confirm.
+    """
+    first = hashlib.sha256("".join(map(str, labels[:500].tolist())).encode()).hexdigest()
+    there = len(labels) == 10_000 and labels.bincount().tolist() == [1000] * 10 and first == CIFAR10_TEST_STARTS
+    return _meant(there, 10_000, "test images of CIFAR-10, as published (common.data.images.CIFAR10)", labels, subset)
+
+
+def _imagenet(labels: Tensor, subset: Subset) -> Tensor:
+    """The labels, if they are those of the ImageNet validation images by class, 50 each: torchvision's order."""
+    there = torch.equal(labels, torch.arange(50_000) // 50)
+    return _meant(there, 50_000, "ImageNet validation images, by class (common.data.images.ImageNet)", labels, subset)
+
+
+def _meant(there: bool, images: int, what: str, labels: Tensor, subset: Subset) -> Tensor:
+    if not there:
+        wrong = f"has {len(labels):,}" if len(labels) != images else "is another, or in another order"
         raise ValueError(
-            f"{type(subset).__name__} lists positions among {images} test images; this set has {len(labels)}"
+            f"{type(subset).__name__} lists positions among the {images:,} {what}; this set {wrong}. "
+            "Subsets of any set are Seeded, Balanced, Every and Listed."
         )
     return labels

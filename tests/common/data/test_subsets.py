@@ -25,7 +25,17 @@ from common.data.subsets import (
 from common.identity import settings
 from common.robustness.records import Records
 
-CIFAR, IMAGENET = torch.arange(10_000) % 10, torch.arange(50_000) // 50
+# the first labels of CIFAR-10's test_batch, as people print them; the rest here is only of the right number
+CIFAR_STARTS = (
+    "3880661631095798578670495240966545924195465609397698038877467363621237268802933881172527890386466007"
+    "4563113687406213042783128083524189129729656387625289600529542166848450999899375005223863405801728878"
+    "5187130579745980798276943964765158804055118903192253994030098157082470236385034390610910791269346006"
+    "6632618216868040775535234175461936693807262585468991022732809581941381479427070669092872251262962303"
+    "9878840182793619073745002934062537372531149957502229739435465614344378378057605486855999501081180220"
+)
+CIFAR = torch.tensor([int(digit) for digit in CIFAR_STARTS])
+CIFAR = torch.cat([CIFAR, torch.arange(10).repeat_interleave(1000 - CIFAR.bincount())])
+IMAGENET = torch.arange(50_000) // 50
 SEED_0 = [9394, 898, 2398, 5906, 2343]  # how NumPy's legacy permutation of 10,000 with seed 0 begins
 
 
@@ -46,8 +56,12 @@ def test_papers_lists_have_so_many_different_images(subset, labels, images):
     order = subset.order(labels)
     assert len(order) == len(set(order)) == images
     assert min(order) >= 0 and max(order) < len(labels)
-    with pytest.raises(ValueError, match="this set has 9999"):
+    with pytest.raises(ValueError, match="this set has 9,999"):
         subset.order(labels[:9999])
+    for other in (labels.sort().values, labels.sort(descending=True).values, torch.zeros_like(labels)):
+        if not torch.equal(other, labels):  # such as CIFAR-10 in folders, sorted by class
+            with pytest.raises(ValueError, match="in another order"):
+                subset.order(other)
 
 
 def test_papers_lists_overlap_as_they_are_known_to():
