@@ -15,6 +15,7 @@ from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
+from common.robustness.threat import Threat
 from common.tasks import RobustTask
 from common.training import Batch, Recipe, TrainingTask
 
@@ -119,8 +120,9 @@ class AGDMTask(RobustTask):
         classifier: Classifier,
         evaluators: Sequence[Evaluator],
         records: str = "runs/agdm",
+        threat: Threat | None = None,
     ) -> None:
         if not any(isinstance(part, AGDM) for part in purifier.modules()):
             got = type(purifier).__name__
             raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {got}")
-        super().__init__(Purified(purifier, classifier), evaluators, records)
+        super().__init__(Purified(purifier, classifier), evaluators, records, threat)

@@ -1,32 +1,26 @@
-"""The LightningModules that all methods share: train a classifier, train a denoiser, test a defence.
+"""The LightningModules that all methods share: train a classifier, train a denoiser; `RobustTask` tests a defence.
 
 Batches are (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int64).
 """
 
-import inspect
-from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from common.data.modules import ImageData
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
-from common.identity import SPEED_ONLY, identify, settings, weights_hash
+from common.evaluation import RobustTask
+from common.identity import weights_hash
 from common.noise import Noise
-from common.predict import Prediction, predict
-from common.report import summary_table
-from common.robustness.classifiers import Classifier, Steady
-from common.robustness.evaluators import Certified, Evaluator
-from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
-from common.robustness.records import Record, Records
+from common.robustness.classifiers import Classifier
 from common.training import Batch, Recipe, TrainingTask
 from common.units import to_model
+
+__all__ = ["ClassifierTask", "DenoiserTask", "RobustTask"]
 
 
 class ClassifierTask(TrainingTask):
@@ -151,91 +145,3 @@ class DenoiserTask(TrainingTask):
         index = self.checked(batch)[2]
         self.val_loss(self.loss(batch, Noise.of(self.recipe.seed, index).stream("validation")))
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True)
-
-
-class RobustTask(L.LightningModule):
-    """Test a classifier, which every defence is, with a list of evaluators; one JSON row per image and evaluator.
-
-    Rows that the directory ``records`` already holds are skipped, so an interrupted run continues where it stopped, on
-    any number of processes; rows of another configuration are refused. No collective runs inside the loop: ranks may
-    have unequal numbers of batches, or none. When all are done, the merged records are summarised in a table.
-    """
-
-    def __init__(self, classifier: Classifier, evaluators: Sequence[Evaluator], records: str = "runs/records") -> None:
-        super().__init__()
-        names = [evaluator.name for evaluator in evaluators]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"evaluators need distinct names, at least one; got {names}. Set `name` in init_args")
-        self.classifier = Steady(classifier.freeze())
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
-        self.evaluators, self.path = list(evaluators), records
-        self._accuracy: dict[str, Metric] = {}
-        self._records: Records | None = None
-        self._done: dict[str, set[int]] = {}
-
-    def on_test_start(self) -> None:
-        if torch.is_inference_mode_enabled():
-            raise ValueError("attacks need gradients, which inference mode forbids: use Trainer(inference_mode=False)")
-        if str(self.trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
-            raise ValueError(f"images and budgets are float32; got precision {self.trainer.precision}. Use 32-true")
-        parts: dict[str, Any] = {"classifier": self.classifier.classifier, "evaluators": self.evaluators}
-        if (data := getattr(self.trainer, "datamodule", None)) is not None:
-            parts["data"] = data_settings(data)
-        fingerprint, description = identify(parts)
-        self._records = Records(self.path, fingerprint, description, rank=self.global_rank)
-        self._accuracy = {e.name: _accuracy(e).to(self.device) for e in self.evaluators}
-        self._done = {evaluator.name: self._records.done(evaluator.name) for evaluator in self.evaluators}
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        for evaluator in self.evaluators:
-            rows = self.evaluate(evaluator, batch)
-            if rows and self._records is not None:
-                self._records.append(rows)
-                self._show(evaluator.name, rows)
-
-    def evaluate(self, evaluator: Evaluator, batch: Batch) -> list[Record]:
-        """Records of the images in ``batch`` that have none yet."""
-        done = self._done.get(evaluator.name, set())
-        if done and isinstance(batch, tuple | list) and len(batch) == 3:
-            todo = [row for row, index in enumerate(batch[2].tolist()) if index not in done]
-            if not todo:
-                return []
-            batch = (batch[0][todo], batch[1][todo], batch[2][todo])
-        return evaluator(self.classifier, batch)
-
-    def teardown(self, stage: str) -> None:
-        """After the test, on every rank: Lightning runs no other hook on a rank that had no images."""
-        if stage != "test":
-            return
-        self.trainer.strategy.barrier("every rank has written its records")
-        if self._records is not None and self.trainer.is_global_zero:
-            self._records.merge()
-            summary_table([self.path])
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """What the classifier says of the images, before and after purification if it is a purified one."""
-        return predict(self.classifier, batch)
-
-    def _show(self, name: str, rows: Sequence[Record]) -> None:
-        """This rank's accuracy so far, in the progress bar."""
-        metric = self._accuracy[name]
-        metric.update(rows)
-        self.log(name, metric.compute(), on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)
-
-
-def _accuracy(evaluator: Evaluator) -> Metric:
-    """Of this rank alone: ranks have unequal numbers of batches, and waiting for the others would deadlock."""
-    kind = CertifiedAccuracy if isinstance(evaluator, Certified) else RobustAccuracy
-    return kind(sync_on_compute=False)
-
-
-def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
-    """What of a data module decides the images: its class and its own `identity`, or its constructor's arguments."""
-    if isinstance(data, ImageData):
-        arguments = data.identity()
-    else:
-        arguments = {name: getattr(data, name, None) for name in inspect.signature(type(data)).parameters}
-    return {
-        "class": type(data).__qualname__,
-        **{key: settings(value) for key, value in arguments.items() if key not in SPEED_ONLY},
-    }

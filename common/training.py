@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints import save
 from common.noise import Noise
-from common.robustness.evaluators import check_batch, check_labels
+from common.robustness.batches import check_batch, check_labels
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from common.diffusion.purifiers import Purifier
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
+from common.robustness.threat import Threat
 from common.tasks import RobustTask
 
 
@@ -21,5 +22,6 @@ class DiffPureTask(RobustTask):
         classifier: Classifier,
         evaluators: Sequence[Evaluator],
         records: str = "runs/diffpure",
+        threat: Threat | None = None,
     ) -> None:
-        super().__init__(Purified(purifier, classifier), evaluators, records)
+        super().__init__(Purified(purifier, classifier), evaluators, records, threat)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from common.robustness.evaluators import Certified, Evaluator
+from common.robustness.threat import Threat
 from common.tasks import RobustTask
 from ndc.classifier import NoisedDiffusionClassifier
 
@@ -19,6 +20,7 @@ class NDCTask(RobustTask):
         classifier: NoisedDiffusionClassifier,
         evaluators: Sequence[Evaluator],
         records: str = "runs/ndc",
+        threat: Threat | None = None,
     ) -> None:
         for evaluator in evaluators:
             if isinstance(evaluator, Certified) and evaluator.smoothing.sigma != classifier.sigma:
@@ -26,4 +28,4 @@ class NDCTask(RobustTask):
                     f"smoothing adds noise of sigma {evaluator.smoothing.sigma} (pixels), the classifier expects "
                     f"{classifier.sigma}: give both the same value"
                 )
-        super().__init__(classifier, evaluators, records)
+        super().__init__(classifier, evaluators, records, threat)

@@ -1,32 +1,34 @@
 """Evaluators: classifier x batch -> records, one per image.
 
 Every random number comes from ``Noise.of(seed, index)``, split into streams that cannot overlap: ``score`` for the
-draws that are scored, ``attack`` for all that an attack draws, ``control`` for the clean queries beside an attack,
-``smoothing`` for certificates. So an attack never sees the noise it will be scored on, and nothing in a record
-depends on how images were batched, except through the rounding of floats.
+draws that are scored, ``attack`` for all that an attack draws, ``control`` and ``random`` for the matched queries
+beside an attack, ``smoothing`` for certificates. So an attack never sees the noise it will be scored on (unless it is
+told to: ``knows="noise"``), and nothing in a record depends on how images were batched, but for the rounding of floats.
 
 This is a border: whatever arrives in a batch, and whatever an attack returns, is checked here.
 """
 
-import base64
-import io
-import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack
+from common.robustness.attacks import Attack, Found
+from common.robustness.batches import Batch, check_evaluation, check_labels
 from common.robustness.checks import probe
 from common.robustness.classifiers import Classifier, deployed
+from common.robustness.cost import Meter
+from common.robustness.decisions import Rule, ask, check_rule, decided, scores, shuffled
+from common.robustness.pictures import pictures
 from common.robustness.records import Record
+from common.robustness.replay import Replayed
 from common.robustness.smoothing import Smoothing
-from common.robustness.threat import ThreatModel
+from common.robustness.threat import Threat
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Knowledge = Literal["model", "noise"]
 
 
 class Evaluator(Protocol):
@@ -35,6 +37,8 @@ class Evaluator(Protocol):
     ``image`` (B,C,H,W) float32 in [0,1], ``label`` (B,) int64 in 0..K-1, ``index`` (B,) int64, distinct: the image's
     number in the data set, which names its record and its noise. Anything else raises ``ValueError``, as does
     inference mode. The classifier is evaluated as deployed: evaluation mode, float32, no parameter gradients.
+
+    An evaluator may carry ``limit``: a test shows it only its first so many images.
     """
 
     @property
@@ -45,72 +49,151 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Clean:
-    """Accuracy on the images as they are: ``predictions`` and ``correct``, one entry per draw.
+    """Accuracy on the images as they are: ``predictions`` and ``correct``, one entry per decision.
 
-    A deterministic classifier is asked once, whatever ``draws`` says.
+    ``draws`` decisions are scored, each by ``rule`` over ``votes`` draws of the defence: "single", "majority" or
+    "mean_logit" (`Voting`). A deterministic classifier is asked once, whatever they say. Several seeds stand for as
+    many evaluators (`suite`).
     """
 
     draws: int = 1
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     name: str = "clean"
+    rule: Rule = "single"
+    votes: int = 1
+    limit: int | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self.name, self.seed, self.draws)
+        check_settings(self.name, self.seed, self.draws, self.limit)
+        check_rule(self.rule, self.votes)
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
-        start = time.perf_counter()
-        image, label, index = _checked(classifier, batch)
-        logits = _ask(classifier, image, label, Noise.of(self.seed, index).stream("score"), self.draws)
-        rows = [{"predictions": p, "correct": c} for p, c in zip(*_scores(logits, label), strict=True)]
-        return _records(self.name, label, index, rows, start)
+        image, label, index = check_evaluation(classifier, batch)
+        with Meter(classifier) as meter:
+            noise = Noise.of(one_seed(self), index).stream("score")
+            logits = ask(decided(classifier, self.rule, self.votes), image, label, noise, self.draws)
+        rows = [{"predictions": p, "correct": c} for p, c in zip(*scores(logits, label), strict=True)]
+        return _records(self.name, label, index, rows, meter)
 
 
 @dataclass(frozen=True)
 class Attacked:
     """Accuracy under an attack, which is not trusted: its budget is checked and its images are classified anew.
 
-    - ``predictions``, ``correct``: the attacked image on ``draws`` fresh draws (one if deterministic).
-    - ``clean_predictions``: the unattacked image on as many other draws, what mere asking again achieves.
-    - ``distance`` in the threat's norm, ``norm``, ``eps`` (pixels), ``within_budget``, ``white_box`` (an attack may
-      carry ``white_box = False``: it uses no gradient of the defence).
+    The protocol. ``draws``: N fresh decisions are scored, each by ``rule`` over ``votes`` draws of the defence, as in
+    `Clean`; the attack itself works against single draws. ``resubmissions``: M <= N, how often the attacker may hand
+    in an image. ``knows``: "model" is the defence with all its parts and settings; "noise" also the very draws that it
+    will be scored on, for each of which an adversarial image is made. ``threat`` None is the test's own.
+
+    - ``predictions``, ``correct``: the attacked image on N fresh decisions (one if deterministic).
+    - ``clean_predictions``, ``random_predictions``: matched controls, as many other decisions on the unattacked image
+      and on a random perturbation of the same size: the adversarial one's values with random signs at random places.
+    - ``distance`` in the threat's norm (the largest, if there are several), ``norm``, ``eps``, ``within_budget``,
+      ``white_box``, ``knows``, ``resubmissions``.
+    - ``queries``, ``broken``, ``dead``, ``curve``: what the attack saw (`Found`), where it says so.
     - ``zero_gradient``, ``probabilities``, ``repeatable``: signs of masking (`checks.probe`), for white-box attacks.
-    - ``images``, for images with index below ``keep_images``: PNG in base64 of ``clean``, ``adversarial`` and the
-      classifier's own views of the attacked image, under the noise of the first scored draw.
+    - ``images``, for the first ``keep_images`` images: PNG in base64 of ``clean``, ``adversarial`` and the classifier's
+      own views of the attacked image, under the noise of the first scored draw.
 
     An attack that leaves the threat model is a bug, not a result: ``ValueError``, and no record of that batch.
     """
 
     attack: Attack
-    threat: ThreatModel
+    threat: Threat | None = None
     draws: int = 10
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     name: str = "attacked"
     keep_images: int = 8
+    rule: Rule = "single"
+    votes: int = 1
+    resubmissions: int = 1
+    knows: Knowledge = "model"
+    limit: int | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self.name, self.seed, self.draws)
+        check_settings(self.name, self.seed, self.draws, self.limit)
+        check_rule(self.rule, self.votes)
         if self.keep_images < 0:
             raise ValueError(f"keep_images must be at least 0; got {self.keep_images}")
+        if not 1 <= self.resubmissions <= self.draws:
+            raise ValueError(
+                f"resubmissions M must be in 1 .. draws N = {self.draws}: each is scored; got {self.resubmissions}"
+            )
+        if self.knows not in get_args(Knowledge):
+            raise ValueError(f"knows must be one of {', '.join(get_args(Knowledge))}; got {self.knows!r}")
+        if self.threat is not None and isinstance(self.attack, Attack):
+            self.attack.check(self.threat)
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
-        start = time.perf_counter()
-        image, label, index = _checked(classifier, batch)
+        image, label, index = check_evaluation(classifier, batch)
         if not len(index):
             return []
-        noise = Noise.of(self.seed, index)
-        control = _ask(classifier, image, label, noise.stream("control"), self.draws)
-        flags = self._flags(classifier, image, label, noise.stream("control"), control[0])
-        adv = self._attacked(classifier, image, label, noise.stream("attack"))
-        logits = _ask(classifier, adv, label, noise.stream("score"), self.draws)
-        predictions, correct = _scores(logits, label)
-        distance = self.threat.distance(image, adv).tolist()
-        rows: list[dict[str, Any]] = [
-            {"predictions": p, "correct": c, "clean_predictions": q, "distance": d, "within_budget": True, **flag}
-            for p, c, q, d, flag in zip(predictions, correct, _scores(control, label)[0], distance, flags, strict=True)
+        with Meter(classifier) as meter:
+            rows = self._rows(classifier, image, label, Noise.of(one_seed(self), index))
+        return _records(self.name, label, index, rows, meter)
+
+    def _rows(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> list[dict[str, Any]]:
+        threat, defence = self._threat(), decided(classifier, self.rule, self.votes)
+        control = ask(defence, image, label, noise.stream("control"), self.draws)
+        flags = self._flags(defence, image, label, noise.stream("control"), control[0])
+        found = self._found(classifier, defence, image, label, noise)
+        scored = [
+            ask(defence, attempt.adv, label, noise.stream("score"), draws, start)
+            for attempt, start, draws in self._attempts(found)
         ]
-        for row, pictures in zip(rows, self._pictures(classifier, image, adv, noise.stream("score")), strict=True):
-            row |= {"norm": self.threat.name, "eps": float(self.threat.eps)} | pictures
-        return _records(self.name, label, index, rows, start)
+        moved = shuffled(image, found[0].adv, noise.stream("places"))
+        random = ask(defence, moved, label, noise.stream("random"), self.draws)
+        predictions, correct = scores(torch.cat(scored), label)
+        distance = torch.stack([threat.distance(image, attempt.adv) for attempt in found]).amax(0).tolist()
+        given = {"within_budget": True, "norm": threat.name, "eps": float(threat.eps), "knows": self.knows}
+        given |= {"resubmissions": self.resubmissions}
+        columns = (predictions, correct, scores(control, label)[0], scores(random, label)[0], distance)
+        names = ("predictions", "correct", "clean_predictions", "random_predictions", "distance")
+        rows = [dict(zip(names, row, strict=True)) | given for row in zip(*columns, strict=True)]
+        views = pictures(classifier, image, found[0].adv, noise.stream("score"), self.keep_images)
+        return [a | b | c | d for a, b, c, d in zip(rows, flags, _seen(found), views, strict=True)]
+
+    def _threat(self) -> Threat:
+        if self.threat is None:
+            raise ValueError(f"{self.name!r} has no threat: give it one, or the test that it belongs to")
+        return self.threat
+
+    def _attempts(self, found: Sequence[Found]) -> list[tuple[Found, int, int]]:
+        """(what was found, first draw, draws) that it is scored on: one for all, or one for each."""
+        return [(found[0], 0, self.draws)] if len(found) == 1 else [(f, j, 1) for j, f in enumerate(found)]
+
+    def _found(
+        self, classifier: Classifier, defence: Classifier, image: Tensor, label: Tensor, noise: Noise
+    ) -> list[Found]:
+        """One attack, or one against each of the draws that will be scored."""
+        attack = noise.stream("attack")
+        if self.knows == "model" or not classifier.randomised:
+            return [self._searched(classifier, image, label, attack)]
+        score = noise.stream("score")
+        return [
+            self._searched(Replayed(defence, score.draws(1, start=j)), image, label, attack.stream(f"draw {j}"))
+            for j in range(self.draws)
+        ]
+
+    def _searched(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Found:
+        threat = self._threat()
+        with deployed(classifier), torch.autocast(image.device.type, enabled=False):
+            given = (classifier, image.clone(), label.clone(), threat, noise)
+            found = self.attack.search(*given) if isinstance(self.attack, Attack) else Found(self.attack(*given))
+        adv = found.adv.detach()
+        if adv.shape != image.shape or adv.dtype != image.dtype:
+            got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
+            raise ValueError(f"{self.name!r}: an attack returns images as it got them; it returned {got}")
+        allowed = threat.check(image, adv)
+        if not bool(allowed.all()):
+            distance = threat.distance(image, adv)
+            worst = int(torch.where(allowed, -torch.inf, distance.nan_to_num(torch.inf)).argmax())
+            raise ValueError(
+                f"{self.name!r}: the attack left {threat} on {int((~allowed).sum())} of {len(adv)} images, "
+                f"worst at index {int(noise.index[worst])}: distance {float(distance[worst]):.6g}, pixels from "
+                f"{float(adv[worst].min()):.6g} to {float(adv[worst].max()):.6g}. Let it end with threat.project."
+            )
+        return replace(found, adv=adv)
 
     def _flags(
         self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, logits: Tensor
@@ -126,37 +209,6 @@ class Attacked:
                 flags += probe(classifier, image[rows], label[rows], noise.rows(rows), logits[rows])
         return [{"white_box": True, **flag} for flag in flags]
 
-    def _attacked(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Tensor:
-        with deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            adv = self.attack(classifier, image.clone(), label.clone(), self.threat, noise).detach()
-        if adv.shape != image.shape or adv.dtype != image.dtype:
-            got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
-            raise ValueError(f"{self.name!r}: an attack returns images as it got them; it returned {got}")
-        allowed = self.threat.check(image, adv)
-        if not bool(allowed.all()):
-            distance = self.threat.distance(image, adv)
-            worst = int(torch.where(allowed, -torch.inf, distance.nan_to_num(torch.inf)).argmax())
-            raise ValueError(
-                f"{self.name!r}: the attack left {self.threat} on {int((~allowed).sum())} of {len(adv)} images, "
-                f"worst at index {int(noise.index[worst])}: distance {float(distance[worst]):.6g}, pixels from "
-                f"{float(adv[worst].min()):.6g} to {float(adv[worst].max()):.6g}. Let it end with threat.project."
-            )
-        return adv
-
-    def _pictures(self, classifier: Classifier, image: Tensor, adv: Tensor, noise: Noise) -> list[dict[str, Any]]:
-        """``{"images": {name: PNG}}`` for the first images of the data set, ``{}`` for all others."""
-        keep = (noise.index < self.keep_images).nonzero().flatten()
-        if image.shape[1] not in (1, 3):
-            keep = keep[:0]
-        pictures: list[dict[str, Any]] = [{} for _ in image]
-        if not len(keep):
-            return pictures
-        with torch.no_grad(), deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            seen = {"clean": image[keep], "adversarial": adv[keep]} | classifier.views(adv[keep], noise.rows(keep))
-        for row, position in enumerate(keep.tolist()):
-            pictures[position] = {"images": {name: encode(views[row]) for name, views in seen.items()}}
-        return pictures
-
 
 @dataclass(frozen=True)
 class Certified:
@@ -166,117 +218,66 @@ class Certified:
     smoothing: Smoothing
     seed: int = 0
     name: str = "certified"
+    limit: int | None = None
 
     def __post_init__(self) -> None:
-        _check_settings(self.name, self.seed)
+        check_settings(self.name, self.seed, limit=self.limit)
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
-        start = time.perf_counter()
-        image, label, index = _checked(classifier, batch)
+        image, label, index = check_evaluation(classifier, batch)
         check_labels(label, self.smoothing.num_classes)
-        with deployed(classifier), torch.autocast(image.device.type, enabled=False):
+        with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
             certificates = self.smoothing.certify(classifier, image, Noise.of(self.seed, index).stream("smoothing"))
         rows = [
             {"prediction": c.prediction, "radius": float(c.radius), "p_lower": float(c.p_lower), "samples": c.samples}
             | {"count": c.count, "correct": c.prediction == truth}
             for c, truth in zip(certificates, label.tolist(), strict=True)
         ]
-        return _records(self.name, label, index, rows, start)
+        return _records(self.name, label, index, rows, meter)
 
 
-def encode(image: Tensor) -> str:
-    """A pixel image (C,H,W), C 1 or 3, as a PNG with 8 bits per channel, in base64."""
-    grey = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    file = io.BytesIO()
-    Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+def one_seed(evaluator: Clean | Attacked) -> int:
+    """The evaluator's seed; ``ValueError`` while it still has several."""
+    if not isinstance(evaluator.seed, int):
+        raise ValueError(f"{evaluator.name!r} has several seeds: a test makes an evaluator of each (`suite`)")
+    return evaluator.seed
 
 
-def _ask(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, draws: int) -> Tensor:
-    """Logits (draws, B, K), one draw at a time: no more memory than the batch needs. Checks the labels against K."""
-    draws = draws if classifier.randomised else 1
-    answers = []
-    with torch.no_grad(), deployed(classifier), torch.autocast(image.device.type, enabled=False):
-        for draw in range(draws):
-            logits = classifier(image, noise.draws(1, start=draw))
-            if logits.ndim != 2 or len(logits) != len(image):
-                got = f"{tuple(logits.shape)} for {len(image)} images"
-                raise ValueError(f"a classifier returns logits (B, K); got shape {got}")
-            check_labels(label, logits.shape[1])
-            if not bool(logits.isfinite().all()):
-                where = noise.index[~logits.isfinite().all(1)].tolist()
-                raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
-            answers.append(logits)
-    return torch.stack(answers)
+def _seen(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """What the attack saw of each image, as far as it says; of several attempts the sum, any and means."""
+    rows: list[dict[str, Any]] = [{} for _ in found[0].adv]
+    merged = {
+        "queries": _merged([f.queries for f in found], lambda x: x.sum(0)),
+        "broken": _merged([f.broken for f in found], lambda x: x.any(0)),
+        "dead": _merged([f.dead for f in found], lambda x: x.mean(0)),
+        "curve": _merged([f.curve for f in found], lambda x: x.mean(0)),
+    }
+    for name, values in merged.items():
+        for row, value in zip(rows, [] if values is None else values.tolist(), strict=values is not None):
+            row[name] = value
+    return rows
 
 
-def _scores(logits: Tensor, label: Tensor) -> tuple[list[list[int]], list[list[bool]]]:
-    """(draws, B, K) -> predictions and correctness, per image and draw."""
-    guess = logits.argmax(-1).T
-    return guess.tolist(), (guess == label[:, None]).tolist()
+def _merged(parts: Sequence[Tensor | None], combine: Callable[[Tensor], Tensor]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return combine(torch.stack(known)) if len(known) == len(parts) else None
 
 
-def _records(name: str, label: Tensor, index: Tensor, rows: list[dict[str, Any]], start: float) -> list[Record]:
-    cost = {"seconds": (time.perf_counter() - start) / max(1, len(rows))}
+def _records(name: str, label: Tensor, index: Tensor, rows: list[dict[str, Any]], meter: Meter) -> list[Record]:
     pairs = zip(index.tolist(), label.tolist(), rows, strict=True)
-    return [Record(name, i, y, values, cost) for i, y, values in pairs]
+    return [Record(name, i, y, values, meter.cost(len(rows))) for i, y, values in pairs]
 
 
-def _check_settings(name: str, seed: int, draws: int = 1) -> None:
+def check_settings(name: str, seed: int | Sequence[int], draws: int = 1, limit: int | None = None) -> None:
+    """Raises ``ValueError`` for settings that no evaluator can have."""
     if not name:
         raise ValueError("an evaluator needs a name: it is the key of its records")
     if draws < 1:
         raise ValueError(f"draws must be at least 1; got {draws}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be in 0 .. 2^63 - 1; got {seed}")
-
-
-def check_batch(batch: Batch) -> Batch:
-    """The batch, if it is one: (image, label, index), see `Evaluator`; the border of tests and of training alike."""
-    if not isinstance(batch, tuple | list) or len(batch) != 3 or not all(isinstance(part, Tensor) for part in batch):
-        got = f"{len(batch)} entries" if isinstance(batch, tuple | list) else type(batch).__name__
-        raise ValueError(
-            f"a batch is (image, label, index), three tensors; got {got}. The index is the image's number in the data "
-            "set: let the data set return it, else a record cannot be resumed or merged."
-        )
-    image, label, index = batch
-    _check_image(image)
-    for name, value in (("label", label), ("index", index)):
-        if value.dtype != torch.int64 or value.shape != (len(image),):
-            got = f"{value.dtype} of shape {tuple(value.shape)}"
-            raise ValueError(f"{name} must be int64 (B,), one per image of {len(image)}; got {got}")
-    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < 2**32:
-        raise ValueError(f"an index must be in 0 .. 2^32 - 1; got {int(index.min())} to {int(index.max())}")
-    return image, label, index
-
-
-def _checked(classifier: Classifier, batch: Batch) -> Batch:
-    """The batch, if it is one; see `Evaluator`."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("attacks and guidance need gradients, but inference mode is on: Trainer(inference_mode=False)")
-    if not hasattr(classifier, "randomised"):
-        kind = type(classifier).__name__
-        raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
-    image, label, index = check_batch(batch)
-    if image.dtype != torch.float32:
-        raise ValueError(f"images must be float32: half precision would round the budget; got {image.dtype}")
-    if len(set(index.tolist())) != len(index):
-        raise ValueError(f"indices must be distinct within a batch; got {index.tolist()}")
-    return image, label, index
-
-
-def _check_image(image: Tensor) -> None:
-    if image.ndim != 4 or not image.is_floating_point():
-        raise ValueError(f"images must be floats (B,C,H,W); got {image.dtype} of shape {tuple(image.shape)}")
-    if not bool(image.isfinite().all()):
-        raise ValueError("images must be finite; got NaN or infinity")
-    if image.numel() and not 0 <= float(image.min()) <= float(image.max()) <= 1:
-        low, high = float(image.min()), float(image.max())
-        raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
-
-
-def check_labels(label: Tensor, num_classes: int) -> None:
-    """Raises ``ValueError`` unless every label is in 0..K-1."""
-    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
-        got = f"{int(label.min())} to {int(label.max())}"
-        raise ValueError(f"labels must be in 0..{num_classes - 1}, the classifier has {num_classes} classes; got {got}")
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if not seeds or not all(0 <= value < 2**63 for value in seeds):
+        raise ValueError(f"seed must be in 0 .. 2^63 - 1, one or several; got {seed}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be distinct, else their draws are the same ones; got {seeds}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 image, or None for all; got {limit}")

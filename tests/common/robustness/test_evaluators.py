@@ -12,7 +12,8 @@ from torch import nn
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier
-from common.robustness.evaluators import Attacked, Certified, Clean, encode
+from common.robustness.evaluators import Attacked, Certified, Clean
+from common.robustness.pictures import encode
 from common.robustness.smoothing import Smoothing
 from common.robustness.threat import ThreatModel
 
@@ -103,10 +104,10 @@ def test_scores_controls_and_attacks_use_disjoint_noise():
 
     Attacked(attack, LINF, draws=4)(classifier, batch(2))
     origin = Noise.of(0, torch.arange(2))
-    score, control = origin.stream("score").seed, origin.stream("control").seed
+    score, control, random = (origin.stream(name).seed for name in ("score", "control", "random"))
     everything = {noise.seed for noise in classifier.seen}
-    assert seeds["attack"].isdisjoint({score, control, 0})
-    assert everything == seeds["attack"] - {origin.stream("attack").seed} | {score, control}
+    assert seeds["attack"].isdisjoint({score, control, random, 0})
+    assert everything == seeds["attack"] - {origin.stream("attack").seed} | {score, control, random}
     draws = [noise.draw.tolist() for noise in classifier.seen if noise.seed == score]
     assert draws == [[0, 0], [1, 1], [2, 2], [3, 3]]
 

@@ -1,0 +1,68 @@
+"""What an evaluation costs: network evaluations, time and memory."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+OURS = ("agdm.", "common.", "diffpure.", "ndc.")
+
+
+def networks(module: nn.Module) -> list[nn.Module]:
+    """The networks in ``module``, outermost first found: what has a ``config`` or comes from another package.
+
+    Classifiers, purifiers and denoisers only arrange what these compute.
+    """
+    foreign = not f"{type(module).__module__}.".startswith(OURS)
+    if foreign and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return [module]
+    if isinstance(getattr(module, "config", None), Mapping):
+        return [module]
+    return [network for child in module.children() for network in networks(child)]
+
+
+class Meter:
+    """Counts the rows that go through a classifier's networks, forward, while the context lasts.
+
+    A recomputation in a backward pass counts, and so do rows that only fill up a batch. ``cost(images)`` is per
+    image: ``seconds``, ``evaluations`` (network evaluations), and ``peak_bytes``, the most memory that tensors took
+    on a GPU, or that the process ever took on a CPU.
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        self._networks = {id(network): network for network in networks(classifier)}
+        self._rows = 0
+
+    def __enter__(self) -> "Meter":
+        self._start = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._hooks = [network.register_forward_pre_hook(self._count) for network in self._networks.values()]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        for hook in self._hooks:
+            hook.remove()
+
+    def _count(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._rows += len(inputs[0]) if inputs and isinstance(inputs[0], torch.Tensor) else 1
+
+    def cost(self, images: int) -> dict[str, Any]:
+        """The cost per image."""
+        share = 1 / max(1, images)
+        return {"seconds": self.seconds * share, "evaluations": self._rows * share, "peak_bytes": _peak()}
+
+
+def _peak() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

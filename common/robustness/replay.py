@@ -1,0 +1,44 @@
+"""An attacker who knows the defence's random draws."""
+
+import torch
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier
+
+
+class Replayed(Classifier):
+    """A randomised classifier under known draws: deterministic, each image under the row of ``noise`` with its index.
+
+    ``noise`` has one row per image. Whoever asks hands over noise as always; of it only the index counts, which says
+    whose draw is meant. So any attack becomes one that knows the noise, whatever rows it asks about and how often.
+
+    Raises ``ValueError`` for an index that is not in ``noise``, and without noise for another number of rows.
+    """
+
+    randomised = False
+
+    def __init__(self, classifier: Classifier, noise: Noise) -> None:
+        super().__init__()
+        self.classifier, self.noise = classifier, noise
+        self._sorted, self._order = noise.index.sort()
+        if bool((self._sorted[1:] == self._sorted[:-1]).any()):
+            raise ValueError(f"known draws need one row per image; got {noise.index.tolist()}")
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        logits: Tensor = self.classifier(image, self._known(image, noise))
+        return logits
+
+    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
+        """The classifier's own views."""
+        return self.classifier.views(image, self._known(image, noise))
+
+    def _known(self, image: Tensor, noise: Noise | None) -> Noise:
+        if noise is None:
+            if len(image) != len(self.noise):
+                raise ValueError(f"without noise the rows must be the {len(self.noise)} known ones; got {len(image)}")
+            return self.noise
+        place = torch.searchsorted(self._sorted, noise.index).clamp(max=len(self._sorted) - 1)
+        if not torch.equal(self._sorted[place], noise.index):
+            raise ValueError(f"no draw is known for some of the images with index {noise.index.tolist()[:8]}")
+        return self.noise.rows(self._order[place])
