@@ -146,6 +146,7 @@ class SavePredictions(L.Callback):
         files = self._pictures
         before, after = _top(found.before), _top(found.after)
         for row, (index, label) in enumerate(zip(found.index.tolist(), found.label.tolist(), strict=True)):
+            index = files.positions[index] if files else index  # rows are in the order of the names
             entry: dict[str, Any] = {"index": index, "file": files.names[index] if files else f"{index:06d}"}
             if found.failure:
                 yield entry | {"failure": found.failure}

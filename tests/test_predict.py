@@ -14,6 +14,7 @@ from torch import nn
 import cli
 from common.checkpoints import load_classifier, load_denoiser
 from common.data.digits import Digits
+from common.data.files import index_names
 from common.data.images import ImageFiles
 from common.noise import Noise
 from common.predict import Prediction, SavePredictions, predict
@@ -77,11 +78,11 @@ def test_a_folder_is_purified_picture_by_picture(tiny_test, tmp_path, folder, di
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert written == {"predictions.csv", "skipped.csv", *(row["purified"] for row in rows)}
     pixels = {"a.png": 0, "a.bmp": 1, "deep/c.png": 2, "deep/d.png": 3, "wide.webp": 4}
-    for row in rows:  # one at a time, with the noise of its place in the folder
+    for row in rows:  # one at a time, with the noise of its name
         image = digits.images[pixels[row["file"]]][None]
         image = nn.functional.pad(image, (4, 4, 4, 4)) if row["file"] == "wide.webp" else image
         image = (image * 255).round() / 255
-        noise = Noise.of(0, torch.tensor([names.index(row["file"])])).stream("score")
+        noise = Noise.of(0, torch.tensor(index_names([row["file"]]))).stream("score")
         with torch.no_grad():
             purified = defence.purifier(image, noise)
             answers = {"before": defence.classifier(image), "after": defence.classifier(purified)}

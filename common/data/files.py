@@ -1,6 +1,9 @@
 """Pictures to predict: those under a path, in batches of one size, whatever formats and sizes lie there together."""
 
+import hashlib
+import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +19,10 @@ UNKNOWN = -1
 class Pictures:
     """The pictures under ``path``, a folder with its sub-folders or one file, in alphabetical order.
 
-    ``names`` are relative to ``root``; a picture's index is its position among them. Hidden files and those without a
-    picture's suffix are not looked at. ``skipped`` says of each name that cannot be read why; ``single``, whether
-    ``path`` is one file.
+    ``names`` are relative to ``root``; ``indices`` are numbers made of them, see `index_names`, on which a picture's
+    noise depends, whatever lies beside it; ``positions`` leads from an index back to a place among the names. Hidden
+    files and those without a picture's suffix are not looked at. ``skipped`` says of each name that cannot be read why;
+    ``single``, whether ``path`` is one file.
 
     Raises ``FileNotFoundError`` if there is no picture.
     """
@@ -36,21 +40,23 @@ class Pictures:
                 f"no picture in {path.absolute()}; pictures are {', '.join(sorted(SUFFIXES))} files"
             )
         self.names = sorted(entry.relative_to(self.root).as_posix() for entry in found)
+        self.indices = index_names(self.names)
+        self.positions = {index: position for position, index in enumerate(self.indices)}
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, index: int) -> Tensor:
+    def read(self, position: int) -> Tensor:
         """Pixels (C,H,W) in [0,1]. Raises ``UnreadableError``."""
-        return self.crop(decode(self.root / self.names[index], self.channels))
+        return self.crop(decode(self.root / self.names[position], self.channels))
 
     def by_size(self) -> dict[tuple[int, int], list[int]]:
-        """Indices by (height, width), from the files' headers; those without a good one join ``skipped``."""
+        """Positions by (height, width), from the files' headers; those without a good one join ``skipped``."""
         sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, name in enumerate(self.names):
+        for position, name in enumerate(self.names):
             try:
-                sizes[self.crop.sides or measure(self.root / name)].append(index)
+                sizes[self.crop.sides or measure(self.root / name)].append(position)
             except UnreadableError as error:
                 self.skipped[name] = str(error)
         return sizes
@@ -66,25 +72,40 @@ class PictureBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __init__(self, pictures: Pictures, batch_size: int, world: int = 1) -> None:
         self.pictures = pictures
         self.batches: list[list[int]] = []
-        for _, indices in sorted(pictures.by_size().items()):
-            rows = min(batch_size, -(-len(indices) // world))
-            self.batches += [indices[start : start + rows] for start in range(0, len(indices), rows)]
+        for _, positions in sorted(pictures.by_size().items()):
+            rows = min(batch_size, -(-len(positions) // world))
+            self.batches += [positions[start : start + rows] for start in range(0, len(positions), rows)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         images, read = [], []
-        for number in self.batches[position]:
+        for position in self.batches[batch]:
             try:
-                images.append(self.pictures.read(number))
-                read.append(number)
+                images.append(self.pictures.read(position))
+                read.append(self.pictures.indices[position])
             except UnreadableError:  # whoever writes the results finds the gap, and asks again why
                 continue
         nothing = torch.zeros(0, self.pictures.channels, 1, 1)
         image = torch.stack(images) if images else nothing
         index = torch.tensor(read, dtype=torch.int64)
         return image, torch.full_like(index, UNKNOWN), index
+
+
+def index_names(names: Sequence[str]) -> list[int]:
+    """Distinct indices in 0 .. 2^32 - 1: the first four bytes of the sha256 of each name.
+
+    If a number is taken by an earlier name, the next free one is used, so that another file changes a picture's index
+    only if their numbers are the same, once in four thousand million.
+    """
+    taken: dict[int, str] = {}
+    for name in names:
+        index = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "big")
+        while index in taken:
+            index = (index + 1) % 2**32
+        taken[index] = name
+    return list(taken)
 
 
 def class_names(path: str | Path) -> list[str]:

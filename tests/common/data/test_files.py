@@ -1,11 +1,14 @@
 """Pictures to predict: all that are there, each once, in batches of one size, on any number of processes."""
 
+import hashlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common.data.files import PictureBatches, Pictures, class_names
+from common.data.files import PictureBatches, Pictures, class_names, index_names
 from common.data.images import ImageFiles
 from common.data.pictures import Crop
 
@@ -51,12 +54,35 @@ def test_batches_hold_each_readable_picture_once(folder, batch_size, world):
     seen = []
     for image, label, index in PictureBatches(pictures, batch_size, world):
         assert len(image) == len(label) == len(index) <= batch_size and {*label.tolist()} <= {-1}
-        for row, number in enumerate(index.tolist()):
-            expected = np.asarray(Image.open(folder / pictures.names[number]))
+        for row, which in enumerate(index.tolist()):
+            name = pictures.names[pictures.positions[which]]
+            expected = np.asarray(Image.open(folder / name))
             assert torch.equal(image[row], torch.from_numpy(expected.copy()).permute(2, 0, 1) / 255)
-            seen.append(pictures.names[number])
+            seen.append(name)
     assert sorted(seen) == sorted(SIZES)
     assert [*pictures.skipped] == ["b/broken.png"]
+
+
+def test_a_pictures_index_depends_on_its_name_alone(folder):
+    def indices(path):
+        found = Pictures(path)
+        return dict(zip(found.names, found.indices, strict=True))
+
+    before = indices(folder)
+    Image.new("RGB", (8, 8)).save(folder / "aa.png")
+    after = indices(folder)
+    assert before.items() < after.items()
+    assert indices(folder / "a.png") == {"a.png": before["a.png"]}
+    assert before["a.png"] == int(hashlib.sha256(b"a.png").hexdigest()[:8], 16)
+
+
+def test_equal_numbers_are_told_apart(monkeypatch):
+    names = [f"{i}.png" for i in range(3)]
+    monkeypatch.setattr(hashlib, "sha256", lambda name: SimpleNamespace(digest=lambda: b"\xff" * 32))
+    assert index_names(names) == [2**32 - 1, 0, 1]
+    monkeypatch.undo()
+    many = index_names([f"{i:05d}.png" for i in range(50_000)])
+    assert len({*many}) == 50_000 and min(many) >= 0 and max(many) < 2**32
 
 
 def test_few_pictures_are_shared_among_processes(folder):

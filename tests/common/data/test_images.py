@@ -115,7 +115,7 @@ def test_predicting_a_folder_needs_no_data_set(tmp_path):
     data.prepare_data()
     data.setup("predict")
     ((image, label, index),) = data.predict_dataloader()
-    assert image.shape == (1, 3, 4, 5) and label.tolist() == [-1] and index.tolist() == [0]
+    assert image.shape == (1, 3, 4, 5) and label.tolist() == [-1] and index.tolist() == data.files.indices
     resized = ImageFiles(tmp_path, size=3, channels=1)
     resized.setup("predict")
     assert next(iter(resized.predict_dataloader()))[0].shape == (1, 1, 3, 3)
