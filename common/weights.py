@@ -104,27 +104,33 @@ def _turn(path: Path, console: Console) -> Iterator[None]:
         lock.release()
 
 
-def published_denoiser(name: str, download: bool = False, directory: str | Path | None = None) -> Denoiser:
-    """The denoiser on a card; ``download=True`` fetches what is not in the cache. Errors as for `fetch`.
+def published_denoiser(name: str, download: bool = False, path: str | Path | None = None) -> Denoiser:
+    """The denoiser on a card; ``download=True`` fetches what is not in the cache.
 
-    Where a configuration wants a denoiser: ``class_path: common.weights.published_denoiser, init_args: {name: CARD}``.
+    ``path`` names another file that is to be read by the card's format and config, and is not verified. Where a
+    configuration wants a denoiser: ``class_path: common.weights.published_denoiser, init_args: {name: CARD}``.
+
+    Raises ``FileNotFoundError`` for a file that is not there, ``ValueError`` for one that does not fit, and what
+    `fetch` raises.
     """
-    return checkpoints.load_denoiser(_available(name, download, directory), card(name).format, card(name).config)
+    return checkpoints.load_denoiser(_available(name, download, path), card(name).format, card(name).config)
 
 
-def published_classifier(name: str, download: bool = False, directory: str | Path | None = None) -> Classifier:
-    """The classifier on a card; ``download=True`` fetches what is not in the cache. Errors as for `fetch`."""
-    return checkpoints.load_classifier(_available(name, download, directory), card(name).format, card(name).config)
+def published_classifier(name: str, download: bool = False, path: str | Path | None = None) -> Classifier:
+    """The classifier on a card; arguments and errors as for `published_denoiser`."""
+    return checkpoints.load_classifier(_available(name, download, path), card(name).format, card(name).config)
 
 
-def _available(name: str, download: bool, directory: str | Path | None) -> Path:
-    path = place(name, directory)
-    if not download and not path.exists():
+def _available(name: str, download: bool, path: str | Path | None) -> Path:
+    wanted, kept = card(name), place(name)
+    if path is not None:
+        return existing(path)
+    if not download and not kept.exists():
         raise FileNotFoundError(
-            f"{name} is not at {path}. Fetch it with: robust-diffusion fetch {name} (in Python download=True), "
-            f"or save it there from {card(name).page}."
+            f"{name} is not at {kept}. Fetch it with: robust-diffusion fetch {name} (in Python download=True), "
+            f"or save it there from {wanted.page}."
         )
-    return fetch(name, directory)
+    return fetch(name)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:

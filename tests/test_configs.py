@@ -1,10 +1,10 @@
 """Every configuration: it says what it is, names published weights rightly, builds, and its tests run on a batch.
 
-Weights are tiny stand-ins in the published formats, read by the real loaders; the real configs of the published
-networks are checked against the cards.
+Published weights are tiny stand-ins in a cache of their own: cards with small networks, files read by the real loaders.
 """
 
 import re
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from torch import nn
 
 import cli
 from agdm.guidance import GuidanceNetwork
-from common import checkpoints
+from common import checkpoints, weights
 from common.diffusion.denoisers import EDMDenoiser
-from common.diffusion.networks import ADM, EDMADM, DDPMpp, DDPMUNet, NCSNpp
-from common.networks import SmallCNN, WideResNet
-from common.published.options import build, flatten
+from common.diffusion.networks import DDPMpp
+from common.networks import CIFARResNet, SmallCNN, WideResNet
+from common.published.options import build
 from common.robustness.classifiers import NetworkClassifier
 from common.weights import CARDS
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 FITS = [path for path in CONFIGS if path.name.endswith(".fit.yaml") or path.parent.name == "train"]
 TESTS = [path for path in CONFIGS if path not in FITS]
-PRESETS = [path for path in CONFIGS if path.parent.name != "tour"]
+PRESETS = [path for path in CONFIGS if path.parent.name in ("agdm", "diffpure", "ndc", "train")]
 SIDE = 8
 
 
@@ -46,10 +46,16 @@ def nodes(config: Any) -> list[dict[str, Any]]:
     return [config, *(node for entry in config.values() for node in nodes(entry))] if isinstance(config, dict) else []
 
 
-def loads(path: Path) -> list[dict[str, Any]]:
-    """The arguments of every loader that a configuration names."""
+def loads(path: Path) -> list[str]:
+    """The paths of all files that a configuration names."""
     found = nodes(yaml.safe_load(path.read_text()))
-    return [node["init_args"] for node in found if ".load_" in str(node.get("class_path"))]
+    return [node["init_args"]["path"] for node in found if ".load_" in str(node.get("class_path"))]
+
+
+def cards(path: Path) -> list[str]:
+    """The cards that a configuration names."""
+    found = nodes(yaml.safe_load(path.read_text()))
+    return [node["init_args"]["name"] for node in found if ".published_" in str(node.get("class_path"))]
 
 
 def number_of_classes(path: str | Path) -> int:
@@ -102,63 +108,49 @@ def test_records_and_exports_do_not_collide():
         assert all(name.startswith("runs/") for name in named)
 
 
-@pytest.mark.parametrize("path", [path for path in PRESETS if loads(path)], ids=identify)
-def test_published_weights_are_described_as_on_their_card(path):
-    for arguments in loads(path):
-        if arguments.get("format", "safetensors") == "safetensors":
-            assert arguments["path"].startswith("runs/")
-            continue
-        place, name = arguments["path"].rsplit("/", 1)
-        (key,) = [key for key, card in CARDS.items() if card.filename == name]
-        assert place == "~/.cache/robust-diffusion"
-        assert f"fetch('{key}')" in path.read_text()
-        assert arguments["format"] == CARDS[key].format
-        described, published = (
-            build(CARDS[key].format, flatten(c)) for c in (arguments.get("config"), CARDS[key].config)
-        )
-        assert {k: p.shape for k, p in described.state_dict().items()} == {
-            k: p.shape for k, p in published.state_dict().items()
-        }
+@pytest.mark.parametrize("path", PRESETS, ids=identify)
+def test_presets_say_how_to_get_what_they_need(path):
+    """Published weights come by the names of cards, which one command fetches; all else was trained here."""
+    said = re.findall(r"robust-diffusion fetch (.*)", path.read_text())
+    assert sorted(" ".join(said).split()) == sorted(cards(path))
+    assert {*cards(path)} <= {*CARDS}
+    assert all(file.startswith("runs/") for file in loads(path))
+    assert ".cache" not in path.read_text()  # ROBUST_DIFFUSION_CACHE says where it is
+    made = {node.get("export") for other in FITS for node in nodes(yaml.safe_load(other.read_text()))}
+    for command in re.findall(r"robust-diffusion fit -c (\S+)", path.read_text()):
+        assert (ROOT / command).is_file()
+    for file in loads(path):
+        if "cifar10-" in file:
+            assert file in made, f"nothing here makes {file}"
 
 
 # ---- stand-ins ----
 
+SMALL = {"image_size": SIDE, "num_res_blocks": 1}
+EDM = {"img_resolution": SIDE, "img_channels": 3, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+TINY: dict[str, dict[str, Any]] = {  # the publishers' options of small networks, by card
+    "score_sde_cifar10": SMALL | {"nf": 8, "ch_mult": [1, 1], "attn_resolutions": []},
+    "guided_diffusion_imagenet256": SMALL
+    | {"model_channels": 32, "out_channels": 6, "attention_resolutions": [], "channel_mult": [1, 1]},
+    "sdedit_celebahq256": SMALL | {"ch": 32, "ch_mult": [1, 1], "attn_resolutions": []},
+    "edm_cifar10_conditional": EDM | {"model_type": "SongUNet", "model_channels": 8, "dropout": 0.0, "label_dim": 10},
+    "edm_cifar10_unconditional": EDM | {"model_type": "SongUNet", "model_channels": 8, "dropout": 0.0},
+    "edm_imagenet64_conditional": EDM
+    | {"model_type": "DhariwalUNet", "model_channels": 64, "dropout": 0.0, "label_dim": 1000},
+    "robustbench_cifar10_standard": {"depth": 10, "widen_factor": 1, "num_classes": 10},
+}
+
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Of each published kind: a file with random weights, and its config in the publishers' words."""
-    folder = tmp_path_factory.mktemp("published")
-    edm = {"img_resolution": SIDE, "img_channels": 3, "model_channels": 8, "channel_mult": [1], "num_blocks": 1}
-    edm |= {"attn_resolutions": [], "dropout": 0.0}
-    unet = {"image_size": SIDE, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
-    adm = {
-        "image_size": SIDE,
-        "model_channels": 32,
-        "out_channels": 6,
-        "num_res_blocks": 1,
-        "attention_resolutions": [],
-    }
-    kinds: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-        "score_sde": (
-            NCSNpp,
-            {"image_size": SIDE, "nf": 8, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": []},
-        ),
-        "guided_diffusion": (ADM, adm | {"channel_mult": [1, 1]}),
-        "sdedit_ddpm": (DDPMUNet, unet),
-        "robustbench_wrn": (WideResNet, {"depth": 10, "widen_factor": 1, "num_classes": 10}),
-        "SongUNet": (DDPMpp, edm),
-        "SongUNet 10": (DDPMpp, edm | {"label_dim": 10}),
-        "DhariwalUNet 1000": (EDMADM, edm | {"model_channels": 64, "label_dim": 1000}),
-        "DhariwalUNet 10": (EDMADM, edm | {"model_channels": 64, "label_dim": 10}),
-    }
-    files = {}
-    for name, (kind, config) in kinds.items():
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with files of random weights: small networks of all cards, and an ImageNet one with ten classes."""
+    folder = tmp_path_factory.mktemp("cache")
+    for name, options in {**TINY, "ten": TINY["edm_imagenet64_conditional"] | {"label_dim": 10}}.items():
         torch.manual_seed(0)
-        file = folder / f"{name.replace(' ', '-')}.safetensors"
-        save_file({key: value.contiguous() for key, value in kind(**config).state_dict().items()}, file)
-        model_type = {"model_type": name.split()[0]} if "UNet" in name else {}
-        files[name] = (str(file), config | model_type)
-    return files
+        described = build(CARDS.get(name, CARDS["edm_imagenet64_conditional"]).format, options)
+        state = type(described)(**described.config).state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{name}.safetensors")
+    return folder
 
 
 def own(path: str, loader: str) -> nn.Module:
@@ -176,27 +168,35 @@ def own(path: str, loader: str) -> nn.Module:
 
 @pytest.fixture
 def stand_ins(tiny, monkeypatch) -> list[str]:
-    """The loaders read tiny files instead; returns the paths that were asked for, as they are."""
+    """Cards and loaders read tiny files instead; returns the cards and paths that were asked for, as they are."""
     asked: list[str] = []
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tiny))
+    for name, options in TINY.items():
+        card = replace(CARDS[name], config=options, filename=f"{name}.safetensors", sha256=None, size=None)
+        monkeypatch.setitem(CARDS, name, card)
+    real = weights.fetch
 
-    def replace(name: str) -> None:
+    def fetch(name: str, *arguments: Any) -> Path:
+        asked.append(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(weights, "fetch", fetch)
+
+    def replaced(name: str) -> Any:
         real = getattr(checkpoints, name)
 
         @wraps(real)
         def load(path, format="safetensors", config=None):
+            if format != "safetensors":
+                return real(path, format, config)
             asked.append(str(path))
-            if format == "safetensors":
-                assert config is None
-                return own(str(path), name)
-            options = flatten(config)
-            kind = " ".join(filter(None, (options.get("model_type"), str(options.get("label_dim", "")))))
-            file, reduced = tiny[kind if format == "edm" else format]
-            return real(file, format, reduced)
+            assert config is None
+            return own(str(path), name)
 
-        monkeypatch.setattr(checkpoints, name, load)
+        return load
 
     for name in ("load_network", "load_denoiser", "load_classifier"):
-        replace(name)
+        monkeypatch.setattr(checkpoints, name, replaced(name))
     create = timm.create_model
 
     def tiny_model(name: str, pretrained: bool, **options: Any) -> nn.Module:
@@ -225,7 +225,7 @@ def construct(monkeypatch):
 
 @pytest.mark.parametrize("path", FITS, ids=identify)
 def test_what_trains_is_built(path, construct, stand_ins, monkeypatch):
-    for kind in (WideResNet, DDPMpp):  # full size, but not filled with random numbers
+    for kind in (WideResNet, CIFARResNet, DDPMpp):  # full size, but not filled with random numbers
         monkeypatch.setattr(kind, "__init__", on_meta(kind.__init__))
     model, data = construct("fit", path)
     assert model.export == yaml.safe_load(path.read_text())["model"]["init_args"]["export"]
@@ -249,7 +249,7 @@ def test_what_is_tested_is_built(path, construct, stand_ins):
     assert type(model).__name__ == config["model"]["class_path"].rsplit(".", 1)[1]
     assert model.path == config["model"]["init_args"]["records"]
     assert len(model.evaluators) == len(config["model"]["init_args"]["evaluators"])
-    assert sorted(stand_ins) == sorted(arguments["path"] for arguments in loads(path))
+    assert sorted(stand_ins) == sorted([*loads(path), *cards(path)])
     assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
     assert type(data).__name__ == config["data"]["class_path"].rsplit(".", 1)[1]
 
@@ -273,14 +273,15 @@ def reduce(config: dict[str, Any]) -> dict[str, Any]:
         name = str(node.get("class_path", "")).rsplit(".", 1)[-1]
         if name in SMALLER:
             node.setdefault("init_args", {}).update(SMALLER[name])
-        for key in ("num_classes", "label_dim"):
-            if node.get(key) == 1000:
-                node[key] = 10
+        if node.get("num_classes") == 1000:
+            node["num_classes"] = 10
     return config
 
 
 @pytest.mark.parametrize("path", TESTS, ids=identify)
-def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path):
+def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path, monkeypatch):
+    ten = replace(CARDS["edm_imagenet64_conditional"], filename="ten.safetensors")
+    monkeypatch.setitem(CARDS, "edm_imagenet64_conditional", replace(ten, config=ten.config | {"label_dim": 10}))
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(reduce(yaml.safe_load(path.read_text()))))
     model, _ = construct("test", small)
@@ -291,3 +292,41 @@ def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path):
         rows = evaluator(model.classifier, batch)
         assert [(row.evaluator, row.index) for row in rows] == [(evaluator.name, 3), (evaluator.name, 5)]
         assert all("radius" in row.values or len(row.values["correct"]) > 0 for row in rows)
+
+
+# ---- what a user meets ----
+
+
+def test_without_the_weights_a_preset_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"robust-diffusion fetch score_sde_cifar10 .*save it there"):
+        cli.main(["test", "-c", str(ROOT / "configs" / "diffpure" / "cifar10.yaml")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_takes_what_was_trained_here(stand_ins, monkeypatch):
+    """By the arguments that configs/train/cifar10-denoiser.yaml gives."""
+    text = (ROOT / "configs" / "train" / "cifar10-denoiser.yaml").read_text()
+    lines = [line[1:].split("--", 1)[1] for line in text.splitlines() if line.startswith("#") and "--model" in line]
+    words = [word for line in lines for word in f"--{line}".split()]
+    built: list[cli.CLI] = []
+    monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, _: built.append(self))
+    cli.main(["test", "-c", str(ROOT / "configs" / "diffpure" / "cifar10.yaml"), *words])
+    assert sorted(stand_ins) == ["robustbench_cifar10_standard", "runs/train/cifar10-denoiser.safetensors"]
+    assert isinstance(built[0].model.classifier.classifier.purifier.denoiser, EDMDenoiser)
+
+
+def test_ones_own_resnet_stands_in_for_the_papers(stand_ins, tmp_path, construct):
+    """By the lines in the header of configs/diffpure/cifar10-unseen.yaml."""
+    torch.manual_seed(0)
+    trained = CIFARResNet()
+    torch.save({"net": {f"module.{name}": value for name, value in trained.state_dict().items()}}, tmp_path / "own.pt")
+    text = (ROOT / "configs" / "diffpure" / "cifar10-unseen.yaml").read_text()
+    lines = [line[4:] for line in text.splitlines() if line.startswith("#   ") and "robust-diffusion" not in line]
+    classifier = "\n".join(lines).replace("FILE", str(tmp_path / "own.pt"))
+    config = yaml.safe_load(text)
+    config["model"]["init_args"]["classifier"] = yaml.safe_load(classifier)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+    model, _ = construct("test", tmp_path / "own.yaml")
+    network = model.classifier.classifier.classifier.network
+    assert torch.equal(network.linear.weight, trained.linear.weight)

@@ -254,14 +254,24 @@ def test_nothing_is_downloaded_unless_asked(server, publish, tmp_path, monkeypat
         card("tset")
 
 
-def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relative_error):
+def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relative_error, monkeypatch):
+    """From the cache, and from anywhere else, unverified."""
     reference = published("robustbench_wrn_small")
     torch.save({"state_dict": reference.state}, tmp_path / "made.pt")
     server.content = (tmp_path / "made.pt").read_bytes()
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
     publish(sha256=None, size=None, config=reference.config)
-    classifier = published_classifier("test", download=True, directory=tmp_path)
-    with torch.no_grad():
-        assert relative_error(classifier(reference.arrays["x"]), reference.arrays["logits"]) < 1e-5
+    for classifier in (
+        published_classifier("test", download=True),
+        published_classifier("test"),
+        published_classifier("test", path=tmp_path / "made.pt"),
+    ):
+        with torch.no_grad():
+            assert relative_error(classifier(reference.arrays["x"]), reference.arrays["logits"]) < 1e-5
+    assert server.asked == [None]
+    assert visible(tmp_path / "cache") == {"file.pt", "file.pt.json"} and visible(tmp_path) == {"cache", "made.pt"}
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        published_classifier("test", path=tmp_path / "elsewhere.pt")
 
 
 @pytest.mark.parametrize("nest", [None, "state_dict", "net"])
