@@ -30,6 +30,7 @@ import ndc.task  # noqa: F401
 from common.commands import COMMANDS
 from common.predict import SavePredictions
 from common.progress import LiveProgressBar
+from common.rehearsal import rehearse
 
 TRAINER = {
     "inference_mode": False,  # attacks and guidance take gradients inside test and validation
@@ -59,6 +60,10 @@ class CLI(LightningCLI):
             parser.add_argument("--out", type=str, default="runs/predictions", help="folder for pictures and a table")
             parser.set_defaults({"return_predictions": False})  # they are on the disk, and may not fit into memory
         return parser
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand == "test":
+            rehearse(self.config["test"])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})
