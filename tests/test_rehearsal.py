@@ -17,7 +17,7 @@ def attacked(attack=None, **settings):
     return {"class_path": "common.robustness.evaluators.Attacked", "init_args": {"attack": attack, **settings}}
 
 
-def test_config(evaluators, threat=THREAT):
+def config_of(evaluators, threat=THREAT):
     purifier = {
         "class_path": "diffpure.purifier.DiffPure",
         "init_args": {"denoiser": loader("denoiser"), "t_star": 0.1},
@@ -25,9 +25,6 @@ def test_config(evaluators, threat=THREAT):
     arguments = {"purifier": purifier, "classifier": loader("classifier"), "evaluators": evaluators, "threat": threat}
     model = {"class_path": "diffpure.task.DiffPureTask", "init_args": arguments}
     return {"model": model, "data": {"class_path": "common.data.digits.Digits"}, "trainer": {"logger": False}}
-
-
-test_config.__test__ = False
 
 
 def run(tmp_path, *configs):
@@ -51,17 +48,17 @@ def run(tmp_path, *configs):
 )
 def test_a_bad_suite_is_refused_before_a_network_is_loaded(tmp_path, evaluators, message):
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, test_config(evaluators))
+        run(tmp_path, config_of(evaluators))
 
 
 def test_an_attack_without_a_threat_is_refused(tmp_path):
     with pytest.raises(ValueError, match="attacks without a threat"):
-        run(tmp_path, test_config([attacked()], threat=None))
+        run(tmp_path, config_of([attacked()], threat=None))
 
 
 def test_duplicate_indices_are_refused(tmp_path):
     (tmp_path / "list.txt").write_text("4 5 4")
-    config = test_config([attacked()])
+    config = config_of([attacked()])
     subset = {"class_path": "common.data.subsets.Listed", "init_args": {"file": str(tmp_path / "list.txt")}}
     config["data"]["init_args"] = {"subset": subset}
     with pytest.raises(ValueError, match="must name each image once"):
@@ -76,10 +73,10 @@ def test_a_good_suite_gets_to_the_networks(tmp_path):
     second = attacked(name="transfer")
     second["init_args"]["attack"] = transfer
     with pytest.raises(FileNotFoundError, match=r"missing/denoiser\.safetensors"):
-        run(tmp_path, test_config([attacked(), second]))
+        run(tmp_path, config_of([attacked(), second]))
 
 
 def test_a_layered_suite_replaces_the_evaluators(tmp_path):
     layer = {"model": {"init_args": {"evaluators": [attacked({"eot": 0})]}}}
     with pytest.raises(ValueError, match="eot must be at least 1"):
-        run(tmp_path, test_config([attacked()]), layer)
+        run(tmp_path, config_of([attacked()]), layer)
