@@ -113,10 +113,11 @@ def save_png(image: Tensor, path: Path) -> None:
 def _unreadable(pictures: Pictures, known: set[str]) -> dict[str, str]:
     """Why the pictures that left no row could not be read: they are asked once more."""
     reasons: dict[str, str] = {}
-    for index, name in enumerate(pictures.names):
+    for position, name in enumerate(pictures.names):
         if name not in known:
             try:
-                pictures.read(index)
+                pictures.read(position)
+                reasons[name] = "it could not be read when its turn came, but can be now: predict it again"
             except UnreadableError as error:
                 reasons[name] = str(error)
     return reasons

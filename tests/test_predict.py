@@ -14,8 +14,9 @@ from torch import nn
 import cli
 from common.checkpoints import load_classifier, load_denoiser
 from common.data.digits import Digits
-from common.data.files import index_names
+from common.data.files import Pictures, index_names
 from common.data.images import ImageFiles
+from common.data.pictures import UnreadableError
 from common.noise import Noise
 from common.predict import Prediction, SavePredictions, predict
 from common.results import save_png, target_names
@@ -92,6 +93,76 @@ def test_a_folder_is_purified_picture_by_picture(tiny_test, tmp_path, folder, di
             probability, number = logits.softmax(1)[0].max(0)
             assert int(row[when]) == int(number) == int(row[f"{when}_class"])
             assert float(row[f"{when}_probability"]) == pytest.approx(float(probability), rel=1e-3)
+
+
+def test_a_pictures_result_does_not_depend_on_what_lies_beside_it(tiny_test, tmp_path, folder):
+    """Nor on where the folder is; a picture given alone is purified as in its folder."""
+    config = tiny_test()
+
+    def run(path, out):
+        cli.main(["predict", "-c", str(config), f"--data.init_args.path={path}", f"--out={tmp_path / out}"])
+        return {row["file"]: row for row in table(tmp_path / out / "predictions.csv")}
+
+    def differ(one, other):
+        levels = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in (one, other)]
+        return abs(levels[0] - levels[1]).max()
+
+    first = run(folder, "first")
+    Image.new("L", (8, 8), 77).save(folder / "0.png")  # the first in the alphabet
+    (folder / "torn.png").unlink()
+    moved = folder.rename(tmp_path / "moved")
+    second, alone = run(moved, "second"), run(moved / "a.png", "alone")
+    assert set(second) == {*first, "0.png"}
+    for name, row in first.items():  # in other batches, whose sums may be rounded otherwise: 1e-4, or one level of 255
+        again = second[name]
+        for when in ("before", "after"):
+            assert row[when] == again[when]
+            probabilities = [float(r[f"{when}_probability"]) for r in (row, again)]
+            assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-4)
+        assert differ(f"first/{row['purified']}", f"second/{again['purified']}") <= 1
+    assert differ("alone/a.png", "first/a.png") <= 1
+    assert alone["a.png"]["after"] == first["a.png"]["after"]
+
+
+def test_links_that_lead_nowhere_and_forbidden_files_are_named(tiny_test, tmp_path, folder, monkeypatch):
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "good.png").symlink_to(folder / "a.png")
+    (folder / "secret.png").write_bytes((folder / "a.png").read_bytes())
+    real = Image.open
+
+    def refuse(path, *arguments, **options):
+        if path.name == "secret.png":  # whoever runs the tests may be allowed everything
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    out = tmp_path / "out"
+    arguments = [f"--data.init_args.path={folder}", "--data.init_args.size=8", f"--out={out}"]
+    cli.main(["predict", "-c", str(tiny_test()), *arguments])
+    reasons = {row["file"]: row["reason"] for row in table(out / "skipped.csv")}
+    assert {*reasons} == {"broken.jpg", "torn.png", "gone.png", "loop.png", "secret.png"}
+    assert "No such file" in reasons["gone.png"] and "symbolic links" in reasons["loop.png"]
+    assert "Permission denied" in reasons["secret.png"]
+    assert "good.png" in {row["file"] for row in table(out / "predictions.csv")}
+
+
+def test_a_picture_that_failed_once_is_not_lost(tmp_path, folder, weights, monkeypatch):
+    """Read in vain when its turn came, though it can be read in the end: it is in one of the two tables."""
+    files = ImageFiles(folder, channels=1, size=8)
+    real, failed = Pictures.read, []
+
+    def read(self, position):
+        if self.names[position] == "a.png" and not failed:
+            failed.append(position)
+            raise UnreadableError("the disk was away")
+        return real(self, position)
+
+    monkeypatch.setattr(Pictures, "read", read)
+    trained_nothing(load_classifier(weights / "classifier.safetensors"), files, tmp_path / "out")
+    assert "a.png" not in {row["file"] for row in table(tmp_path / "out" / "predictions.csv")}
+    reasons = {row["file"]: row["reason"] for row in table(tmp_path / "out" / "skipped.csv")}
+    assert "predict it again" in reasons["a.png"]
 
 
 def test_predictions_are_those_of_a_test(tiny_test, tmp_path, defence):

@@ -117,5 +117,10 @@ def class_names(path: str | Path) -> list[str]:
 
 
 def _is_picture(entry: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in entry.relative_to(root).parts)
-    return entry.suffix.lower() in SUFFIXES and not hidden and entry.is_file()
+    """Also one that cannot be read, which is to be named: a link that leads nowhere, a file out of reach."""
+    if entry.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in entry.relative_to(root).parts):
+        return False
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.exists())
+    except PermissionError:
+        return True
