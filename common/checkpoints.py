@@ -21,7 +21,6 @@ from torch import nn
 from common import published
 from common.description import build, describe
 from common.diffusion.denoisers import Denoiser
-from common.identity import weights_hash as fingerprint
 from common.robustness.classifiers import Classifier
 from common.state import compare, existing, fill, unshared
 
@@ -34,8 +33,6 @@ METADATA_KEY = "robust_diffusion"
 
 __all__ = [
     "Format",
-    "fill",
-    "fingerprint",
     "load",
     "load_classifier",
     "load_denoiser",
@@ -45,12 +42,13 @@ __all__ = [
 ]
 
 
-def sha256(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file."""
+def sha256(*paths: str | Path) -> str:
+    """Hexadecimal sha256 of a file, or of several one after the other."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    for path in paths:
+        with Path(path).open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
     return digest.hexdigest()
 
 
@@ -102,14 +100,16 @@ def load(path: str | Path) -> nn.Module:
             f"{path} must hold this project's description of its network and does not: another program wrote it. "
             "Load it under the published format it follows, then save it with common.checkpoints.save."
         )
-    description = json.loads(text)
-    if description.get("format") != FORMAT_VERSION:
-        version = description.get("format")
-        raise ValueError(f"{path} is in version {version} of our format; this code reads {FORMAT_VERSION}.")
     try:
+        description = json.loads(text)
+        if not isinstance(description, dict) or description.get("format") != FORMAT_VERSION:
+            version = description.get("format") if isinstance(description, dict) else None
+            raise ValueError(f"it must be in version {FORMAT_VERSION} of our format; it is in version {version}.")
         module = build(description)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: its description is no JSON ({error}). Make it again.") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path} cannot be built: {error}") from error
     return fill(module, state, str(path))
 
 
@@ -119,6 +119,9 @@ def load(path: str | Path) -> nn.Module:
 def load_network(path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None) -> nn.Module:
     """The network in a file, to be called as its publishers call it, on the CPU in evaluation mode.
 
+    A file of our own that holds a denoiser or a classifier gives the network inside it, whose outputs are those of the
+    published file it was converted from.
+
     Args:
         path: of the file.
         format: whose layout and tensor names it has; "safetensors" is our own.
@@ -126,7 +129,9 @@ def load_network(path: str | Path, format: Format = "safetensors", config: dict[
 
     Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is damaged, foreign or does not fit.
     """
-    return published.load_network(path, format, config) if _is_published(format, config) else load(path)
+    if _is_published(format, config):
+        return published.load_network(path, format, config)
+    return published.as_network(load(path))
 
 
 def load_denoiser(path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None) -> Denoiser:
@@ -137,7 +142,7 @@ def load_denoiser(path: str | Path, format: Format = "safetensors", config: dict
     """
     if _is_published(format, config):
         return published.load_denoiser(path, format, config)
-    return _as(Denoiser, load(path), path)
+    return _as(Denoiser, published.as_denoiser(load(path)), path)
 
 
 def load_classifier(
@@ -155,12 +160,15 @@ def load_classifier(
 def _is_published(format: str, config: dict[str, Any] | None) -> bool:
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}; got {format!r}.")
-    if format == "safetensors" and config is not None:
-        raise ValueError("files of our own carry their config; leave config out, or name another format.")
+    if format in ("safetensors", "diffusers") and config is not None:
+        raise ValueError("files of our own and pipelines carry their config; leave config out, or name another format.")
     return format != "safetensors"
 
 
 def _as(kind: type[M], module: nn.Module, path: str | Path) -> M:
     if not isinstance(module, kind):
-        raise ValueError(f"{path} must hold a {kind.__name__}; it holds a {type(module).__qualname__}.")
+        raise ValueError(
+            f"{path} must hold a {kind.__name__}; what it holds is of class {type(module).__qualname__}. "
+            "Load it by another of load_denoiser, load_classifier and load_network."
+        )
     return module

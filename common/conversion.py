@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 
 from common.checkpoints import Format, load_classifier, load_denoiser, load_network, save, sha256
+from common.published import pipelines
 from common.state import existing
 from common.weights import card
 
@@ -33,19 +34,24 @@ def convert(
     """Write what the published file ``source`` holds to ``target``, a safetensors file that needs nothing else.
 
     Args:
-        source: the file; only tensors are taken from it, and nothing in it is run.
+        source: the file, or the folder of a diffusers pipeline; only tensors are taken from it, and nothing in it is
+            run.
         target: ends in ``.safetensors``.
         format: the published layout, see ``common.checkpoints.Format``.
         config: the publishers' options.
         kind: "denoiser", "classifier" or "network" (as its publishers call it); None for what the format is used for.
         force: replace ``target`` if it is there.
 
-    Where it came from (format, kind, config and sha256 of the file) is noted in the file. Returns ``target``.
+    Where it came from (format, kind, config and sha256 of the weights) is noted in the file. Returns ``target``.
 
     Raises ``FileNotFoundError`` for a missing file, ``FileExistsError`` for a target that is there already, and
     ``ValueError`` for all that does not fit; ``target`` is then left as it was.
     """
-    source, target = existing(source), Path(target).expanduser()
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if format != "diffusers":
+        existing(source)
+    elif not source.is_dir():
+        raise FileNotFoundError(f"format diffusers is read from a pipeline's folder; there is no folder {source}.")
     kind = kind or ("classifier" if format in CLASSIFIERS else "denoiser")
     if format not in PUBLISHED:
         raise ValueError(f"format must be a published one, {', '.join(PUBLISHED)}; got {format!r}")
@@ -56,7 +62,8 @@ def convert(
     if target.exists() and (not force or target.is_dir() or target.samefile(source)):
         raise FileExistsError(f"{target} is there already. Name another file, or replace it with --force")
     module = LOADERS[kind](source, cast(Format, format), config)
-    origin = {"converted_from": format, "kind": kind, "file": source.name, "sha256": sha256(source), "config": config}
+    weights = pipelines.weights_of(source) if source.is_dir() else [source]
+    origin = {"converted_from": format, "kind": kind, "file": source.name, "sha256": sha256(*weights), "config": config}
     return save(module, target, origin)
 
 

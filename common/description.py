@@ -1,7 +1,7 @@
 """A network, denoiser or classifier as JSON, and back: the class and the arguments of its constructor, nested.
 
-Building runs the constructors of this project's modules, of noise schedules and of timm's models, and nothing else, so
-a description from an untrusted file is no more than a choice among those.
+Building runs the constructors of this project's modules, of noise schedules, of timm's models and of diffusers' U-Net,
+and nothing else, so a description from an untrusted file is no more than a choice among those.
 """
 
 import importlib
@@ -88,7 +88,10 @@ def build(description: Mapping[str, Any]) -> Any:
         try:
             return kind(**arguments)
         except TypeError as error:
-            raise ValueError(f"{name} does not take the arguments described ({error}).") from error
+            reason = str(error).partition("() ")[2] or error
+            raise ValueError(
+                f"{name} does not take the arguments described: it {reason}. Convert or export again."
+            ) from error
 
 
 def _is_part(value: Any) -> bool:

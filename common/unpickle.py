@@ -7,6 +7,7 @@ state, and whatever else a pickle names (``os.system``, ``eval``, ...) is refuse
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,13 +56,18 @@ def _persistent(meta: Any, *_: Any) -> Shell:
 
 
 def _storage(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its text advises to run what is inside
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it names {named[1]}, which a network does not need" if named else "a tensor's data are damaged"
+        raise pickle.UnpicklingError(reason) from error
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor without its data")
-    data = torch.empty(0, dtype=storage.dtype)
+    data = torch.empty(0, dtype=storage.dtype, device=storage._untyped_storage.device)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min(size, default=1) > 0 and not 0 <= last < storage._untyped_storage.nbytes() // data.element_size():
         raise pickle.UnpicklingError("a tensor larger than its data")
@@ -109,6 +115,22 @@ class TensorUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to data outside the file")
 
 
+def unreadable(path: Path, what: str, error: Exception) -> ValueError:
+    """What to say of a file that could not be read as ``what`` (a noun): it holds code, or is damaged, or foreign."""
+    text = str(error)
+    named = re.search(r"GLOBAL (\S+)|it names (\S+?),", text)
+    shown = re.search(r"WeightsUnpickler error: ([^\n]*)", text)  # around it torch advises to run the file
+    detail = re.split(r"\.\s|\n|\.$", shown[1] if shown else text)[0]
+    if named:
+        reason = f"it names {named[1] or named[2]}, which is code and no tensor"
+        advice = "Take a file of bare weights from its publisher."
+    else:
+        reason = f"it is damaged, cut short or of another format ({detail or type(error).__name__})"
+        advice = "Fetch it again, or name its format."
+    article = "an" if what[0] in "aeio" else "a"
+    return ValueError(f"{path} cannot be read as {article} {what}: {reason}. Nothing in it was run. {advice}")
+
+
 def read_tensors(path: Path, root: str) -> dict[str, Tensor]:
     """Parameters and buffers, by name, of the module under the key ``root`` of a pickled dictionary.
 
@@ -119,7 +141,7 @@ def read_tensors(path: Path, root: str) -> dict[str, Tensor]:
         with path.open("rb") as file:
             content = TensorUnpickler(file).load()
     except Exception as error:  # a damaged pickle may raise nearly anything
-        raise ValueError(f"{path} cannot be read as a pickled network: {error}. Nothing in it was run.") from error
+        raise unreadable(path, "pickled network", error) from error
     module = content.get(root) if isinstance(content, dict) else None
     if not isinstance(module, Shell):
         raise ValueError(f"{path} must hold a dictionary with a network under {root!r}; it does not.")

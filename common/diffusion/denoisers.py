@@ -81,12 +81,19 @@ class EDMDenoiser(Denoiser):
         self._set_levels(sigma_min, sigma_max, num_classes)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        level = per_row(sigma, x)
-        total = level**2 + self.sigma_data**2
-        c_skip, c_out, c_in = self.sigma_data**2 / total, level * self.sigma_data / total.sqrt(), total.rsqrt()
-        c_noise = sigma.to(x).log().expand(len(x)) / 4
-        prediction: Tensor = self.network(c_in * x, c_noise, self.one_hot(x, label))
-        return c_skip * x + c_out * prediction.to(x.dtype)
+        return precondition(self.network, self.sigma_data, x, sigma, self.one_hot(x, label))
+
+
+def precondition(
+    network: nn.Module, sigma_data: float, x: Tensor, sigma: Tensor, class_labels: Tensor | None
+) -> Tensor:
+    """``EDMDenoiser``'s D, for classes that are one-hot already."""
+    level = per_row(sigma, x)
+    total = level**2 + sigma_data**2
+    c_skip, c_out, c_in = sigma_data**2 / total, level * sigma_data / total.sqrt(), total.rsqrt()
+    c_noise = sigma.to(x).log().expand(len(x)) / 4
+    prediction: Tensor = network(c_in * x, c_noise, class_labels)
+    return c_skip * x + c_out * prediction.to(x.dtype)
 
 
 class EpsDenoiser(Denoiser):
@@ -100,6 +107,7 @@ class EpsDenoiser(Denoiser):
     * ``rounding="interpolate"``: the index at sigma, not rounded, a float (needs a ``DDPM`` schedule);
     * ``rounding="continuous"``: ``time_scale * t(sigma)``, a float, for any schedule.
 
+    A network trained on rescaled indices is told ``index_scale * i``, a float unless ``index_scale`` is 1.
     Rounding touches the label alone. x holds noise of the true sigma, so the input is scaled to unit variance with the
     true sigma and noise of the true sigma is subtracted; at the trained levels both readings agree. If the network
     returns 2C channels, as those with a learned variance do, the first C are used.
@@ -117,8 +125,11 @@ class EpsDenoiser(Denoiser):
         num_classes: int | None = None,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
+        index_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not index_scale > 0:
+            raise ValueError(f"index_scale, the factor of an index in the time label, must be > 0; got {index_scale}")
         if rounding not in ("nearest", "interpolate", "continuous"):
             raise ValueError(f'rounding must be "nearest", "interpolate" or "continuous"; got {rounding!r}')
         self.schedule = schedule or (VP() if rounding == "continuous" else DDPM())
@@ -128,6 +139,7 @@ class EpsDenoiser(Denoiser):
         self.network = network
         self.rounding = rounding
         self.time_scale = time_scale
+        self.index_scale = index_scale
         low, high = self._trained_levels()
         self._set_levels(low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max, num_classes)
 
@@ -150,7 +162,8 @@ class EpsDenoiser(Denoiser):
     def time_label(self, sigma: Tensor) -> Tensor:
         """What the network is told about the noise level: sigma's shape."""
         if self.rounding != "continuous" and isinstance(self.schedule, DDPM):
-            return self.schedule.index(sigma, "nearest" if self.rounding == "nearest" else "interpolate")
+            index = self.schedule.index(sigma, "nearest" if self.rounding == "nearest" else "interpolate")
+            return index if self.index_scale == 1 else self.index_scale * index.to(sigma.dtype)
         return self.time_scale * self.schedule.time(sigma)
 
     def predict(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:

@@ -12,7 +12,8 @@ All levels belong to the model frame, where data lie in [-1,1]. Arguments are te
 keep the argument's shape, dtype and device. No method checks its range: that is done where grids are made.
 """
 
-from typing import Literal, Protocol
+import math
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -84,25 +85,49 @@ class VP:
         return self._beta(t).sqrt()
 
 
+Betas = Literal["linear", "scaled_linear", "cosine"]
+
+
+def _beta_table(betas: Betas, num_steps: int, beta_start: float, beta_end: float) -> Tensor:
+    """The published tables of ``beta_i``, (N,) float64."""
+    if betas == "linear":
+        return torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
+    if betas == "scaled_linear":
+        return torch.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=torch.float64) ** 2
+    u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    abar = ((u + 0.008) / 1.008 * (math.pi / 2)).cos() ** 2
+    return (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
+
+
 class DDPM:
     """The discrete process of Ho et al. (arXiv 2006.11239), extended to continuous time.
 
-    ``beta_i`` is linear from ``beta_start`` to ``beta_end``, ``abar_i = prod_{j <= i} (1 - beta_j)`` and
-    ``sigma_i = sqrt(1/abar_i - 1)``, for i = 0 .. N-1. Index i sits at time ``t = (i+1)/N``; between the indices
-    ``log abar`` is linear in t, with ``log abar(0) = 0``. Hence ``beta(t) = -d log abar / dt`` is constant between
-    neighbours, and drift and diffusion belong to exactly the same process as sigma and scale. At an index beta(t) is
-    the value on its left, the one that a reverse step from there needs.
+    ``betas`` names the table of ``beta_i``, i = 0 .. N-1:
+
+    * ``"linear"``: from ``beta_start`` to ``beta_end``;
+    * ``"scaled_linear"``: ``sqrt(beta_i)`` is linear between the roots of these;
+    * ``"cosine"``: ``abar_i = f((i+1)/N) / f(0)`` with ``f(u) = cos^2(pi/2 (u + 0.008) / 1.008)``, and beta at most
+      0.999 (Nichol & Dhariwal, arXiv 2102.09672, eq. 17); ``beta_start`` and ``beta_end`` are not used.
+
+    ``abar_i = prod_{j <= i} (1 - beta_j)`` and ``sigma_i = sqrt(1/abar_i - 1)``. Index i sits at time ``t = (i+1)/N``;
+    between the indices ``log abar`` is linear in t, with ``log abar(0) = 0``. Hence ``beta(t) = -d log abar / dt`` is
+    constant between neighbours, and drift and diffusion belong to exactly the same process as sigma and scale. At an
+    index beta(t) is the value on its left, the one that a reverse step from there needs.
     """
 
     t_max = 1.0
 
-    def __init__(self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2) -> None:
+    def __init__(
+        self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, betas: Betas = "linear"
+    ) -> None:
+        if betas not in get_args(Betas):
+            raise ValueError(f"DDPM needs betas to be one of {', '.join(get_args(Betas))}; got {betas!r}")
         if num_steps < 1:
             raise ValueError(f"DDPM needs num_steps >= 1; got {num_steps}")
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"DDPM needs 0 < beta_start <= beta_end < 1; got {beta_start} and {beta_end}")
-        self.num_steps, self.beta_start, self.beta_end = num_steps, beta_start, beta_end
-        beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
+        self.num_steps, self.beta_start, self.beta_end, self.betas = num_steps, beta_start, beta_end, betas
+        beta = _beta_table(betas, num_steps, beta_start, beta_end)
         rate = -torch.log1p(-beta)  # what B(t) = -log abar(t) gains over interval i
         self.sigmas = torch.expm1(rate.cumsum(0)).sqrt()
         """The trained noise levels sigma_i, (N,) float64, ascending."""
@@ -152,7 +177,7 @@ class DDPM:
         """
         if rounding == "nearest":
             sigmas = self._table(sigma)[2]
-            return torch.searchsorted((sigmas[1:] + sigmas[:-1]) / 2, sigma.detach())
+            return torch.searchsorted((sigmas[1:] + sigmas[:-1]) / 2, sigma.detach().contiguous())
         if rounding == "interpolate":
             return (self.num_steps * self.time(sigma) - 1).clamp(0, self.num_steps - 1)
         raise ValueError(f'rounding must be "nearest" or "interpolate"; got {rounding!r}')

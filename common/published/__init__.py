@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
-from common.diffusion.networks import ADM
-from common.diffusion.schedules import DDPM, VP
+from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser, precondition
+from common.diffusion.scores import ScoreDenoiser
 from common.published import pipelines
 from common.published.files import read, select
+from common.published.levels import denoiser_of, edm
 from common.published.options import Options, build, flatten
 from common.robustness.classifiers import Classifier, NetworkClassifier
-from common.state import existing, fill
+from common.state import compare, existing, fill
 
-__all__ = ["EDMNetwork", "load_body", "load_classifier", "load_denoiser", "load_network"]
+__all__ = ["EDMNetwork", "as_denoiser", "as_network", "load_body", "load_classifier", "load_denoiser", "load_network"]
 
 IMAGE_SIZES = (32, 64, 128, 256, 512, 16, 8, 1024)
 
@@ -30,25 +30,59 @@ def load_body(path: str | Path, format: str, config: Mapping[str, Any] | None) -
     path, options = existing(path), flatten(config)
     content = read(path, format)
     told = "image_size" in options or format not in ("score_sde", "sdedit_ddpm")
-    refusal: ValueError | None = None
-    for size in (None,) if told else IMAGE_SIZES:
+    sizes = [{}] if told else [{"image_size": size} for size in IMAGE_SIZES]
+    network, state = _fitting(content, format, [{**options, **size} for size in sizes], str(path))
+    if format == "score_sde":  # views of the file, which may be overwritten or go
+        state = {name: value.clone() for name, value in state.items()}
+    return fill(network, state, str(path)), options
+
+
+def _fitting(content: Any, format: str, candidates: list[Options], source: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network of the first options that fit the tensors of a file, and these; else what is wrong with the first."""
+    refusals: list[ValueError] = []
+    for options in candidates:
         try:
-            network = build(format, options if size is None else {**options, "image_size": size})
-            return fill(network, select(content, format, network, str(path)), str(path)), options
+            network = build(format, options)
+            state = select(content, format, network, source)
+            compare(network.state_dict(), state, source)
+            return network, state
         except ValueError as error:
-            refusal = refusal or error
-    raise refusal or ValueError(f"{path} fits no network.")
+            refusals.append(error)
+    if len(candidates) == 1:
+        raise refusals[0]
+    raise ValueError(f"{refusals[0]} The config gives no image_size: this is for {candidates[0]['image_size']}.")
 
 
-class EDMNetwork(EDMDenoiser):
-    """EDM's network as its publishers call it: ``network(x, sigma, class_labels)``, one-hot, is the clean image."""
+class EDMNetwork(nn.Module):
+    """EDM's network as its publishers call it: ``network(x, sigma, class_labels)``, one-hot, is the clean image.
 
-    def one_hot(self, x: Tensor, label: Tensor | None) -> Tensor | None:
-        """Labels (B, num_classes) are one-hot already; None is "no class"."""
-        return super().one_hot(x, None) if label is None else label.to(x)
+    ``network`` and ``sigma_data`` as in ``EDMDenoiser``; sigma (B,), (B,1,1,1) or (); ``class_labels`` (B,
+    ``num_classes``), zero rows or None for "no class".
+    """
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        return super().forward(x, sigma.reshape(-1), label)
+    def __init__(self, network: nn.Module, sigma_data: float = 0.5, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.network, self.sigma_data, self.num_classes = network, sigma_data, num_classes
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        if class_labels is None and self.num_classes is not None:
+            class_labels = x.new_zeros(len(x), self.num_classes)
+        one_hot = None if class_labels is None else class_labels.to(x)
+        return precondition(self.network, self.sigma_data, x, sigma.reshape(-1), one_hot)
+
+
+def as_network(module: nn.Module) -> nn.Module:
+    """The network inside a denoiser or classifier, called as its publishers call it; other modules as they are."""
+    if isinstance(module, EDMDenoiser):
+        return EDMNetwork(module.network, module.sigma_data, module.num_classes).train(module.training)
+    return module.network if isinstance(module, EpsDenoiser | ScoreDenoiser | NetworkClassifier) else module
+
+
+def as_denoiser(module: nn.Module) -> nn.Module:
+    """The denoiser that EDM's network is; other modules as they are."""
+    if not isinstance(module, EDMNetwork):
+        return module
+    return EDMDenoiser(module.network, module.sigma_data, module.num_classes).train(module.training)
 
 
 def load_network(path: str | Path, format: str, config: Mapping[str, Any] | None) -> nn.Module:
@@ -56,7 +90,7 @@ def load_network(path: str | Path, format: str, config: Mapping[str, Any] | None
     if format == "diffusers":
         return pipelines.load_network(path)
     body, options = load_body(path, format, config)
-    return _edm(EDMNetwork, body, options) if format == "edm" else body
+    return as_network(edm(body, options)).eval() if format == "edm" else body
 
 
 def load_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Denoiser:
@@ -65,21 +99,7 @@ def load_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | Non
         raise ValueError("robustbench_wrn files hold classifiers; use load_classifier.")
     if format == "diffusers":
         return pipelines.load_denoiser(path)
-    body, options = load_body(path, format, config)
-    if format == "edm":
-        return _edm(EDMDenoiser, body, options).eval()
-    if format == "score_sde":
-        return _score_sde(body, options).eval()
-    steps: int = options.get("diffusion_steps") or options.get("num_diffusion_timesteps") or 1000
-    kind = options.get("noise_schedule", options.get("beta_schedule", "linear"))
-    if kind != "linear" or (steps != 1000 and options.get("rescale_timesteps")):
-        raise ValueError(
-            f"a {format} denoiser needs the linear noise schedule and an index that is not rescaled; got {kind!r} "
-            f"with {steps} steps. load_network loads the network alone."
-        )
-    start, end = options.get("beta_start", 0.1 / steps), options.get("beta_end", 20 / steps)
-    classes = body.num_classes if isinstance(body, ADM) else None
-    return EpsDenoiser(body, DDPM(steps, float(start), float(end)), "nearest", num_classes=classes).eval()
+    return denoiser_of(format, *load_body(path, format, config)).eval()
 
 
 def load_classifier(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Classifier:
@@ -88,19 +108,3 @@ def load_classifier(path: str | Path, format: str, config: Mapping[str, Any] | N
         raise ValueError(f"{format} files hold denoisers; use load_denoiser.")
     body, options = load_body(path, format, config)
     return NetworkClassifier(body, options.get("mean"), options.get("std")).eval()
-
-
-def _edm(kind: type[EDMDenoiser], body: nn.Module, options: Options) -> EDMDenoiser:
-    classes = int(options.get("label_dim") or 0) or None
-    return kind(body, float(options.get("sigma_data", 0.5)), classes).eval()
-
-
-def _score_sde(body: nn.Module, options: Options) -> EpsDenoiser:
-    """Continuous VP networks are told ``(N - 1) t``, not rounded, and predict the noise."""
-    if options.get("embedding_type", "positional") != "positional" or options.get("scale_by_sigma"):
-        raise ValueError(
-            "a score_sde denoiser is made from VP networks, which predict the noise and embed positions; this config "
-            "describes a VE network, which predicts the score. load_network loads the network alone."
-        )
-    schedule = VP(float(options.get("beta_min", 0.1)), float(options.get("beta_max", 20.0)))
-    return EpsDenoiser(body, schedule, "continuous", time_scale=float(options.get("num_scales", 1000)) - 1)

@@ -3,87 +3,94 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
 
 from common.diffusion.denoisers import EpsDenoiser, VDenoiser, X0Denoiser
-from common.diffusion.schedules import DDPM
+from common.diffusion.networks.unet2d import UNet2D, library
+from common.diffusion.schedules import DDPM, Betas
+from common.state import fill
 
 PREDICTIONS = {"epsilon": EpsDenoiser, "v_prediction": VDenoiser, "sample": X0Denoiser}
+BETAS: dict[Any, Betas] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
-class PipelineNetwork(nn.Module):
-    """A ``UNet2DModel`` called as other published networks: ``network(x, index)`` is its prediction, (B,C,H,W)."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        prediction: Tensor = self.unet(x, index, return_dict=False)[0]
-        return prediction
-
-
-def load_network(path: str | Path, download: bool = False) -> PipelineNetwork:
+def load_network(path: str | Path, download: bool = False) -> UNet2D:
     """The network of the pipeline in folder ``path``, which a hub's name may stand for when ``download`` is true.
 
     Weights are read from safetensors alone. Raises ``ValueError`` where diffusers is not installed, the folder holds no
-    such pipeline, or the network is class-conditional (its labels know no "none", which a denoiser here needs).
+    such pipeline, or the network is class-conditional.
     """
-    return PipelineNetwork(_unet(path, download)).eval()
+    model, here = library().UNet2DModel, _is_here(path, download)
+    how = {"use_safetensors": True, "local_files_only": not download, "low_cpu_mem_usage": False}
+    try:
+        subfolder = "unet" if not here or (Path(path) / "unet").is_dir() else None
+        try:
+            unet = model.from_pretrained(path, subfolder=subfolder, **how)
+        except OSError:
+            if subfolder is None or here:
+                raise
+            unet = model.from_pretrained(path, **how)
+    except Exception as error:  # the library's, the hub's, or of a damaged file
+        raise ValueError(
+            f"{path} must be the folder of a diffusers UNet2DModel with safetensors weights; it is not "
+            f"({_first_line(error)})."
+        ) from error
+    with torch.device("meta"):
+        network = UNet2D(unet.config)
+    state = {f"unet.{name}": value for name, value in unet.state_dict().items()}
+    fill(network, state, str(path))
+    return network
 
 
 def load_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
     """The denoiser of the pipeline in folder ``path``; its scheduler says which levels and what is predicted.
 
-    Arguments and errors as for `load_network`; schedulers other than linear in beta are refused.
+    Arguments and errors as for `load_network`. Schedulers are refused whose levels are not one of the tables of beta
+    that ``DDPM`` has.
     """
     config = _scheduler(path, download)
-    kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
-    if kind != "linear" or config.get("trained_betas") is not None or prediction not in PREDICTIONS:
+    betas, prediction = config.get("beta_schedule"), config.get("prediction_type", "epsilon")
+    changed = [name for name in ("trained_betas", "rescale_betas_zero_snr") if config.get(name)]
+    if betas not in BETAS or prediction not in PREDICTIONS or changed:
+        came = f"beta_schedule {betas!r}, prediction_type {prediction!r}" + "".join(f" and {name}" for name in changed)
         raise ValueError(
-            f"a pipeline's scheduler must be linear in beta and predict one of {', '.join(PREDICTIONS)}; {path} has "
-            f"beta_schedule {kind!r} and prediction_type {prediction!r}"
+            f"a pipeline's scheduler must have beta_schedule {', '.join(map(repr, BETAS))}, and prediction_type "
+            f"{', '.join(map(repr, PREDICTIONS))}; {path} has {came}. load_network loads the network alone."
         )
     steps = int(config.get("num_train_timesteps", 1000))
-    schedule = DDPM(steps, float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02)))
-    denoiser = PREDICTIONS[prediction](load_network(path, download), schedule, "nearest")
+    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    denoiser = PREDICTIONS[prediction](load_network(path, download), DDPM(steps, start, end, BETAS[betas]), "nearest")
     return denoiser.eval()
 
 
-def _unet(path: str | Path, download: bool) -> nn.Module:
-    model = _library(path).UNet2DModel
-    try:
-        subfolder = "unet" if not Path(path).is_dir() or (Path(path) / "unet").is_dir() else None
-        try:
-            unet = model.from_pretrained(path, subfolder=subfolder, use_safetensors=True, local_files_only=not download)
-        except OSError:
-            if subfolder is None or Path(path).is_dir():
-                raise
-            unet = model.from_pretrained(path, use_safetensors=True, local_files_only=not download)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} must be the folder of a diffusers UNet2DModel with safetensors ({error})") from error
-    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
-        raise ValueError(f"{path} holds a class-conditional UNet2DModel; only unconditional ones are denoisers here")
-    network: nn.Module = unet
-    return network
+def weights_of(path: Path) -> list[Path]:
+    """The files with the weights of the network in a pipeline's folder, in order of their names."""
+    return sorted((path / "unet" if (path / "unet").is_dir() else path).glob("*.safetensors"))
+
+
+def _is_here(path: str | Path, download: bool) -> bool:
+    """Whether ``path`` is a folder; ``FileNotFoundError`` for what can be no hub's name either."""
+    if Path(path).is_dir():
+        return True
+    if not download and (Path(path).is_absolute() or str(path).count("/") != 1):
+        raise FileNotFoundError(f"there is no folder {path} with a pipeline. Check the path, or fetch the pipeline.")
+    return False
 
 
 def _scheduler(path: str | Path, download: bool) -> dict[str, Any]:
-    scheduler = _library(path).DDPMScheduler
+    scheduler = library().DDPMScheduler
+    _is_here(path, download)
     failure: Exception | None = None
     for subfolder in ("scheduler", None):
         try:
             return dict(scheduler.load_config(path, subfolder=subfolder, local_files_only=not download))
         except (OSError, ValueError) as error:
             failure = failure or error
-    raise ValueError(f"{path} must hold a scheduler_config.json, in it or in its folder scheduler ({failure})")
+    raise ValueError(
+        f"{path} must hold a scheduler_config.json, in it or in its folder scheduler; it does not "
+        f"({_first_line(failure)})."
+    )
 
 
-def _library(path: str | Path) -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError(
-            f'reading the pipeline {path} needs the diffusers library: pip install "robust-diffusion[diffusers]"'
-        ) from error
-    return diffusers
+def _first_line(error: Exception | None) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

@@ -9,9 +9,10 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 from torch import nn
 
-from common.checkpoints import fingerprint, load, load_classifier, load_denoiser, load_network, save, sha256
+from common.checkpoints import load, load_classifier, load_denoiser, load_network, save, sha256
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
 from common.diffusion.networks import DDPMpp
+from common.identity import weights_hash
 from common.networks import SmallCNN, TimmNetwork, WideResNet
 from common.robustness.classifiers import NetworkClassifier
 
@@ -30,7 +31,7 @@ def test_a_denoiser_needs_only_its_path(denoiser, tmp_path):
     assert not again.training
     x, sigma, label = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0]), torch.tensor([2, 0])
     torch.testing.assert_close(again(x, sigma, label), denoiser(x, sigma, label), rtol=0, atol=0)
-    assert fingerprint(again) == fingerprint(denoiser)
+    assert weights_hash(again) == weights_hash(denoiser)
     assert os.listdir(path.parent) == ["denoiser.safetensors"]  # no unfinished file is left
 
 
@@ -64,7 +65,7 @@ def test_configuration_files_may_name_the_loaders(denoiser, tmp_path):
         parser.add_argument("--part", type=kind)
         node = {"class_path": f"common.checkpoints.{loader}", "init_args": {"path": path}}
         part = parser.instantiate(parser.parse_object({"part": node})).part
-        assert fingerprint(part) == fingerprint(denoiser)
+        assert weights_hash(part) == weights_hash(denoiser)
 
 
 def test_a_file_appears_only_when_complete(denoiser, tmp_path, monkeypatch):
@@ -90,10 +91,10 @@ def test_a_file_is_as_readable_as_any_other(denoiser, tmp_path):
 def test_tied_weights_are_stored(tmp_path):
     network = SmallCNN(4, 1)
     network.features[4].weight = network.features[1].weight
-    assert fingerprint(load(save(network, tmp_path / "n.safetensors"))) == fingerprint(network)
+    assert weights_hash(load(save(network, tmp_path / "n.safetensors"))) == weights_hash(network)
 
 
-def test_fingerprint_depends_on_weights_and_not_on_order():
+def test_weights_hash_depends_on_weights_and_not_on_order():
     torch.manual_seed(0)
     first = nn.Sequential()
     first.add_module("a", nn.Linear(2, 3))
@@ -101,10 +102,10 @@ def test_fingerprint_depends_on_weights_and_not_on_order():
     second = nn.Sequential()
     second.add_module("b", first.b)
     second.add_module("a", first.a)
-    assert fingerprint(first) == fingerprint(second)
+    assert weights_hash(first) == weights_hash(second)
     with torch.no_grad():
         first.a.bias[0] += 1e-6
-    assert fingerprint(first) != (before := fingerprint(nn.Sequential()))
+    assert weights_hash(first) != (before := weights_hash(nn.Sequential()))
     assert len(before) == 64
 
 
@@ -179,6 +180,7 @@ def test_a_file_cannot_make_timm_download(tmp_path):
         ({"format": 1, "class": "common.networks.small_cnn.Nothing", "config": {}}, "has no common"),
         ({"format": 1, "class": "common.networks.small_cnn.SmallCNN", "config": {"depth": 3}}, "does not take"),
         ({"format": 1, "config": {}}, "damaged"),
+        ([1], "must be in version 1 of our format; it is in version None"),
         (
             {"format": 1, "class": "common.networks.small_cnn.SmallCNN", "config": {"num_classes": 2}},
             r"missing.*left over: x",
@@ -188,6 +190,30 @@ def test_a_file_cannot_make_timm_download(tmp_path):
 def test_descriptions_that_do_not_fit(description, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load(described(tmp_path, description))
+
+
+def test_a_description_that_is_no_json(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "f.safetensors", metadata={"robust_diffusion": "{half"})
+    with pytest.raises(ValueError, match="its description is no JSON"):
+        load(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(value, tmp_path):
+    """One number among thousands; integers are left alone."""
+    network = SmallCNN(4, 1)
+    with torch.no_grad():
+        network.head[2].weight[3, 5] = value
+    with pytest.raises(ValueError, match=r"must be finite numbers; NaN or infinity came in head.2.weight\."):
+        load(save(network, tmp_path / "n.safetensors"))
+
+
+def test_a_web_page_and_a_folder(tmp_path):
+    (tmp_path / "d.safetensors").write_text("\n <!DOCTYPE html><html>Too many users</html>")
+    with pytest.raises(ValueError, match="is a web page"):
+        load_denoiser(tmp_path / "d.safetensors")
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        load_denoiser(tmp_path)
 
 
 def test_tensors_of_another_shape(tmp_path):
@@ -200,7 +226,7 @@ def test_tensors_of_another_shape(tmp_path):
 
 def test_the_wrong_kind_of_file(denoiser, tmp_path):
     path = save(denoiser, tmp_path / "d.safetensors")
-    with pytest.raises(ValueError, match="must hold a Classifier; it holds a EDMDenoiser"):
+    with pytest.raises(ValueError, match="must hold a Classifier; what it holds is of class EDMDenoiser"):
         load_classifier(path)
     with pytest.raises(ValueError, match="carry their config"):
         load_denoiser(path, config={"sigma_data": 1.0})

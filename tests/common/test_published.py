@@ -14,6 +14,7 @@ import torch
 from common.checkpoints import load_classifier, load_denoiser, load_network
 from common.conversion import convert
 from common.diffusion.schedules import DDPM
+from common.published import old_torch
 from common.published.options import build, flatten
 
 NAMES = {
@@ -118,6 +119,24 @@ def test_robustbench(file_of, relative_error):
         assert relative_error(normalised(image * std + mean), logits) < 1e-4
 
 
+KEYWORDS = {
+    "score_sde": {"x": "x", "time_cond": "t"},
+    "guided_diffusion": {"x": "x", "timesteps": "t"},
+    "edm": {"x": "x", "sigma": "sigma", "class_labels": "class_labels"},
+    "sdedit_ddpm": {"x": "x", "t": "t"},
+    "robustbench_wrn": {"image": "x"},
+}
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_networks_take_the_publishers_keywords(format, file_of):
+    path, config, reference = file_of(format)
+    network = load_network(path, format, config)
+    arguments = {keyword: reference.arrays[name] for keyword, name in KEYWORDS[format].items()}
+    with torch.no_grad():
+        assert torch.equal(network(**arguments), network(*arguments.values()))
+
+
 @pytest.mark.parametrize("format", NAMES)
 def test_loaded_networks_are_ready(format, file_of):
     path, config, _ = file_of(format)
@@ -133,6 +152,10 @@ def test_class_conditional_guided_diffusion(file_of, tmp_path):
     torch.manual_seed(0)
     torch.save({**reference.state, "label_emb.weight": torch.randn(5, 128)}, path)
     denoiser = load_denoiser(path, "guided_diffusion", config | {"num_classes": 5})
+    network = load_network(path, "guided_diffusion", config | {"num_classes": 5})
+    with torch.no_grad():
+        arguments = {"x": torch.randn(2, 3, 32, 32), "timesteps": torch.tensor([1, 2]), "y": torch.tensor([4, 1])}
+        assert torch.equal(network(**arguments), network(*arguments.values()))
     assert denoiser.num_classes == 5
     x, sigma, label = torch.randn(2, 3, 32, 32), DDPM().sigmas[[10, 500]].float(), torch.tensor([4, 1])
     with torch.no_grad():
@@ -155,10 +178,8 @@ def test_score_sde_with_fourier_features(tmp_path):
     torch.testing.assert_close(loaded.all_modules[0].W, frequencies, rtol=0, atol=0)
     assert not loaded.all_modules[0].W.requires_grad
     torch.testing.assert_close(loaded.sigmas[[0, -1]], torch.tensor([50.0, 0.01]))
-    with pytest.raises(ValueError, match="describes a VE network"):
-        load_denoiser(tmp_path / "ve.pth", "score_sde", config)
     torch.save({"ema": {"shadow_params": trained}, "model": {}}, tmp_path / "ve.pth")
-    with pytest.raises(ValueError, match=r"must hold all_modules.0.W under model"):
+    with pytest.raises(ValueError, match=r"must hold all_modules.0.W, .* under model; it does not"):
         load_network(tmp_path / "ve.pth", "score_sde", config)
 
 
@@ -180,6 +201,23 @@ def test_files_of_old_torch(format, file_of):
     path, config, _ = file_of(format)
     torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
     load_network(path, format, config)
+
+
+def test_tensors_of_old_torch_are_mapped_exactly(tmp_path):
+    """Views, shared and empty storages, every type; and a copy outlives the file."""
+    base = torch.arange(12.0)
+    content = {"whole": base, "view": base[3:9].reshape(2, 3).t(), "empty": torch.empty(0), "number": 3, "list": [base]}
+    content |= {str(dtype): torch.arange(5).to(dtype) for dtype in old_torch.STORAGES.values()}
+    content["parameter"] = torch.nn.Parameter(torch.ones(2))
+    torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    read = old_torch.read_mapped(tmp_path / "old.pt")
+    assert read.keys() == content.keys() and read["number"] == 3
+    assert read["whole"].data_ptr() == read["list"][0].data_ptr()
+    copies = {name: value.clone() for name, value in read.items() if isinstance(value, torch.Tensor)}
+    (tmp_path / "old.pt").write_bytes(bytes((tmp_path / "old.pt").stat().st_size))
+    for name, value in copies.items():
+        assert value.dtype == content[name].dtype
+        torch.testing.assert_close(value, content[name].detach(), rtol=0, atol=0)
 
 
 def test_files_of_old_torch_without_batch_counters(file_of):
@@ -240,6 +278,11 @@ def test_an_edm_pickle_is_read_and_not_run(file_of, tmp_path, persistent, relati
 def test_sections_and_manifests_are_flattened():
     assert flatten({"a": 1}) == {"a": 1}
     assert flatten({"data": {"image_size": 8}, "model": {"nf": 4}, "training": {"lr": 1}}) == {"image_size": 8, "nf": 4}
+    training = {"sde": "vesde", "continuous": True}
+    assert flatten({"model": {"nf": 4}, "training": {"lr": 1, **training}, "optim": {}}) == {"nf": 4, **training}
+    assert flatten({"nf": 4, "training": {"lr": 1, **training}}) == {"nf": 4, **training}
+    assert flatten({"format": "x", "config": {"nf": 4}, "training": training}) == {"nf": 4, **training}
+    assert flatten({"image_size": 8, "sde": "vesde", "model": {"nf": 4}}) == {"image_size": 8, "sde": "vesde", "nf": 4}
     assert flatten({"format": "x", "config": {"nf": 4}, "image_size": 8, "tensors": {}}) == {"nf": 4, "image_size": 8}
     assert flatten(None) == {}
 
@@ -275,11 +318,20 @@ def test_guided_diffusion_as_its_command_line_spells_it():
 @pytest.mark.parametrize(
     ("format", "options", "message"),
     [
-        ("score_sde", {"num_blocks": 3}, r"format score_sde has no option 'num_blocks'. It has .*num_res_blocks"),
+        ("score_sde", {"num_blocks": 3}, r"format score_sde has no option 'num_blocks'. Did you mean .*num_res_blocks"),
+        ("score_sde", {"zzz": 3}, r"format score_sde has no option 'zzz'. It has .*num_res_blocks"),
+        ("score_sde", {"ch_mult": "1,2"}, "option ch_mult must be a list of numbers; got '1,2'"),
+        ("score_sde", {"ch_mult": ["1"]}, "option ch_mult must be a list of numbers"),
+        ("score_sde", {"nf": "8"}, "option nf must be a whole number; got '8'"),
+        ("score_sde", {"progressive": 1}, "option progressive must be a name; got 1"),
+        ("score_sde", {"fir": "no"}, "option fir must be true or false"),
+        ("score_sde", {"nf": -8}, "the config must describe a network; its sizes do not"),
         ("score_sde", {"name": "ddpm"}, "of option name only 'ncsnpp' is implemented; got 'ddpm'"),
         ("score_sde", {"normalization": "BatchNorm"}, "only 'GroupNorm'"),
         ("sdedit_ddpm", {"type": "bayesian"}, "only 'simple'"),
-        ("sdedit_ddpm", {}, "missing .*image_size"),
+        ("sdedit_ddpm", {}, "for format sdedit_ddpm must have image_size; it has no option at all"),
+        ("guided_diffusion", {"num_channels": 32}, "must have image_size; it has 'num_channels'"),
+        ("edm", {"label_dim": 3}, "for format edm must have img_resolution; it has 'label_dim'"),
         ("edm", {"model_type": "DiT"}, "model_type must be one of SongUNet, DhariwalUNet"),
         ("guided_diffusion", {"image_size": 32, "dims": 3}, "only 2"),
     ],
@@ -289,13 +341,8 @@ def test_options_that_describe_no_network(format, options, message):
         build(format, options)
 
 
-def test_denoisers_that_cannot_be_made(file_of):
+def test_files_of_another_kind(file_of):
     path, config, _ = file_of("guided_diffusion")
-    for extra in ({"noise_schedule": "cosine"}, {"diffusion_steps": 4000, "rescale_timesteps": True}):
-        with pytest.raises(ValueError, match="needs the linear noise schedule"):
-            load_denoiser(path, "guided_diffusion", config | extra)
-        load_network(path, "guided_diffusion", config | extra)
-    assert load_denoiser(path, "guided_diffusion", config | {"diffusion_steps": 4000}).schedule.num_steps == 4000
     with pytest.raises(ValueError, match="use load_denoiser"):
         load_classifier(path, "guided_diffusion", config)
     path, config, _ = file_of("robustbench_wrn")
@@ -332,8 +379,17 @@ def test_wrong_averages_are_named(file_of, published):
     refused(average[:-1], rf"{len(average)} averaged weights .* it holds {len(average) - 1}")
     refused([*average[:4], average[5], average[4], *average[6:]], r"averaged weight 4 must be all_modules.2.weight")
     refused({"a": 1}, "list under ema.shadow_params")
+    refused(
+        [value * float("nan") if i == 3 else value for i, value in enumerate(average)], "finite.*all_modules.1.bias"
+    )
+    without = {name: value for name, value in config.items() if name != "image_size"}
+    torch.save({**content, "ema": {"shadow_params": average[:-1]}}, path)
+    with pytest.raises(ValueError, match=r"The config gives no image_size: this is for 32\."):
+        load_network(path, "score_sde", without)
     score_sde_file(reference, path, drop=("ema",))
-    with pytest.raises(ValueError, match="must hold tensors by name"):
+    with pytest.raises(
+        ValueError, match=r"must hold averaged weights under ema, or tensors .*it holds optimizer, model"
+    ):
         load_network(path, "score_sde", config)
 
 
@@ -345,27 +401,45 @@ def test_a_filter_that_contradicts_the_config(file_of):
         load_network(path, "edm", config)
 
 
+def complaint(error):
+    """What is said of a file: one line, without the advice of libraries to run what is inside."""
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 360 + len(os.getcwd()), text
+    assert "weights_only" not in text and "trust" not in text and "()" not in text, text
+    assert text.endswith(".")
+    return text
+
+
+@pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("format", NAMES)
-def test_damaged_files(format, file_of):
+def test_damaged_files(format, zipped, file_of):
     path, config, _ = file_of(format)
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
-    for content in (
-        b"",
-        whole[:1],
-        whole[:100],
-        whole[: len(whole) // 2],
-        whole[:-1],
-        b"PK\x03\x04nonsense",
-        b"\x80\x04x",
-    ):
+    pieces = [whole[:length] for length in (0, 1, 20, 40, 100, len(whole) // 2, len(whole) - 1)]
+    for content in (*pieces, b"PK\x03\x04nonsense", b"\x80\x04x", bytes(range(256))):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read as a"):
+        with pytest.raises(
+            ValueError, match=r"cannot be read as an? .*damaged, cut short or of another format"
+        ) as error:
             load_network(path, format, config)
+        assert re.search(r"\([^()]{8,}", complaint(error)), "a reason"
     path.write_text("<!DOCTYPE html><html>Too many users have viewed or downloaded this file")
-    with pytest.raises(ValueError, match="is a web page"):
+    with pytest.raises(ValueError, match="is a web page") as error:
         load_network(path, format, config)
+    complaint(error)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         load_network(path.with_name("nowhere.pt"), format, config)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"net": {"a": torch.zeros(2)}, "epoch": 3}, torch.zeros(3), {}])
+@pytest.mark.parametrize("format", NAMES)
+def test_foreign_files(format, content, file_of):
+    path, config, _ = file_of(format)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"it holds|missing") as error:
+        load_network(path, format, config)
+    complaint(error)
 
 
 class Run:
@@ -385,8 +459,10 @@ def test_malicious_files_run_nothing(format, layout, file_of, tmp_path, monkeypa
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=layout == "zip")
-    with pytest.raises(ValueError, match=r"Nothing in it was run|must hold"):
+    with pytest.raises(ValueError, match=r"Nothing in it was run|must hold") as error:
         load_network(path, format, config)
+    if layout != "pickle" or format == "edm":
+        assert f"it names {os.system.__module__}.system, which is code" in complaint(error)
     assert not (tmp_path / "RAN").exists()
 
 
@@ -395,8 +471,6 @@ def test_malicious_files_run_nothing(format, layout, file_of, tmp_path, monkeypa
 
 @pytest.mark.parametrize("format", NAMES)
 def test_converted_files_need_only_their_path(format, file_of, tmp_path):
-    if format in ("guided_diffusion", "sdedit_ddpm") and not hasattr(DDPM(), "beta_start"):
-        pytest.skip("the DDPM schedule does not keep its arguments yet")
     path, config, reference = file_of(format)
     target = convert(path, tmp_path / "ours.safetensors", format, config)
     image = torch.rand(2, 3, *reference.arrays["x"].shape[2:], generator=torch.Generator().manual_seed(0))
@@ -407,6 +481,29 @@ def test_converted_files_need_only_their_path(format, file_of, tmp_path):
         sigma = torch.tensor([0.1, 2.0])
         expected = load_denoiser(path, format, config)(image, sigma)
         torch.testing.assert_close(load_denoiser(target)(image, sigma), expected)
+
+
+@pytest.mark.parametrize("kind", [None, "network"])
+@pytest.mark.parametrize("format", NAMES)
+def test_the_network_of_a_converted_file_is_the_published_one(format, kind, file_of, tmp_path):
+    """Whatever was written, denoiser, classifier or network: the same calls give the same bits."""
+    path, config, reference = file_of(format)
+    target = convert(path, tmp_path / "ours.safetensors", format, config, kind)
+    theirs, ours = load_network(path, format, config), load_network(target)
+    assert not any(module.training for module in ours.modules())
+    assert type(ours) is type(theirs) and ours.state_dict().keys() == theirs.state_dict().keys()
+    arguments = {keyword: reference.arrays[name] for keyword, name in KEYWORDS[format].items()}
+    with torch.no_grad():
+        assert torch.equal(ours(**arguments), theirs(**arguments))
+        assert torch.equal(ours(*arguments.values()), theirs(**arguments))
+
+
+def test_edms_network_is_a_denoiser_too(file_of, tmp_path):
+    path, config, reference = file_of("edm")
+    target = convert(path, tmp_path / "ours.safetensors", "edm", config, "network")
+    x, sigma, label = reference.arrays["x"], reference.arrays["sigma"], reference.arrays["class_labels"].argmax(1)
+    with torch.no_grad():
+        assert torch.equal(load_denoiser(target)(x, sigma, label), load_denoiser(path, "edm", config)(x, sigma, label))
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -420,7 +517,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-def test_of_a_score_sde_file_only_the_average_is_read(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_of_a_score_sde_file_only_the_average_is_read(zipped, tmp_path):
     """Optimiser state and raw weights stay on the disk: at most the average, a quarter of the file, is there twice."""
     config = {"image_size": 32, "nf": 96, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [16]}
     network = build("score_sde", config)
@@ -428,7 +526,8 @@ def test_of_a_score_sde_file_only_the_average_is_read(tmp_path):
     moments = {i: {"exp_avg": torch.ones_like(v), "exp_avg_sq": torch.ones_like(v)} for i, v in enumerate(average)}
     model = {f"module.{name}": torch.ones(p.shape) for name, p in network.named_parameters()}
     path = tmp_path / "checkpoint_8.pth"
-    torch.save({"optimizer": {"state": moments}, "model": model, "ema": {"shadow_params": average}, "step": 1}, path)
+    content = {"optimizer": {"state": moments}, "model": model, "ema": {"shadow_params": average}, "step": 1}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     command = [sys.executable, "-c", MEASURE, str(path), json.dumps(config)]
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=os.getcwd()).stdout)
     print(f"file {path.stat().st_size / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB")

@@ -73,8 +73,10 @@ def test_a_command_is_refused_and_not_run(place, tmp_path, monkeypatch):
     if place == "storage":  # a storage is a file in a file: that one may be hostile too
         content = {"ema": Run(torch.storage._load_from_bytes, pickle.dumps(command, 2))}
     (tmp_path / "net.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"Nothing in it was run"):
+    said = r"it names (posix|nt)\.system, which is code and no tensor\. Nothing in it was run\."
+    with pytest.raises(ValueError, match=said) as error:
         read_tensors(tmp_path / "net.pkl", "ema")
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     assert os.listdir(tmp_path) == ["net.pkl"]
 
 
@@ -97,7 +99,7 @@ def test_damaged_and_foreign_pickles(network, tmp_path):
     whole = pickle.dumps({"ema": network})
     for length in (0, 1, 20, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="cannot be read as a pickled network"):
+        with pytest.raises(ValueError, match=r"cannot be read as a pickled network: it is damaged, .* \([^)]+\)"):
             read_tensors(path, "ema")
     for content in ([1, 2], {"net": 1}, {"ema": {"weight": 1}}):
         path.write_bytes(pickle.dumps(content))

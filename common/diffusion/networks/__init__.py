@@ -4,5 +4,6 @@ from common.diffusion.networks.adm import ADM, EDMADM
 from common.diffusion.networks.ddpm import DDPMUNet
 from common.diffusion.networks.ddpmpp import DDPMpp
 from common.diffusion.networks.ncsnpp import NCSNpp
+from common.diffusion.networks.unet2d import UNet2D
 
-__all__ = ["ADM", "EDMADM", "DDPMUNet", "DDPMpp", "NCSNpp"]
+__all__ = ["ADM", "EDMADM", "DDPMUNet", "DDPMpp", "NCSNpp", "UNet2D"]

@@ -82,8 +82,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int, qkv_first: bool) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"{heads} attention heads must divide the width; got width {channels}.")
+        if heads < 1 or channels % heads:
+            raise ValueError(f"num_heads must divide the width {channels} of a block that attends; got {heads}.")
         self.heads, self.qkv_first = heads, qkv_first
         self.norm = _norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -116,10 +116,11 @@ class Downsample(nn.Module):
 class ADM(nn.Module):
     """The U-Net of guided and improved diffusion with the options of its publishers.
 
-    ``network(x, i, label=None)``: ``x`` (B,C,H,W) model frame at unit variance; ``i`` (B,) or (), the index of the
-    noise level, integer or not; ``label`` (B,) int64 or (B,K) one-hot, only for a network with ``num_classes``, where
-    None or a zero row adds no class (which the publishers never trained). Returns (B, ``out_channels``, H, W): the
-    noise, followed by the raw variance if ``out_channels = 2C``. ``config`` holds the constructor's arguments.
+    ``network(x, timesteps, y=None)``: ``x`` (B,C,H,W) model frame at unit variance; ``timesteps`` (B,) or (), the index
+    of the noise level, integer or not; ``y`` (B,) int64 or (B,K) one-hot, the class, only for a network with
+    ``num_classes``, where None or a zero row adds no class (which the publishers never trained). Returns
+    (B, ``out_channels``, H, W): the noise, followed by the raw variance if ``out_channels = 2C``. ``config`` holds the
+    constructor's arguments.
 
     Args:
         image_size: side of the images; a multiple of ``2**(levels - 1)``.
@@ -131,7 +132,8 @@ class ADM(nn.Module):
         conv_resample: whether resampling convolves, if not done by residual blocks.
         num_classes: K, None for an unconditional network.
         num_heads: attention heads on the way down; num_heads_upsample: on the way up, -1 for the same.
-        num_head_channels: width of a head, which then decides their number; -1 to use ``num_heads``.
+        num_head_channels: width of a head, which then decides their number and must divide the width of every block
+            that attends; -1 to use ``num_heads``.
         use_scale_shift_norm: the noise level scales and shifts instead of being added.
         resblock_updown: residual blocks resample.
         use_new_attention_order: whether q, k, v come before heads in the order of channels.
@@ -170,7 +172,13 @@ class ADM(nn.Module):
         block = partial(ResBlock, emb_channels=emb, dropout=dropout, adaptive=use_scale_shift_norm)
 
         def attend(channels: int, heads: int) -> Attention:
-            heads = heads if num_head_channels == -1 else channels // num_head_channels
+            if num_head_channels != -1:
+                if num_head_channels < 1 or channels % num_head_channels:
+                    raise ValueError(
+                        f"num_head_channels, the width of an attention head, must divide the width {channels} of a "
+                        f"block that attends; got {num_head_channels}. Give a divisor, or -1 to use num_heads."
+                    )
+                heads = channels // num_head_channels
             return Attention(channels, heads, use_new_attention_order)
 
         def down(channels: int) -> nn.Module:
@@ -232,19 +240,19 @@ class ADM(nn.Module):
                 parts += [up(width)] if level and index == self.num_res_blocks else []
                 self.output_blocks.append(nn.Sequential(*parts))
 
-    def embed(self, i: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def embed(self, timesteps: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Noise level and class as one activated vector, (B,E) or (1,E)."""
-        emb = layers.cosinusoidal(i.reshape(-1).float(), self.model_channels)
+        emb = layers.cosinusoidal(timesteps.reshape(-1).float(), self.model_channels)
         emb = self.time_embed(emb.to(dtype))
-        if label is None:
+        if y is None:
             return F.silu(emb)
         if self.label_emb is None:
             raise ValueError("this network was built without num_classes and cannot take a label; pass None.")
-        one_hot = label.is_floating_point()
-        return F.silu(emb + (label.to(emb) @ self.label_emb.weight if one_hot else self.label_emb(label)))
+        one_hot = y.is_floating_point()
+        return F.silu(emb + (y.to(emb) @ self.label_emb.weight if one_hot else self.label_emb(y)))
 
-    def forward(self, x: Tensor, i: Tensor, label: Tensor | None = None) -> Tensor:
-        emb = self.embed(i, label, x.dtype)
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        emb = self.embed(timesteps, y, x.dtype)
         stored = []
         for block in self.input_blocks:
             x = _apply(block, x, emb)

@@ -108,7 +108,7 @@ class IndexEmbedding(nn.Module):
 class DDPMUNet(nn.Module):
     """The network of Ho et al., as published with SDEdit (Meng et al., arXiv 2108.01073).
 
-    ``network(x, i)``: ``x`` (B,C,H,W) model frame at unit variance, ``i`` (B,) or () the index of the noise level,
+    ``network(x, t)``: ``x`` (B,C,H,W) model frame at unit variance, ``t`` (B,) or () the index of the noise level,
     0..999. Returns the noise (B, ``out_ch``, H, W). ``config`` holds the constructor's arguments.
 
     Args:
@@ -168,8 +168,8 @@ class DDPMUNet(nn.Module):
         self.norm_out = _norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_ch, 3, padding=1)
 
-    def forward(self, x: Tensor, i: Tensor) -> Tensor:
-        emb = self.temb(i, x.dtype)
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        emb = self.temb(t, x.dtype)
         stored: list[Tensor] = [self.conv_in(x)]
         for level in cast(Sequence[Level], self.down):
             for index in range(self.num_res_blocks):

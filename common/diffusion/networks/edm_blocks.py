@@ -91,6 +91,11 @@ class UNetBlock(nn.Module):
         self.style, self.out_channels = style, out_channels
         # A block too narrow for one head has no attention in the published networks either.
         self.heads = out_channels // (style.channels_per_head or out_channels) if attention else 0
+        if self.heads and out_channels % self.heads:
+            raise ValueError(
+                f"the width of a block that attends must be a multiple of its {self.heads} heads; got {out_channels}. "
+                "Change model_channels or channel_mult."
+            )
         self.norm0 = layers.group_norm(in_channels, style.eps)
         self.conv0 = ResampledConv(in_channels, out_channels, 3, resampling, style.taps)
         self.affine = nn.Linear(style.emb_channels, out_channels * (2 if style.adaptive else 1))

@@ -171,8 +171,9 @@ class ResBlock(nn.Module):
 class NCSNpp(nn.Module):
     """The U-Net of DDPM++ and NCSN++ with the options of its publishers.
 
-    ``network(x, label)``: ``x`` (B,C,H,W) model frame; ``label`` (B,) is ``999 t`` for the VP networks, which predict
-    the noise, and ``sigma`` for Fourier-embedded ones. Returns (B,C,H,W). ``config`` holds the constructor's arguments.
+    ``network(x, time_cond)``: ``x`` (B,C,H,W); ``time_cond`` (B,) is ``999 t`` for VP networks, which predict noise,
+    and ``sigma`` for Fourier-embedded VE ones, which predict the score. Returns (B,C,H,W). ``config`` holds the
+    constructor's arguments.
 
     Args:
         image_size, num_channels: of the images; the size only says at which levels ``attn_resolutions`` apply.
@@ -189,9 +190,9 @@ class NCSNpp(nn.Module):
         progressive_input: "none", "input_skip" (each level sees the low-passed image) or "residual".
         progressive_combine: how "input_skip" joins, "sum" or "cat".
         init_scale: gain of each branch's last layer at initialisation.
-        embedding_type: "positional" or "fourier", the latter of ``ln(label)`` with ``fourier_scale``.
+        embedding_type: "positional" or "fourier", the latter of ``ln(time_cond)`` with ``fourier_scale``.
         nonlinearity: "swish", "relu", "elu" or "lrelu".
-        scale_by_sigma: divide the output by sigma, which is the label or the entry of ``sigmas`` it counts.
+        scale_by_sigma: divide the output by sigma, which is ``time_cond`` or the entry of ``sigmas`` it counts.
         centered: False for a network that expects images in [0,1] and moves them to [-1,1] itself.
         sigma_min, sigma_max, num_scales: the geometric sequence ``sigmas``, descending.
 
@@ -365,8 +366,8 @@ class NCSNpp(nn.Module):
         emb = self.activation(layer()(emb))
         return self.activation(layer()(emb))
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        label = label.reshape(-1)
+    def forward(self, x: Tensor, time_cond: Tensor) -> Tensor:
+        label = time_cond.reshape(-1)
         layer = iter(self.all_modules).__next__
         emb = self._embed(label.to(torch.promote_types(x.dtype, torch.float32)), x.dtype, layer)
         h = self._way_up(*self._way_down(x if self.centered else to_model(x), emb, layer), emb, layer)

@@ -1,5 +1,7 @@
 """Every adapter, fed with the prediction that its network should make, is the exact posterior mean."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -82,6 +84,24 @@ def test_conventions_of_published_networks(mixture, x):
     torch.testing.assert_close(guided(x, levels), mixture.denoiser(x, levels), rtol=1e-8, atol=1e-8)
     assert guided.network.time_label.tolist() == [75, 100, 500, 10, 3]
     assert guided.sigma_min == pytest.approx(float(TABLE[0]))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "interpolate"])
+@pytest.mark.parametrize(("adapter", "predicts"), [(EpsDenoiser, "eps"), (X0Denoiser, "x0")])
+def test_rescaled_indices_of_a_cosine_schedule(mixture, x, adapter, predicts, rounding):
+    """Improved diffusion: 4000 cosine levels (arXiv 2102.09672, eq. 17), told as 0, 0.25, 0.5, ..."""
+    f = [math.cos((i / 4000 + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(4001)]
+    sigmas = torch.tensor([math.sqrt(f[0] / value - 1) for value in f[1:-1]], dtype=F64)
+
+    def sigma_of(label):
+        assert label.dtype == F64
+        return sigmas[(4 * label).round().long()]
+
+    body = Body(mixture, sigma_of, predicts)
+    denoiser = adapter(body, DDPM(4000, betas="cosine"), rounding, index_scale=0.25)
+    levels = sigmas[[0, 1, 777, 2000, 3990]]
+    torch.testing.assert_close(denoiser(x, levels), mixture.denoiser(x, levels), rtol=1e-7, atol=1e-7)
+    assert body.time_label.tolist() == pytest.approx([0, 0.25, 194.25, 500, 997.5], abs=1e-4)
 
 
 def test_rounding_touches_the_label_alone():
@@ -198,6 +218,7 @@ def test_classifier_free(mixture, x):
         lambda: EpsDenoiser(nn.Identity(), rounding="floor"),
         lambda: EpsDenoiser(nn.Identity(), VP(), "nearest"),
         lambda: EpsDenoiser(nn.Identity(), EDM(), "interpolate"),
+        lambda: EpsDenoiser(nn.Identity(), index_scale=0.0),
         lambda: EDMDenoiser(nn.Identity(), sigma_data=0.0),
         lambda: EDMDenoiser(nn.Identity(), sigma_min=2.0, sigma_max=1.0),
         lambda: EDMDenoiser(nn.Identity(), num_classes=0),

@@ -1,15 +1,17 @@
 """Schedules against calculus and published tables."""
 
+import math
+
 import pytest
 import torch
 
 from common.diffusion.schedules import DDPM, EDM, VP, per_row
 
 F64 = torch.float64
-SCHEDULES = [VP(), DDPM(), EDM()]
+SCHEDULES = [VP(), DDPM(), DDPM(betas="cosine"), DDPM(1000, 1e-3, 1e-2, "scaled_linear"), EDM()]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'betas', '')}")
 def test_drift_and_diffusion_belong_to_sigma_and_scale(schedule):
     """f = d log s / dt and g^2 = s^2 d sigma^2 / dt, by autograd, away from the nodes of the discrete table."""
     t = (torch.arange(1, 998, 7, dtype=F64) + 0.37) / 1000
@@ -20,13 +22,13 @@ def test_drift_and_diffusion_belong_to_sigma_and_scale(schedule):
     torch.testing.assert_close(schedule.diffusion(t) ** 2, schedule.scale(t) ** 2 * growth, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'betas', '')}")
 def test_time_inverts_sigma(schedule):
     t = torch.cat((torch.linspace(1e-5, 1, 3001, dtype=F64), torch.tensor([1e-7], dtype=F64)))
     assert (schedule.time(schedule.sigma(t)) - t).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'betas', '')}")
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("shape", [(), (3,)])
 def test_shape_and_dtype_are_kept(schedule, dtype, shape):
@@ -64,6 +66,25 @@ def test_ddpm_table():
     assert float(ddpm.scale(torch.tensor(0.0, dtype=F64))) == 1
 
 
+@pytest.mark.parametrize("steps", [50, 1000, 4000])
+def test_cosine_table(steps):
+    """abar_i = f((i+1)/N) / f(0), arXiv 2102.09672 eq. 17, where the bound on beta, 0.999, has not been met."""
+    schedule = DDPM(steps, betas="cosine")
+    f = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
+    sigmas = torch.tensor([(f[0] / value - 1) ** 0.5 for value in f[1:-1]], dtype=F64)
+    torch.testing.assert_close(schedule.sigmas[:-1], sigmas, rtol=1e-7, atol=0)  # f cancels near 1 and near 0
+    last = (schedule.sigmas[-1] ** 2 + 1) / (schedule.sigmas[-2] ** 2 + 1)  # abar_{N-2} / abar_{N-1} = 1 / (1 - beta)
+    assert float(last) == pytest.approx(1000, rel=1e-9)
+    for dtype in (torch.float32, F64):
+        assert torch.equal(schedule.index(schedule.sigmas.to(dtype)), torch.arange(steps))
+
+
+def test_scaled_linear_table():
+    schedule = DDPM(3, 0.04, 0.36, "scaled_linear")  # roots 0.2, 0.4, 0.6
+    abar = torch.tensor([0.96, 0.96 * 0.84, 0.96 * 0.84 * 0.64], dtype=F64)
+    torch.testing.assert_close(schedule.sigmas, (1 / abar - 1).sqrt(), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_ddpm_step_from_an_index_uses_its_own_beta(dtype):
     t = torch.arange(1, 1001, dtype=dtype) / 1000
@@ -97,7 +118,14 @@ def test_per_row():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: VP(0.0), lambda: VP(2.0, 1.0), lambda: DDPM(0), lambda: DDPM(beta_end=1.0), lambda: EDM(0.0)],
+    [
+        lambda: VP(0.0),
+        lambda: VP(2.0, 1.0),
+        lambda: DDPM(0),
+        lambda: DDPM(beta_end=1.0),
+        lambda: DDPM(betas="jsd"),
+        lambda: EDM(0.0),
+    ],
 )
 def test_impossible_schedules_are_refused(make):
     with pytest.raises(ValueError, match="needs"):

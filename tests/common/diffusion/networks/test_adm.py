@@ -214,7 +214,7 @@ def test_config_rebuilds_the_network(network):
     [
         ({"image_size": 9}, "multiple of 2"),
         ({"model_channels": 48}, "multiples of 32; got 48"),
-        ({"num_heads": 7}, "7 attention heads must divide the width; got width 64"),
+        ({"num_heads": 7}, "num_heads must divide the width 64 .*got 7"),
     ],
 )
 def test_what_does_not_fit(change, message):
@@ -222,3 +222,27 @@ def test_what_does_not_fit(change, message):
         ADM(**(SMALL | change))
     with pytest.raises(ValueError, match="without num_classes"):
         ADM(**SMALL)(images(), torch.tensor([1, 2]), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_head_channels": 48}, "num_head_channels.* must divide the width 32 .*got 48"),
+        ({"num_head_channels": 24}, "num_head_channels.* must divide the width 32 .*got 24"),
+        ({"num_head_channels": 0}, "num_head_channels.* must divide the width 32 .*got 0"),
+        ({"num_heads": 5}, "num_heads must divide the width 32 .*got 5"),
+        ({"num_heads": 0}, "num_heads must divide the width 32 .*got 0"),
+        ({"num_heads_upsample": 3}, "num_heads must divide the width 32 .*got 3"),
+    ],
+)
+def test_heads_that_do_not_divide_the_width(options, message):
+    """At construction, not in the first forward pass."""
+    plain = {"image_size": 8, "model_channels": 32, "num_res_blocks": 1, "channel_mult": [1], "num_heads": 1}
+    with pytest.raises(ValueError, match=message):
+        ADM(**{**plain, "attention_resolutions": [1], **options})
+
+
+def test_edm_heads_that_do_not_divide_the_width():
+    """EDM counts width // 64 heads: 3 of them do not share 224 channels."""
+    with pytest.raises(ValueError, match="multiple of its 3 heads; got 224"):
+        EDMADM(8, model_channels=224, channel_mult=[1], num_blocks=1, attn_resolutions=[8])

@@ -1,0 +1,41 @@
+"""The body of diffusers' unconditional pipelines, an optional extra: their class, called as other networks are here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class UNet2D(nn.Module):
+    """diffusers' ``UNet2DModel`` as other networks here: ``network(sample, timestep)`` is its prediction, (B,C,H,W).
+
+    ``sample`` (B,C,H,W) model frame at unit variance, ``timestep`` (B,) the index of the noise level. ``options`` are
+    the model's own. Raises ``ValueError`` where diffusers is not installed, the options describe no such model, or it
+    is class-conditional (its labels know no "none", which a denoiser here needs).
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        options = {name: value for name, value in options.items() if not name.startswith("_")}
+        if options.get("num_class_embeds") is not None or options.get("class_embed_type") is not None:
+            raise ValueError("a UNet2DModel must be unconditional to be a denoiser here; this one takes classes.")
+        try:
+            self.unet: nn.Module = library().UNet2DModel(**options)
+        except (TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+            raise ValueError(f"these options describe no UNet2DModel of the installed diffusers ({error}).") from error
+        self.config = {"options": options}
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        prediction: Tensor = self.unet(sample, timestep, return_dict=False)[0]
+        return prediction
+
+
+def library() -> Any:
+    """The module ``diffusers``; ``ValueError`` with the way to install it where it is not."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ValueError(
+            'a pipeline of diffusers needs that library: pip install "robust-diffusion[diffusers]"'
+        ) from error
+    return diffusers
