@@ -3,10 +3,17 @@
 import pkgutil
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
+
+from common.diffusion.networks import NCSNpp
+from common.weights import CARDS, file_size
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,15 +44,69 @@ def test_dotted_names_exist():
         assert pkgutil.resolve_name(name) is not None
 
 
+def python(word):
+    """The one Python example with that word in it."""
+    (code,) = [text for language, text in BLOCKS if language == "python" and word in text]
+    return code
+
+
 def test_the_python_example_runs(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "tour").symlink_to(weights)
-    (code,) = [text for language, text in BLOCKS if language == "python"]
     namespace: dict[str, object] = {}
-    exec(compile(code.replace("steps=20, eot=4", "steps=2, eot=2"), "README.md", "exec"), namespace)
+    code = python("PGD").replace("steps=20, eot=4", "steps=2, eot=2")
+    exec(compile(code, "README.md", "exec"), namespace)
     image, adv = namespace["image"], namespace["adv"]
     assert 0 < float((adv - image).abs().max()) <= 8 / 255 + 1e-6
+
+
+@pytest.fixture
+def small_score_sde(tmp_path, monkeypatch):
+    """The card of Score-SDE's network: a small one in the publishers' layout, offered on this disk."""
+    options = {"image_size": 32, "nf": 8, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+    torch.manual_seed(0)
+    network = NCSNpp(**options)
+    average = [parameter.detach() for parameter in network.parameters()]
+    torch.save({"ema": {"decay": 0.9999, "shadow_params": average}, "step": 8}, tmp_path / "offered.pth")
+    card = CARDS["score_sde_cifar10"]
+    url = (tmp_path / "offered.pth").as_uri()
+    monkeypatch.setitem(CARDS, "score_sde_cifar10", replace(card, url=url, config=options, size=None))
+    monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
+
+
+def test_an_image_is_purified_in_three_lines(small_score_sde, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    levels = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(levels).save("cat.png")
+    code = python("published_denoiser")
+    assert len(code.partition("\n\n")[2].splitlines()) == 3
+    namespace: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    image, purified = namespace["image"], namespace["purified"]
+    assert torch.equal(image[0], torch.from_numpy(levels).permute(2, 0, 1) / 255)
+    assert purified.shape == (1, 3, 32, 32) and 0 < float((purified - image).abs().max()) < 10
+    assert (tmp_path / "cache" / "checkpoint_8.pth").is_file()
+
+
+def test_what_is_fetched_is_what_the_preset_needs():
+    lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+    (fetched,) = [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("robust-diffusion fetch")]
+    (preset,) = [shlex.split(line)[3] for line in lines if line.startswith("robust-diffusion predict")]
+    needed = re.findall(r"\.published_\w+, init_args: \{name: (\w+)\}", (ROOT / preset).read_text())
+    assert sorted(fetched) == sorted(needed) and len(needed) == 2
+
+
+def test_the_table_of_cards_is_what_they_say():
+    rows = [
+        re.split(r" *\| *", line)[1:-1] for line in README.splitlines() if line.startswith("| `") and " GB " in line
+    ]
+    found = {row[0].strip("`"): row[1:] for row in rows}
+    assert {*found} == {*CARDS}
+    for name, card in CARDS.items():
+        size, stated = file_size(name)
+        assert found[name] == [card.use, f"{'' if stated else 'about '}{size / 1e9:.2f} GB", card.licence]
+    assert [name for name, card in CARDS.items() if card.sha256] == ["guided_diffusion_imagenet256"]  # "of one file"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
