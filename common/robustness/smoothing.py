@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from scipy.stats import beta, norm
@@ -69,21 +70,25 @@ class Smoothing:
         if len(image) != len(noise):
             raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            chosen = self._counts(classifier, image, noise.stream("select"), self.n0).argmax(1)
-            counts = self._counts(classifier, image, noise.stream("estimate"), self.n)
-        agreed = counts.gather(1, chosen[:, None]).squeeze(1)
-        return [self._certificate(a, k) for a, k in zip(chosen.tolist(), agreed.tolist(), strict=True)]
+            chosen = self.counts(classifier, image, noise.stream("select"), self.n0).argmax(1)
+            return self._estimate(classifier, image, noise.stream("estimate"), chosen)
 
-    def _certificate(self, prediction: int, count: int) -> Certificate:
-        p_lower = clopper_pearson_lower(count, self.n, self.alpha)
+    def _estimate(self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor) -> list[Certificate]:
+        """Certificates that the ``chosen`` classes (B,) are the smoothed classifier's."""
+        agreed = self.counts(classifier, image, noise, self.n).gather(1, chosen[:, None]).squeeze(1).tolist()
+        bounds = [clopper_pearson_lower(count, self.n, self.alpha) for count in agreed]
+        return [self.certificate(*row, self.n) for row in zip(chosen.tolist(), bounds, agreed, strict=True)]
+
+    def certificate(self, prediction: int, p_lower: float, count: int, samples: int) -> Certificate:
+        """What ``P(f(x + sigma z) = prediction) >= p_lower`` certifies."""
         if p_lower <= 0.5:
-            return Certificate(ABSTAIN, 0.0, p_lower, self.n, count)
-        return Certificate(prediction, self.level * float(norm.ppf(p_lower)), p_lower, self.n, count)
+            return Certificate(ABSTAIN, 0.0, p_lower, samples, count)
+        return Certificate(prediction, self.level * float(norm.ppf(p_lower)), p_lower, samples, count)
 
-    def _counts(self, classifier: Classifier, image: Tensor, noise: Noise, n: int) -> Tensor:
-        """(B, num_classes) int64: how often f(x + sigma z) answered each class in n samples."""
+    def counts(self, classifier: Classifier, image: Tensor, noise: Noise, n: int, start: int = 0) -> Tensor:
+        """(B, num_classes) int64: how often f(x + sigma z) answered each class in samples start .. start + n - 1."""
         counts = torch.zeros(len(image) * self.num_classes, dtype=torch.int64, device=image.device)
-        for owner, rows in self._batches(noise, n):
+        for owner, rows in self._batches(noise, n, start):
             z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
             logits = classifier(image[owner] + self.level * z, rows)
             if logits.shape[1] != self.num_classes:
@@ -92,15 +97,16 @@ class Smoothing:
             counts += torch.bincount(owner * self.num_classes + logits.argmax(1), minlength=len(counts))
         return counts.view(len(image), self.num_classes)
 
-    def _batches(self, noise: Noise, n: int) -> Iterator[tuple[Tensor, Noise]]:
+    def _batches(self, noise: Noise, n: int, start: int) -> Iterator[tuple[Tensor, Noise]]:
         """B*n rows, image-major, at most batch_size at a time: which image each belongs to, and its noise."""
-        draws = noise.draws(n)
+        draws = noise.draws(n, start)
         owners = torch.arange(len(noise), device=noise.index.device).repeat_interleave(n)
-        for start in range(0, len(owners), self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        for first in range(0, len(owners), self.batch_size):
+            rows = slice(first, first + self.batch_size)
             yield owners[rows], draws.rows(rows)
 
 
+@lru_cache(maxsize=2**16)
 def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
     """One-sided exact lower bound for a binomial probability: p with ``P(Binomial(n, p) >= k) = alpha``; 0 for k = 0.
 
@@ -110,14 +116,6 @@ def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0,1); got {alpha}")
     return 0.0 if k == 0 else float(beta.ppf(alpha, k, n - k + 1))
-
-
-def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided interval (Clopper-Pearson) for a binomial probability after k successes in n trials."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0,1); got {level}")
-    tail = (1 - level) / 2
-    return clopper_pearson_lower(k, n, tail), 1 - clopper_pearson_lower(n - k, n, tail)
 
 
 def _check_count(k: int, n: int) -> None:

@@ -1,0 +1,128 @@
+"""Sequential certification: sound whatever stops it, the fixed procedure's samples, and far fewer of them."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier
+from common.robustness.sequential import Sequential
+from common.robustness.smoothing import ABSTAIN, Smoothing, clopper_pearson_lower
+
+SIGMA = 0.5
+
+
+class Known(Classifier):
+    """Class 1 with probability Phi(pixel / sigma) under smoothing: a half-space at that distance, told by one pixel."""
+
+    def forward(self, image, noise=None):
+        side = image.flatten(1)[:, 0]
+        return torch.stack((-side, side), 1)
+
+
+def images(*distances):
+    return torch.tensor(distances).view(-1, 1, 1, 1)
+
+
+def rows(n, seed=0):
+    return Noise.of(seed, torch.arange(n))
+
+
+def certify(distance, runs, procedure, seed=0):
+    return procedure.certify(Known(), images(distance).expand(runs, 1, 1, 1), rows(runs, seed))
+
+
+@pytest.mark.parametrize("distance", [0.02, 0.3, 0.75])
+@pytest.mark.parametrize(
+    "procedure",
+    [
+        Smoothing(SIGMA, n0=10, n=400, alpha=0.05, num_classes=2, batch_size=2**15),
+        Sequential(SIGMA, n0=10, n=400, alpha=0.05, num_classes=2, batch_size=2**15, targets=(0.25, 0.5, 0.75), first=25),
+        Sequential(SIGMA, n0=10, n=400, alpha=0.05, num_classes=2, batch_size=2**15, targets=(0.2,), first=10, growth=1.3),
+    ],
+    ids=["fixed", "ladder", "many stages"],
+)
+def test_the_promised_error_rate_holds_over_two_thousand_certificates(procedure, distance):
+    """Share of radii above the truth <= alpha. The test itself errs with chance 1e-4: 100 + 3.72 sqrt(95) wrong ones.
+
+    Class 0, should the selection take it, has a true radius of -distance, so any certificate of it is wrong too.
+    """
+    certificates = certify(distance, 2000, procedure, seed=7)
+    truth = {1: distance, 0: -distance, ABSTAIN: 0.0}
+    wrong = sum(c.radius > truth[c.prediction] for c in certificates)
+    assert wrong <= 100 + 3.72 * math.sqrt(2000 * 0.05 * 0.95)
+
+
+def test_without_giving_up_the_last_stage_is_the_fixed_procedure():
+    """A target that the images hardly reach: all n samples, the same counts, and the bound at alpha / J."""
+    fixed = Smoothing(SIGMA, n0=10, n=400, alpha=0.01, num_classes=2)
+    ladder = Sequential(SIGMA, n0=10, n=400, alpha=0.01, num_classes=2, targets=(0.75,), first=100, futility=0.0)
+    assert ladder.stages == [100, 200, 400]
+    given = images(0.78, 0.8, 0.82), rows(3)
+    for one, other in zip(fixed.certify(Known(), *given), ladder.certify(Known(), *given), strict=True):
+        if other.samples == 400:
+            assert other.count == one.count
+            assert other.p_lower >= clopper_pearson_lower(one.count, 400, 0.01 / 3)
+    assert any(c.samples == 400 for c in ladder.certify(Known(), *given))
+
+
+def test_an_image_stops_at_the_first_stage_that_certifies_its_target():
+    ladder = Sequential(SIGMA, n0=10, n=10_000, num_classes=2, targets=(0.25,))
+    certificate, *_ = ladder.certify(Known(), images(2.0), rows(1))
+    assert (certificate.samples, certificate.count) == (100, 100)
+    expected = SIGMA * norm.ppf(clopper_pearson_lower(100, 100, 0.001 / len(ladder.stages)))
+    assert certificate.radius == pytest.approx(expected)
+    assert expected > 0.25
+
+
+def test_an_image_without_hope_is_given_up():
+    ladder = Sequential(SIGMA, n0=100, n=10_000, num_classes=2, targets=(0.75,))
+    (certificate,) = ladder.certify(Known(), images(0.05), rows(1))
+    assert certificate.samples == 100
+
+
+def test_few_samples_answer_one_question():
+    """40 distances up to 1.2, the target 0.5: the same answers as 10,000 samples on all but those right at the edge."""
+    distances = torch.linspace(0.03, 1.2, 40)
+    given = images(*distances.tolist()), rows(40)
+    fixed = Smoothing(SIGMA, num_classes=2, n=10_000).certify(Known(), *given)
+    ladder = Sequential(SIGMA, num_classes=2, n=10_000, targets=(0.5,)).certify(Known(), *given)
+    differ = sum((a.radius >= 0.5) != (b.radius >= 0.5) for a, b in zip(fixed, ladder, strict=True))
+    assert differ <= 1
+    assert sum(c.samples for c in ladder) < 40 * 10_000 / 5
+    curve = Sequential(SIGMA, num_classes=2, n=10_000, targets=(0.25, 0.5, 0.75)).certify(Known(), *given)
+    assert sum(c.samples for c in ladder) < sum(c.samples for c in curve) < 40 * 10_000
+
+
+def test_certificates_do_not_depend_on_company_or_batch_size():
+    given = images(0.1, 0.3, 0.5, 0.9, 2.0)
+    settings = {"num_classes": 2, "n": 3000, "targets": (0.25, 0.75)}
+    whole = Sequential(SIGMA, **settings).certify(Known(), given, rows(5))
+    parts = [
+        Sequential(SIGMA, batch_size=7, **settings).certify(Known(), given[i : i + 1], rows(5).rows(slice(i, i + 1)))[0]
+        for i in range(5)
+    ]
+    assert whole == parts
+    assert len({c.samples for c in whole}) > 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targets": ()}, "targets must be radii"),
+        ({"targets": (0.5, 0.25)}, "ascending"),
+        ({"targets": (-0.1,)}, "targets must be radii >= 0"),
+        ({"first": 0}, "1 <= first"),
+        ({"growth": 1.0}, "growth > 1"),
+        ({"futility": 0.5}, r"in \[0, 0.5\)"),
+        ({"n": 100, "targets": (2.0,)}, r"100 samples at sigma 0\.5 certify at most .*got the target 2"),
+        ({"n0": 200, "n": 100}, "n0 <= n"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"num_classes": 1}, "num_classes"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sequential(**{"sigma": SIGMA, "num_classes": 2, **settings})
