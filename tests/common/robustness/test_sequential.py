@@ -12,6 +12,7 @@ from common.robustness.sequential import Sequential
 from common.robustness.smoothing import ABSTAIN, Smoothing, clopper_pearson_lower
 
 SIGMA = 0.5
+COMMON = {"n0": 10, "n": 400, "alpha": 0.05, "num_classes": 2, "batch_size": 2**15}
 
 
 class Known(Classifier):
@@ -38,9 +39,9 @@ def certify(distance, runs, procedure, seed=0):
 @pytest.mark.parametrize(
     "procedure",
     [
-        Smoothing(SIGMA, n0=10, n=400, alpha=0.05, num_classes=2, batch_size=2**15),
-        Sequential(SIGMA, n0=10, n=400, alpha=0.05, num_classes=2, batch_size=2**15, targets=(0.25, 0.5, 0.75), first=25),
-        Sequential(SIGMA, n0=10, n=400, alpha=0.05, num_classes=2, batch_size=2**15, targets=(0.2,), first=10, growth=1.3),
+        Smoothing(SIGMA, **COMMON),
+        Sequential(SIGMA, **COMMON, targets=(0.25, 0.5, 0.75), first=25),
+        Sequential(SIGMA, **COMMON, targets=(0.2,), first=10, growth=1.3),
     ],
     ids=["fixed", "ladder", "many stages"],
 )
