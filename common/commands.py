@@ -54,7 +54,8 @@ def _on_card(name: str) -> str:
     known = "stated" if card.sha256 else "not stated, the first file is trusted"
     part, here = weights.unfinished(path), f"not here yet: {path}"
     if path.exists():
-        here = f"[green]fetched[/]: {path}"
+        right = not stated or path.stat().st_size == size
+        here = f"[green]fetched[/]: {path}" if right else f"[red]another file[/]: {path}"
     elif part.exists():
         here = f"{part.stat().st_size / size:.0%} fetched: {part}"
     about = "" if stated else "about "

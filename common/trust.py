@@ -116,9 +116,11 @@ def _note(path: Path, found: str, known: Mark | None, wanted: Card, console: Con
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, mark)
     except OSError as error:  # a cache that others own
-        console.print(f"  what {path.name} is could not be noted ({error}): it will be hashed on every use")
+        what = f"  what {path.name} is could not be noted ({error}): it will be hashed on every use"
+        console.print(what, markup=False, soft_wrap=True)
     if wanted.sha256 is None and known is None:
         console.print(
             f"  [yellow]unverified[/]: nobody has stated the sha256 of {path.name}. This file's is {found}; "
-            "it is trusted from now on, and any change will be refused."
+            "it is trusted from now on, and any change will be refused.",
+            soft_wrap=True,
         )

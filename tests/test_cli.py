@@ -171,6 +171,9 @@ def test_fetch_puts_files_into_the_cache(offered, capsys):
     cli.main(["fetch"])
     said = capsys.readouterr().out
     assert f"fetched: {offered / 'one'}\n" in said and f"50% fetched: {offered / 'two.part'}\n" in said
+    (offered / "one").write_bytes(b"one")
+    cli.main(["fetch"])
+    assert f"another file: {offered / 'one'}\n" in capsys.readouterr().out
 
 
 def test_fetch_refuses_what_changed_until_it_is_forced(offered, capsys):
