@@ -107,9 +107,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         run(args)
     except (OSError, ValueError, MisconfigurationException) as error:
-        # jsonargparse lists every type that a value did not fit; the reason is what our constructor said
-        hidden = error.__cause__ if str(error).startswith("Does not validate") else None
-        reason = hidden if isinstance(hidden, OSError | ValueError) else error
+        reason: BaseException = error
+        # jsonargparse lists every type that a value did not fit, in each nest; the reason is what our constructor said
+        while str(reason).startswith("Does not validate") and isinstance(reason.__cause__, OSError | ValueError):
+            reason = reason.__cause__
         if args is not None or os.environ.get("ROBUST_DIFFUSION_DEBUG"):
             if reason is error:
                 raise

@@ -151,6 +151,13 @@ def test_subsets_are_named_on_the_command_line(words, expected):
     assert data.subset == expected
 
 
+def test_what_is_wrong_with_a_list_is_all_that_is_said(tiny_test, tmp_path):
+    (tmp_path / "twice.txt").write_text("3 4 3")
+    listed = {"class_path": "Listed", "init_args": {"file": str(tmp_path / "twice.txt")}}
+    with pytest.raises(ValueError, match=r"^\S+twice.txt must name each image once; \[3\] come again$"):
+        cli.main(["test", "-c", str(tiny_test(data={"subset": listed}))])
+
+
 def test_records_keep_the_whole_sets_indices():
     data = Digits(subset=Seeded(2), test_images=20, batch_size=7)
     data.setup("test")
