@@ -94,7 +94,7 @@ class LangevinDiffPure(DiffusionPurifier):
         pull = per_row(s, x) * x - anchor
         return super().denoise(x, sigma) - per_row(s, x) * per_row(sigma, x) ** 2 / self.sigma2 * pull
 
-    def _diffuse(self, x0: Tensor, noise: Noise) -> Tensor:
+    def _diffuse(self, x0: Tensor, noise: Noise, t: Tensor | None = None) -> Tensor:
         return x0
 
     def _sigmas(self) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from common.diffusion.grids import TimeGrid
 from common.diffusion.reverse import ReverseProcess
-from common.diffusion.solvers import EulerMaruyama, TorchSDE, reverse_drift
+from common.diffusion.solvers import MARGINAL, EulerMaruyama, Solver, TorchSDE, as_solver, reverse_drift
 from common.noise import Noise
 
 Reverse = Callable[[ReverseProcess, Tensor, Noise, tuple[Tensor, ...]], Tensor]
@@ -33,8 +33,11 @@ class Gradient(Protocol):
     ``reverse(process, xt, noise, context)`` returns the final state, connected to xt and to every context tensor.
     ``purify(purification, image)`` runs a whole purification with that reverse; ``purification(image, reverse)``
     calls ``reverse`` only when a gradient is recorded. ``check(process)`` raises ``ValueError`` for a process that it
-    cannot serve.
+    cannot serve. ``attacked(process)`` is the process that ``reverse`` runs, forward pass included. ``stepwise`` says
+    that it goes through `ReverseProcess.walk`, and that a gradient flows back from each state on the way.
     """
+
+    stepwise: bool = False
 
     def reverse(self, process: ReverseProcess, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor: ...
 
@@ -44,9 +47,14 @@ class Gradient(Protocol):
     def check(self, process: ReverseProcess) -> None:
         return None
 
+    def attacked(self, process: ReverseProcess) -> ReverseProcess:
+        return process
+
 
 class Full(Gradient):
     """Backpropagation through the whole loop: exact; memory grows with the number of steps."""
+
+    stepwise = True
 
     def reverse(self, process: ReverseProcess, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
         return process.run(xt, noise, context)
@@ -61,6 +69,8 @@ class Checkpoint(Gradient):
     recomputing does not reproduce it bit for bit, which tells redrawn noise, dropout or non-deterministic kernels.
     """
 
+    stepwise = True
+
     def __init__(self, verify: bool = False) -> None:
         self.verify = verify
 
@@ -70,9 +80,7 @@ class Checkpoint(Gradient):
         def step(k: int, x: Tensor, *given: Tensor) -> Tensor:
             return process.step(k, x, draws, *given)
 
-        for k in range(1, process.grid.steps + 1):
-            xt = _RecomputedStep.apply(step, k, self.verify, xt, *context)
-        return xt
+        return process.walk(lambda k, x: _RecomputedStep.apply(step, k, self.verify, x, *context), xt)
 
 
 class _RecomputedStep(torch.autograd.Function):
@@ -133,7 +141,7 @@ class Adjoint(Gradient):
         self.t_end = t_end
         self.adjoint_method = adjoint_method
 
-    def _process(self, process: ReverseProcess) -> ReverseProcess:
+    def attacked(self, process: ReverseProcess) -> ReverseProcess:
         if self.dt is None and self.t_end is None:
             return process
         times = _times(process)
@@ -148,14 +156,14 @@ class Adjoint(Gradient):
                 f"the adjoint is that of the reverse SDE by Euler-Maruyama; got the solver {type(solver).__name__}. "
                 'Use solver="euler_maruyama", or the exact gradient="checkpoint"'
             )
-        times = _times(self._process(process))
+        times = _times(self.attacked(process))
         if max(abs(times[0] - k * (times[0] - times[1]) - t) for k, t in enumerate(times[:-1])) > 1e-9:
             raise ValueError("the adjoint needs a grid of equal steps (the last may be shorter); use TimeGrid.uniform")
 
     def reverse(self, process: ReverseProcess, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
         from common.diffusion.reverse_sde import integrate_adjoint  # torchsde is slow to import and rarely needed
 
-        process = self._process(process)
+        process = self.attacked(process)
         draws = process.draws(noise, xt)
         if draws is None:
             raise ValueError("the adjoint of the reverse SDE needs a stochastic solver")
@@ -209,29 +217,46 @@ class _Identity(torch.autograd.Function):
 class Surrogate(Gradient):
     """The exact gradient of a coarser sampler (Lee and Kim, arXiv 2303.09051): weaker than that of the deployed one.
 
-    While a gradient is recorded the process runs in ``steps`` equal steps over the same times, forward pass included;
-    without one it runs as deployed. ``gradient`` differentiates the coarse process.
+    While a gradient is recorded the process runs in ``steps`` equal steps over the same times, by ``solver`` if one is
+    given, forward pass included; without one it runs as deployed. ``steps=None`` keeps the grid, and needs a solver.
+    ``gradient`` differentiates that process.
     """
 
-    def __init__(self, steps: int = 20, gradient: "str | Gradient" = "checkpoint") -> None:
-        if steps < 1:
-            raise ValueError(f"a surrogate needs steps >= 1; got {steps}")
+    def __init__(
+        self, steps: int | None = 20, gradient: str | Gradient = "checkpoint", solver: str | Solver | None = None
+    ) -> None:
+        if (solver if steps is None else steps) is None or (steps is not None and steps < 1):
+            raise ValueError(f"a surrogate needs steps >= 1, or None and another solver; got steps={steps}")
         self.steps = steps
         self.gradient = as_gradient(gradient)
+        self.solver = None if solver is None else as_solver(solver)
+        if isinstance(self.solver, TorchSDE):
+            raise ValueError('torchsde is no surrogate\'s solver. Use solver="euler_maruyama"')
 
-    def _process(self, process: ReverseProcess) -> ReverseProcess:
-        return replace(process, grid=process.grid.coarsen(self.steps))
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        return self.gradient.stepwise
+
+    def attacked(self, process: ReverseProcess) -> ReverseProcess:
+        return self.gradient.attacked(self._surrogate(process))
+
+    def _surrogate(self, process: ReverseProcess) -> ReverseProcess:
+        grid = process.grid if self.steps is None else process.grid.coarsen(self.steps)
+        return replace(process, grid=grid, solver=self.solver or process.solver)
 
     def check(self, process: ReverseProcess) -> None:
-        if self.steps >= process.grid.steps:
+        steps, deployed = self.steps or 1, process.grid.steps
+        if steps > deployed or (steps == deployed and self.solver is None):
             raise ValueError(
-                f"a surrogate must have fewer steps than the deployed process, {process.grid.steps}; got {self.steps}. "
-                'Lower Surrogate(steps), or use the exact gradient="checkpoint"'
+                f"a surrogate must have fewer steps than the deployed process, {deployed}, or as many of another "
+                f'solver; got {steps}. Lower Surrogate(steps), or use the exact gradient="checkpoint"'
             )
-        self.gradient.check(self._process(process))
+        if self.solver is not None and not isinstance(process.solver, MARGINAL):
+            raise ValueError(f"no other solver stands in for {type(process.solver).__name__}. Use Surrogate(steps)")
+        self.gradient.check(self._surrogate(process))
 
     def reverse(self, process: ReverseProcess, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
-        return self.gradient.reverse(self._process(process), xt, noise, context)
+        return self.gradient.reverse(self._surrogate(process), xt, noise, context)
 
 
 @dataclass(frozen=True)

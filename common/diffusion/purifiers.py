@@ -1,6 +1,8 @@
 """Purifiers: image -> image. Diffuse to t_star, run the reverse process, hand the result to whoever classifies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from common.diffusion.grids import Grid, TimeGrid
 from common.diffusion.reverse import ReverseProcess
 from common.diffusion.schedules import Schedule, per_row
 from common.diffusion.solvers import Solver, as_solver
+from common.diffusion.trajectories import Trajectory
+from common.findings import Finding
 from common.noise import Noise
 from common.units import to_model, to_pixel
 
@@ -43,7 +47,7 @@ class DiffusionPurifier(Purifier):
       said in ``common.diffusion.gradients``.
 
     A gradient is recorded when grad mode is on and the image requires one; otherwise no graph is formed. Subclasses
-    guide the process by ``prepare`` and ``denoise``.
+    guide the process by ``prepare`` and ``denoise``. Attacks find ``differentiated`` and ``recorded`` by these names.
 
     Raises ``ValueError`` for times out of range, unknown names, noise levels that the denoiser does not know.
     """
@@ -64,6 +68,7 @@ class DiffusionPurifier(Purifier):
         self.grid = TimeGrid.uniform(t_star, t_end, steps, t_max=schedule.t_max)
         self.solver = as_solver(solver)
         self.gradient = as_gradient(gradient)
+        self._trajectories: list[Trajectory] | None = None
         self._check()
 
     def _grid(self, noise: Noise | None) -> Grid:
@@ -118,6 +123,42 @@ class DiffusionPurifier(Purifier):
 
         return gradient.purify(purification, image)
 
+    @contextmanager
+    def differentiated(self, gradient: str | Gradient) -> Iterator[bool]:
+        """Another ``gradient`` than the purifier's own, while the context lasts.
+
+        Yields whether what is asked while a gradient is recorded still gets the deployed process's answer: a surrogate
+        gives another. Raises ``ValueError`` at once for an unknown name and for one that does not serve the process.
+        """
+        other, own, process = as_gradient(gradient), self.gradient, self._process()
+        other.check(process)
+        self.gradient = other
+        try:
+            yield other.attacked(process) is process
+        finally:
+            self.gradient = own
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Trajectory]]:
+        """The trajectories of all purifications that record a gradient while the context lasts, in their order.
+
+        Raises ``ValueError`` at once where the states on the way have no gradient.
+        """
+        if not self.gradient.stepwise:
+            name = type(self.gradient).__name__
+            raise ValueError(f'the gradient {name} does not reach the states on the way. Use gradient="checkpoint"')
+        outer, self._trajectories = self._trajectories, []
+        try:
+            yield self._trajectories
+        finally:
+            self._trajectories = outer
+
+    def verify(self, image: Tensor, noise: Noise, double: "DiffusionPurifier | None" = None) -> list[Finding]:
+        """What ``common.diffusion.verification`` finds; ``double`` is a float64 copy."""
+        from common.diffusion.verification import verify  # which differentiates purifiers
+
+        return verify(self, image, noise, double)
+
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """x_{t*} in pixels, the start of the reverse process that ``forward`` runs with the same noise."""
         return to_pixel(self._diffuse(to_model(image), self._noise(image, noise)))
@@ -130,8 +171,9 @@ class DiffusionPurifier(Purifier):
             raise ValueError(f"noise must have one row per image, {len(image)}; got {len(noise)}. Use noise.draws(n)")
         return noise.to(image.device)
 
-    def _diffuse(self, x0: Tensor, noise: Noise) -> Tensor:
-        t = self._grid(noise).interval(1)[0]
+    def _diffuse(self, x0: Tensor, noise: Noise, t: Tensor | None = None) -> Tensor:
+        """x_t of x0 and z_0; by default where the reverse process starts."""
+        t = self._grid(noise).interval(1)[0] if t is None else t
         z = noise.normal(0, x0.shape[1:]).to(x0)
         return per_row(self.schedule.scale(t), x0) * (x0 + per_row(self.schedule.sigma(t), x0) * z)
 
@@ -141,8 +183,12 @@ class DiffusionPurifier(Purifier):
         recording = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x0, *context))
         with torch.set_grad_enabled(recording):
             xt = self._diffuse(x0, noise)
-            run = reverse if recording else ReverseProcess.run
-            return to_pixel(run(self._process(noise), xt, noise, context))
+            process, run = self._process(noise), reverse if recording else ReverseProcess.run
+            if recording and self._trajectories is not None:
+                trajectory = Trajectory(noise, lambda t: self._diffuse(x0, noise, t))
+                self._trajectories.append(trajectory)
+                process = replace(process, watch=trajectory.see)
+            return to_pixel(run(process, xt, noise, context))
 
 
 def measure_gradient(

@@ -38,12 +38,14 @@ class ReverseProcess:
 
     ``denoise(x, sigma, *context)``; the context are tensors computed once per purification. Every tensor through
     which a gradient must flow is the state or part of the context: a tensor that ``denoise`` closes over gets none.
+    ``watch(t_k, x_{t_k})`` is called after each step of a run, not when one is recomputed.
     """
 
     denoise: Callable[..., Tensor]
     schedule: Schedule
     solver: Solver
     grid: Grid
+    watch: Callable[[Tensor, Tensor], None] | None = None
 
     def draws(self, noise: Noise, like: Tensor) -> Draws | None:
         """Noise for all steps, step k of the process being step k of ``noise``; None for a deterministic solver."""
@@ -66,8 +68,14 @@ class ReverseProcess:
         is differentiated alone, and the two agree in the last bit.
         """
         draws = self.draws(noise, xt)
+        return self.walk(lambda k, x: self.step(k, x, draws, *(tensor.view_as(tensor) for tensor in context)), xt)
+
+    def walk(self, step: Callable[[int, Tensor], Tensor], xt: Tensor) -> Tensor:
+        """``x_{t_k} = step(k, x_{t_{k-1}})`` for k = 1..S, the loop of every run; the last state."""
         for k in range(1, self.grid.steps + 1):
-            xt = self.step(k, xt, draws, *(tensor.view_as(tensor) for tensor in context))
+            xt = step(k, xt)
+            if self.watch is not None:
+                self.watch(self.grid.interval(k)[1], xt)
         return xt
 
     def sigmas(self) -> Tensor:

@@ -240,6 +240,9 @@ class TorchSDE(Solver):
         return integrate_step(drift, schedule.diffusion, xt, t, t_next, z, self.method)
 
 
+MARGINAL = (EulerMaruyama, Ancestral, DDIM, ProbabilityFlowEuler, ProbabilityFlowHeun, TorchSDE)
+"""The solvers whose states have the schedule's marginals: each can stand in for another."""
+
 _SOLVERS: dict[str, Callable[[], Solver]] = {
     "euler_maruyama": EulerMaruyama,
     "ancestral": Ancestral,

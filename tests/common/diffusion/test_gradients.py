@@ -10,7 +10,7 @@ from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Full, Gradient
 from common.diffusion.grids import TimeGrid
 from common.diffusion.purifiers import DiffusionPurifier, measure_gradient
 from common.diffusion.schedules import DDPM, VP, per_row
-from common.diffusion.solvers import DDIM, Ancestral
+from common.diffusion.solvers import DDIM, Ancestral, Solver
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 
@@ -307,6 +307,64 @@ def test_surrogate_is_the_coarse_process_only_while_recording():
     assert not torch.equal(coarse(x, NOISE), deployed(x, NOISE))
     with pytest.raises(ValueError, match="fewer steps"):
         DiffusionPurifier(mixture(0.1), VP(), 0.1, steps=5, gradient=Surrogate(5))
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_surrogate_by_another_solver(steps):
+    surrogate = DiffusionPurifier(mixture(0.1), VP(), 0.1, 6, gradient=Surrogate(steps, solver="ddim"))
+    other = DiffusionPurifier(mixture(0.1), VP(), 0.1, steps or 6, "ddim")
+    deployed = DiffusionPurifier(mixture(0.1), VP(), 0.1, 6)
+    x = image(side=4)
+    assert torch.equal(surrogate(x, NOISE), deployed(x, NOISE))
+    torch.testing.assert_close(surrogate(x.clone().requires_grad_(), NOISE), other(x, NOISE), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient_of(surrogate, x), gradient_of(other, x), rtol=1e-9, atol=1e-12)
+    assert not torch.equal(other(x, NOISE), deployed(x, NOISE))
+
+
+class Still(Solver):
+    """Goes nowhere, so not through the schedule's marginals."""
+
+    stochastic = False
+
+    def step(self, denoise, schedule, xt, t, t_next, z, last=False):
+        return xt
+
+
+def test_surrogates_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="or None and another solver; got steps=None"):
+        Surrogate(None)
+    with pytest.raises(ValueError, match="no surrogate's solver"):
+        Surrogate(None, solver="torchsde")
+    with pytest.raises(ValueError, match="fewer steps than the deployed process, 5, or as many of another"):
+        DiffusionPurifier(mixture(0.1), VP(), 0.1, 5, gradient=Surrogate(6, solver="ddim"))
+    with pytest.raises(ValueError, match="no other solver stands in for Still"):
+        DiffusionPurifier(mixture(0.1), VP(), 0.1, solver=Still(), gradient=Surrogate(None, solver="ddim"))
+    with pytest.raises(ValueError, match="Euler-Maruyama"):
+        DiffusionPurifier(mixture(0.1), VP(), 0.1, 6, gradient=Surrogate(3, "adjoint", "ddim"))
+
+
+# ---- another gradient for a while ----
+
+
+def test_another_gradient_for_a_while():
+    purifier, x = DiffusionPurifier(mixture(0.1), VP(), 0.1, 6), image(side=4)
+    with purifier.differentiated("bpda") as deployed:
+        assert deployed
+        assert isinstance(purifier.gradient, BPDA)
+    with purifier.differentiated(Surrogate(2)) as deployed:
+        assert not deployed
+        assert torch.equal(gradient_of(purifier, x), gradient_of(DiffusionPurifier(mixture(0.1), VP(), 0.1, 2), x))
+    with pytest.raises(ValueError, match="one row per image"), purifier.differentiated(Surrogate(2)):
+        purifier(x[:1], NOISE)
+    assert isinstance(purifier.gradient, Checkpoint)
+    for gradient, deployed in (("adjoint", True), (Adjoint(t_end=1e-3), False), (Surrogate(2, "adjoint"), False)):
+        with purifier.differentiated(gradient) as same:
+            assert same is deployed
+    with pytest.raises(ValueError, match="gradient must be one of"), purifier.differentiated("exact"):
+        pass
+    with pytest.raises(ValueError, match="fewer steps"), purifier.differentiated(Surrogate(6)):
+        pass
+    assert isinstance(purifier.gradient, Checkpoint)
 
 
 def test_gradient_error_of_known_vectors():

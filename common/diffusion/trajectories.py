@@ -1,0 +1,40 @@
+"""What a purification went through: its states on the way back, beside those of the way there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from common.noise import Noise
+
+
+@dataclass
+class Trajectory:
+    """The states of a purification whose gradient is recorded; a gradient flows from each of them to the image.
+
+    ``states[k - 1]`` is (t_k, x'_{t_k}), the reverse process after its step k, and ``diffused(t)`` is x_t, the image
+    diffused to t with the noise z_0 that the purification began with. Both (B,C,H,W), model frame. ``noise`` are the
+    rows that drove it.
+    """
+
+    noise: Noise
+    diffused: Callable[[Tensor], Tensor]
+    states: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def see(self, t: Tensor, xt: Tensor) -> None:
+        """Takes down the next state."""
+        self.states.append((t, xt))
+
+    def deviation(self, times: int | None = None) -> Tensor:
+        """``mean_k ||x_{t_k} - x'_{t_k}||^2`` over ``times`` different k of 1..S (None: all), (B,).
+
+        They are drawn uniformly, from the noise's seed: the same for all rows, whatever the batch.
+        """
+        chosen = self.states
+        if times is not None and times < len(chosen):
+            one = Noise.of(self.noise.seed, torch.zeros(1, dtype=torch.int64)).stream("times")
+            order = one.uniform(0, (len(chosen),), torch.float64)[0].argsort()
+            chosen = [chosen[k] for k in order[:times].tolist()]
+        gaps = [(self.diffused(t) - xt).flatten(1).square().sum(1) for t, xt in chosen]
+        return torch.stack(gaps).mean(0)
