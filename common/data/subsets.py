@@ -111,12 +111,14 @@ class Listed(Subset):
         path = Path(file).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"no index file {path}; it holds the indices of test images, one per line")
-        text = re.sub(r"#.*", "", path.read_text())
-        words = [word for word in re.split(r"[\s,\[\]]+", text) if word]
-        wrong = [word for word in words if not word.isdecimal()]
+        text = re.sub(r"#.*", "", path.read_text(encoding="utf-8-sig", errors="replace")).strip()
+        if text.startswith("[") and text.endswith("]"):
+            text = text[1:-1]
+        words = [word for word in re.split(r"[\s,]+", text) if word]
+        wrong = [word[:20] for word in words if not word.isdecimal()]
         if wrong or not words:
-            raise ValueError(f"{path} must hold indices >= 0, one per line; got {wrong[:3] or 'an empty file'}")
-        self._indices = [int(word) for word in words]
+            raise ValueError(f"{path} must hold indices >= 0, one per line; got {wrong[:3] or 'none'}")
+        self._file, self._indices = path, [int(word) for word in words]
         if again := [index for index, times in Counter(self._indices).items() if times > 1]:
             raise ValueError(f"{path} must name each image once; {again[:3]} come again")
         self.images = len(words)
@@ -124,7 +126,8 @@ class Listed(Subset):
 
     def order(self, labels: Tensor) -> list[int]:
         if max(self._indices) >= len(labels):
-            raise ValueError(f"indices must be below {len(labels)}, the test images; the list has {max(self._indices)}")
+            many = f"indices must be below {len(labels)}, the number of test images"
+            raise ValueError(f"{many}; {self._file} has {max(self._indices)}")
         return list(self._indices)
 
 

@@ -105,7 +105,7 @@ def test_every_starts_where_it_is_told():
     assert Every(4, start=1).order(CIFAR[:10]) == [1, 5, 9]
 
 
-@pytest.mark.parametrize("text", ["7\n2 # a comment, with 5\n\n9", "[7, 2, 9]", "7, 2,\t9\n"])
+@pytest.mark.parametrize("text", ["7\n2 # a comment, with 5\n\n9", "[7, 2, 9]", "7, 2,\t9\r\n", "\ufeff7 2 9"])
 def test_an_index_file_is_followed_to_the_letter(tmp_path, text):
     (tmp_path / "list.txt").write_text(text)
     listed = Listed(tmp_path / "list.txt")
@@ -120,11 +120,20 @@ def test_an_index_file_is_followed_to_the_letter(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "empty"), ("1\n-2", "indices >= 0"), ("3 x", "'x'"), ("3 4 3", r"\[3\] come again"), ("1.5", "1.5")],
+    [
+        ("", "got none"),
+        ("# 3", "got none"),
+        ("1\n-2", "indices >= 0"),
+        ("3 x", "'x'"),
+        ("3 4 3", r"\[3\] come again"),
+        ("1.5", "1.5"),
+        ("[1, 2,", r"'\[1'"),  # cut short
+        ("\udcff\udcfe1", "indices >= 0"),  # no text
+    ],
 )
 def test_a_bad_index_file_is_refused(tmp_path, text, message):
-    (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    (tmp_path / "list.txt").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=rf"list\.txt.*{message}"):
         Listed(tmp_path / "list.txt")
 
 
