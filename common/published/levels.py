@@ -73,6 +73,7 @@ def _score_sde(body: nn.Module, options: Options) -> Denoiser:
     """
     fourier = options.get("embedding_type") == "fourier"
     process = options.get("sde", "vesde" if fourier or options.get("scale_by_sigma") else "vpsde")
+    process = str(process).lower()
     if process == "vesde":
         return _exploding(body, options, fourier)
     if process != "vpsde":

@@ -74,6 +74,8 @@ def flatten(config: Mapping[str, Any] | None) -> Options:
 
     From the section ``training`` come the process (``sde``) and whether its time is ``continuous``.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"config must be the publishers' options, by name; got a {type(config).__name__}: {config!r}.")
     config = dict(config or {})
     training = config.pop("training") if isinstance(config.get("training"), Mapping) else {}
     names = ("config",) if isinstance(config.get("config"), Mapping) else ("data", "model", "diffusion")

@@ -112,7 +112,7 @@ def test_a_network_that_predicts_the_image(extra, loaded):
 @pytest.mark.parametrize("scales", [1000, 2000])
 def test_continuous_time_is_999_t_however_many_scales(scales, loaded):
     config = {"data": {"image_size": 8, "centered": True}, "model": NCSN | {"num_scales": scales}, "optim": {"lr": 1}}
-    denoiser, _, told = loaded("score_sde", config | {"training": {"sde": "vpsde", "continuous": True, "n_iters": 7}})
+    denoiser, _, told = loaded("score_sde", config | {"training": {"sde": "VPSDE", "continuous": True, "n_iters": 7}})
     assert isinstance(denoiser, EpsDenoiser)
     t = torch.tensor([0.1, 0.5])
     denoiser(images(t), VP().sigma(t.double()).float())

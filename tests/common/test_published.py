@@ -220,6 +220,20 @@ def test_tensors_of_old_torch_are_mapped_exactly(tmp_path):
         torch.testing.assert_close(value, content[name].detach(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("averaged", [True, False])
+def test_networks_outlive_their_mapped_files(averaged, zipped, file_of):
+    path, config, reference = file_of("score_sde")
+    content = torch.load(path, weights_only=True) if averaged else reference.state
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    network = load_network(path, "score_sde", config)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value.detach(), reference.state[name], rtol=0, atol=0)
+        assert value.data_ptr() % 4 == 0
+
+
 def test_files_of_old_torch_without_batch_counters(file_of):
     path, config, reference = file_of("robustbench_wrn")
     torch.save({k: v for k, v in reference.state.items() if not k.endswith("num_batches_tracked")}, path)
@@ -285,6 +299,8 @@ def test_sections_and_manifests_are_flattened():
     assert flatten({"image_size": 8, "sde": "vesde", "model": {"nf": 4}}) == {"image_size": 8, "sde": "vesde", "nf": 4}
     assert flatten({"format": "x", "config": {"nf": 4}, "image_size": 8, "tensors": {}}) == {"nf": 4, "image_size": 8}
     assert flatten(None) == {}
+    with pytest.raises(ValueError, match=r"config must be the publishers' options, by name; got a str: 'cifar10\.yml'"):
+        flatten("cifar10.yml")
 
 
 def test_guided_diffusion_as_its_command_line_spells_it():
@@ -424,6 +440,9 @@ def test_damaged_files(format, zipped, file_of):
         ) as error:
             load_network(path, format, config)
         assert re.search(r"\([^()]{8,}", complaint(error)), "a reason"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"truncated|central directory|EOF"):
+        load_network(path, format, config)
     path.write_text("<!DOCTYPE html><html>Too many users have viewed or downloaded this file")
     with pytest.raises(ValueError, match="is a web page") as error:
         load_network(path, format, config)
