@@ -6,6 +6,7 @@ Nothing is decoded before it is asked for; ``workers`` processes decode ahead.
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,25 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.modules import Example, ImageData
-from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode
+from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, measure
 
 HELD_OUT = 10  # of so many training pictures one is for validation, if there is no folder for that
 SAMPLED = 64  # files whose sizes take part in a set's identity
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # in any case, no names of classes
+
+
+class BadPictureError(ValueError):
+    """A picture that a data set cannot use. From a worker process comes the reason alone, without a traceback."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason.split(f"{type(self).__name__}: ")[-1].strip())
 
 
 class PictureDataset(Dataset[Example]):
-    """Picture files with labels. ``names`` are relative to ``root``; the index is the position."""
+    """Picture files with labels. ``names`` are relative to ``root``; the index is the position.
+
+    Reading raises ``BadPictureError`` for a damaged file and for one of another size than the first.
+    """
 
     def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int], crop: Crop) -> None:
         self.root, self.names, self.crop = root, names, crop
@@ -29,13 +41,22 @@ class PictureDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def sides(self) -> tuple[int, int]:
+        """(H,W) of every picture: those of the crop or, without resizing, of the first picture."""
+        return self.crop.sides or measure(self.root / self.names[0])
+
     def __getitem__(self, index: int) -> Example:
         path = self.root / self.names[index]
         try:
-            picture = decode(path)
+            image = self.crop(decode(path))
         except UnreadableError as error:
-            raise ValueError(f"{path} is damaged: {error}. A data set must be whole: replace this file.") from error
-        return self.crop(picture), int(self.labels[index]), index
+            reason = f"{path} is damaged: {error}. A data set must be whole: replace this file."
+            raise BadPictureError(reason) from error
+        if image.shape[1:] != self.sides:
+            found, first = (f"{height}x{width}" for height, width in (image.shape[1:], self.sides))
+            raise BadPictureError(f"{path} has {found} pixels, the first picture {first}: data.init_args.size resizes")
+        return image, int(self.labels[index]), index
 
     def split(self, every: int) -> tuple["PictureDataset", "PictureDataset"]:
         """All others, and every ``every``-th, each with indices of its own."""
@@ -113,6 +134,8 @@ class Folder(PictureData):
         if "train" in parts and tested == self.root:
             raise FileNotFoundError(f"neither test nor val in {self.root.absolute()}; {self._layout()}")
         names = _folders(self.root / "train" if "train" in parts else tested)
+        if len(names) == 1 or (not parts and {name.lower() for name in names} & SPLITS):
+            raise FileNotFoundError(f"no classes but {', '.join(names[:3])} in {self.root.absolute()}; {self._layout()}")
         self.folders, self.num_classes = names, len(names)
         self.classes = self.classes or names
         if stage != "fit":
@@ -126,7 +149,7 @@ class Folder(PictureData):
         elif stage in ("fit", "validate"):
             raise FileNotFoundError(f"nothing to train on in {self.root.absolute()}; {self._layout()}")
         image, _, _ = (self.train if stage == "fit" else self.held_out)[0]
-        self.shape = (image.shape[0], image.shape[1], image.shape[2])
+        self.shape = (3, *image.shape[1:])
 
     def _listed(self, place: Path) -> PictureDataset:
         folders = _folders(place)

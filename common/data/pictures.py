@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, Normalize, ToTensor
 
@@ -28,6 +28,8 @@ class UnreadableError(ValueError):
 def _reading() -> Iterator[None]:
     try:
         yield
+    except UnidentifiedImageError as error:
+        raise UnreadableError("it is no picture, or of an unknown format") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableError(str(error).split("\n")[0] or type(error).__name__) from error
 

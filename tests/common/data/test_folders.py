@@ -108,16 +108,24 @@ def test_identity_is_that_of_the_pictures(root, tmp_path):
     assert len({settings["sha256"] for settings in (here, renamed, identity(root))}) == 3
 
 
-def test_a_damaged_picture_is_named(root):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_used_is_named_in_a_line(root, workers):
     bad = root / "test" / "dog" / "9.png"
-    bad.write_bytes(bad.read_bytes()[:60])
-    data = Folder(root, subset=None)
+    whole = bad.read_bytes()
+    data = Folder(root, workers=workers)
     data.setup("test")
-    with pytest.raises(ValueError, match=r"9\.png is damaged"):
+    bad.write_bytes(whole[:60])
+    with pytest.raises(ValueError, match=r"^\S+dog/9\.png is damaged: [^\n]+ replace this file\.$"):
         list(data.test_dataloader())
+    picture(bad, size=(8, 9))
+    with pytest.raises(ValueError, match=r"^\S+dog/9\.png has 8x9 pixels, the first picture 8x8: [^\n]+size resizes$"):
+        list(data.test_dataloader())
+    resized = Folder(root, size=8, workers=workers)
+    resized.setup("test")
+    assert len(loaded(resized.test_dataloader())[0]) == 4
 
 
-@pytest.mark.parametrize("case", ["nowhere", "no classes", "empty classes", "only train"])
+@pytest.mark.parametrize("case", ["nowhere", "no classes", "empty classes", "only train", "one class", "capitals"])
 def test_what_is_missing_is_named(tmp_path, case):
     place = tmp_path / "set"
     if case == "no classes":
@@ -126,16 +134,22 @@ def test_what_is_missing_is_named(tmp_path, case):
         (place / "cat").mkdir(parents=True)
     elif case == "only train":
         picture(place / "train" / "cat" / "1.png")
+    elif case == "one class":  # or none: a layout with another word for val
+        picture(place / "valid" / "cat" / "1.png")
+    elif case == "capitals":
+        picture(place / "Train" / "cat" / "1.png")
+        picture(place / "Test" / "cat" / "1.png")
     with pytest.raises(FileNotFoundError, match=f"{place}.*CLASS"):
         Folder(place).setup("test")
 
 
 def test_imagenet_is_cropped_as_in_the_papers_and_must_be_whole(tmp_path, monkeypatch):
     picture(tmp_path / "val" / "n01440764" / "a.JPEG", size=(300, 256))
-    with pytest.raises(ValueError, match=r"1,000 classes.*has 1"):
-        ImageNet(tmp_path).setup("test")
     for i in range(1, 1000):
         (tmp_path / "val" / f"n{i + 10_000_000}").mkdir()
+        if i == 2:
+            with pytest.raises(ValueError, match=r"1,000 classes.*has 3"):
+                ImageNet(tmp_path).setup("test")
     data = ImageNet(tmp_path)
     data.setup("test")
     image, label, _ = data.held_out[0]
