@@ -216,7 +216,8 @@ def test_a_refused_download_leaves_what_was_there(server, publish, console, tmp_
 def test_a_file_that_was_touched_or_copied_is_the_same(server, publish, console, tmp_path):
     publish(sha256=None, size=None)
     path = fetch("test", tmp_path, console)
-    first = json.loads(mark_of(path).read_text())
+    first = json.loads(mark_of(path).read_text()) | {"first": "2020-02-20"}  # long ago
+    mark_of(path).write_text(json.dumps(first))
     os.utime(path)
     fetch("test", tmp_path, console)
     again = json.loads(mark_of(path).read_text())
