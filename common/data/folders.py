@@ -135,7 +135,9 @@ class Folder(PictureData):
             raise FileNotFoundError(f"neither test nor val in {self.root.absolute()}; {self._layout()}")
         names = _folders(self.root / "train" if "train" in parts else tested)
         if len(names) == 1 or (not parts and {name.lower() for name in names} & SPLITS):
-            raise FileNotFoundError(f"no classes but {', '.join(names[:3])} in {self.root.absolute()}; {self._layout()}")
+            raise FileNotFoundError(
+                f"no classes but {', '.join(names[:3])} in {self.root.absolute()}; {self._layout()}"
+            )
         self.folders, self.num_classes = names, len(names)
         self.classes = self.classes or names
         if stage != "fit":
