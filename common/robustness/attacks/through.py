@@ -1,0 +1,67 @@
+"""What an attack differentiates, as a setting of the attack: so several can meet the same defence in one test."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
+
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.attacks import Found
+from common.robustness.attacks.around import Around, hooks
+from common.robustness.classifiers import Classifier
+from common.robustness.threat import Threat
+
+Mode = Literal["checkpoint", "full", "bpda", "adjoint", "surrogate"]
+
+
+class Differentiation(Protocol):
+    """A way to differentiate a purification, with its settings: a ``common.diffusion.gradients.Gradient``."""
+
+    def check(self, process: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Through(Around):
+    """``attack`` against the same classifier, whose purifiers differentiate by ``gradient`` while it runs.
+
+    Everything else stays as deployed: the sampler, the draws, and the evaluator's scores. ``gradient`` is
+
+    * "checkpoint" or "full": exact, whatever the purifier is configured with;
+    * "bpda": the purifier counts as the identity. ``Through(PGD(steps=50, step_size="2/255", eot=15), "bpda")`` is the
+      BPDA+EOT attack of DiffPure's code (arXiv 2205.07460), but for its rule of decision: its gradient is averaged
+      over 15 purifications, and it scores the mean logit of 150, which is ``Attacked(rule="mean_logit", votes=150)``;
+    * "adjoint": the adjoint SDE of DiffPure's paper;
+    * "surrogate": a coarser sampler of 20 steps (Lee and Kim, arXiv 2303.09051);
+    * or a ``Gradient`` with its settings, such as ``Surrogate(steps=5, solver="ddim")``: another sampler in the attack
+      than in the defence.
+
+    All but the first two are weaker attacks, here to be compared with them. Where the attack differentiates another
+    process than the deployed one, what it saw (``curve``, ``broken``) says nothing of the defence and is not reported.
+
+    The purifiers are those modules of the classifier, at any depth, that have a method ``differentiated(gradient)``:
+    a context manager that sets the way, yields whether the process stays the deployed one, and restores the old way.
+    Raises ``ValueError`` before the attack starts where there is none, or where the gradient does not serve it.
+    """
+
+    gradient: Mode | Differentiation = "bpda"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.gradient, str) and self.gradient not in get_args(Mode):
+            raise ValueError(
+                f"gradient must be one of {', '.join(get_args(Mode))}, or a Gradient; got {self.gradient!r}"
+            )
+
+    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+        ways: list[Callable[..., AbstractContextManager[bool]]] = hooks(classifier, "differentiated")
+        if not ways:
+            raise ValueError(
+                f"no part of {type(classifier).__name__} can be differentiated in another way: it has no diffusion "
+                "purifier. Use the attack without Through"
+            )
+        with ExitStack() as stack:
+            deployed = [stack.enter_context(way(self.gradient)) for way in ways]
+            found = super().search(classifier, image, label, threat, noise)
+        return found if all(deployed) else replace(found, curve=None, broken=None)
