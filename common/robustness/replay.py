@@ -1,17 +1,21 @@
 """An attacker who knows the defence's random draws."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
+from common.robustness.threat import Threat
 
 
 class Replayed(Classifier):
     """A randomised classifier under known draws: deterministic, each image under the row of ``noise`` with its index.
 
     ``noise`` has one row per image. Whoever asks hands over noise as always; of it only the index counts, which says
-    whose draw is meant. So any attack becomes one that knows the noise, whatever rows it asks about and how often.
+    whose draw is meant. So any attack becomes one that knows the noise, whatever rows it asks about and how often. One
+    that does not say which image a row belongs to (a library's, that picks rows out of a batch) sees them `one_by_one`.
 
     Raises ``ValueError`` for an index that is not in ``noise``, and without noise for another number of rows.
     """
@@ -42,3 +46,11 @@ class Replayed(Classifier):
         if not torch.equal(self._sorted[place], noise.index):
             raise ValueError(f"no draw is known for some of the images with index {noise.index.tolist()[:8]}")
         return self.noise.rows(self._order[place])
+
+
+def one_by_one(
+    attack: Callable[..., Tensor], classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+) -> Tensor:
+    """``adv`` (B,C,H,W) of an attack that is shown one image at a time: every row that it asks about is of that one."""
+    rows = [slice(row, row + 1) for row in range(len(image))]
+    return torch.cat([attack(classifier, image[row], label[row], threat, noise.rows(row)) for row in rows])

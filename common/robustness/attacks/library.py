@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.noise import Noise
 from common.robustness.attacks import Attack, attacking
 from common.robustness.classifiers import Classifier
+from common.robustness.replay import Replayed, one_by_one
 from common.robustness.threat import Threat, ThreatModel, norm_ball
 from common.units import number
 
@@ -34,7 +35,8 @@ class TorchAttacks(Attack):
 
     Every call of the classifier gets fresh noise, so averaging over draws does average. But torchattacks picks
     rows out of a batch without saying which: rows of noise follow the position within the call and the number of
-    the call, not the image. Results are reproducible for the same batch, not across batch sizes. Against randomised
+    the call, not the image. Results are reproducible for the same batch, not across batch sizes; where the draws are
+    known (``knows="noise"``) and belong to images, these are attacked one at a time. Against randomised
     classifiers its bookkeeping takes one lucky draw for a success (APGD, Square, FAB, CW): report PGD beside it.
 
     The package seeds and uses the global generators of torch, numpy and random. They are seeded from ``noise`` for
@@ -65,6 +67,8 @@ class TorchAttacks(Attack):
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
         ball = norm_ball(threat, str(self))
+        if isinstance(classifier, Replayed) and len(image) > 1:
+            return one_by_one(self, classifier, image, label, threat, noise)
         settings = self._settings(ball)
         seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.noise import Noise
+from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluators import Attacked
@@ -66,3 +67,21 @@ def test_it_does_not_depend_on_the_batch():
     whole = evaluator(Turned(), (image, label, index))
     parts = [evaluator(Turned(), (image[i], label[i], index[i]))[0] for i in torch.arange(5).split(1)]
     assert whole == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("PGD", {"alpha": 0.05}), ("APGD", {"steps": 10, "n_restarts": 3}), ("FAB", {"steps": 10})]
+)
+def test_a_library_that_picks_rows_out_of_the_batch_meets_their_draws_as_well(name, options):
+    """Two images are wrong from the start and dropped at once, others in the middle; all are broken in the end."""
+    image, label, index = batch(6)
+    known = Noise.of(3, index).stream("score").draws(1)
+    classifier, noise = Replayed(Turned(), known), Noise.of(3, index).stream("attack")
+    sign = torch.where(known.uniform(0, (16,)) < 0.5, -1.0, 1.0).view(6, 1, 4, 4)
+    image = image + torch.tensor([0.08, 0.0, 0, 0.08, 0, 0]).view(6, 1, 1, 1) * sign
+    assert (classifier(image, noise).argmax(1) == 1).tolist() == [True, False, False, True, False, False]
+    attack = TorchAttacks(name, options)
+    adv = attack(classifier, image, label, LINF, noise)
+    assert bool((Turned()(adv, known).argmax(1) == 1).all())
+    alone = [attack(classifier, image[i], label[i], LINF, noise.rows(i)) for i in torch.arange(6).split(1)]
+    assert torch.equal(torch.cat(alone), adv)
