@@ -76,14 +76,19 @@ class CelebAHQ(PictureData):
         column = rows[0].index(self.attribute) + 1
         folder = self.root / self.images
         there = set(list_pictures(folder)) if folder.is_dir() else set()
-        labels = {row[0]: int(row[column] == "1") for row in rows[1:] if row and row[0] in there}
+        listed = [row for row in rows[1:] if row and row[0] in there]
+        if cut := [row[0] for row in listed if len(row) != len(rows[0]) + 1]:
+            raise ValueError(f"{self.attributes} must give 1 or -1 for each attribute; it does not for {cut[0]}")
+        labels = {row[0]: int(row[column] == "1") for row in listed}
         if not labels:
             raise FileNotFoundError(f"none of the pictures that {self.attributes} lists is in {folder.absolute()}")
         return labels
 
     def _parts(self) -> dict[str, int]:
-        rows = (line.split() for line in self._lines(str(self.partition)))
-        return {row[0]: int(row[1]) for row in rows if len(row) == 2}
+        rows = [line.split() for line in self._lines(str(self.partition))]
+        if wrong := [" ".join(row) for row in rows if row and row[1:] not in (["0"], ["1"], ["2"])]:
+            raise ValueError(f"{self.partition} must hold a name and 0, 1 or 2 in each line; got {wrong[0]!r}")
+        return {row[0]: int(row[1]) for row in rows if row}
 
     def _lines(self, name: str) -> list[str]:
         path = self.root / name

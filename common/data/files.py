@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, measure
+from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, is_picture_name, measure
 
 UNKNOWN = -1
 """The label of a picture that has none."""
@@ -118,7 +118,7 @@ def class_names(path: str | Path) -> list[str]:
 
 def _is_picture(entry: Path, root: Path) -> bool:
     """Also one that cannot be read, which is to be named: a link that leads nowhere, a file out of reach."""
-    if entry.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in entry.relative_to(root).parts):
+    if not is_picture_name(entry.name) or any(part.startswith(".") for part in entry.relative_to(root).parts):
         return False
     try:
         return entry.is_file() or (entry.is_symlink() and not entry.exists())

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.modules import Example, ImageData
-from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, measure
+from common.data.pictures import Crop, UnreadableError, decode, is_picture_name, measure
 
 HELD_OUT = 10  # of so many training pictures one is for validation, if there is no folder for that
 SAMPLED = 64  # files whose sizes take part in a set's identity
@@ -209,7 +209,7 @@ def _folders(place: Path) -> list[str]:
 
 
 def list_pictures(place: Path) -> list[str]:
-    """Names of the pictures in a folder and its sub-folders, relative to it, in torchvision's order."""
-    walk = sorted((Path(folder), sorted(names)) for folder, _, names in os.walk(place, followlinks=True))
-    found = [folder / name for folder, names in walk for name in names if Path(name).suffix.lower() in SUFFIXES]
+    """Names of the pictures in a folder and its sub-folders, relative to it, in torchvision's order; none hidden."""
+    walk = sorted(os.walk(place, followlinks=True))
+    found = [Path(folder, name) for folder, _, names in walk for name in sorted(names) if is_picture_name(name)]
     return [entry.relative_to(place).as_posix() for entry in found]

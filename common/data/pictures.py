@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, Normalize, ToTensor
 
-SUFFIXES = {*".png .jpg .jpeg .jpe .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()}  # noqa: SIM905
+SUFFIXES = {*".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()}  # noqa: SIM905
 """Files that count as pictures."""
 
 MODES = {1: "L", 3: "RGB"}
@@ -31,7 +31,13 @@ def _reading() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise UnreadableError("it is no picture, or of an unknown format") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableError(str(error).split("\n")[0] or type(error).__name__) from error
+        said = getattr(error, "strerror", None) or str(error)  # without the path: whoever reports it names the file
+        raise UnreadableError(said.split("\n")[0] or type(error).__name__) from error
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file of this name counts as a picture: it has a picture's suffix, and is not hidden."""
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
 def decode(path: Path, channels: int = 3) -> Image.Image:

@@ -28,6 +28,7 @@ def root(tmp_path):
                 deep = "deep/" if i == 1 else ""
                 picture(tmp_path / "set" / part / kind / f"{deep}{9 - i}.png", seed=10 * number + i + len(deep))
     (tmp_path / "set" / "test" / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "set" / "test" / "cat" / "._9.png").write_text("what another system leaves behind")
     return tmp_path / "set"
 
 
@@ -40,11 +41,22 @@ def test_a_folder_is_read_as_torchvision_reads_it(root):
     data = Folder(root, batch_size=3)
     data.setup()
     image, label, index = loaded(data.test_dataloader())
+    (root / "test" / "cat" / "._9.png").unlink()  # torchvision would read it
     reference = ImageFolder(root / "test")
     assert index == [0, 1, 2, 3] and label == [y for _, y in reference] == [0, 0, 1, 1]
     for found, (expected, _) in zip(image, reference, strict=True):
         assert torch.equal(found, torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1) / 255)
     assert (data.num_classes, data.classes, data.shape) == (2, ["cat", "dog"], (3, 8, 8))
+
+
+def test_nested_folders_are_in_torchvisions_order(root):
+    for name in ("cat/a/1.png", "cat/a-b/1.png", "cat/1.png", "dog/B/1.png", "dog/b/1.jpeg", "dog/2.PNG"):
+        picture(root / "test" / name)
+    (root / "test" / "cat" / "._9.png").unlink()
+    data = Folder(root)
+    data.setup("test")
+    expected = [path for path, _ in ImageFolder(root / "test").imgs]
+    assert [str(root / "test" / name) for name in data.held_out.names] == expected
 
 
 def test_worker_processes_change_nothing(root):
@@ -177,6 +189,7 @@ def faces(tmp_path):
     rows = ["0.jpg -1  1", "1.jpg  1  1", "2.jpg  1 -1", "10.jpg -1 1", "11.jpg 1 -1"]
     lines = ["5", "Eyeglasses Smiling", *rows]
     (tmp_path / "CelebAMask-HQ-attribute-anno.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "ragged.txt").write_text("2\nEyeglasses Smiling\n0.jpg 1 1\n2.jpg 1\n")
     (tmp_path / "parts.txt").write_text("0.jpg 0\n2.jpg 1\n10.jpg 2\n11.jpg 2\n")
     return tmp_path
 
@@ -210,6 +223,8 @@ def test_celeba_hq_in_parts(faces):
         ({"attributes": "list.txt"}, "test", "no file .*list.txt"),
         ({"images": "nowhere"}, "test", "none of the pictures"),
         ({"partition": "none.txt"}, "test", "no file .*none.txt"),
+        ({"partition": "CelebAMask-HQ-attribute-anno.txt"}, "test", "0, 1 or 2 in each line; got '5'"),
+        ({"attributes": "ragged.txt"}, "test", "ragged.txt must give .* for 2.jpg"),
         ({}, "fit", "part 0"),
     ],
 )
