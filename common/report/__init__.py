@@ -8,19 +8,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from common.report.figures import LIGHT, Draw, accuracy_bars, certified_curves, pictures, to_png, to_svg
+from common.report.compare import attack_table, run_table
+from common.report.convergence import convergence
+from common.report.drawing import LIGHT, Drawn, to_png
+from common.report.figures import accuracy_bars, certified_curves, plane, plane_points
+from common.report.grids import grid, pictures
 from common.report.page import Panel, page
-from common.report.runs import Run, read_runs
-from common.report.tables import accuracy_table, certified_table, to_rich, write_csv
+from common.report.runs import Run, read_runs, state
+from common.report.tables import accuracy_table, certified_table, to_rich, write_csv, write_table
+from common.report.verified import gradients
 
 __all__ = ["build", "summary_table"]
 
-PICTURED = 10  # images per run at most
+PICTURED = 10  # images per evaluator at most
 LOG_WIDTH = 140
 
 
 def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report")) -> Path:
-    """Prints the tables and writes ``report.html``, ``report.csv`` and the figures as PNG and SVG; returns the page.
+    """Prints the tables and writes ``report.html``, ``report.csv``, ``compared.csv`` where there is something to
+    compare, and the figures as PNG and SVG; returns the page.
 
     Args:
         paths: records directories, or folders that hold some; one defence each, in this order.
@@ -31,15 +37,17 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report")) ->
     runs = read_runs(paths)
     target = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
     panels = [panel for run in runs for panel in _panels(run)]
-    named = _figures(runs)
+    results, converging = _results(runs), convergence(runs)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for name, _, draw in [*named, *_pictures(panels)]:
-            (target.parent / f"{name}.png").write_bytes(to_png(draw, LIGHT))
-            (target.parent / f"{name}.svg").write_bytes(to_svg(draw, LIGHT))
+        for drawn in [*results, *converging, *_pictures(panels)]:
+            (target.parent / f"{drawn.name}.png").write_bytes(to_png(drawn.draw, LIGHT))
+            (target.parent / f"{drawn.name}.svg").write_bytes(drawn.light)
         write_csv(runs, target.with_suffix(".csv"))
-        tables = [accuracy_table(runs), certified_table(runs)]
-        target.write_text(page(runs, tables, [entry[1:] for entry in named], panels), encoding="utf-8")
+        for name, table in (("compared", run_table(runs)), ("attacks-compared", attack_table(runs))):
+            if table.rows:
+                write_table(table, target.with_name(f"{name}.csv"))
+        target.write_text(page(runs, results, converging, panels), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
     _print(runs)
@@ -47,7 +55,7 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report")) ->
 
 
 def summary_table(paths: Sequence[str | Path]) -> None:
-    """Prints the tables of some records directories, and a sentence for each failed check."""
+    """Prints the tables of some records directories, and a sentence for each check that did not pass."""
     _print(read_runs(paths))
 
 
@@ -55,38 +63,50 @@ def _print(runs: Sequence[Run]) -> None:
     console = Console()
     if not console.is_terminal:  # a log file has no edge to fold at
         console = Console(width=max(console.width, LOG_WIDTH))
-    for table in (accuracy_table(runs), certified_table(runs)):
+    for table in (accuracy_table(runs), certified_table(runs), attack_table(runs), run_table(runs)):
         if table.rows:
             console.print(to_rich(table))
+        for note in table.notes:
+            console.print(Text(note, "dim"))
     for run in runs:
         if not run.records:
             console.print(Text(f"{run.name}: no image recorded yet", "yellow"))
+        known = gradients(run)
+        for sentence in known.sentences if known is not None else []:
+            sign = "✗" if known is not None and known.state == "failed" else "!"
+            console.print(Text.assemble((f"{sign} {run.name}, gradients: ", "bold yellow"), sentence))
         for check in run.checks:
-            if not check.passed:
-                console.print(Text.assemble((f"✗ {run.name}, {check.name}. ", "bold yellow"), check.sentence))
+            sign = {"failed": "✗", "undecided": "?"}.get(state(check), "")
+            if sign:
+                console.print(Text.assemble((f"{sign} {run.name}, {check.name}. ", "bold yellow"), check.sentence))
 
 
-def _figures(runs: Sequence[Run]) -> list[tuple[str, str, Draw]]:
-    """(file name, caption, what draws it) of the figures that the records allow."""
-    figures: list[tuple[str, str, Draw]] = []
+def _results(runs: Sequence[Run]) -> list[Drawn]:
+    """The figures of results that the records allow."""
+    figures: list[Drawn] = []
     if any(run.of_kind(0) or run.of_kind(1) for run in runs):
-        caption = "Accuracy on clean and on attacked images, per defence."
-        figures.append(("accuracy", caption, partial(accuracy_bars, runs)))
+        caption = "Accuracy on clean and on attacked images, per defence. The numbers are in the tables above."
+        figures.append(Drawn("accuracy", caption, partial(accuracy_bars, runs)))
+    if len(plane_points(runs)) > 1:
+        caption = (
+            "Clean accuracy against average accuracy under the worst of all attacks that were run within the budget, "
+            "with exact 95 % intervals of both."
+        )
+        figures.append(Drawn("plane", caption, partial(plane, runs)))
     if any(run.of_kind(2) for run in runs):
         caption = "Certified accuracy against the L2 radius, with bands of pointwise 95 % intervals."
-        figures.append(("certified", caption, partial(certified_curves, runs)))
+        figures.append(Drawn("certified", caption, partial(certified_curves, runs)))
     return figures
 
 
 def _panels(run: Run) -> list[Panel]:
-    attacked = [(summary.evaluator, run.rows(summary.evaluator)) for summary in run.of_kind(1)]
-    shown = [(name, [row for row in rows if row.values.get("images")][:PICTURED]) for name, rows in attacked]
-    return [(run, name, rows) for name, rows in shown if rows]
+    shown = {name: [row for row in run.rows(name) if row.values.get("images")][:PICTURED] for name in run.attacks}
+    return [Panel(f"{run.name}, {name}", grid(rows)) for name, rows in shown.items() if rows]
 
 
-def _pictures(panels: Sequence[Panel]) -> list[tuple[str, str, Draw]]:
-    figures: list[tuple[str, str, Draw]] = []
-    for number, (run, evaluator, records) in enumerate(panels, 1):
-        slug = re.sub(r"[^\w.-]+", "-", f"{run.name}-{evaluator}").strip("-.")
-        figures.append((f"images-{number}-{slug}", "", partial(pictures, records)))
-    return figures
+def _pictures(panels: Sequence[Panel]) -> list[Drawn]:
+    slugs = [re.sub(r"[^A-Za-z0-9_.-]+", "-", panel.title).strip("-.") for panel in panels]
+    return [
+        Drawn(f"images-{number}-{slug}", "", partial(pictures, panel.grid))
+        for number, (slug, panel) in enumerate(zip(slugs, panels, strict=True), 1)
+    ]

@@ -9,7 +9,7 @@ CSS = """
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", "Helvetica Neue", sans-serif; }
-main { max-width: 56rem; margin: 0 auto; padding: 3.5rem 1.25rem 5rem; }
+main { max-width: 64rem; margin: 0 auto; padding: 3.5rem 1.25rem 5rem; }
 p, dl, aside ul, .checks { max-width: 44rem; }
 .brand { margin: 0; color: var(--accent); font-size: .85rem; letter-spacing: .04em; }
 h1 { margin: .2rem 0 .8rem; font-size: 2.1rem; line-height: 1.15; font-weight: 600; letter-spacing: -.015em; }
@@ -27,13 +27,26 @@ caption { text-align: left; padding: 0 0 .6rem; color: var(--soft); font-size: .
 .numbers td:last-child, .numbers th:last-child { padding-right: 0; }
 .numbers thead th { color: var(--soft); font-weight: 500; font-size: .82rem; line-height: 1.25; vertical-align: bottom;
   border-bottom: 1px solid var(--ink); }
-.numbers thead th:nth-child(n+3), .numbers .n { text-align: right; }
+.numbers .n { text-align: right; }
+.numbers.prose { font-size: .86rem; }
+.numbers.prose .n { text-align: left; overflow-wrap: anywhere; }
+.numbers.prose thead th { color: var(--ink); font-weight: 600; font-size: .86rem; }
+.numbers.prose tbody .name, .numbers.prose tbody .name ~ td { border-top: 1px solid var(--line); }
+.numbers.prose tbody .name { color: var(--soft); font-weight: 500; min-width: 9rem; }
 .numbers tbody th { overflow-wrap: anywhere; min-width: 5.5rem; }
 .numbers tbody .name { font-weight: 600; }
-.numbers tbody .again { color: transparent; }
+.numbers .again span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.notes, .note { color: var(--soft); font-size: .9rem; max-width: 44rem; }
+.notes { padding-left: 1.1rem; margin-top: -1.2rem; }
 .numbers tr:not(:first-child) .name, .numbers tr:not(:first-child) .name ~ td { border-top: 1px solid var(--line); }
 .numbers b { font-weight: 600; }
 .numbers small { display: block; color: var(--soft); font-size: .76rem; white-space: nowrap; }
+.numbers td.n { white-space: nowrap; }
+.numbers.prose td.n { white-space: normal; }
+@media (min-width: 66rem) {
+  .line th, .line td { padding: .32rem .5rem; }
+  .line small { display: inline-block; min-width: 6.9em; text-align: left; padding-left: .25em; }
+}
 figure { margin: 2.2rem 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: .5rem; color: var(--soft); font-size: .9rem; max-width: 44rem; }
@@ -44,9 +57,16 @@ figcaption { margin-top: .5rem; color: var(--soft); font-size: .9rem; max-width:
 .strip tbody th { position: sticky; left: 0; background: var(--paper); }
 .strip img { display: block; width: 64px; height: 64px; object-fit: contain; background: var(--wash);
   border-radius: 3px; }
+.strip span { display: block; max-width: 64px; white-space: normal; font-size: .74rem; line-height: 1.5;
+  color: var(--soft); }
+.strip .share td, .strip .share th { color: var(--soft); padding-top: .3rem; }
 .coarse { image-rendering: pixelated; }
-.wrong { color: var(--wrong); font-weight: 600; }
+.wrong, .strip .wrong { color: var(--wrong); font-weight: 600; }
+.strip .right { color: var(--ink); }
+.undecided { color: var(--soft); }
 aside { margin: 2rem 0; padding: .2rem 1.2rem; border-left: 3px solid var(--wrong); background: var(--wash); }
+aside.quiet { border-left-color: var(--line); }
+aside.quiet h2 { color: var(--ink); }
 aside h2 { margin: .9rem 0 .5rem; font-size: 1rem; color: var(--wrong); }
 aside ul { padding-left: 1.1rem; }
 li { margin: .35rem 0; }
@@ -67,13 +87,35 @@ summary { cursor: pointer; color: var(--accent); padding: .25rem 0; }
   .numbers tbody .name { font-size: 1.05rem; border-top: 1px solid var(--line); padding-top: .8rem; margin-top: .8rem; }
   .numbers tr:not(:first-child) .name ~ td { border-top: 0; }
   .numbers .again { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  .numbers .evaluation { margin-top: .5rem; color: var(--accent); }
+  .numbers .about { margin-top: .5rem; color: var(--accent); }
+  .numbers .about ~ .about { margin-top: 0; color: var(--soft); }
+  .numbers.prose .n { display: flex; }
   .numbers td.n { display: flex; justify-content: space-between; }
   .numbers td.none { display: none; }
   .numbers .n::before { content: attr(data-label); color: var(--soft); }
   .numbers small { display: inline-block; min-width: 6.6em; font-size: .82rem; }
 }
 @media print { main { max-width: none; } .wide { overflow: visible; } }
+"""
+
+COMPARING = """<p class="note">Differences are in percentage points, with 95 % intervals. Where there is one decision
+per image the test is the exact McNemar test and the interval Tango's score interval. For averages over several
+decisions the test is the exact sign-flip test on the differences per image, over all patterns of signs, and the
+interval Student's. p is two-sided. "p, Holm" is corrected for all comparisons that were made for its table; in bold
+where it is below 0.05. Several seeds of one evaluator count together.</p>
+"""
+
+CONVERGING = """<p class="note">An attack has converged where its curve is flat: one that still falls leaves a robust
+accuracy that more iterations, or more draws per step, would lower. In its loop an attack chooses its points by the very
+draws that are shown, so a curve may end below the accuracy on fresh draws, the point beside its end with a 95 %
+interval.</p>
+"""
+
+CONTROLS = """<p class="note">A randomised defence errs on some of many queries without any attack, so each score stands
+beside that of as many decisions on the clean image, and on the image with the adversarial perturbation's own values at
+random places with random signs. "Any point of its loop" is the share of images that no query of the attack saw
+misclassified: what is left when an attacker may submit all of them. "Worst of M" is left when an image is handed in as
+often as the protocol's resubmissions say.</p>
 """
 
 READING = """<p>A randomised defence draws new noise for every query. <b>Average</b> is the accuracy of one query.

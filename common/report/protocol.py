@@ -1,129 +1,183 @@
-"""How the numbers were made, in sentences, from the configuration in the records' header."""
+"""How the numbers were made, from the configuration in the records' header: one column per evaluator."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.report.runs import Run
+from common.report.runs import Run, family
+from common.report.settings import budget, expression, find, normal, set_names, short
+from common.report.tables import Entry, Table
+from common.report.verified import gradient_of, mode_name
+from common.robustness.records import Record
 
-DEPTH = 3  # of nested parts that a defence's expression shows; the whole configuration stands below it
-SMALL = 16 / 255  # radii up to here are written in grey levels
-PHRASES = {  # how a setting of an attack is said, in this order
-    "steps": "{} step(s)",
-    "step_size": "of size {}",
-    "eot": "{} EOT draw(s) per step",
-    "restarts": "{} restart(s)",
-    "random_start": "random start",
-    "loss": "loss {}",
-}
-NORMS = {"1": "L1", "2": "L2", "inf": "L∞"}
+STATED = ("steps", "step_size", "eot", "restarts", "loss", "gradient", "chunk", "attack")
+RULES = {"single": "a single draw", "majority": "majority of {}", "mean_logit": "mean logit of {}"}
+KNOWS = {"model": "the defence, not its draws", "noise": "the defence and the draws it is scored on"}
+Part = Mapping[str, Any]
 
 
 def defence(run: Run) -> str:
     """The classifier as an expression, ``Purified(classifier=…, purifier=DiffPure(…))``; empty if not stated."""
-    node = _normal(_find(run.config, "classifier"))
+    node = normal(find(run.config, "classifier"))
     return expression(node) if node is not None else ""
 
 
-def evaluations(run: Run) -> list[tuple[str, str]]:
-    """(evaluator, sentence) for each evaluator that left records; the sentence says what the header knows."""
-    parts = _find(run.config, "evaluators")
-    known = {part.get("name", ""): part for part in map(_normal, parts if isinstance(parts, list) else [])}
-    return [(summary.evaluator, _sentence(run, summary.evaluator, known)) for summary in run.summaries]
+def protocol_table(run: Run) -> Table:
+    """Threat, attack, gradient, samplers, decision rule, draws, resubmissions and seeds of every evaluator of a run."""
+    groups: dict[str, list[str]] = {}
+    derived = {row.evaluator for row in run.worst}
+    for summary in run.summaries:
+        if summary.evaluator not in derived:
+            groups.setdefault(family(summary.evaluator), []).append(summary.evaluator)
+    rows: list[list[Entry]] = []
+    for title, say in _SETTINGS:
+        said: list[Entry] = [
+            say(run, run.part(names[0]), [run.rows(name) for name in names]) for names in groups.values()
+        ]
+        if any(said):
+            rows.append([title, *(entry or None for entry in said)])
+    return Table(f"{run.name}: protocol", ["Setting", *groups], rows, names=1, prose=True)
 
 
-def _sentence(run: Run, evaluator: str, known: Mapping[str, Any]) -> str:
-    rows, part = run.rows(evaluator), known.get(evaluator, {})
-    sentence = (_clean, _attacked, _certified)[run.kind(evaluator)](run, evaluator, part)
-    seconds = sorted(row.cost["seconds"] for row in rows if "seconds" in row.cost)
-    took = f", about {seconds[len(seconds) // 2]:.2g} s each" if seconds else ""
-    return f"{sentence} {len(rows)} image{'s' if len(rows) > 1 else ''}{took}."
+def _threat(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    values, threat = rows[0][0].values, normal(part.get("threat")) or {}
+    if "distance" not in values:
+        return ""
+    return budget(values.get("norm", threat.get("norm")), values.get("eps", threat.get("eps"))) or "not recorded"
 
 
-def _clean(run: Run, evaluator: str, part: Mapping[str, Any]) -> str:
-    return f"The images as they are, on {_draws(run, evaluator)}."
+def _attack(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    values = rows[0][0].values
+    if "radius" in values:
+        return "randomised smoothing"
+    if "distance" not in values:
+        return "none"
+    return f"{attack_name(part.get('attack'))}, {'white' if values.get('white_box', True) else 'black'} box"
 
 
-def _attacked(run: Run, evaluator: str, part: Mapping[str, Any]) -> str:
-    values, attack = run.rows(evaluator)[0].values, _normal(part.get("attack", {}))
-    name = _short(attack.get("class", "an attack that the records do not name"))
-    eps, norm = float(values.get("eps", 0)), str(values.get("norm", "")).removeprefix("L")
-    budget = f" within {NORMS.get(norm, norm)} ≤ {ratio(eps)}" if "eps" in values else ""
-    keys = sorted(_settings(attack), key=lambda key: [*PHRASES, key].index(key))
-    settings = [_phrase(key, attack[key]) for key in keys]
-    gradient = _find(_find(run.config, "classifier"), "gradient")
-    if gradient is not None:
-        settings.append(f"gradient through the defence by {expression(gradient)}")
-    listed = f": {', '.join(settings)}" if settings else ""
-    return f"{name}{budget}{listed}. Scored on {_draws(run, evaluator)} that the attack never saw."
-
-
-def _phrase(key: str, value: Any) -> str:
-    name = key.replace("_", " ")
-    phrase = PHRASES.get(key, name if value is True else f"{name} {{}}")
-    return phrase.format(expression(value).replace("_", "-")).replace("(s)", "" if value == 1 else "s")
-
-
-def _certified(run: Run, evaluator: str, part: Mapping[str, Any]) -> str:
-    smoothing = _normal(part.get("smoothing", {}))
-    listed = ", ".join(f"{key} {_value(smoothing[key])}" for key in ("sigma", "n0", "n", "alpha") if key in smoothing)
-    return f"Randomised smoothing with Gaussian noise on the pixels{': ' if listed else ''}{listed}."
-
-
-def _draws(run: Run, evaluator: str) -> str:
-    count = len(run.rows(evaluator)[0].values["predictions"])
-    return "one draw" if count == 1 else f"{count} fresh draws"
-
-
-def ratio(eps: float) -> str:
-    """A radius as the field writes it: ``"8/255"`` where it is small and whole in grey levels, else ``"0.2"``."""
-    grey = eps * 255
-    return f"{round(grey)}/255" if 0 < eps <= SMALL + 1e-6 and abs(grey - round(grey)) < 1e-3 else f"{eps:.4g}"
-
-
-def expression(node: Any, depth: int = DEPTH) -> str:
-    """A described part as Python would write it: classes by their last name, settings that are set, nested parts."""
-    node = _normal(node)
+def attack_name(attack: Any) -> str:
+    """``"APGD"``, or ``"Transfer(PGD)"`` for an attack that is made of another one."""
+    node = normal(attack)
     if not isinstance(node, dict):
-        return _value(node)
-    inside = [f"{key}={expression(node[key], depth - 1)}" for key in _settings(node)] if depth > 0 else ["…"]
-    name = _short(str(node.get("class", "")))
-    return f"{name}({', '.join(inside)})" if inside else name
+        return "not recorded"
+    name, inner = short(str(node.get("class", "not recorded"))), normal(node.get("attack"))
+    return f"{name}({attack_name(inner)})" if isinstance(inner, dict) else name
 
 
-def _settings(node: Mapping[str, Any]) -> list[str]:
-    hidden = ("class", "name", "randomised", "training")
-    return [key for key, value in node.items() if key not in hidden and value not in (None, False, [], {})]
+def _of_attack(key: str) -> "Say":
+    def say(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+        value = find(part.get("attack"), key)
+        return "" if value is None else expression(value).replace("_", "-")
+
+    return say
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        few = [_value(entry) for entry in (value if len(value) <= 4 else [value[0], value[-1]])]
-        return ", ".join(few) if len(value) <= 4 else f"{few[0]} … {few[1]} ({len(value)})"
-    return f"{value:.4g}" if isinstance(value, float) else _short(str(value)) if not isinstance(value, dict) else "…"
+def _other_settings(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    attack, said = normal(part.get("attack")) or normal(part.get("smoothing")), list[str]()
+    while isinstance(attack, dict):
+        names = [name for name in set_names(attack) if name not in STATED]
+        said += [_setting(name.replace("_", " "), attack[name]) for name in names]
+        attack = normal(attack.get("attack"))
+    return ", ".join(said)
 
 
-def _short(path: str) -> str:
-    """The last name of a dotted class path; anything else as it is."""
-    return path.rsplit(".", 1)[-1] if all(part.isidentifier() for part in path.split(".")) else path
+def _setting(name: str, value: Any) -> str:
+    return name if value is True else f"{name} {expression(value, 2)}"
 
 
-def _normal(node: Any) -> Any:
-    """A command line's ``{class_path, init_args}`` as a run's description has it: ``{class, **settings}``."""
-    if isinstance(node, dict) and "class_path" in node:
-        return {"class": node["class_path"], **(node.get("init_args") or {})}
-    return node
+def _gradient(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    values = rows[0][0].values
+    if "distance" not in values or not values.get("white_box", True):
+        return ""
+    gradient = gradient_of(run, rows[0][0].evaluator)
+    return mode_name(gradient) if isinstance(gradient, str) else "" if gradient is None else expression(gradient)
 
 
-def _find(config: Any, key: str) -> Any:
-    """The value of the outermost ``key`` in a nested configuration; None if there is none."""
-    level = [config]
-    while level:
-        for node in level:
-            if isinstance(node, dict) and node.get(key) is not None:
-                return node[key]
-        level = [child for node in level for child in _children(node)]
-    return None
+def _attack_sampler(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    values, deployed = rows[0][0].values, sampler(find(run.config, "classifier"))
+    if "distance" not in values or not deployed or not values.get("white_box", True):
+        return ""
+    gradient = normal(gradient_of(run, rows[0][0].evaluator))
+    kind = mode_name(gradient).lower()
+    if kind == "surrogate":
+        known = gradient if isinstance(gradient, dict) else {}
+        solver = known.get("solver")
+        used = "the same solver" if solver is None else expression(solver)
+        return f"{used}, {known['steps']} steps" if "steps" in known else f"{used}, fewer steps"
+    if kind == "adjoint":
+        return "forward as deployed, backward by an adjoint equation"
+    return "forward as deployed, backward as if it were the identity" if kind == "bpda" else "as deployed"
 
 
-def _children(node: Any) -> Iterator[Any]:
-    yield from node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+def _sampler(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    return sampler(find(run.config, "classifier"))
+
+
+def sampler(classifier: Any) -> str:
+    """The reverse process of a purifier: its solver, steps and depth; empty if there is none to be found."""
+    purifier = normal(find(classifier, "purifier"))
+    if not isinstance(purifier, dict):
+        return ""
+    solver, times = find(purifier, "solver"), find(purifier, "times")
+    said = [expression(solver) if solver is not None else short(str(purifier.get("class", "")))]
+    steps, start = find(purifier, "steps"), find(purifier, "t_star")
+    if isinstance(times, list) and len(times) > 1:
+        steps, start = len(times) - 1, times[0]
+    said += [f"{steps} steps"] if isinstance(steps, int) else []
+    said += [f"t* = {start:.4g}"] if isinstance(start, int | float) else []
+    return ", ".join(said)
+
+
+def _rule(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    if "radius" in rows[0][0].values:
+        return ""
+    return RULES.get(str(part.get("rule", "single")), "{}").format(part.get("votes", 1))
+
+
+def _draws(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    counts = sorted({len(row.values["predictions"]) for seed in rows for row in seed if "predictions" in row.values})
+    return " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else ""
+
+
+def _resubmissions(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    return str(rows[0][0].values.get("resubmissions") or part.get("resubmissions") or "")
+
+
+def _knows(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    values = rows[0][0].values
+    if not values.get("white_box", True):
+        return "the answers alone, or less"
+    known = values.get("knows") or part.get("knows")
+    return KNOWS.get(str(known), str(known or ""))
+
+
+def _seeds(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    names = [seed[0].evaluator for seed in rows]
+    found = [run.parts[name].get("seed") for name in names if name in run.parts] or [part.get("seed")]
+    flat = [value for seed in found for value in (seed if isinstance(seed, list) else [seed]) if value is not None]
+    return ", ".join(str(value) for value in dict.fromkeys(flat))
+
+
+def _images(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
+    return str(len({row.index for seed in rows for row in seed}))
+
+
+Say = Callable[[Run, Part, Sequence[list[Record]]], str]
+_SETTINGS: list[tuple[str, Say]] = [
+    ("Attack", _attack),
+    ("Threat", _threat),
+    ("The attacker knows", _knows),
+    ("Steps", _of_attack("steps")),
+    ("Step size", _of_attack("step_size")),
+    ("EOT draws per step", _of_attack("eot")),
+    ("Restarts", _of_attack("restarts")),
+    ("Loss", _of_attack("loss")),
+    ("Other settings", _other_settings),
+    ("Gradient of the defence", _gradient),
+    ("Sampler in the attack", _attack_sampler),
+    ("Sampler in the defence", _sampler),
+    ("Decision rule", _rule),
+    ("Fresh decisions N", _draws),
+    ("Resubmissions M", _resubmissions),
+    ("Seeds", _seeds),
+    ("Images", _images),
+]

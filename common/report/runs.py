@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from common.report.settings import evaluator_parts
 from common.robustness.checks import Check, examine
 from common.robustness.journal import MERGED, PARTS, load, merge
 from common.robustness.records import Record, Summary, summarise, worst_case
+
+SEEDED = "/seed="  # what tells the evaluators apart that one evaluator with several seeds became
+_OF_WORST = ("predictions", "clean_predictions", "distance", "norm", "eps")
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,14 @@ class Run:
 
     @cached_property
     def worst(self) -> list[Record]:
-        """Per image the stronger of the run's attacks, see `worst_case`."""
-        return [Record(r.evaluator, r.index, r.label, _without_pictures(r.values)) for r in worst_case(self.records)]
+        """Per image the stronger of the run's attacks, see `worst_case`; of its values only those that are its own."""
+        return [Record(r.evaluator, r.index, r.label, _own(r.values)) for r in worst_case(self.records)]
 
     @cached_property
     def summaries(self) -> list[Summary]:
-        """One per evaluator: clean accuracies first, then attacked ones, then certificates."""
+        """One per evaluator that scores: clean accuracies first, then attacked ones, then certificates."""
         return sorted(
-            summarise([*self.records, *self.worst]),
+            summarise([row for rows in self._groups.values() for row in rows if is_scored(row)]),
             key=lambda summary: (self.kind(summary.evaluator), summary.evaluator),
         )
 
@@ -38,9 +43,18 @@ class Run:
         """Masking checks that the records allow."""
         return examine(self.records)
 
+    @cached_property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The header's descriptions of the evaluators, by name."""
+        return evaluator_parts(self.config)
+
+    def part(self, evaluator: str) -> dict[str, Any]:
+        """The header's description of an evaluator; empty if it has none."""
+        return self.parts.get(evaluator) or self.parts.get(family(evaluator), {})
+
     def rows(self, evaluator: str) -> list[Record]:
         """The records of one evaluator, by index."""
-        return [record for record in (*self.records, *self.worst) if record.evaluator == evaluator]
+        return self._groups.get(evaluator, [])
 
     def kind(self, evaluator: str) -> int:
         """0 clean, 1 attacked, 2 certified."""
@@ -51,9 +65,54 @@ class Run:
         """Summaries of one kind, see `kind`."""
         return [summary for summary in self.summaries if self.kind(summary.evaluator) == kind]
 
+    @cached_property
+    def evaluators(self) -> list[str]:
+        """All that left records: what scores in the order of the tables, then the rest."""
+        names = [summary.evaluator for summary in self.summaries]
+        derived = {row.evaluator for row in self.worst}
+        return [name for name in dict.fromkeys([*names, *self._groups]) if name not in derived]
 
-def _without_pictures(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != "images"}
+    @cached_property
+    def attacks(self) -> list[str]:
+        """The evaluators that attacked, without the worst cases derived from several of them."""
+        derived = {row.evaluator for row in self.worst}
+        return [summary.evaluator for summary in self.of_kind(1) if summary.evaluator not in derived]
+
+    @cached_property
+    def worst_names(self) -> dict[tuple[str, float], str]:
+        """By budget (norm, eps) the evaluator with the worst case: the one derived from several, or the only attack."""
+        found: dict[tuple[str, float], str] = {}
+        for name in [*self.attacks, *dict.fromkeys(row.evaluator for row in self.worst)]:
+            values = self.rows(name)[0].values
+            if "norm" in values and "eps" in values:
+                found[str(values["norm"]), float(values["eps"])] = name
+        return found
+
+    @cached_property
+    def _groups(self) -> dict[str, list[Record]]:
+        rows = sorted([*self.records, *self.worst], key=lambda record: record.key)
+        return {name: list(group) for name, group in groupby(rows, key=lambda record: record.evaluator)}
+
+
+def family(evaluator: str) -> str:
+    """The name of an evaluator without its seed: ``"pgd/seed=1"`` -> ``"pgd"``."""
+    return evaluator.split(SEEDED)[0] or evaluator
+
+
+def state(check: Check) -> Literal["passed", "failed", "undecided"]:
+    """Of a check: one that proves nothing either way has neither passed nor failed."""
+    if not getattr(check, "decided", True):
+        return "undecided"
+    return "passed" if check.passed else "failed"
+
+
+def is_scored(row: Record) -> bool:
+    """Whether a record is a result; others (of a verification, say) are notes on the run."""
+    return "predictions" in row.values or "radius" in row.values
+
+
+def _own(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in _OF_WORST if key in values} | {"white_box": False}
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import io
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -11,18 +12,21 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.optimize import brentq
 from scipy.special import betainc
 from scipy.stats import binomtest
 
-from common.report import build, figures, protocol, summary_table
-from common.report.figures import LIGHT
-from common.report.protocol import expression, ratio
+from common.report import build, drawing, figures, protocol, summary_table
+from common.report.drawing import DARK, LIGHT
+from common.report.grids import grid
 from common.report.runs import read_runs
-from common.robustness.evaluators import encode
+from common.report.settings import budget, differences, expression, ratio
+from common.robustness.pictures import encode
 from common.robustness.records import Record, Records
 
 N, DRAWS = 40, 5
+ACCURACY = "Accuracy, %"
 CONFIG = {
     "classifier": {
         "class": "common.robustness.classifiers.Purified",
@@ -99,9 +103,9 @@ def page_of(path):
     return ET.fromstring(path.read_text(encoding="utf-8"))
 
 
-def table_rows(page, number):
-    tables = [table for table in page.iter("table") if table.get("class") == "numbers"]
-    return [[texts(cell) for cell in row] for row in tables[number].find("tbody")]
+def table_rows(page, title):
+    (table,) = [table for table in page.iter("table") if texts(table.find("caption")).startswith(title)]
+    return [[texts(cell) for cell in row] for row in table.find("tbody")]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +120,7 @@ def built(tmp_path_factory):
 
 def test_the_table_holds_the_numbers_computed_from_the_rows(built):
     runs, page = built
-    rows = table_rows(page_of(page), 0)
+    rows = table_rows(page_of(page), ACCURACY)
     assert [row[:4] for row in rows] == [
         [name, evaluator, str(N), str(DRAWS)] for name in ("diffpure", "agdm") for evaluator in ("clean", "pgd")
     ]
@@ -137,7 +141,7 @@ def test_the_table_holds_the_numbers_computed_from_the_rows(built):
 
 def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
     runs, page = built
-    (row,) = table_rows(page_of(page), 1)
+    (row,) = table_rows(page_of(page), "Certified")
     records = [r.values for r in Records.read(runs[0]) if r.evaluator == "certified"]
     reached = [sum(v["prediction"] == 1 and v["radius"] >= r / 4 for v in records) for r in range(5)]
     assert row[:3] == ["diffpure", "certified", str(N)]
@@ -197,24 +201,38 @@ def test_the_page_speaks_to_those_who_do_not_see_it(built):
 def test_pictures_are_those_of_the_records(built):
     runs, page = built
     sources = [image.get("src") for image in page_of(page).iter("img") if image.get("src").startswith("data:image/png")]
-    stored = [
-        record.values["images"][name]
-        for run in runs
-        for name in ("clean", "adversarial", "purified")
-        for record in Records.read(run)
-        if "images" in record.values
-    ]
-    assert [source.split(",")[1] for source in sources] == stored
-    verdicts = [texts(row) for row in page_of(page).iter("tr") if texts(row).startswith("read as")]
-    first = [r for r in Records.read(runs[0]) if r.evaluator == "pgd"][:3]
-    marks = [f"{r.values['predictions'][0]} {'✓' if r.values['predictions'][0] == 1 else '✗'}" for r in first]
-    assert verdicts[0].split("read as")[1].replace(" ", "") == "".join(marks).replace(" ", "")
+    held = [[r for r in Records.read(run) if "images" in r.values] for run in runs]
+    stored = [r.values["images"][name] for rows in held for name in ("clean", "adversarial", "purified") for r in rows]
+    assert [source.split(",")[1] for source in sources if source.split(",")[1] in stored] == stored
+    assert len(sources) == len(stored) * 4 / 3  # the perturbation besides
+    strip = next(table for table in page_of(page).iter("table") if table.get("class") == "strip")
+    rows = {texts(row.find("th")): [texts(cell) for cell in row.iter("td")] for row in strip.find("tbody")}
+    for view, key in {"clean": "clean_predictions", "adversarial": "predictions", "purified": "predictions"}.items():
+        guesses = [r.values[key][0] for r in held[0]]
+        assert rows[view] == ["1 ✓" if guess == 1 else f"{guess} ✗ not 1" for guess in guesses]
+    assert rows["perturbation × 15.9"] == ["L∞ 0.03"] * 3
+    assert rows["right decisions"] == [f"{r.values['predictions'].count(1)} of {DRAWS}" for r in held[0]]
+
+
+def test_a_perturbation_is_magnified_until_its_radius_fills_half_the_range():
+    image = torch.full((1, 1, 3), 0.5)
+    adv = image + torch.tensor([[[8 / 255, -8 / 255, 0.0]]])
+    values = {"predictions": [1], "images": {"clean": encode(image), "adversarial": encode(adv)}}
+    for norm, eps, factor in (("Linf", 8 / 255, 255 / 16), ("Linf", 16 / 255, 255 / 32), ("L2", 0.5, 255 / 16)):
+        found = grid([Record("pgd", 0, 1, {**values, "norm": norm, "eps": eps, "distance": eps})])
+        assert found.views == ["clean", "adversarial", "perturbation"]
+        assert found.factor == pytest.approx(factor, rel=1e-5)
+        shown = Image.open(io.BytesIO(base64.b64decode(found.picture(found.records[0], "perturbation"))))
+        size = round(255 * 0.5 * (1 + factor * 16 / 255)) - round(255 * 0.5)
+        assert np.abs(np.asarray(shown).astype(int)[0] - [128 + size, 127 - size, 128]).max() <= 1  # of 255 levels
+    assert grid([Record("pgd", 0, 1, {"predictions": [1], "images": {"clean": encode(image)}})]).views == ["clean"]
 
 
 def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
     runs, page = built
     files = {file.name: file.read_bytes() for file in page.parent.iterdir()}
     assert {"accuracy.png", "accuracy.svg", "certified.png", "certified.svg"} <= set(files)
+    assert {"plane.png", "plane.svg", "compared.csv"} <= set(files)
     assert sum(name.startswith("images-") for name in files) == 4
     assert all(data.startswith(b"\x89PNG") for name, data in files.items() if name.endswith(".png"))
     assert all(ET.fromstring(data) is not None for name, data in files.items() if name.endswith(".svg"))
@@ -226,7 +244,7 @@ def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
 
 def test_matplotlib_is_left_as_it_was(built):
     before = dict(matplotlib.rcParams)
-    figures.to_svg(lambda style: figures.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    drawing.to_svg(lambda style: figures.accuracy_bars(read_runs(built[0]), style), LIGHT)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -260,13 +278,25 @@ def test_the_curve_is_the_certified_accuracy_at_every_radius(built, finest, monk
 
 
 def test_the_protocol_says_how_the_numbers_were_made(built):
-    said = texts(page_of(built[1]))
-    attack = "20 steps, 4 EOT draws per step, 1 restart, random start, loss dlr"
-    assert f"PGD within L∞ ≤ 8/255: {attack}, gradient through the defence by Checkpoint." in said
-    assert f"Scored on {DRAWS} fresh draws that the attack never saw." in said
-    assert f"{N} images, about 0.5 s each." in said
-    assert "sigma 0.25, n0 10, n 100, alpha 0.001" in said
-    assert "Purified(purifier=DiffPure(gradient=Checkpoint, t_star=0.1))" in said
+    page = page_of(built[1])
+    rows = {row[0]: row[1:] for row in table_rows(page, "diffpure: protocol")}
+    assert rows["Attack"] == ["none", "PGD, white box", "randomised smoothing"]
+    assert rows["Threat"] == ["–", "L∞ ≤ 8/255", "–"]
+    wanted = {
+        "Steps": "20",
+        "EOT draws per step": "4",
+        "Restarts": "1",
+        "Loss": "dlr",
+        "Other settings": "random start",
+    }
+    assert {name: rows[name][1] for name in wanted} == wanted
+    assert rows["Gradient of the defence"][1] == "Checkpoint"
+    assert rows["Sampler in the attack"][1] == "as deployed"
+    assert rows["Sampler in the defence"][1] == "DiffPure, t* = 0.1"
+    assert rows["Other settings"][2] == "alpha 0.001, n 100, n0 10, sigma 0.25"
+    assert rows["Fresh decisions N"] == [str(DRAWS), str(DRAWS), "–"]
+    assert rows["Images"] == [str(N)] * 3
+    assert "Purified(purifier=DiffPure(gradient=Checkpoint, t_star=0.1))" in texts(page)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +304,28 @@ def test_the_protocol_says_how_the_numbers_were_made(built):
 )
 def test_radii_are_said_as_the_field_says_them(eps, said):
     assert ratio(eps) == said
+
+
+def test_budgets_are_said_in_their_norm():
+    assert budget("Linf", 8 / 255) == "L∞ ≤ 8/255"
+    assert budget("L2", 0.5) == "L2 ≤ 0.5"
+    assert budget("LPIPS", 0.05) == "LPIPS ≤ 0.05"
+    assert budget("Linf", None) == ""
+
+
+def test_differences_name_every_path():
+    first, second = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3, "c": [1]}, "e": 2}
+    assert differences(first, second) == [("a.b", 1, 3), ("d", 2, None), ("e", None, 2)]
+
+
+def test_dark_figures_are_the_light_ones_in_other_colours(built):
+    light = drawing.to_svg(lambda style: figures.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    dark = drawing.darkened(light)
+    colours = [set(re.findall(rb"#[0-9a-f]{6}", svg)) for svg in (light, dark)]
+    assert LIGHT.colour(0).encode() in colours[0]
+    assert DARK.colour(0).encode() in colours[1]
+    assert not colours[1] & {LIGHT.ink.encode(), LIGHT.neutral.encode(), LIGHT.colour(0).encode()}
+    assert re.sub(rb"#[0-9a-f]{6}", b"", light) == re.sub(rb"#[0-9a-f]{6}", b"", dark)
 
 
 def test_expressions_read_both_ways_to_describe_a_part():
@@ -287,7 +339,9 @@ def test_expressions_read_both_ways_to_describe_a_part():
 
 def test_a_run_without_a_configuration_is_reported_all_the_same(tmp_path):
     page = build([write(tmp_path / "run", attacked(), config={})], tmp_path / "out")
-    assert "an attack that the records do not name within L∞ ≤ 8/255" in texts(page_of(page))
+    rows = {row[0]: row[1] for row in table_rows(page_of(page), "run: protocol")}
+    assert rows["Attack"] == "not recorded, white box"
+    assert rows["Threat"] == "L∞ ≤ 8/255"
     assert protocol.defence(read_runs([tmp_path / "run"])[0]) == ""
 
 
@@ -301,7 +355,7 @@ def test_a_failed_check_is_said_first_and_does_not_lead(tmp_path, capsys):
         write(tmp_path / "weak", attacked(chance=0.2)),
     ]
     page = page_of(build(runs, tmp_path / "out"))
-    (aside,) = page.iter("aside")
+    aside = next(aside for aside in page.iter("aside") if "failed" in aside.get("aria-label"))
     sentence = "The loss gradient is zero or not finite for 100.0 % of the images"
     assert sentence in texts(aside)
     assert sentence in " ".join(capsys.readouterr().out.split())
@@ -311,7 +365,7 @@ def test_a_failed_check_is_said_first_and_does_not_lead(tmp_path, capsys):
 def test_without_a_choice_nobody_leads(built, tmp_path):
     page = page_of(build(built[0][:1], tmp_path))
     assert "keeps most" not in texts(page)
-    assert list(page.iter("aside")) == []
+    assert [aside.get("aria-label") for aside in page.iter("aside")] == ["The gradients were not verified"]
 
 
 # Odd input
@@ -320,7 +374,9 @@ def test_without_a_choice_nobody_leads(built, tmp_path):
 @pytest.mark.parametrize("group", [clean, attacked, certified])
 def test_a_single_evaluator_is_enough(tmp_path, group):
     page = page_of(build([write(tmp_path / "run", group())], tmp_path / "out"))
-    assert len([table for table in page.iter("table") if table.get("class") == "numbers"]) == 1
+    titles = [texts(table.find("caption")) for table in page.iter("table")]
+    assert sum(title.startswith(("Accuracy", "Certified")) for title in titles) == 1
+    assert not any("compared" in title for title in titles)
 
 
 def test_an_empty_run_is_said_to_be_empty(tmp_path, capsys):
@@ -336,8 +392,8 @@ def test_names_are_shown_as_they_are(tmp_path, capsys):
     page = build([write(tmp_path / name, *groups, config=config)], tmp_path / "out")
     parsed = page_of(page)
     assert not list(parsed.iter("script"))
-    assert [row[0] for row in table_rows(parsed, 0)] == [name, name]
-    assert table_rows(parsed, 0)[0][1] == evaluator
+    assert [row[0] for row in table_rows(parsed, ACCURACY)] == [name, name]
+    assert table_rows(parsed, ACCURACY)[0][1] == evaluator
     assert "[red]" in capsys.readouterr().out
 
 
@@ -372,4 +428,4 @@ def test_thumbnails_are_found_to_be_small_by_their_width(tmp_path):
     rows[1].values["images"]["clean"] = large
     page = page_of(build([write(tmp_path / "run", rows)], tmp_path / "out"))
     looks = [image.get("class") for image in page.iter("img") if image.get("src").startswith("data:image/png")]
-    assert looks == ["coarse", None, "coarse", "coarse", "coarse", "coarse"]
+    assert looks == ["coarse", None, *["coarse"] * 5]  # the picture of another size has no perturbation

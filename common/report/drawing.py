@@ -1,0 +1,137 @@
+"""How figures are drawn: matplotlib's objects, never its global state; colours that all eyes can tell."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from common.report.runs import Run, family
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colours and width of a figure. The palette is Okabe and Ito's."""
+
+    ink: str = "#1f2328"
+    soft: str = "#6a6f76"
+    line: str = "#dcdcd7"
+    neutral: str = "#b9bcbf"
+    curves: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+    width: float = 8.4
+
+    def colour(self, number: int) -> str:
+        """Of the curve, bar or point with this number."""
+        return self.curves[number % len(self.curves)]
+
+    def dash(self, number: int) -> str:
+        """Twelve curves in a row differ in colour or dash."""
+        return DASHES[number % len(DASHES)]
+
+
+LIGHT = Style()
+DARK = Style(
+    "#e8e6e1", "#a2a6ab", "#3a3d42", "#73777c",
+    ("#3f9fdc", "#f0894a", "#2fbf95", "#de9bc1", "#f0b840", "#9cd3f2"),
+)  # fmt: skip
+
+Draw = Callable[[Style], "Figure"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure: the name of its files, the words below it, and what draws it."""
+
+    name: str
+    caption: str
+    draw: Draw
+
+    @cached_property
+    def light(self) -> bytes:
+        """As SVG, wide and light."""
+        return to_svg(self.draw, LIGHT)
+
+
+def evaluator_numbers(runs: Sequence[Run]) -> dict[str, int]:
+    """A number for every attack, by name and without its seed: what gives it one colour in all figures."""
+    names = dict.fromkeys(family(name) for run in runs for name in run.attacks)
+    return {name: number for number, name in enumerate(names)}
+
+
+def to_svg(draw: Draw, style: Style) -> bytes:
+    """A figure on transparent ground; the same bytes for the same records."""
+    return _save(draw, style, "svg", {"metadata": {"Date": None, "Creator": None}, "transparent": True})
+
+
+def to_png(draw: Draw, style: Style) -> bytes:
+    """A figure on white, 200 dots per inch."""
+    return _save(draw, style, "png", {"dpi": 200, "facecolor": "white"})
+
+
+def darkened(svg: bytes) -> bytes:
+    """A light figure in the dark palette: every colour becomes its counterpart."""
+    pairs = {light.encode(): dark.encode() for light, dark in zip(_colours(LIGHT), _colours(DARK), strict=True)}
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda found: pairs.get(found[0], found[0]), svg)
+
+
+def _colours(style: Style) -> list[str]:
+    single = [getattr(style, field.name) for field in fields(style) if isinstance(getattr(style, field.name), str)]
+    return [*single, *style.curves]
+
+
+def _save(draw: Draw, style: Style, kind: str, options: dict[str, object]) -> bytes:
+    import matplotlib
+
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "robust-diffusion", "font.size": 9, "font.family": "DejaVu Sans"}):
+        draw(style).savefig(file, format=kind, bbox_inches="tight", pad_inches=0.05, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """A figure of this size in inches, with one pair of axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
+
+
+def plot(style: Style, ratio: float = 0.42) -> tuple["Figure", "Axes"]:
+    """A figure for curves: wide on a screen, squarer on a phone."""
+    figure, axes = new_figure(style.width, (ratio if style.width > 5 else max(ratio, 0.8)) * style.width)
+    plain_axes(axes, style)
+    axes.grid(color=style.line, linewidth=0.6, zorder=0)
+    return figure, axes
+
+
+def plain_axes(axes: "Axes", style: Style) -> None:
+    """No ticks and no frame but the bottom line."""
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=style.soft, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(style.line)
+
+
+def legend(axes: "Axes", names: Sequence[str], style: Style) -> None:
+    """Below the figure, where it hides no curve; names as they are: no meaning in "$" or a first "_"."""
+    columns = max(1, min(len(names), int(style.width / (0.75 + 0.075 * max(map(len, names))))))
+    box = axes.legend(
+        frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17), ncols=columns, labelcolor=style.ink,
+        handlelength=2.6, borderaxespad=0, columnspacing=1.8,
+    )  # fmt: skip
+    for text, name in zip(box.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)
+
+
+def label_axes(axes: "Axes", x: str, y: str, style: Style) -> None:
+    """What the two axes show."""
+    axes.set_xlabel(x, color=style.soft)
+    axes.set_ylabel(y, color=style.soft)
