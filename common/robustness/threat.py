@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,15 +11,21 @@ from torch import Tensor
 from common.noise import Noise
 from common.units import number
 
+T = TypeVar("T", bound="Threat")
+
 _NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}
 _LARGEST = {1.0: 1000.0, 2.0: 100.0, math.inf: 1.0}
 _BISECTIONS = 60  # halves of an interval in float64: below its rounding
 
 
 class Threat(ABC):
-    """Which images an attacker may return: ``name`` of the distance, its bound ``eps``, and how it is measured."""
+    """Which images an attacker may return: ``name`` of the distance, its bound ``eps``, and how it is measured.
+
+    ``written`` is what messages call threats of this kind.
+    """
 
     eps: float
+    written: ClassVar[str] = "a threat of its own"
 
     @property
     @abstractmethod
@@ -46,7 +53,7 @@ class ThreatModel(Threat):
     """
 
     norm: float
-    eps: float
+    written = "a norm, ThreatModel(norm, eps)"
 
     def __init__(self, norm: float | str, eps: float | str):
         self.norm = _norm(norm)
@@ -135,18 +142,29 @@ class ThreatModel(Threat):
         ``step_size``, and the exact projection that comes next keeps the few that pay. Images whose gradient is
         zero stay where they are.
         """
+        if self.norm == 2:
+            return adv + step_size * unit(gradient)
         g = gradient.flatten(1)
         direction = g.sign() if self.norm == math.inf else _over_largest(g)
-        if self.norm == 2:
-            direction = direction / _length(direction, 2)[:, None].clamp(min=1)
         return adv + step_size * direction.view_as(adv)
+
+
+def served(threat: Threat, kind: type[T], attack: str) -> T:
+    """The threat, if it is of the kind; ``ValueError`` in the name of an attack that knows no other."""
+    if not isinstance(threat, kind):
+        raise ValueError(f"{attack} attacks within {kind.written}; the threat is {threat}.")
+    return threat
 
 
 def norm_ball(threat: Threat, attack: str) -> ThreatModel:
     """The threat, if it is a ball of a norm; ``ValueError`` in the name of an attack that knows no other."""
-    if not isinstance(threat, ThreatModel):
-        raise ValueError(f"{attack} attacks within a norm, ThreatModel(norm, eps); the threat is {threat}.")
-    return threat
+    return served(threat, ThreatModel, attack)
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """Over its Euclidean length, image by image, however large or small that is; zero stays zero."""
+    rows = _over_largest(gradient.flatten(1))
+    return (rows / _length(rows, 2)[:, None].clamp(min=1)).view_as(gradient)
 
 
 def _norm(norm: float | str) -> float:
