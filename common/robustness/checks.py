@@ -1,37 +1,31 @@
-"""First checks for gradient masking: does the attack that a number rests on deserve trust?
+"""Checks for gradient masking: does the attack that a number rests on deserve trust?
 
 After Athalye et al. (arXiv 1802.00420) and Carlini et al. (arXiv 1902.06705): a defence that merely hides its gradient
 looks robust. `probe` notes what can be seen from outside while an attack is evaluated; everything else is a function
 of records and speaks one sentence for the report. A failed check does not change a number. It says why not to trust it.
+A check that cannot tell, for want of images, says so and has not failed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
+from common.robustness.comparisons import FEWEST, MASKING, Check, beats, percent, transfer, trends, turned
 from common.robustness.records import Record, summarise
 
+__all__ = ["Check", "examine", "probe", "transfer"]
+
 HIDDEN = 0.05  # share of images that may show a sign of masking before a check fails
-SIGNIFICANCE = 0.01  # one-sided level of the paired comparisons: how often each cries wolf
 UNMOVED = 0.01  # a perturbation below this share of eps does not count as one
+DEAD = 0.5  # share of an attack's steps without a gradient from which on it was blind
 HUGE = {"Linf": 0.5}  # from here on a grey image is within reach of every image, and with it any class
-
-
-@dataclass(frozen=True)
-class Check:
-    """``name``, whether it ``passed``, and one ``sentence`` that says what was seen and what it means."""
-
-    name: str
-    passed: bool
-    sentence: str
+GREY = f"{MASKING}grey"  # names an evaluator whose budget reaches a grey image in another norm
 
 
 def probe(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, logits: Tensor) -> list[dict[str, Any]]:
@@ -57,32 +51,56 @@ def probe(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, lo
     return [{"zero_gradient": h, "probabilities": p, "repeatable": s} for h, p, s in flags]
 
 
-def examine(records: Iterable[Record]) -> list[Check]:
-    """All checks that the records of one run allow, for each attacked evaluator in it."""
+def examine(records: Iterable[Record], config: Mapping[str, Any] | None = None) -> list[Check]:
+    """All checks that the records of one run allow, for each attacked evaluator in it.
+
+    ``config`` is the run's header (``Records.describe(path).config``): it tells which attacks differ in one setting.
+    Evaluators that are there to be compared (`sweep.masking_suite`) are not judged by themselves.
+    """
     attacked = [record for record in records if "distance" in record.values]
     attacked.sort(key=lambda record: record.key)
     runs = {name: list(rows) for name, rows in groupby(attacked, key=lambda record: record.evaluator)}
-    checks = [check for rows in runs.values() for check in _single(rows)]
-    white = [rows for rows in runs.values() if rows[0].values.get("white_box", True)]
-    black = [rows for rows in runs.values() if not rows[0].values.get("white_box", True)]
-    return checks + [transfer(w, b) for w in white for b in black if _threat(w) == _threat(b)]
+    others = {name: rows for name, rows in runs.items() if "baseline" in rows[0].values}
+    ours = {name: rows for name, rows in runs.items() if name not in others}
+    judged = {name: rows for name, rows in ours.items() if not name.startswith(MASKING)}
+    white = [rows for rows in judged.values() if rows[0].values.get("white_box", True)]
+    black = [rows for rows in judged.values() if not rows[0].values.get("white_box", True)]
+    return [
+        *(check for rows in judged.values() for check in _single(rows)),
+        *(transfer(w, b) for w in white for b in black if _threat(w) == _threat(b) and _share_images(w, b)),
+        *trends(ours, (config or {}).get("evaluators") or []),
+        *(huge_budget_breaks_all(rows) for rows in ours.values() if _is_huge(rows)),
+        *(attack_breaks_the_baseline(rows) for rows in others.values()),
+    ]
 
 
 def _single(rows: list[Record]) -> list[Check]:
     checks: list[Callable[[list[Record]], Check]] = []
     if "zero_gradient" in rows[0].values:
         checks += [gradient_reaches_the_image, outputs_are_logits, noise_is_declared]
+    if "dead" in rows[0].values and rows[0].values.get("white_box", True):
+        checks += [steps_have_gradients]
     checks += [attack_moves_images, attack_beats_asking_again, robust_is_not_above_clean]
-    found = [check(rows) for check in checks]
-    return [*found, huge_budget_breaks_all(rows)] if _is_huge(rows) else found
+    return [check(rows) for check in checks]
 
 
 def gradient_reaches_the_image(rows: Sequence[Record]) -> Check:
     """Fails when the loss gradient of more than 5 % of the images is exactly zero, missing or not finite."""
     share = _share(rows, "zero_gradient")
-    sentence = f"The loss gradient is zero or not finite for {_percent(share)} of the images"
+    sentence = f"The loss gradient is zero or not finite for {percent(share)} of the images"
     end = "a gradient attack is blind there, so robustness is overstated" if share > HIDDEN else "the attack can see"
     return Check(f"{rows[0].evaluator}: gradient reaches the image", share <= HIDDEN, f"{sentence}: {end}.")
+
+
+def steps_have_gradients(rows: Sequence[Record]) -> Check:
+    """Fails when for more than 5 % of the images most of the attack's steps had a gradient that was zero or not finite.
+
+    The gradient may be there at the clean image and vanish along the way.
+    """
+    share = sum((row.values.get("dead") or 0.0) > DEAD for row in rows) / len(rows)
+    sentence = f"Most steps of the attack had no usable gradient for {percent(share)} of the images"
+    end = "it stood still there, so robustness is overstated" if share > HIDDEN else "it could move"
+    return Check(f"{rows[0].evaluator}: steps have gradients", share <= HIDDEN, f"{sentence}: {end}.")
 
 
 def outputs_are_logits(rows: Sequence[Record]) -> Check:
@@ -90,7 +108,7 @@ def outputs_are_logits(rows: Sequence[Record]) -> Check:
     share = _share(rows, "probabilities")
     if share <= HIDDEN:
         return Check(f"{rows[0].evaluator}: outputs are logits", True, "The classifier's outputs are logits.")
-    sentence = f"{_percent(share)} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
+    sentence = f"{percent(share)} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
     return Check(f"{rows[0].evaluator}: outputs are logits", False, sentence)
 
 
@@ -116,7 +134,7 @@ def attack_moves_images(rows: Sequence[Record]) -> Check:
     if not asked:
         return Check(name, True, "No image was classified correctly on all draws before the attack.")
     share = sum(row.values["distance"] < UNMOVED * row.values["eps"] for row in asked) / len(asked)
-    sentence = f"The attack left {_percent(share)} of the correctly classified images where they were"
+    sentence = f"The attack left {percent(share)} of the correctly classified images where they were"
     end = "it gave up on them, so their robustness is untested" if share > HIDDEN else "it tried"
     return Check(name, share <= HIDDEN, f"{sentence}: {end}.")
 
@@ -124,26 +142,51 @@ def attack_moves_images(rows: Sequence[Record]) -> Check:
 def attack_beats_asking_again(rows: Sequence[Record]) -> Check:
     """Fails unless the attack breaks significantly more images, over all draws, than clean queries of equal number.
 
-    With K draws a randomised defence errs on some draw without any attack. Paired over images, exact.
+    With K draws a randomised defence errs on some draw without any attack. Paired over images, exact. Fewer than seven
+    images that differ prove nothing, whatever the attack: then the check cannot tell, unless there are seven images to
+    break and none was broken.
     """
+    name = f"{rows[0].evaluator}: attack beats asking again"
     clean = [all(guess == row.label for guess in row.values["clean_predictions"]) for row in rows]
     attacked = [all(guess == row.label for guess in row.values["predictions"]) for row in rows]
-    passed = _beats(clean, attacked)
-    before, after = sum(clean) / len(rows), sum(attacked) / len(rows)
-    sentence = f"With all draws right: {_percent(before)} of the clean and {_percent(after)} of the attacked images"
+    before, after = percent(sum(clean) / len(rows)), percent(sum(attacked) / len(rows))
+    sentence = f"With all draws right: {before} of the clean and {after} of the attacked images"
+    lost, won = turned(clean, attacked)
+    if lost + won < FEWEST and (lost or sum(clean) < FEWEST):
+        end = f"the two differ in {lost + won} images, too few to tell ({FEWEST} might)"
+        return Check(name, True, f"{sentence}: {end}.", decided=False)
+    passed = beats(clean, attacked)
     end = "the attack does real harm" if passed else "no more harm is shown than asking as often without an attack does"
-    return Check(f"{rows[0].evaluator}: attack beats asking again", passed, f"{sentence}: {end}.")
+    return Check(name, passed, f"{sentence}: {end}.")
 
 
 def robust_is_not_above_clean(rows: Sequence[Record]) -> Check:
     """Fails when attacked images are classified significantly better than clean ones (first draws, paired, exact)."""
     clean = [row.values["clean_predictions"][0] == row.label for row in rows]
     attacked = [row.values["predictions"][0] == row.label for row in rows]
-    passed = not _beats(attacked, clean)
-    after, before = _percent(sum(attacked) / len(rows)), _percent(sum(clean) / len(rows))
+    passed = not beats(attacked, clean)
+    after, before = percent(sum(attacked) / len(rows)), percent(sum(clean) / len(rows))
     sentence = f"First draws: {after} right under attack, {before} without"
     end = "as expected" if passed else "an attack that helps the defence is broken, perhaps in the sign of its loss"
     return Check(f"{rows[0].evaluator}: robust is not above clean", passed, f"{sentence}: {end}.")
+
+
+def attack_breaks_the_baseline(rows: Sequence[Record]) -> Check:
+    """Fails unless the same attack does significant harm to another classifier (first draws, paired, exact).
+
+    An undefended network falls to any attack worth its name, an adversarially trained one loses something. If neither
+    happens, the attack says nothing about a defence.
+    """
+    name = f"{rows[0].evaluator}: attack breaks the baseline"
+    clean = [row.values["clean_predictions"][0] == row.label for row in rows]
+    attacked = [row.values["predictions"][0] == row.label for row in rows]
+    before, after = percent(sum(clean) / len(rows)), percent(sum(attacked) / len(rows))
+    sentence = f"Of the {rows[0].values['baseline']} classifier's images {before} are right, {after} under the attack"
+    if sum(clean) < FEWEST:
+        return Check(name, True, f"{sentence}: too few to tell ({FEWEST} right ones might).", decided=False)
+    passed = beats(clean, attacked)
+    end = "it works" if passed else "it does no harm even there, so it says nothing about the defence"
+    return Check(name, passed, f"{sentence}: {end}.")
 
 
 def huge_budget_breaks_all(rows: Sequence[Record], chance: float | None = None) -> Check:
@@ -152,48 +195,13 @@ def huge_budget_breaks_all(rows: Sequence[Record], chance: float | None = None) 
     chance = 1 / max(classes, 2) if chance is None else chance
     (summary,) = summarise(rows)
     value, low, _ = summary.metrics["Avg"]
-    sentence = f"With a budget of {rows[0].values['eps']:.3g} in {rows[0].values['norm']} {_percent(value)} survive"
+    sentence = f"With a budget of {rows[0].values['eps']:.3g} in {rows[0].values['norm']} {percent(value)} survive"
     end = "no more than guessing gives" if low <= chance else "a grey image is within reach, but the attack missed it"
     return Check(f"{rows[0].evaluator}: a huge budget breaks everything", low <= chance, f"{sentence}: {end}.")
 
 
-def transfer(white: Sequence[Record], black: Sequence[Record]) -> Check:
-    """Fails when an attack without the defence's gradient breaks significantly more images.
-
-    Paired over the first draws of the images that both attacked; exact.
-    """
-    pairs = {row.index: row for row in black}
-    common = [(row, pairs[row.index]) for row in white if row.index in pairs]
-    if not common:
-        raise ValueError("a black-box and a white-box attack can only be compared on the same images; they share none")
-    strong = [w.values["predictions"][0] == w.label for w, _ in common]
-    weak = [b.values["predictions"][0] == b.label for _, b in common]
-    passed = not _beats(strong, weak)
-    left, other = _percent(sum(strong) / len(common)), _percent(sum(weak) / len(common))
-    sentence = f"First draws: {left} survive the white-box and {other} the black-box attack"
-    if not passed:
-        end = "the gradient misleads the white-box attack"
-    elif _beats(weak, strong):
-        end = "as expected"
-    else:
-        end = "no difference shown, so neither attack alone is the last word; see the worst of both"
-    name = f"{white[0].evaluator}: not weaker than {black[0].evaluator}"
-    return Check(name, passed, f"{sentence}: {end}.")
-
-
-def _beats(before: Sequence[bool], after: Sequence[bool]) -> bool:
-    """Whether significantly more images went from right to wrong than back: one-sided exact McNemar test."""
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    won = sum(a and not b for b, a in zip(before, after, strict=True))
-    return bool(binom.sf(lost - 1, lost + won, 0.5) < SIGNIFICANCE) if lost + won else False
-
-
 def _share(rows: Sequence[Record], flag: str) -> float:
     return sum(bool(row.values[flag]) for row in rows) / len(rows)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _threat(rows: Sequence[Record]) -> tuple[Any, Any]:
@@ -202,4 +210,8 @@ def _threat(rows: Sequence[Record]) -> tuple[Any, Any]:
 
 def _is_huge(rows: Sequence[Record]) -> bool:
     norm, eps = _threat(rows)
-    return norm in HUGE and eps >= HUGE[norm]
+    return rows[0].evaluator.startswith(GREY) or (norm in HUGE and eps >= HUGE[norm])
+
+
+def _share_images(first: Sequence[Record], second: Sequence[Record]) -> bool:
+    return not {row.index for row in first}.isdisjoint(row.index for row in second)

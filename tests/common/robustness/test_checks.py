@@ -75,6 +75,103 @@ def test_an_attack_that_only_asks_again_is_found():
     assert checks.attack_beats_asking_again(rows(clean, ["00"] * 40)).passed
 
 
+def test_too_few_images_to_tell_are_no_failure_but_an_attack_that_breaks_none_of_many_is():
+    def found(images, broken):
+        check = checks.attack_beats_asking_again(rows(["1"] * images, ["0"] * broken + ["1"] * (images - broken)))
+        return check.passed, check.decided
+
+    assert found(3, 0) == found(50, 2) == (True, False)
+    assert found(7, 0) == (False, True)
+
+
+def test_an_attack_that_is_blind_along_the_way_is_found():
+    """More than 5 % of the images spent more than half of their steps without a gradient."""
+    seeing, blind = rows(["1"] * 40, ["0"] * 40, dead=0.5), rows(["1"] * 40, ["0"] * 40, dead=0.51)
+    assert named(examine(seeing[:38] + blind[38:]), "steps have gradients").passed
+    check = named(examine(seeing[:37] + blind[37:]), "steps have gradients")
+    assert not check.passed
+    assert "7.5 %" in check.sentence
+    assert not [c for c in examine(rows(["1"] * 9, ["0"] * 9, dead=1.0, white_box=False)) if "have gradients" in c.name]
+
+
+def part(name, eps=0.1, **attack):
+    return {
+        "class": "Attacked", "name": name, "draws": 10, "seed": 0, "threat": {"norm": "inf", "eps": eps},
+        "attack": {"class": "PGD", "steps": 20, "eot": 4, "step_size": None, **attack},
+    }  # fmt: skip
+
+
+BASE = part("pgd")
+
+
+@pytest.mark.parametrize(
+    ("other", "stronger"),
+    [
+        (part("masking/eps=0.2", eps=0.2), "masking/eps=0.2"),
+        (part("masking/eps=0.2", eps=0.2, step_size=0.02), "masking/eps=0.2"),
+        (part("masking/steps=5", steps=5), "pgd"),
+        (part("masking/eot=1", eot=1), "pgd"),
+        (part("five restarts", restarts=5), None),  # the first has no such setting: nothing to compare
+        (part("masking/steps=5", steps=5, eot=1), None),  # differ in two settings
+        ({**part("other seed", steps=5), "seed": 1}, None),  # other draws
+    ],
+)
+def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
+    config = {"evaluators": [BASE, other]}
+    names = ["pgd", other["name"]]
+    weaker = next(name for name in names if name != stronger)
+    right = {stronger: ["0"] * 30 + ["1"] * 10, weaker: ["1"] * 40}
+    for survivors, passed in ((right, True), ({stronger: right[weaker], weaker: right[stronger]}, False)):
+        records = [r for name in names for r in rows(["1"] * 40, survivors.get(name, ["0"] * 40), name=name)]
+        found = [check for check in examine(records, config) if "not weaker" in check.name]
+        assert not [check for check in examine(records) if "not weaker" in check.name]
+        if stronger is None:
+            assert found == []
+            continue
+        (check,) = found
+        assert check.name == f"{stronger}: not weaker than {weaker}"
+        assert check.passed == passed
+        assert "25.0 % survive" in check.sentence
+        assert check.sentence.endswith("." if passed else "keeps its books wrongly.")
+
+
+def test_trends_pair_common_images_and_say_when_these_are_too_few():
+    config = {"evaluators": [BASE, part("masking/steps=5", steps=5), part("masking/steps=2", steps=2)]}
+    base = rows(["1"] * 40, ["1"] * 40, name="pgd")
+    found = examine([*base, *rows(["1"] * 6, ["0"] * 6, name="masking/steps=5")], config)
+    check = named(found, "not weaker than masking/steps=5")
+    assert check.passed
+    assert not check.decided
+    found = examine(
+        [*base, *(r for k in (5, 2) for r in rows(["1"] * 9, [str(k % 2)] * 9, name=f"masking/steps={k}"))], config
+    )
+    trends = {check.name: check.passed for check in found if "not weaker" in check.name}
+    assert trends == {  # neighbours only: 20 against 5, 5 against 2
+        "pgd: not weaker than masking/steps=5": True,
+        "masking/steps=5: not weaker than masking/steps=2": False,
+    }
+
+
+def test_what_is_there_to_be_compared_is_not_judged_by_itself():
+    records = rows(["1"] * 40, ["1"] * 40, name="masking/steps=5", distance=0.0, white_box=True)
+    black = rows(["1"] * 40, ["0"] * 40, name="square", white_box=False)
+    assert {check.name.split(":")[0] for check in examine(records + black)} == {"square"}
+    grey = rows(["1"] * 40, ["1"] * 40, name="masking/grey", norm="L2", eps=4.0)
+    (check,) = examine(grey)
+    assert not check.passed
+    assert "huge" in check.name
+
+
+def test_the_attack_must_break_the_baseline():
+    falls, stands, few = (
+        rows(["1"] * n, ["0"] * k + ["1"] * (n - k), name="masking/undefended", baseline="undefended")
+        for n, k in ((20, 15), (20, 3), (6, 6))
+    )
+    (good,), (bad,), (unclear,) = examine(falls), examine(stands), examine(few)
+    assert (good.passed, bad.passed, unclear.passed, unclear.decided) == (True, False, True, False)
+    assert "25.0 % under the attack: it works." in good.sentence
+
+
 def test_robustness_above_clean_accuracy_is_found():
     assert not checks.robust_is_not_above_clean(rows(["0"] * 20, ["1"] * 20)).passed
     assert checks.robust_is_not_above_clean(rows(["1"] * 20, ["1"] * 20)).passed
@@ -84,7 +181,11 @@ def test_robustness_above_clean_accuracy_is_found():
 def test_paired_comparison_is_the_exact_sign_test(lost, won):
     clean, attacked = ["1"] * lost + ["0"] * won + ["1"] * 5, ["0"] * lost + ["1"] * won + ["1"] * 5
     significant = lost + won > 0 and binomtest(lost, lost + won, 0.5, alternative="greater").pvalue < 0.01
-    assert checks.attack_beats_asking_again(rows(clean, attacked)).passed == significant
+    check = checks.attack_beats_asking_again(rows(clean, attacked))
+    few = lost + won < 7
+    assert check.decided == (not few)
+    assert check.passed == (significant or few)
+    assert ("7 might" in check.sentence) == few
 
 
 def test_a_huge_budget_must_leave_no_more_than_chance():

@@ -1,0 +1,530 @@
+"""Planted defences that hide or bend their gradient are caught by name; honest ones, the method's own, never are.
+
+Everything is tiny and random: what is tested are the tests. Findings are deterministic given the seeds.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.purifier import AGDM
+from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
+from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
+from common.diffusion.gradients import Adjoint, Checkpoint, Gradient, Surrogate
+from common.diffusion.schedules import DDPM, VP
+from common.diffusion.solvers import DDIM, EulerMaruyama
+from common.networks.small_cnn import SmallCNN
+from common.networks.wide_resnet import WideResNet
+from common.robustness.attacks.pgd import PGD
+from common.robustness.checks import examine
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady, Voting
+from common.robustness.evaluators import Attacked
+from common.robustness.threat import ThreatModel
+from common.robustness.verification import Verify, complaint
+from diffpure.langevin import LangevinDiffPure
+from diffpure.purifier import DiffPure
+from diffpure.randomised import RandomisedDiffPure
+from ndc.classifier import NoisedDiffusionClassifier
+
+SIDE, CLASSES = 4, 3
+SOLVERS = ["euler_maruyama", "ancestral", "ddim", DDIM(0.7), "probability_flow_euler", "probability_flow_heun"]
+
+
+def awake(network, seed=0):
+    """Random weights of ordinary size: at initialisation some branches are nearly zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
+        parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    return network.eval()
+
+
+class Body(nn.Module):
+    """Two convolutions, a noise level and a class."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        self.classes = nn.Linear(CLASSES, 4)
+
+    def forward(self, x, label, class_labels=None):
+        h = self.first(x) + torch.sin(label.to(x.dtype))[:, None, None, None]
+        if class_labels is not None:
+            h = h + self.classes(class_labels)[:, :, None, None]
+        return self.second(torch.tanh(h))
+
+
+def denoiser(seed=0):
+    return EDMDenoiser(awake(Body(), seed), num_classes=CLASSES)
+
+
+def head(seed=0):
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    return NetworkClassifier(awake(layers, seed + 1))
+
+
+def guidance(seed=0, kind=AdversarialGuidance, **settings):
+    return kind(awake(GuidanceNetwork(1, CLASSES, width=8, strides=(1, 2)), seed + 2), **settings)
+
+
+def diffpure(kind=DiffPure, steps=3, seed=0, **settings):
+    return Purified(kind(denoiser(seed), 0.1, steps=steps, **settings), head(seed))
+
+
+def agdm(kind=AGDM, seed=0, guide=None, **settings):
+    return Purified(kind(denoiser(seed), guide or guidance(seed), 0.1, scale=20.0, steps=3, **settings), head(seed))
+
+
+def batch(images=1, seed=0, channels=1, side=SIDE):
+    """Images with flat black and white parts, as digits have them."""
+    image = torch.rand(images, channels, side, side, generator=torch.Generator().manual_seed(seed))
+    return (2 * image - 0.5).clamp(0, 1), torch.arange(images) % CLASSES, torch.arange(images) + 7
+
+
+def failed(classifier, images=1, seed=0, **shape):
+    """Names of the tests that failed."""
+    records = Verify(seed=seed)(classifier.freeze(), batch(images, seed, **shape))
+    assert all(record.values["verified"] == (complaint([record]) == "") for record in records)
+    return {f["name"] for record in records for f in record.values["findings"] if not f["passed"]}
+
+
+# ---- honest defences ----
+
+
+def ndc(variant, seed=0, **settings):
+    sigma = 0.0 if variant == "dc" else 0.25
+    return NoisedDiffusionClassifier(denoiser(seed), CLASSES, sigma, variant, nodes=3, **settings)
+
+
+def timm_network(seed=0):
+    from common.networks.timm_network import TimmNetwork
+
+    return NetworkClassifier(awake(TimmNetwork("test_resnet", CLASSES), seed))
+
+
+HONEST = {
+    **{f"DiffPure {solver}": lambda seed, s=solver: diffpure(solver=s, seed=seed) for solver in SOLVERS},
+    "DiffPure torchsde": lambda seed: diffpure(solver="torchsde", steps=2, seed=seed),
+    "DiffPure full graph": lambda seed: diffpure(gradient="full", seed=seed),
+    "DiffPure long": lambda seed: diffpure(steps=12, seed=seed),
+    "DiffPure by DDPM indices": lambda seed: Purified(
+        DiffPure(
+            EpsDenoiser(awake(Body(), seed), DDPM(), "nearest"), 0.006, solver="ancestral", schedule=DDPM(), t_end=0.0
+        ),
+        head(seed),
+    ),
+    "DiffPure continuous": lambda seed: Purified(
+        DiffPure(EpsDenoiser.score_sde(awake(Body(), seed)), 0.1, steps=2), head(seed)
+    ),
+    "DiffPure at random depth": lambda seed: diffpure(RandomisedDiffPure, seed=seed),
+    "Langevin": lambda seed: diffpure(LangevinDiffPure, seed=seed),
+    "in sequence": lambda seed: Purified(
+        Chain(
+            [
+                Resized(DiffPure(denoiser(seed), 0.1, steps=2), 3),
+                Repeated(DiffPure(denoiser(seed), 0.05, steps=1), 2),
+            ]
+        ),
+        head(seed),
+    ),
+    "fixed noise": lambda seed: Purified(FixedNoise(DiffPure(denoiser(seed), 0.1, steps=2)), head(seed)),
+    "AGDM": lambda seed: agdm(seed=seed),
+    "AGDM hard label": lambda seed: agdm(seed=seed, guide=guidance(seed, label="hard", distance="cosine")),
+    "AGDM ODE": lambda seed: agdm(seed=seed, solver="probability_flow_heun"),
+    **{f"NDC {v}": lambda seed, v=v: ndc(v, seed) for v in ("dc", "epndc", "apndc")},
+    "NDC in pieces": lambda seed: ndc("apndc", seed, batch_size=4),
+    "majority": lambda seed: Voting(diffpure(seed=seed), 3),
+    "mean logit": lambda seed: Voting(diffpure(seed=seed), 2, "mean_logit"),
+    "steady": lambda seed: Steady(head(seed), 4),
+    "ReLU network": lambda seed: NetworkClassifier(awake(SmallCNN(CLASSES, 1, width=8), seed)),
+    "clamped": lambda seed: Through(lambda image: image.clamp(0, 1), head(seed)),
+}
+WIDE = {
+    "WRN": lambda seed: NetworkClassifier(awake(WideResNet(num_classes=CLASSES, depth=10, widen_factor=1), seed)),
+    "timm": timm_network,
+}
+
+
+class Through(Classifier):
+    """A function of the image, then a classifier."""
+
+    def __init__(self, function, classifier):
+        super().__init__()
+        self.function, self.classifier, self.randomised = function, classifier, classifier.randomised
+
+    def forward(self, image, noise=None):
+        return self.classifier(self.function(image), noise)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", HONEST)
+def test_no_false_alarm(name, seed):
+    assert failed(HONEST[name](seed), seed=seed) == set()
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_no_false_alarm_for_deep_networks(name):
+    assert failed(WIDE[name](0), channels=3, side=32) == set()
+
+
+def test_a_defence_that_nothing_is_wrong_with_is_tested_by_all_that_applies():
+    (record,) = Verify()(agdm().freeze(), batch())
+    assert [finding["name"] for finding in record.values["findings"]] == [
+        "same noise", "declared randomness", "outputs are logits", "attacked as deployed", "recomputed networks",
+        "recomputed states", "time grids", "time labels", "full graph", "guidance path", "gradient reaches the image",
+        "finite differences", "single precision",
+    ]  # fmt: skip
+    assert all(finding["decided"] and finding["error"] < 1e-5 for finding in record.values["findings"])
+
+
+# ---- quantisation ----
+
+
+def rounded(image):
+    return (image * 16).round() / 16
+
+
+class StraightThrough(torch.autograd.Function):
+    """Rounds, and says that it does not."""
+
+    @staticmethod
+    def forward(ctx, image):
+        return rounded(image)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent
+
+
+class RoundingPurifier(DiffPure):
+    def forward(self, image, noise=None):
+        return rounded(super().forward(image, noise))
+
+
+def test_quantisation():
+    for plant in (Through(rounded, head()), diffpure(RoundingPurifier)):
+        assert failed(plant) == {"gradient reaches the image", "staircase"}
+    assert failed(Through(StraightThrough.apply, head())) == {"finite differences", "staircase"}
+    assert failed(Through(StraightThrough.apply, diffpure())) == {"finite differences", "staircase"}
+
+
+# ---- detached guidance ----
+
+
+class DetachedReference(AGDM):
+    def prepare(self, x0):
+        return tuple(part.detach() for part in super().prepare(x0))
+
+
+class DetachedContext(AGDM):
+    def denoise(self, x, sigma, *context):
+        return super().denoise(x, sigma, *(part.detach() for part in context))
+
+
+class FirstOrder(AdversarialGuidance):
+    """Forgets that its gradient is differentiated."""
+
+    def gradient_at(self, x, sigma, *embedding):
+        return super().gradient_at(x.detach(), sigma, *(part.detach() for part in embedding))
+
+
+class ConstantInItsState(AdversarialGuidance):
+    def gradient_at(self, x, sigma, *embedding):
+        return super().gradient_at(x.detach(), sigma, *embedding)
+
+
+class ClosedOver(AGDM):
+    """The reference reaches the steps through an attribute instead of the context."""
+
+    def prepare(self, x0):
+        self.__dict__["kept"] = super().prepare(x0)
+        return ()
+
+    def denoise(self, x, sigma, *context):
+        return super().denoise(x, sigma, *self.kept)
+
+
+def test_detached_guidance():
+    for plant in (
+        agdm(DetachedReference),
+        agdm(DetachedContext),
+        agdm(guide=guidance(kind=FirstOrder)),
+        agdm(guide=guidance(kind=ConstantInItsState)),
+        agdm(DetachedReference, gradient="full", solver="ddim"),
+    ):
+        assert failed(plant) == {"guidance path", "finite differences"}
+    assert failed(agdm(ClosedOver)) == {"full graph", "finite differences"}
+
+
+# ---- other noise in the recomputation ----
+
+
+class Redrawn(Checkpoint):
+    """Draws the noise of a step anew whenever the step is computed."""
+
+    def reverse(self, process, xt, noise, context):
+        calls = iter(range(10**6))
+
+        class Anew(type(process)):
+            def step(self, k, x, draws, *given):
+                return process.step(k, x, process.draws(noise.stream(f"call {next(calls)}"), x), *given)
+
+        given = Anew(process.denoise, process.schedule, process.solver, process.grid)
+        return super().reverse(given, xt, noise, context)
+
+
+class Resimulated(Gradient):
+    """The whole chain is computed again from its start, with noise of its own."""
+
+    def reverse(self, process, xt, noise, context):
+        return _Again.apply(xt, process, noise, context)
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, xt, process, noise, context):
+        ctx.process, ctx.noise, ctx.context = process, noise, context
+        ctx.save_for_backward(xt)
+        return process.run(xt, noise, context)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        leaf = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            end = ctx.process.run(leaf, ctx.noise.stream("again"), ctx.context)
+        return torch.autograd.grad(end, leaf, cotangent)[0], None, None, None
+
+
+class HomeMade(nn.Module):
+    """A purifier of nobody's making: noise, a denoiser, and a recomputation that torch's global generator drives."""
+
+    randomised = True
+
+    def __init__(self, shift=0.0, fresh=False):
+        super().__init__()
+        self.denoiser, self.shift, self.fresh = denoiser(), shift, fresh
+
+    def forward(self, image, noise):
+        return _HomeMade.apply(image, noise, self)
+
+    def compute(self, image, noise, sigma):
+        z = noise.normal(0, image.shape[1:]).to(image)
+        return self.denoiser(image + sigma * z, image.new_full((len(image),), sigma))
+
+
+class _HomeMade(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image, noise, purifier):
+        ctx.noise, ctx.purifier = noise, purifier
+        ctx.save_for_backward(image)
+        return purifier.compute(image, noise, 0.5)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        leaf = ctx.saved_tensors[0].detach().requires_grad_()
+        noise = ctx.noise.stream("again") if ctx.purifier.fresh else ctx.noise
+        with torch.enable_grad():
+            end = ctx.purifier.compute(leaf, noise, 0.5 + ctx.purifier.shift)
+        return torch.autograd.grad(end, leaf, cotangent)[0], None, None
+
+
+def test_redrawn_noise_in_the_recomputation():
+    assert {"recomputed states", "recomputed networks"} & failed(diffpure(gradient=Redrawn()))
+    found = failed(diffpure(gradient=Resimulated()))
+    assert found == {"recomputed states", "recomputed networks", "full graph", "finite differences"}
+    assert failed(Purified(HomeMade(fresh=True), head())) == {"recomputed networks", "finite differences"}
+    assert failed(Purified(HomeMade(), head())) == set()
+
+
+# ---- a time grid shifted by one step ----
+
+
+class ShiftedBack(Checkpoint):
+    """Recomputes step k at the times of step k + 1, as an adjoint that walks the grid from its other end does."""
+
+    def reverse(self, process, xt, noise, context):
+        draws = process.draws(noise, xt)
+        for k in range(1, process.grid.steps + 1):
+            xt = _Shifted.apply(xt, process, k, draws, context)
+        return xt
+
+
+class _Shifted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, xt, process, k, draws, context):
+        ctx.process, ctx.k, ctx.draws, ctx.context = process, k, draws, context
+        ctx.save_for_backward(xt)
+        return process.step(k, xt, draws, *context)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        leaf = ctx.saved_tensors[0].detach().requires_grad_()
+        later = min(ctx.k + 1, ctx.process.grid.steps)
+        with torch.enable_grad():
+            end = ctx.process.step(later, leaf, ctx.draws, *ctx.context)
+        return torch.autograd.grad(end, leaf, cotangent)[0], None, None, None, None
+
+
+class ShiftedConditioning(DiffPure):
+    """The denoiser is told the level of the step before."""
+
+    def denoise(self, x, sigma, *context):
+        levels = self._sigmas().to(sigma)
+        k = int((levels - sigma[0]).abs().argmin())
+        return super().denoise(x, levels[max(0, k - 1)].expand_as(sigma), *context)
+
+
+class ShiftedDenoiser(Denoiser):
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x, sigma, label=None):
+        return self.denoiser(x, 1.1 * sigma, label)
+
+
+class ShiftedLabel(EpsDenoiser):
+    def time_label(self, sigma):
+        return super().time_label(sigma) + 1
+
+
+class AsksAtTheEnd(EulerMaruyama):
+    """Tells the denoiser the level at which a step ends."""
+
+    def step(self, denoise, schedule, xt, t, t_next, z, last=False):
+        told = schedule.sigma(t_next).to(xt)
+        return super().step(lambda x, sigma: denoise(x, told.expand_as(sigma)), schedule, xt, t, t_next, z, last)
+
+
+class DiffusedElsewhere(DiffPure):
+    """Diffuses to another time than the one that the reverse process starts from."""
+
+    def _diffuse(self, x0, noise):
+        other = copy.copy(self)
+        other.grid = self.grid.coarsen(1)
+        t = self.grid.interval(1)[1]
+        z = noise.normal(0, x0.shape[1:]).to(x0)
+        return self.schedule.scale(t) * (x0 + self.schedule.sigma(t) * z)
+
+
+def test_a_time_grid_shifted_in_the_recomputation():
+    found = failed(diffpure(gradient=ShiftedBack()))
+    assert {"recomputed networks", "time grids", "full graph", "finite differences"} <= found
+    assert failed(Purified(HomeMade(shift=0.05), head())) == {"recomputed networks", "finite differences"}
+
+
+def test_a_time_grid_shifted_in_the_conditioning():
+    shifted = Purified(DiffPure(ShiftedDenoiser(denoiser()), 0.1, steps=3), head())
+    label = ShiftedLabel(awake(Body()), VP(), "continuous")
+    for plant in (diffpure(ShiftedConditioning), shifted, diffpure(solver=AsksAtTheEnd()), diffpure(DiffusedElsewhere)):
+        assert failed(plant) == {"time grids"}
+    assert failed(Purified(DiffPure(label, 0.1, steps=3), head())) == {"time labels"}
+    indices = ShiftedLabel(awake(Body()), DDPM(), "nearest")
+    by_index = DiffPure(indices, 0.006, solver="ancestral", schedule=DDPM(), t_end=0.0)
+    assert failed(Purified(by_index, head())) == {"time labels"}
+
+
+# ---- outputs, underflow, hidden randomness ----
+
+
+class After(Classifier):
+    """A classifier, then a function of its logits."""
+
+    def __init__(self, classifier, function):
+        super().__init__()
+        self.classifier, self.function, self.randomised = classifier, function, classifier.randomised
+
+    def forward(self, image, noise=None):
+        return self.function(self.classifier(image, noise))
+
+
+class Faint(torch.autograd.Function):
+    """The identity, whose gradient underflows."""
+
+    @staticmethod
+    def forward(ctx, image):
+        return image.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent * 1e-30 * 1e-30
+
+
+def test_outputs_and_underflow():
+    assert failed(After(head(), lambda logits: logits.softmax(1))) == {"outputs are logits"}
+    assert failed(After(head(), lambda logits: 1e-35 * logits)) == {"gradient reaches the image"}
+    found = failed(Through(Faint.apply, head()))
+    assert found == {"gradient reaches the image", "finite differences", "single precision"}
+    assert failed(Through(lambda image: image.detach(), head())) == {"gradient reaches the image", "finite differences"}
+    half = Through(lambda image: image.half().to(image.dtype), head())
+    assert "finite differences" in failed(half)
+
+
+def test_hidden_randomness():
+    torch.manual_seed(0)
+    assert "same noise" in failed(Through(lambda image: image + 0.1 * torch.randn_like(image), head()))
+    undeclared = diffpure()
+    undeclared.randomised = False
+    assert failed(undeclared) == {"declared randomness"}
+
+
+class Turncoat(Classifier):
+    """Shows gradients another face than the score."""
+
+    def __init__(self):
+        super().__init__()
+        self.score, self.shown = head(0), head(5)
+
+    def forward(self, image, noise=None):
+        return self.shown(image) if torch.is_grad_enabled() else self.score(image)
+
+
+def test_another_face_for_the_attack():
+    assert "attacked as deployed" in failed(Turncoat())
+
+
+# ---- declared approximations ----
+
+
+@pytest.mark.parametrize("gradient", ["bpda", "adjoint", Surrogate(2), Adjoint(dt=0.05)])
+def test_declared_approximations_are_named_but_not_refused(gradient):
+    records = Verify()(diffpure(steps=5, gradient=gradient).freeze(), batch())
+    findings = {finding["name"]: finding for finding in records[0].values["findings"]}
+    assert complaint(records) == ""
+    assert not findings["declared gradient"]["decided"]
+    assert "upper bound" in findings["declared gradient"]["sentence"]
+    assert findings["declared gradient"]["error"] > 1e-3
+    assert findings["finite differences"]["decided"]  # of the exact gradient in its place
+
+
+def test_a_fault_behind_a_declared_approximation_is_found_all_the_same():
+    assert failed(diffpure(ShiftedConditioning, gradient="bpda")) == {"time grids"}
+    assert failed(agdm(DetachedReference, gradient="bpda")) == {"guidance path", "finite differences"}
+
+
+# ---- what only an attack brings to light ----
+
+
+def test_logits_that_saturate_are_found_by_the_checks_of_an_attack():
+    plant = After(head(), lambda logits: 1e5 * logits).freeze()
+    image, _, index = batch(16)
+    label = plant(image).argmax(1)
+    (first, *_) = Verify()(plant, (image[:1], label[:1], index[:1]))
+    alive = {f["name"]: f for f in first.values["findings"]}["gradient reaches the image"]
+    assert alive["passed"]
+    assert not alive["decided"]
+    attacked = Attacked(PGD(steps=3), ThreatModel("inf", 0.1), keep_images=0)
+    checks = examine(attacked(plant, (image, label, index)))
+    assert "attacked: gradient reaches the image" in {check.name for check in checks if not check.passed}
+
+
+def test_the_refusal_names_every_fault_its_meaning_and_what_to_do():
+    records = Verify()(agdm(DetachedReference).freeze(), batch(2))
+    text = complaint(records)
+    assert text.count("\n- ") == 2
+    assert "guidance path: Finite differences contradict the gradient along the reference" in text
+    assert "verify: warn" in text
+    assert complaint(Verify()(head().freeze(), batch())) == complaint([]) == ""
