@@ -7,11 +7,16 @@ from torch import Tensor
 from torch.nn import functional
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """``-log p_y``."""
-    return functional.cross_entropy(logits, label, reduction="none")
+    """``-log p_y = log(1 + exp s)`` with ``s = log sum_{k != y} exp(z_k) - z_y``.
+
+    By this formula value and gradient keep their digits where p_y is near one. In float32, from a gap of 17 on,
+    log-softmax gives 0, and a gradient that has lost the part of z_y and with it its direction.
+    """
+    return functional.softplus(_without(logits, label).logsumexp(1) - _at(logits, label))
 
 
 def margin(logits: Tensor, label: Tensor) -> Tensor:
@@ -30,6 +35,16 @@ def dlr(logits: Tensor, label: Tensor) -> Tensor:
     return margin(logits, label) / _positive(top[:, 0] - top[:, 2])
 
 
+def targeted_cross_entropy(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """``log p_t`` for a target class t != y."""
+    return -cross_entropy(logits, target)
+
+
+def targeted_margin(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """``z_t - z_y`` for a target class t != y: where it is positive, the prediction is wrong, if not t."""
+    return _at(logits, target) - _at(logits, label)
+
+
 def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
     """``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)`` for a target class t != y; needs four classes.
 
@@ -37,7 +52,7 @@ def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
     """
     _need_classes(logits, 4, "targeted_dlr")
     top = logits.topk(4, dim=1).values
-    return (_at(logits, target) - _at(logits, label)) / _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+    return targeted_margin(logits, label, target) / _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
@@ -50,6 +65,11 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED: dict[str, TargetedLoss] = {
+    "targeted_cross_entropy": targeted_cross_entropy,
+    "targeted_margin": targeted_margin,
+    "targeted_dlr": targeted_dlr,
+}
 
 
 def by_name(name: str) -> Loss:
@@ -64,7 +84,11 @@ def _at(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _best_other(logits: Tensor, label: Tensor) -> Tensor:
-    return logits.scatter(1, label[:, None], -torch.inf).amax(1)
+    return _without(logits, label).amax(1)
+
+
+def _without(logits: Tensor, label: Tensor) -> Tensor:
+    return logits.scatter(1, label[:, None], -torch.inf)
 
 
 def _positive(gap: Tensor) -> Tensor:

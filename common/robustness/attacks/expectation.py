@@ -7,18 +7,19 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
-from common.robustness.losses import Loss
+from common.robustness.losses import Loss, TargetedLoss, margin
 
 
 @dataclass(frozen=True)
 class Answers:
     """What n draws say of B points: mean ``loss`` (B,), its ``gradient`` (B,C,H,W) or None, ``right`` (B,), the share
-    of the draws classified as ``label``, and the mean ``logits`` (B,K)."""
+    of the draws classified as ``label``, the mean ``logits`` (B,K) and the mean ``margin`` (B,) (`losses.margin`)."""
 
     loss: Tensor
     gradient: Tensor | None
     right: Tensor
     logits: Tensor
+    margin: Tensor
 
 
 def ask(
@@ -26,37 +27,65 @@ def ask(
     points: Tensor,
     label: Tensor,
     draws: Noise,
-    loss: Loss,
+    loss: Loss | TargetedLoss,
     differentiate: bool = True,
     chunk: int | None = None,
+    target: Tensor | None = None,
 ) -> Answers:
     """``1/n sum_j loss(classifier(x, noise_j), y)`` for each row x of ``points`` (B,C,H,W), and its gradient in x.
 
+    With ``target`` (B,), a class per point, the loss is a targeted one: ``loss(classifier(x, noise_j), y, t)``.
     ``draws`` has B*n rows, image-major (``noise.draws(n)``). All rows are one forward and one backward pass, or several
     of at most ``chunk`` rows. A classifier that gives no gradient at all raises ``RuntimeError``: an attack would
     otherwise return the clean image and pass for robustness.
     """
     n = len(draws) // len(points)
-    rows, labels = points.detach().repeat_interleave(n, 0), label.repeat_interleave(n)
+    rows = points.detach().repeat_interleave(n, 0)
+    classes = [each.repeat_interleave(n) for each in (label, target) if each is not None]
     losses, gradients, answers = [], [], []
     for start in range(0, len(rows), chunk or len(rows)):
         part = slice(start, start + (chunk or len(rows)))
         x = rows[part].requires_grad_(differentiate)
         with torch.set_grad_enabled(differentiate):
             logits = classifier(x, draws.rows(part))
-            values = loss(logits, labels[part])
+            values = loss(logits, *(each[part] for each in classes))
         losses.append(values.detach())
         answers.append(logits.detach())
         if differentiate:
             gradients.append(_gradient(values, x))
     logits = torch.cat(answers)
-    right = (logits.argmax(1) == labels).to(points.dtype)
+    right = (logits.argmax(1) == classes[0]).to(points.dtype)
     return Answers(
         torch.cat(losses).view(-1, n).mean(1),
         torch.cat(gradients).view(-1, n, *points.shape[1:]).mean(1) if differentiate else None,
         right.view(-1, n).mean(1),
         logits.view(len(points), n, -1).mean(1),
+        margin(logits, classes[0]).view(-1, n).mean(1),
     )
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What an attack asks a classifier about images with ``label`` (B,): ``eot`` draws each, new ones for each name."""
+
+    classifier: Classifier
+    label: Tensor
+    noise: Noise
+    eot: int
+    chunk: int | None = None
+
+    def __call__(
+        self,
+        rows: Tensor,
+        points: Tensor,
+        name: str,
+        loss: Loss | TargetedLoss,
+        differentiate: bool = False,
+        target: Tensor | None = None,
+    ) -> Answers:
+        """`ask` about ``points`` (A,C,H,W), one for each image in ``rows`` (A,); the same row twice, the same draws."""
+        draws = self.noise.rows(rows).stream(name).draws(self.eot)
+        return ask(self.classifier, points, self.label[rows], draws, loss, differentiate, self.chunk, target)
 
 
 def _gradient(loss: Tensor, x: Tensor) -> Tensor:
@@ -68,6 +97,15 @@ def _gradient(loss: Tensor, x: Tensor) -> Tensor:
             "Remove no_grad and detach on the way, or use a gradient-free attack."
         )
     return found.detach()
+
+
+def check_counts(chunk: int | None, **counts: int) -> None:
+    """``ValueError`` unless every one of an attack's ``counts`` is at least 1, and ``chunk`` too, or None."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least one row, or None for no limit; got {chunk}")
 
 
 def alive(gradient: Tensor) -> Tensor:

@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks import Attack, Found, attacking
-from common.robustness.attacks.expectation import alive, ask, like
+from common.robustness.attacks.expectation import alive, ask, check_counts, like
 from common.robustness.attacks.progress import Progress
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
 from common.robustness.threat import Threat, ThreatModel, norm_ball
 from common.units import number
+
+Direction = Literal["steepest", "sign"]
 
 _PATHS = {math.inf: 2.5, 2.0: 5.0, 1.0: 20.0}  # default sum of all steps, in eps
 
@@ -39,8 +42,8 @@ class PGD(Attack):
 
     ``step_size`` is in pixels. By default the steps add up to 2.5 eps for L-inf and to 5 eps for L2, whose random start
     lies near the surface of the ball at right angles to the gradient: on the way round to a linear optimum, 2.5 eps
-    leave ``1 - tanh(2.5) = 1.3 %`` to go; for L1 to 20 eps, the way to a corner of its ball. ``loss`` is a name in
-    ``losses.LOSSES`` or a function of (logits, label).
+    leave ``1 - tanh(2.5) = 1.3 %`` to go; for L1 to 20 eps, the way to a corner of its ball. A step along the sign has
+    the same length in the norm. ``loss`` is a name in ``losses.LOSSES`` or a function of (logits, label).
 
     Raises ``RuntimeError`` where the classifier gives no gradient at all, or a loss that is never finite: either would
     otherwise return the clean image and pass for robustness.
@@ -54,13 +57,12 @@ class PGD(Attack):
     random_start: bool = True
     early_stop: bool = False
     chunk: int | None = None
+    direction: Direction = "steepest"
 
     def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("eot", self.eot), ("restarts", self.restarts)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be at least one row, or None for no limit; got {self.chunk}")
+        check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
+        if self.direction not in get_args(Direction):
+            raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}; got {self.direction!r}")
         if self.step_size is not None and not number(self.step_size) > 0:
             raise ValueError(f"step_size must be in pixel units and above 0; got {self.step_size}")
         self._loss_function()
@@ -70,9 +72,9 @@ class PGD(Attack):
 
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         ball = norm_ball(threat, type(self).__name__)
-        size = self._path(ball) / self.steps if self.step_size is None else number(self.step_size)
-        eot = self.eot if classifier.randomised else 1
-        progress = Progress(image, self.restarts * (self.steps + 1), self.early_stop and not classifier.randomised)
+        size = self._length(ball, image[0].numel()) if self.step_size is None else number(self.step_size)
+        eot, certain = (self.eot, False) if classifier.randomised else (1, True)
+        progress = Progress(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
                 rows = progress.active
@@ -90,12 +92,17 @@ class PGD(Attack):
                         living = alive(answers.gradient)
                         progress.blind(rows, ~living)
                         gradient = torch.where(like(living, adv), answers.gradient, 0.0)
-                        adv = ball.project(image[rows], ball.ascend(adv, gradient, size))
+                        adv = ball.project(image[rows], self._moved(ball, adv, gradient, size))
                     rows, adv = rows[going], adv[going]
         return progress.found()
 
-    def _path(self, threat: ThreatModel) -> float:
-        return _PATHS[threat.norm] * threat.eps
+    def _length(self, ball: ThreatModel, dimension: int) -> float:
+        """The default step size."""
+        length = _PATHS[ball.norm] * ball.eps / self.steps
+        return length / dimension ** (1 / ball.norm) if self.direction == "sign" else length
+
+    def _moved(self, ball: ThreatModel, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+        return adv + size * gradient.sign() if self.direction == "sign" else ball.ascend(adv, gradient, size)
 
     def _loss_function(self) -> Loss:
         return by_name(self.loss) if isinstance(self.loss, str) else self.loss

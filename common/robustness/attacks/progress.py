@@ -8,15 +8,16 @@ from common.robustness.attacks.expectation import Answers, like
 
 
 class Progress:
-    """The best point of each image by EOT-mean loss, and the bookkeeping of `Found`.
+    """The best point of each image and the bookkeeping of `Found`.
 
-    ``image`` (B,C,H,W) is where the search began; ``length`` how many queries of the loop there can be. With ``stop``
-    an image is done once it is misclassified, and that point is kept whatever the loss of others: sound only for a
-    deterministic classifier. ``active`` are the rows that are not done.
+    ``image`` (B,C,H,W) is where the search began; ``length`` how many queries of the loop there can be. The best point
+    is the one with the highest EOT-mean loss. With ``certain``, for a deterministic classifier, whose one answer
+    settles the matter, a misclassified point comes before any that is not, whatever their losses. With ``stop`` an
+    image is done as soon as it has one: sound only where that is certain. ``active`` are the rows that are not done.
     """
 
-    def __init__(self, image: Tensor, length: int, stop: bool) -> None:
-        self.stop = stop
+    def __init__(self, image: Tensor, length: int, stop: bool, certain: bool = False) -> None:
+        self.stop, self._certain = stop, certain or stop
         self.adv, self.loss = image.clone(), image.new_full((len(image),), -torch.inf)
         self._done = torch.zeros(len(image), dtype=torch.bool, device=image.device)
         self._queries = torch.zeros(len(image), dtype=torch.int64, device=image.device)
@@ -31,12 +32,17 @@ class Progress:
         """Indices (A,) of the images that the search goes on with."""
         return (~self._done).nonzero().flatten()
 
-    def note(self, rows: Tensor, points: Tensor, answers: Answers, draws: int) -> Tensor:
-        """Takes in what ``draws`` queries said of ``points`` (A,C,H,W), images ``rows``; which of them go on, (A,)."""
-        wrong = answers.right < 1
-        better = answers.loss > self.loss[rows]
+    def note(self, rows: Tensor, points: Tensor, answers: Answers, draws: int, renew: bool = False) -> Tensor:
+        """Takes in what ``draws`` queries said of ``points`` (A,C,H,W), images ``rows``; which of them go on, (A,).
+
+        ``renew`` says that the points are the best ones themselves, asked again: the new answers replace the old.
+        """
+        wrong = (answers.right < 1) & ~answers.loss.isnan()
+        better = (answers.loss > self.loss[rows]) | renew
+        if self._certain:
+            held = self._right[rows] < 1
+            better = (better & (wrong == held)) | (wrong & ~held)
         if self.stop:
-            better |= wrong
             self._done[rows] |= wrong
         self.adv[rows] = torch.where(like(better, points), points, self.adv[rows])
         self.loss[rows] = torch.where(better, answers.loss, self.loss[rows])
