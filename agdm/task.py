@@ -11,12 +11,12 @@ from agdm.objective import Trades, draw_sigma
 from agdm.purifier import AGDM
 from common.diffusion.purifiers import Purifier
 from common.diffusion.schedules import VP, Schedule
+from common.evaluation import RobustTask, Verification
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
 from common.robustness.threat import Threat
-from common.tasks import RobustTask
 from common.training import Batch, Recipe, TrainingTask
 
 
@@ -121,8 +121,9 @@ class AGDMTask(RobustTask):
         evaluators: Sequence[Evaluator],
         records: str = "runs/agdm",
         threat: Threat | None = None,
+        verify: Verification = "refuse",
     ) -> None:
         if not any(isinstance(part, AGDM) for part in purifier.modules()):
             got = type(purifier).__name__
             raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {got}")
-        super().__init__(Purified(purifier, classifier), evaluators, records, threat)
+        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify)

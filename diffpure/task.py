@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from common.diffusion.purifiers import Purifier
+from common.evaluation import RobustTask, Verification
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
 from common.robustness.threat import Threat
-from common.tasks import RobustTask
 
 
 class DiffPureTask(RobustTask):
@@ -23,5 +23,6 @@ class DiffPureTask(RobustTask):
         evaluators: Sequence[Evaluator],
         records: str = "runs/diffpure",
         threat: Threat | None = None,
+        verify: Verification = "refuse",
     ) -> None:
-        super().__init__(Purified(purifier, classifier), evaluators, records, threat)
+        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from common.evaluation import RobustTask, Verification
 from common.robustness.evaluators import Certified, Evaluator
 from common.robustness.threat import Threat
-from common.tasks import RobustTask
 from ndc.classifier import NoisedDiffusionClassifier
 
 
@@ -21,6 +21,7 @@ class NDCTask(RobustTask):
         evaluators: Sequence[Evaluator],
         records: str = "runs/ndc",
         threat: Threat | None = None,
+        verify: Verification = "refuse",
     ) -> None:
         for evaluator in evaluators:
             if isinstance(evaluator, Certified) and evaluator.smoothing.sigma != classifier.sigma:
@@ -28,4 +29,4 @@ class NDCTask(RobustTask):
                     f"smoothing adds noise of sigma {evaluator.smoothing.sigma} (pixels), the classifier expects "
                     f"{classifier.sigma}: give both the same value"
                 )
-        super().__init__(classifier, evaluators, records, threat)
+        super().__init__(classifier, evaluators, records, threat, verify)

@@ -85,7 +85,7 @@ def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_t
 
 
 def test_a_finished_run_has_nothing_left_to_do(reference, tiny_test, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("common.robustness.evaluators.Attacked._attacked", lambda *_: pytest.fail("attacked again"))
+    monkeypatch.setattr("common.robustness.evaluators.Attacked._searched", lambda *_: pytest.fail("attacked again"))
     cli.main(["test", "-c", str(tiny_test(records=tmp_path / "reference"))])
     assert rows(tmp_path / "reference") == reference
 
