@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from common.data.folders import PictureData, PictureDataset, list_pictures
-from common.data.pictures import Crop
+from common.data.folders import PictureData, PictureDataset
+from common.data.pictures import Crop, list_pictures
 
 TEST = 2  # CelebA's number of that part
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, is_picture_name, measure
+from common.data.pictures import SUFFIXES, Crop, UnreadableError, decode, list_pictures, measure
 
 UNKNOWN = -1
 """The label of a picture that has none."""
@@ -34,12 +34,11 @@ class Pictures:
         self.single = path.is_file()
         self.root = path.parent if self.single else path
         self.crop, self.channels = crop or Crop(), channels
-        found = [path] if self.single else [entry for entry in path.rglob("*") if _is_picture(entry, path)]
-        if not found:
+        self.names = [path.name] if self.single else sorted(list_pictures(path))
+        if not self.names:
             raise FileNotFoundError(
                 f"no picture in {path.absolute()}; pictures are {', '.join(sorted(SUFFIXES))} files"
             )
-        self.names = sorted(entry.relative_to(self.root).as_posix() for entry in found)
         self.indices = index_names(self.names)
         self.positions = {index: position for position, index in enumerate(self.indices)}
         self.skipped: dict[str, str] = {}
@@ -114,13 +113,3 @@ def class_names(path: str | Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file of class names {path}; it holds one name per line, that of class 0 first")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _is_picture(entry: Path, root: Path) -> bool:
-    """Also one that cannot be read, which is to be named: a link that leads nowhere, a file out of reach."""
-    if not is_picture_name(entry.name) or any(part.startswith(".") for part in entry.relative_to(root).parts):
-        return False
-    try:
-        return entry.is_file() or (entry.is_symlink() and not entry.exists())
-    except PermissionError:
-        return True

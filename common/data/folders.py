@@ -4,7 +4,6 @@ Nothing is decoded before it is asked for; ``workers`` processes decode ahead.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.modules import Example, ImageData
-from common.data.pictures import Crop, UnreadableError, decode, is_picture_name, measure
+from common.data.pictures import Crop, UnreadableError, decode, list_pictures, measure
 
 HELD_OUT = 10  # of so many training pictures one is for validation, if there is no folder for that
 SAMPLED = 64  # files whose sizes take part in a set's identity
@@ -206,10 +205,3 @@ class ImageNet(Folder):
 
 def _folders(place: Path) -> list[str]:
     return sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def list_pictures(place: Path) -> list[str]:
-    """Names of the pictures in a folder and its sub-folders, relative to it, in torchvision's order; none hidden."""
-    walk = sorted(os.walk(place, followlinks=True))
-    found = [Path(folder, name) for folder, _, names in walk for name in sorted(names) if is_picture_name(name)]
-    return [entry.relative_to(place).as_posix() for entry in found]

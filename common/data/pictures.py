@@ -1,5 +1,6 @@
 """Picture files -> pixels: any format, colour mode and depth, as 8 bits per channel; resized and cropped if wanted."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,27 @@ def _reading() -> Iterator[None]:
         raise UnreadableError(said.split("\n")[0] or type(error).__name__) from error
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file of this name counts as a picture: it has a picture's suffix, and is not hidden."""
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+def list_pictures(place: Path) -> list[str]:
+    """Names of the pictures in a folder and its sub-folders, linked ones too, relative to it, in torchvision's order.
+
+    Nothing hidden, and no folder twice: a link to a folder further up does no harm. Files that cannot be read are named
+    as well.
+    """
+    found: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for folder, inside, names in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
+        if real not in seen:
+            seen.add(real)
+            relative = Path(folder).relative_to(place).as_posix()
+            prefix = "" if relative == "." else f"{relative}/"  # no path per picture: there may be a million
+            found[folder] = [f"{prefix}{name}" for name in sorted(names) if _is_picture(name)]
+    return [name for folder in sorted(found) for name in found[folder]]
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
 
 def decode(path: Path, channels: int = 3) -> Image.Image:

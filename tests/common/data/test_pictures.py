@@ -10,7 +10,7 @@ import timm.data
 import torch
 from PIL import Image
 
-from common.data.pictures import Crop, UnreadableError, decode, measure
+from common.data.pictures import Crop, UnreadableError, decode, list_pictures, measure
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -123,6 +123,16 @@ def test_what_cannot_be_read_says_why(tmp_path, damage, monkeypatch):
     with pytest.raises(UnreadableError) as raised:
         decode(path)
     assert len(str(raised.value)) > 5
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    for name in ("b/1.png", "b/.hidden/1.png", "b/.2.png", "elsewhere/3.JPG", "elsewhere/deep/4.jfif", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "b" / "again").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert list_pictures(tmp_path / "b") == ["1.png", "gone.png", "link/3.JPG", "link/deep/4.jfif"]
 
 
 @pytest.mark.parametrize(("size", "crop_pct", "filter_"), [(24, 0.875, "BICUBIC"), (32, 1.0, "BILINEAR")])
