@@ -30,9 +30,8 @@ def batch(n=6):
 
 
 def test_rows_follow_the_index_whoever_asks():
-    image, _, index = batch()
+    index = torch.tensor([14, 10, 15, 12, 11, 13])
     known = Noise.of(3, index).stream("score").draws(1, start=2)
-    expected = Turned()(torch.rand(6, 1, 4, 4).clamp(0.5), known)
     image = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = Turned()(image, known)
     replayed = Replayed(Turned(), known)
