@@ -1,24 +1,16 @@
-"""Has the attack converged? Robust accuracy against its iterations, its EOT draws and its steps."""
+"""Has the attack converged? What its own loop saw, and series of attacks that differ in one setting."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.report.drawing import Drawn, Style, evaluator_numbers, label_axes, legend, plot
-from common.report.protocol import attack_name
 from common.report.runs import Run, family
-from common.report.settings import find
-from common.report.tables import Triple
-from common.robustness.records import Record, interval
+from common.report.series import KNOBS, MARKS, fresh, series, series_figure
+from common.robustness.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-KNOBS = {"eot": "EOT draws per step", "steps": "attack steps"}
-NOT_THE_ATTACK = ("name", "seed", "draws", "keep_images", "limit", "resubmissions", "threat")
-MARKS = "osD^vPX"
 
 
 def curve(rows: Sequence[Record]) -> list[float]:
@@ -60,98 +52,6 @@ def iterations(run: Run, runs: Sequence[Run], style: Style) -> "Figure":
     return figure
 
 
-def fresh(seeds: Sequence[Sequence[Record]]) -> tuple[int, Triple]:
-    """Number of the images that all seeds of an attack saw, and the average accuracy on them, over all seeds."""
-    tables = [{row.index: row for row in rows} for rows in seeds]
-    common = sorted(set.intersection(*(set(table) for table in tables)))
-    if not common:
-        return 0, (0.0, 0.0, 1.0)
-    right = sum(_right(table[index]) for table in tables for index in common) / len(tables)
-    return len(common), (right / len(common), *interval(min(right, len(common)), len(common)))
-
-
-@dataclass(frozen=True)
-class Series:
-    """Attacks that differ in one setting alone: its values with the average accuracy on their ``n`` common images."""
-
-    name: str
-    n: int
-    points: list[tuple[float, Triple]]
-
-
-def series(runs: Sequence[Run], knob: str) -> list[Series]:
-    """Every series over ``knob``, "eot" or "steps", that the headers show: same defence, data, threat and all else."""
-    groups: dict[str, list[tuple[float, Run, str]]] = {}
-    for run in runs:
-        for name in run.attacks:
-            part, values = run.part(name), run.rows(name)[0].values
-            settings = _values(part.get("attack"), knob)
-            if len(settings) != 1:
-                continue
-            rest = {key: value for key, value in part.items() if key not in NOT_THE_ATTACK}
-            key = [_without(rest, knob), values.get("norm"), values.get("eps")]
-            key += [find(run.config, "classifier"), run.config.get("data")]
-            groups.setdefault(json.dumps(key, sort_keys=True, default=str), []).append((settings.pop(), run, name))
-    return [_series(group, knob) for group in groups.values() if len({value for value, _, _ in group}) > 1]
-
-
-def _series(group: list[tuple[float, Run, str]], knob: str) -> Series:
-    common = set.intersection(*({row.index for row in run.rows(name)} for _, run, name in group))
-    points = []
-    for value in sorted({value for value, _, _ in group}) if common else []:
-        seeds = [[row for row in run.rows(name) if row.index in common] for x, run, name in group if x == value]
-        points.append((value, fresh(seeds)[1]))
-    _, run, name = group[0]
-    attack = run.part(name).get("attack", {})
-    other = {"eot": "steps", "steps": "EOT"}[knob]
-    setting = find(attack, other.lower())
-    said = "" if setting is None else f", EOT {setting}" if knob == "steps" else f", {setting} steps"
-    defences = " and ".join(dict.fromkeys(run.name for _, run, _ in group))
-    return Series(f"{defences}: {attack_name(attack)}{said}", len(common), points)
-
-
-def _right(row: Record) -> float:
-    guesses: list[int] = row.values["predictions"]
-    return sum(guess == row.label for guess in guesses) / len(guesses)
-
-
-def _values(node: Any, knob: str) -> set[float]:
-    """All numbers that a described attack, or a part of it, gives to ``knob``."""
-    if isinstance(node, Mapping):
-        own = {float(node[knob])} if type(node.get(knob)) in (int, float) else set()
-        return own.union(*(_values(value, knob) for value in node.values()))
-    return set().union(*(_values(value, knob) for value in node)) if isinstance(node, list) else set()
-
-
-def _without(node: Any, knob: str) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _without(value, knob) for key, value in node.items() if key != knob}
-    return [_without(value, knob) for value in node] if isinstance(node, list) else node
-
-
-def settings_figure(found: Sequence[Series], knob: str, style: Style) -> "Figure":
-    """Average accuracy on fresh draws against one setting, with exact intervals."""
-    figure, axes = plot(style)
-    values = sorted({value for one in found for value, _ in one.points})
-    for number, one in enumerate(found):
-        x = [value * 1.025 ** (number - (len(found) - 1) / 2) for value, _ in one.points]  # whiskers side by side
-        y = [100 * triple[0] for _, triple in one.points]
-        colour = style.colour(number)
-        whiskers = [[100 * triple[end] for _, triple in one.points] for end in (1, 2)]
-        axes.vlines(x, whiskers[0], whiskers[1], color=colour, linewidth=1.1, zorder=2)
-        marker = MARKS[number % len(MARKS)]
-        (line,) = axes.plot(x, y, color=colour, marker=marker, markersize=5, label=str(number), zorder=3)
-        line.set(linewidth=1.5, linestyle=style.dash(number))
-    if values[0] > 0 and values[-1] / values[0] >= 4:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.minorticks_off()
-    axes.set_ylim(0, 101)
-    label_axes(axes, KNOBS[knob], "average accuracy, %", style)
-    legend(axes, [one.name for one in found], style)
-    return figure
-
-
 def convergence(runs: Sequence[Run]) -> list[Drawn]:
     """Every figure on convergence that the records allow."""
     figures: list[Drawn] = []
@@ -161,7 +61,7 @@ def convergence(runs: Sequence[Run]) -> list[Drawn]:
             "best point so far, averaged over images. The point at its end is the accuracy on fresh draws."
         )
         figures.append(Drawn(f"iterations-{number}", caption, partial(iterations, run, list(runs))))
-    for knob, what in KNOBS.items():
+    for knob, (what, _) in KNOBS.items():
         found = [one for one in series(runs, knob) if one.points]
         if found:
             images = " and ".join(str(n) for n in sorted({one.n for one in found}))
@@ -169,5 +69,5 @@ def convergence(runs: Sequence[Run]) -> list[Drawn]:
                 f"Average accuracy on fresh draws against {what}, all other settings equal; {images} common images, "
                 "exact 95 % intervals."
             )
-            figures.append(Drawn(f"against-{knob}", caption, partial(settings_figure, found, knob)))
+            figures.append(Drawn(f"against-{knob}", caption, partial(series_figure, found, knob)))
     return figures

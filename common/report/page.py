@@ -11,10 +11,10 @@ from common.report.grids import Grid
 from common.report.looks import COMPARING, CONTROLS, CONVERGING, CSS, READING
 from common.report.markup import aside, details, figure, section, strip, table, text
 from common.report.runs import Run, state
-from common.report.scores import class_table, control_table, cost_table, seed_table
+from common.report.scores import class_table, control_table, cost_table, probe_table, seed_table
 from common.report.settings import budget
 from common.report.tables import accuracy_table, bounds, certified_table, percent
-from common.report.verified import DECLARATION, gradients, tested
+from common.report.verified import DECLARATION, findings, gradients
 from common.robustness.records import Summary
 
 VERIFY = "verify: "
@@ -44,7 +44,7 @@ def page(runs: Sequence[Run], results: Sequence[Drawn], converging: Sequence[Dra
         section("What the images look like", *(strip(panel.title, panel.grid) for panel in panels)),
         section("By class", *(details(run.name, table(class_table(run))) for run in runs)) if attacked else "",
         section("How the numbers were made", *(_protocol(run) for run in runs), table(cost_table(runs))),
-        section("Checks for gradient masking, and what verification found", *(_checks(run) for run in runs)),
+        section("Checks for gradient masking, and of the gradients", *map(_checks, runs), table(probe_table(runs))),
         section("How to read the numbers", READING),
     ]
     title = text(", ".join(run.name for run in runs))
@@ -122,7 +122,7 @@ def _checked(run: Run) -> Iterator[tuple[str, str, str]]:
     """(name, state, sentence) of every check, and of every test of a verification."""
     for check in run.checks:
         yield check.name, state(check), check.sentence
-    for one in tested(run):
+    for one in findings(run):
         yield f"{VERIFY}{one.name}", one.state, one.sentence
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from common.report.settings import evaluator_parts
 from common.robustness.checks import Check, examine
+from common.robustness.comparisons import MASKING
 from common.robustness.journal import MERGED, PARTS, load, merge
 from common.robustness.records import Record, Summary, summarise, worst_case
 
@@ -28,20 +29,24 @@ class Run:
     @cached_property
     def worst(self) -> list[Record]:
         """Per image the stronger of the run's attacks, see `worst_case`; of its values only those that are its own."""
-        return [Record(r.evaluator, r.index, r.label, _own(r.values)) for r in worst_case(self.records)]
+        judged = [row for row in self.records if is_judged(row)]
+        return [Record(r.evaluator, r.index, r.label, _own(r.values)) for r in worst_case(judged)]
 
     @cached_property
     def summaries(self) -> list[Summary]:
-        """One per evaluator that scores: clean accuracies first, then attacked ones, then certificates."""
-        return sorted(
-            summarise([row for rows in self._groups.values() for row in rows if is_scored(row)]),
-            key=lambda summary: (self.kind(summary.evaluator), summary.evaluator),
-        )
+        """One per evaluator that scores the defence: clean accuracies first, then attacked ones, then certificates."""
+        scored = [row for rows in self._groups.values() for row in rows if is_scored(row) and is_judged(row)]
+        return sorted(summarise(scored), key=lambda summary: (self.kind(summary.evaluator), summary.evaluator))
+
+    @cached_property
+    def probes(self) -> list[Summary]:
+        """Of the evaluators that only serve to check others: other budgets, fewer steps, other classifiers."""
+        return summarise([row for row in self.records if is_scored(row) and not is_judged(row)])
 
     @cached_property
     def checks(self) -> list[Check]:
         """Masking checks that the records allow."""
-        return examine(self.records)
+        return examine(self.records, self.config)
 
     @cached_property
     def parts(self) -> dict[str, dict[str, Any]]:
@@ -74,7 +79,7 @@ class Run:
 
     @cached_property
     def attacks(self) -> list[str]:
-        """The evaluators that attacked, without the worst cases derived from several of them."""
+        """The evaluators that attacked the defence, without the worst cases derived from several of them."""
         derived = {row.evaluator for row in self.worst}
         return [summary.evaluator for summary in self.of_kind(1) if summary.evaluator not in derived]
 
@@ -101,7 +106,7 @@ def family(evaluator: str) -> str:
 
 def state(check: Check) -> Literal["passed", "failed", "undecided"]:
     """Of a check: one that proves nothing either way has neither passed nor failed."""
-    if not getattr(check, "decided", True):
+    if not check.decided:
         return "undecided"
     return "passed" if check.passed else "failed"
 
@@ -109,6 +114,11 @@ def state(check: Check) -> Literal["passed", "failed", "undecided"]:
 def is_scored(row: Record) -> bool:
     """Whether a record is a result; others (of a verification, say) are notes on the run."""
     return "predictions" in row.values or "radius" in row.values
+
+
+def is_judged(row: Record) -> bool:
+    """Whether a record speaks of the defence, and is not there for another to be checked by."""
+    return not row.evaluator.startswith(MASKING) and "baseline" not in row.values
 
 
 def _own(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from common.report.runs import Run, family
+from common.report.settings import budget
 from common.report.tables import Cell, Entry, Table, Triple
 from common.robustness.records import Record, interval, summarise
 
@@ -72,6 +73,21 @@ def _controls(run: Run, name: str) -> list[list[Entry]]:
     return found
 
 
+def probe_table(runs: Sequence[Run]) -> Table:
+    """The attacks that only serve the checks: budgets, what was attacked, and what survived."""
+    rows: list[list[Entry]] = []
+    for run in runs:
+        for summary in run.probes:
+            values = run.rows(summary.evaluator)[0].values
+            asked = budget(values.get("norm"), values.get("eps")) or None
+            attacked = f"{values['baseline']} classifier" if "baseline" in values else "the defence"
+            rows.append([run.name, summary.evaluator, attacked, asked, summary.n, summary.metrics["Avg"]])
+    return Table("Attacks run for the checks alone, %", _PROBED, rows, names=3)
+
+
+_PROBED = ["Defence", "Evaluation", "Attacked", "Threat", "Images", "Average"]
+
+
 def class_table(run: Run) -> Table:
     """Per class, by number: images, clean accuracy and the average under every attack, each with its interval."""
     attacks = [summary.evaluator for summary in run.of_kind(1)]
@@ -127,7 +143,8 @@ def cost_table(runs: Sequence[Run]) -> Table:
 def _cost(run: Run, name: str) -> list[Entry]:
     rows = run.rows(name)
     evaluations, seconds, peak = (
-        [float(row.cost[key]) for row in rows if row.cost.get(key)] for key in ("evaluations", "seconds", "peak_bytes")
+        [float(row.cost[key]) for row in rows if row.cost.get(key) is not None]
+        for key in ("evaluations", "seconds", "peak_bytes")
     )
     means = (f"{sum(v) / len(v):{form}}" if v else UNKNOWN for v, form in ((evaluations, ",.0f"), (seconds, ",.3g")))
-    return [run.name, name, len(rows), *means, f"{max(peak) / 1e9:.2f}" if peak else UNKNOWN]
+    return [run.name, name, len(rows), *means, f"{max(peak) / 1e9:.2f}" if any(peak) else UNKNOWN]

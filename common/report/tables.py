@@ -114,7 +114,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["defence", "evaluator", "images", "metric", "value", "low", "high"])
         for run in runs:
-            for summary in run.summaries:
+            for summary in [*run.summaries, *run.probes]:
                 for metric, triple in summary.metrics.items():
                     writer.writerow([run.name, summary.evaluator, summary.n, metric, *triple])
     return path

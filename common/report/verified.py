@@ -33,7 +33,7 @@ class Gradients:
     sentences: list[str]
 
 
-def tested(run: Run) -> list[Tested]:
+def findings(run: Run) -> list[Tested]:
     """The findings of a run's verification, one per test; empty where there was none."""
     found: dict[str, Tested] = {}
     for row in run.records:
@@ -54,7 +54,7 @@ def gradients(run: Run) -> Gradients | None:
     white = [name for name in run.attacks if run.rows(name)[0].values.get("white_box", True)]
     if not white:
         return None
-    found = tested(run)
+    found = findings(run)
     failed = [f"{one.name.capitalize()}: {one.sentence}" for one in found if one.state == "failed"]
     if failed or any(row.values.get("verified") is False for row in run.records):
         return Gradients("failed", failed or ["A verification failed, without saying where."])

@@ -28,7 +28,7 @@ def attack_part(name: str, **settings: Any) -> dict[str, Any]:
     """The header's description of an attacked evaluator; ``steps``, ``eot``, ``loss`` and ``kind`` are the attack's."""
     attack = {"class": f"common.robustness.attacks.x.{settings.pop('kind', 'PGD')}", "restarts": 1}
     attack |= {key: settings.pop(key) for key in ("steps", "eot", "loss", "random_start") if key in settings}
-    threat = {"class": "common.robustness.threat.ThreatModel", "norm": "inf", "eps": EPS}
+    threat = {"class": "common.robustness.threat.ThreatModel", "norm": "inf", "eps": settings.pop("eps", EPS)}
     protocol = {"draws": 10, "rule": "single", "votes": 1, "resubmissions": 1, "knows": "model", "seed": 0}
     return {"class": "x.Attacked", "name": name, "attack": attack, "threat": threat, **protocol, **settings}
 
@@ -80,7 +80,8 @@ class Made:
             "broken": (chance.min(1) < 0.8).tolist(),
         }
         flags = {"zero_gradient": False, "probabilities": False, "repeatable": True, "white_box": True}
-        plain = {"distance": EPS, "norm": "Linf", "eps": EPS, "within_budget": True, "dead": 0.0, **flags}
+        eps = part["threat"]["eps"]
+        plain = {"distance": eps, "norm": "Linf", "eps": eps, "within_budget": True, "dead": 0.0, **flags}
         plain |= {key: part[key] for key in ("knows", "resubmissions")}
         eot = part["attack"].get("eot", 1)
         values = [dict(zip(columns, row, strict=True)) | plain for row in zip(*columns.values(), strict=True)]
@@ -88,7 +89,8 @@ class Made:
             entry["queries"] = (steps + 1) * eot
             if index < pictured:
                 entry["images"] = self._pictures(index)
-        self.rows += self._records(name, values, 0.02 * steps * eot, 11 * steps * eot)
+        rows = self._records(name, values, 0.02 * steps * eot, 11 * steps * eot)
+        self.rows += rows[: part.get("limit")]
         return self
 
     def verified(self, *findings: dict[str, Any]) -> "Made":
