@@ -73,6 +73,13 @@ class Trace:
         errors += [_shift(asked, self._nearest(asked)) for asked in self.questions[1] if asked.number is None]
         return max(errors, default=0.0)
 
+    def _level(self, step: Step) -> Tensor:
+        """The level that the state of a recomputed step had in the forward pass."""
+        same = [known for known in self.steps[0] if known.number == step.number]
+        if not same or _apart(step.before, same[0].before) > SAME_STATE:
+            same = [known for known in self.steps[0] if _apart(step.before, known.before) <= SAME_STATE] or same
+        return same[0].high if same else step.high
+
     def _nearest(self, asked: Question) -> Question | None:
         """The question in the forward pass that was about the nearest x."""
         same = [question for question in self.questions[0] if question.module == asked.module]
@@ -98,9 +105,8 @@ class Trace:
         """Of the levels in the recomputation against those that the same states had in the forward pass."""
         errors, before = [0.0], _grouped(self.questions[0])
         for step in self.steps[1]:
-            same = [other for other in self.steps[0] if _apart(step.before, other.before) <= SAME_STATE]
-            high = (same or [other for other in self.steps[0] if other.number == step.number] or [step])[0].high
-            errors.append(_outside(step.high.double().cpu().reshape(-1), high, high))
+            level = self._level(step)
+            errors.append(_outside(step.high.double().cpu().flatten(), level, level))
         for (module, number), asked in _grouped(self.questions[1]).items():
             for place, question in enumerate(asked):
                 known_questions = before.get((module, number), []) if number is not None else []

@@ -89,18 +89,25 @@ class Calls:
 
     @contextmanager
     def compared(self, classifier: nn.Module, names: set[str]) -> Iterator[None]:
-        """Keeps the calls of the modules of these names."""
+        """Keeps what goes into the modules of these names, and what comes out.
 
-        def note(name: str) -> Any:
-            def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-                self.seen[self.backward][name].append(_digest([args, kwargs, output]))
+        A recomputation may end before a module's last line does: nothing comes out then.
+        """
 
-            return hook
+        def take(key: str, *values: Any) -> None:
+            self.seen[self.backward][key].append(_digest(values))
+
+        def before(name: str) -> Any:
+            return lambda module, args, kwargs: take(f"into {name}", args, kwargs)
+
+        def after(name: str) -> Any:
+            return lambda module, args, output: take(f"out of {name}", output)
 
         with ExitStack() as stack:
             for name in names:
                 module = classifier.get_submodule(name)
-                stack.callback(module.register_forward_hook(note(name), with_kwargs=True).remove)
+                stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(after(name)).remove)
             yield
 
 

@@ -19,6 +19,7 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 
 def distance(a: Tensor | None, b: Tensor | None) -> float:
+    """Euclidean distance over the length of ``b``; infinite where one is None and the other is not."""
     if a is None or b is None:
         return 0.0 if a is b else torch.inf
     size = float(b.norm())
@@ -26,11 +27,13 @@ def distance(a: Tensor | None, b: Tensor | None) -> float:
 
 
 def excused(finding: Finding) -> Finding:
+    """A failure that belongs to a gradient which is declared to be approximate."""
     sentence = f"{finding.sentence} It was declared to be so: what is measured is an upper bound."
     return Finding.undecided(finding.name, sentence, finding.error)
 
 
 def same(first: Answer, second: Answer) -> Finding:
+    """Twice the same noise."""
     error = max(gap(first.logits, second.logits), distance(first.gradient, second.gradient) * (ROUNDING / REPEATED))
     return Finding.of(
         "same noise",
@@ -43,6 +46,7 @@ def same(first: Answer, second: Answer) -> Finding:
 
 
 def steady(error: float) -> Finding:
+    """Other noise, for a classifier that is declared deterministic; ``error`` of the logits."""
     return Finding.of(
         "declared randomness",
         error,
@@ -54,6 +58,7 @@ def steady(error: float) -> Finding:
 
 
 def logits(logits: Tensor) -> Finding:
+    """Logits, not probabilities."""
     probable = bool((logits.min() >= 0) & ((logits.sum() - 1).abs() < 1e-4)) and logits.shape[1] > 1
     return Finding.of(
         "outputs are logits",
@@ -66,6 +71,7 @@ def logits(logits: Tensor) -> Finding:
 
 
 def as_deployed(error: float) -> Finding:
+    """With and without a gradient recorded; ``error`` of the logits."""
     return Finding.of(
         "attacked as deployed",
         error,
@@ -77,6 +83,7 @@ def as_deployed(error: float) -> Finding:
 
 
 def recomputed(error: float) -> Finding:
+    """Calls in the backward pass against those in the forward pass."""
     return Finding.of(
         "recomputed networks",
         error,
@@ -88,6 +95,7 @@ def recomputed(error: float) -> Finding:
 
 
 def alive(answer: Answer, label: Tensor) -> Finding:
+    """A gradient that is there, finite and far from underflow; where the cross-entropy has none, it is said."""
     name, size = "gradient reaches the image", 0.0
     if answer.gradient is not None:
         size = float(answer.gradient.abs().max())
@@ -106,6 +114,7 @@ def alive(answer: Answer, label: Tensor) -> Finding:
 
 
 def differences(error: float, tolerance: float) -> Finding:
+    """Gradient against finite differences."""
     return Finding.of(
         "finite differences",
         error,
@@ -117,6 +126,7 @@ def differences(error: float, tolerance: float) -> Finding:
 
 
 def staircase(found: bool) -> Finding:
+    """Whether the logits were ``found`` to be piecewise constant."""
     return Finding.of(
         "staircase",
         float(found),
@@ -128,6 +138,7 @@ def staircase(found: bool) -> Finding:
 
 
 def single(answer: Answer, fine: Answer) -> Finding:
+    """The deployed gradient against that in float64."""
     return Finding.of(
         "single precision",
         distance(None if answer.gradient is None else answer.gradient.double(), fine.gradient),

@@ -39,9 +39,9 @@ class Verify:
     - "recomputed states", "time grids", "time labels", "full graph", "guidance path", "declared gradient": see
       ``common.diffusion.verification``.
 
-    A record holds ``verified`` (nothing failed) and ``findings`` (`Finding.values`). For a purifier of S network
-    evaluations an image costs (12 + 4 ``directions``) S of them, and 60 to 120 more: less than PGD with EOT spends on
-    it. cuDNN is deterministic and TF32 off while it runs.
+    A record holds ``verified`` (nothing failed) and ``findings`` (`Finding.values`). A purifier of S network
+    evaluations costs (9 + 4 ``directions``) S of them per image, and 20 to 200 more: what four steps of PGD with EOT 2
+    do. cuDNN is deterministic and TF32 off while it runs.
     """
 
     seed: int = 0
