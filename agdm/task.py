@@ -122,8 +122,9 @@ class AGDMTask(RobustTask):
         records: str = "runs/agdm",
         threat: Threat | None = None,
         verify: Verification = "refuse",
+        masking: int = 16,
     ) -> None:
         if not any(isinstance(part, AGDM) for part in purifier.modules()):
             got = type(purifier).__name__
             raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {got}")
-        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify)
+        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify, masking)

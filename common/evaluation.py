@@ -18,14 +18,16 @@ from common.report import summary_table
 from common.robustness.batches import Batch
 from common.robustness.classifiers import Classifier, Steady
 from common.robustness.evaluators import Attacked, Certified, Evaluator
+from common.robustness.journal import DIAGNOSTICS
 from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
 from common.robustness.records import Record, Records
 from common.robustness.suite import suite
+from common.robustness.sweep import Baseline, masking_suite
 from common.robustness.threat import Threat
 from common.robustness.verification import Verify, complaint
 
+ENOUGH = 8  # images: with fewer no paired comparison decides anything
 Verification = Literal["refuse", "warn", "off"]
-DIAGNOSTICS = "diagnostics"  # what was found out about a run, beside its records
 
 
 class RobustTask(L.LightningModule):
@@ -37,9 +39,12 @@ class RobustTask(L.LightningModule):
 
     ``threat`` is that of the evaluators that name none.
 
-    ``verify``: before an attack that uses gradients, `Verify` asks at the test's first two images whether they are what
-    they claim to be. "refuse" stops a test that fails it; "warn" goes on and marks its records (``verified: false``);
-    "off" asks nothing. What it found is in the directory ``records/diagnostics``.
+    What can be found out about the attacks is in the directory ``records/diagnostics``. ``verify``: before an attack
+    that uses gradients, `Verify` asks at the test's first two images whether they are what they claim to be. "refuse"
+    stops a test that fails; "warn" goes on and marks its records (``verified: false``); "off" asks nothing.
+    ``masking``: so many of the test's first images, though at most one in sixteen, are also attacked with the first
+    white-box attack at larger budgets, with fewer steps and draws, and without the defence (`masking_suite`), which
+    the masking checks compare.
     """
 
     def __init__(
@@ -49,15 +54,19 @@ class RobustTask(L.LightningModule):
         records: str = "runs/records",
         threat: Threat | None = None,
         verify: Verification = "refuse",
+        masking: int = 16,
     ) -> None:
         super().__init__()
+        if masking < 0:
+            raise ValueError(f"masking must be a number of images, 0 for none; got {masking}")
         if verify not in get_args(Verification):
             raise ValueError(f"verify must be one of {', '.join(get_args(Verification))}; got {verify!r}")
-        self.evaluators, self.path, self.verify = suite(evaluators, threat), records, verify
+        self.evaluators, self.path = suite(evaluators, threat), records
+        self.verify, self.masking = verify, masking
         self.classifier = Steady(classifier.freeze())
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
         self._accuracy: dict[str, Metric] = {}
-        self._records: Records | None = None
+        self._books: list[tuple[list[Evaluator], Records]] = []
         self._done: dict[str, set[int]] = {}
         self._first: list[int] = []
         self._marks: dict[str, Any] = {}
@@ -70,49 +79,67 @@ class RobustTask(L.LightningModule):
         parts: dict[str, Any] = {"classifier": self.classifier.classifier, "evaluators": self.evaluators}
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             parts["data"] = data_settings(data)
-        fingerprint, description = identify(parts)
-        self._records = Records(self.path, fingerprint, description, rank=self.global_rank)
+        self._books = [(self.evaluators, self._opened(self.path, parts))]
+        diagnosis: list[Evaluator] = [*self._verifier(), *self._masking()]
+        if diagnosis:
+            records = self._opened(Path(self.path) / DIAGNOSTICS, {**parts, "evaluators": diagnosis})
+            self._books.append((diagnosis, records))
         self._accuracy = {e.name: _accuracy(e).to(self.device) for e in self.evaluators}
-        self._done = {evaluator.name: self._records.done(evaluator.name) for evaluator in self.evaluators}
-        wanted = max((getattr(evaluator, "limit", None) or 0 for evaluator in self.evaluators), default=0)
+        self._done = {e.name: records.done(e.name) for evaluators, records in self._books for e in evaluators}
+        wanted = max((getattr(e, "limit", None) or 0 for evaluators, _ in self._books for e in evaluators), default=0)
         self._first = [int(index) for _, _, index in self._examples(wanted)]
-        if self.verify != "off" and any(map(_uses_gradients, self.evaluators)):
-            self._verify(parts)
+        self._verify()
+
+    def _opened(self, path: str | Path, parts: Mapping[str, Any]) -> Records:
+        return Records(path, *identify(parts), rank=self.global_rank)
 
     def _examples(self, count: int) -> list[Example]:
         """The test's first images, on every rank the same."""
-        loader = self.trainer.test_dataloaders
-        dataset = getattr(loader[0] if isinstance(loader, list) else loader, "dataset", [])
-        return [dataset[position] for position in range(min(count, len(dataset)))]
+        images = self._images()
+        return [images[position] for position in range(min(count, len(images)))]
 
-    def _verify(self, parts: Mapping[str, Any]) -> None:
+    def _images(self) -> Any:
+        """The test's data set."""
+        loader = self.trainer.test_dataloaders
+        return getattr(loader[0] if isinstance(loader, list) else loader, "dataset", [])
+
+    def _verifier(self) -> list[Verify]:
+        return [Verify()] if self.verify != "off" and any(map(_uses_gradients, self.evaluators)) else []
+
+    def _masking(self) -> list[Evaluator]:
+        """What the first white-box attack is compared with."""
+        images = self._images()
+        limit = min(self.masking, len(images) // 16)
+        attacked = [e for e in self.evaluators if isinstance(e, Attacked) and _uses_gradients(e)][:1]
+        if limit < ENOUGH or not attacked:
+            return []
+        variants = masking_suite(attacked[0], limit, images[0][0].numel())
+        return [*variants, Baseline(attacked[0], limit=limit)]
+
+    def _verify(self) -> None:
         """Every rank asks the same of the same images, so all go on or none does; one writes down what was found."""
-        verify = Verify()
-        examples = self._examples(verify.limit or 0)
-        if not examples:
-            return
-        image = torch.stack([image for image, _, _ in examples]).to(self.device)
-        label, index = (torch.tensor([int(row[k]) for row in examples], device=self.device) for k in (1, 2))
-        rows = verify(self.classifier, (image, label, index))
-        if self.trainer.is_global_zero:
-            fingerprint, description = identify({**parts, "evaluators": [verify]})
-            diagnostics = Records(Path(self.path) / DIAGNOSTICS, fingerprint, description)
-            done = diagnostics.done(verify.name)
-            diagnostics.append([row for row in rows if row.index not in done])
-            diagnostics.merge()
-            diagnostics.close()
-        if text := complaint(rows):
-            if self.verify == "refuse":
-                raise ValueError(text)
-            rank_zero_warn(text)
-            self._marks = {"verified": False}
+        for verify in self._verifier():
+            examples = self._examples(verify.limit or 2)
+            if not examples:
+                return
+            image = torch.stack([image for image, _, _ in examples]).to(self.device)
+            label, index = (torch.tensor([int(row[k]) for row in examples], device=self.device) for k in (1, 2))
+            rows = verify(self.classifier, (image, label, index))
+            if self.trainer.is_global_zero:
+                self._books[1][1].append([row for row in rows if row.index not in self._done[verify.name]])
+            if text := complaint(rows):
+                if self.verify == "refuse":
+                    raise ValueError(text)
+                rank_zero_warn(text)
+                self._marks = {"verified": False}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        for evaluator in self.evaluators:
-            rows = self.evaluate(evaluator, batch)
-            if rows and self._records is not None:
-                self._records.append(rows)
-                self._show(evaluator.name, rows)
+        for evaluators, records in self._books:
+            for evaluator in evaluators:
+                rows = [] if isinstance(evaluator, Verify) else self.evaluate(evaluator, batch)
+                if rows:
+                    records.append(rows)
+                    self._show(evaluator.name, rows)
 
     def evaluate(self, evaluator: Evaluator, batch: Batch) -> list[Record]:
         """Records of the images in ``batch`` that have none yet."""
@@ -137,8 +164,9 @@ class RobustTask(L.LightningModule):
         if stage != "test":
             return
         self.trainer.strategy.barrier("every rank has written its records")
-        if self._records is not None and self.trainer.is_global_zero:
-            self._records.merge()
+        if self._books and self.trainer.is_global_zero:
+            for _, records in self._books:
+                records.merge()
             summary_table([self.path])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
@@ -147,7 +175,9 @@ class RobustTask(L.LightningModule):
 
     def _show(self, name: str, rows: Sequence[Record]) -> None:
         """This rank's accuracy so far, in the progress bar."""
-        metric = self._accuracy[name]
+        metric = self._accuracy.get(name)
+        if metric is None:  # a diagnosis
+            return
         metric.update(rows)
         self.log(name, metric.compute(), on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)
 

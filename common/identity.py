@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SPEED_ONLY = {"batch_size", "chunk", "workers", "keep_images", "training", "test_images", "compile"}
+SPEED_ONLY = {"batch_size", "chunk", "workers", "keep_images", "training", "test_images", "compile", "limit"}
 """Settings that change how fast a number is computed, or how many, but never the number."""
 
 

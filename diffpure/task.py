@@ -24,5 +24,6 @@ class DiffPureTask(RobustTask):
         records: str = "runs/diffpure",
         threat: Threat | None = None,
         verify: Verification = "refuse",
+        masking: int = 16,
     ) -> None:
-        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify)
+        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify, masking)

@@ -22,6 +22,7 @@ class NDCTask(RobustTask):
         records: str = "runs/ndc",
         threat: Threat | None = None,
         verify: Verification = "refuse",
+        masking: int = 16,
     ) -> None:
         for evaluator in evaluators:
             if isinstance(evaluator, Certified) and evaluator.smoothing.sigma != classifier.sigma:
@@ -29,4 +30,4 @@ class NDCTask(RobustTask):
                     f"smoothing adds noise of sigma {evaluator.smoothing.sigma} (pixels), the classifier expects "
                     f"{classifier.sigma}: give both the same value"
                 )
-        super().__init__(classifier, evaluators, records, threat, verify)
+        super().__init__(classifier, evaluators, records, threat, verify, masking)

@@ -12,6 +12,7 @@ from typing import Any
 
 FORMAT = "robust-diffusion records 1"
 PARTS, MERGED = "part-*.jsonl", "records.jsonl"
+DIAGNOSTICS = "diagnostics"  # a directory beside a run's records: what was found out about its attacks
 DIGITS = 6  # significant digits of a stored float: what float32 carries
 
 
