@@ -15,12 +15,13 @@ from common.report.figures import accuracy_bars, certified_curves, plane, plane_
 from common.report.grids import grid, pictures
 from common.report.page import Panel, page
 from common.report.runs import Run, read_runs, state
-from common.report.tables import accuracy_table, certified_table, to_rich, write_csv, write_table
+from common.report.tables import Table, accuracy_table, certified_table, to_rich, write_csv, write_table
 from common.report.verified import gradients
 
 __all__ = ["build", "summary_table"]
 
 PICTURED = 10  # images per evaluator at most
+LISTED = 24  # comparisons that the console shows
 LOG_WIDTH = 140
 
 
@@ -37,6 +38,7 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report")) ->
     runs = read_runs(paths)
     target = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
     panels = [panel for run in runs for panel in _panels(run)]
+    compared = {"compared": run_table(runs), "attacks-compared": attack_table(runs)}
     results, converging = _results(runs), convergence(runs)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,27 +46,30 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report")) ->
             (target.parent / f"{drawn.name}.png").write_bytes(to_png(drawn.draw, LIGHT))
             (target.parent / f"{drawn.name}.svg").write_bytes(drawn.light)
         write_csv(runs, target.with_suffix(".csv"))
-        for name, table in (("compared", run_table(runs)), ("attacks-compared", attack_table(runs))):
+        for name, table in compared.items():
             if table.rows:
                 write_table(table, target.with_name(f"{name}.csv"))
-        target.write_text(page(runs, results, converging, panels), encoding="utf-8")
+        target.write_text(page(runs, list(compared.values()), [results, converging], panels), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
-    _print(runs)
+    _print(runs, list(compared.values()))
     return target
 
 
 def summary_table(paths: Sequence[str | Path]) -> None:
     """Prints the tables of some records directories, and a sentence for each check that did not pass."""
-    _print(read_runs(paths))
+    runs = read_runs(paths)
+    _print(runs, [run_table(runs), attack_table(runs)])
 
 
-def _print(runs: Sequence[Run]) -> None:
+def _print(runs: Sequence[Run], compared: Sequence[Table]) -> None:
     console = Console()
     if not console.is_terminal:  # a log file has no edge to fold at
         console = Console(width=max(console.width, LOG_WIDTH))
-    for table in (accuracy_table(runs), certified_table(runs), attack_table(runs), run_table(runs)):
-        if table.rows:
+    for table in (accuracy_table(runs), certified_table(runs), *compared):
+        if len(table.rows) > LISTED and table in compared:
+            console.print(Text(f"{table.title}: {len(table.rows)} comparisons, which are on the page", "dim"))
+        elif table.rows:
             console.print(to_rich(table))
         for note in table.notes:
             console.print(Text(note, "dim"))

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.report import protocol
-from common.report.compare import attack_table, run_table
 from common.report.drawing import Drawn
 from common.report.grids import Grid
 from common.report.looks import COMPARING, CONTROLS, CONVERGING, CSS, READING
@@ -13,10 +12,11 @@ from common.report.markup import aside, details, figure, section, strip, table, 
 from common.report.runs import Run, state
 from common.report.scores import class_table, control_table, cost_table, probe_table, seed_table
 from common.report.settings import budget
-from common.report.tables import accuracy_table, bounds, certified_table, percent
+from common.report.tables import Table, accuracy_table, bounds, certified_table, percent
 from common.report.verified import DECLARATION, findings, gradients
 from common.robustness.records import Summary
 
+UNFOLDED = 40  # rows of a table of comparisons that stand open
 VERIFY = "verify: "
 SYMBOLS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
@@ -29,11 +29,17 @@ class Panel:
     grid: Grid
 
 
-def page(runs: Sequence[Run], results: Sequence[Drawn], converging: Sequence[Drawn], panels: Sequence[Panel]) -> str:
-    """The page: what was found, what speaks against it, how it was made."""
+def page(
+    runs: Sequence[Run], compared: Sequence[Table], figures: Sequence[Sequence[Drawn]], panels: Sequence[Panel]
+) -> str:
+    """The page: what was found, what speaks against it, how it was made.
+
+    ``compared`` are tables of paired tests, ``figures`` those of results and those of convergence.
+    """
+    results, converging = figures
     attacked = any(run.attacks for run in runs)
     matched = control_table(runs)
-    pairs = [table(run_table(runs)), table(attack_table(runs))]
+    pairs = [_folded(found) for found in compared]
     body = [
         _head(runs),
         *_banners(runs),
@@ -55,6 +61,12 @@ def page(runs: Sequence[Run], results: Sequence[Drawn], converging: Sequence[Dra
         f"<title>Robustness report: {title}</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{''.join(body)}</main>\n</body>\n</html>\n"
     )
+
+
+def _folded(found: Table) -> str:
+    """A table; a long one unfolds at a click."""
+    many = len(found.rows) > UNFOLDED
+    return details(f"{found.title}: {len(found.rows)} comparisons", table(found)) if many else table(found)
 
 
 def _head(runs: Sequence[Run]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from common.report.settings import evaluator_parts
 from common.robustness.checks import Check, examine
 from common.robustness.comparisons import MASKING
-from common.robustness.journal import MERGED, PARTS, load, merge
+from common.robustness.journal import DIAGNOSTICS, MERGED, PARTS, load, merge
 from common.robustness.records import Record, Summary, summarise, worst_case
 
 SEEDED = "/seed="  # what tells the evaluators apart that one evaluator with several seeds became
@@ -146,7 +146,12 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 def _read(name: str, place: Path) -> Run:
     header, rows = load(place)
-    return Run(name, header.fingerprint, header.config, merge(rows))
+    config, beside = header.config, place / DIAGNOSTICS
+    if place.is_dir() and _holds_records(beside):
+        more, found = load(beside)
+        rows += found
+        config = {**config, "evaluators": [*config.get("evaluators", []), *more.config.get("evaluators", [])]}
+    return Run(name, header.fingerprint, config, merge(rows))
 
 
 def _places(path: Path) -> list[Path]:

@@ -137,7 +137,13 @@ def cost_table(runs: Sequence[Run]) -> Table:
     """What every evaluation took per image. It stands in the part files alone; where it is missing, that is said."""
     rows = [_cost(run, name) for run in runs for name in run.evaluators]
     columns = ["Defence", "Evaluation", "Images", "Network evaluations", "Seconds", "Peak memory, GB"]
-    return Table("Cost per image", columns, rows)
+    return Table("Cost per image", columns, rows, notes=[_PEAK] if rows else [])
+
+
+_PEAK = (
+    "Network evaluations count every row that passes a network, forward and again where a backward pass recomputes it. "
+    "Peak memory is the most that tensors took on a GPU, or that the process ever took on a CPU."
+)
 
 
 def _cost(run: Run, name: str) -> list[Entry]:
