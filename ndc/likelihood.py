@@ -33,11 +33,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
-
-
-def edm_scale(sigma: Tensor, sigma_data: float) -> Tensor:
-    """lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2: makes EDM's loss O(1) at every level."""
-    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+from common.diffusion.losses import edm_weight
 
 
 class Weight(ABC):
@@ -47,7 +43,7 @@ class Weight(ABC):
 
     def __call__(self, sigma: Tensor) -> Tensor:
         """w(sigma)."""
-        return edm_scale(sigma, self.sigma_data) * self.density(sigma)
+        return edm_weight(sigma, self.sigma_data) * self.density(sigma)
 
     @abstractmethod
     def density(self, sigma: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from ndc.likelihood import (
     LogNormal,
     Nodes,
     chain_ratio,
-    edm_scale,
     noised_pair,
     reference_weight,
     squared_errors,
@@ -37,11 +36,6 @@ def test_the_reference_density_is_the_misplaced_parenthesis():
     torch.testing.assert_close(reference_weight().density(SIGMA), density)
     assert (LogNormal().density(SIGMA) - density).abs().max() > 0.1
     assert WEIGHTS["reference"] == reference_weight()
-
-
-def test_edm_scale_is_the_output_preconditioning():
-    c_out = SIGMA * 0.3 / (SIGMA**2 + 0.3**2).sqrt()
-    torch.testing.assert_close(edm_scale(SIGMA, 0.3), 1 / c_out**2)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.9])

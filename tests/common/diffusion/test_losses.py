@@ -55,8 +55,15 @@ def test_eps_loss_of_the_optimal_denoiser():
     assert float(loss.mean()) == pytest.approx(0.09 / 0.25, rel=0.03)
 
 
-def test_weight_and_levels():
+def test_edm_weight_undoes_the_output_preconditioning():
+    """lambda c_out^2 = 1 at every level, c_out as in `EDMDenoiser`."""
+    sigma = torch.logspace(-2, 1, 31, dtype=F64)
+    c_out = sigma * 0.3 / (sigma**2 + 0.3**2).sqrt()
+    torch.testing.assert_close(edm_weight(sigma, 0.3), 1 / c_out**2)
     assert float(edm_weight(torch.tensor(0.5, dtype=F64))) == pytest.approx(8)  # 2/sigma_d^2 at sigma = sigma_d
+
+
+def test_levels():
     quantiles = draw_sigma_lognormal(torch.tensor([-1.0, 0.0, 1.0], dtype=F64))
     assert quantiles.tolist() == pytest.approx([math.exp(-2.4), math.exp(-1.2), 1.0])
     levels = draw_sigma_uniform_time(VP(), torch.tensor([0.0, 1.0], dtype=F64))
