@@ -30,7 +30,8 @@ from common.weights import CARDS
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 FITS = [path for path in CONFIGS if path.name.endswith(".fit.yaml") or path.parent.name == "train"]
-TESTS = [path for path in CONFIGS if path not in FITS]
+SUITES = [path for path in CONFIGS if path.parent.name == "suites"]  # layers over a test, see test_rehearsal
+TESTS = [path for path in CONFIGS if path not in FITS and path not in SUITES]
 PRESETS = [path for path in CONFIGS if path.parent.name in ("agdm", "diffpure", "ndc", "train")]
 SIDE = 8
 

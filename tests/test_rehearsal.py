@@ -1,10 +1,13 @@
 """A suite that cannot work is refused before any network is loaded, and layers over any defence."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 import cli
 
+SUITES = sorted((Path(__file__).parent.parent / "configs" / "suites").glob("*.yaml"))
 THREAT = {"class_path": "common.robustness.threat.ThreatModel", "init_args": {"norm": "inf", "eps": "8/255"}}
 
 
@@ -80,3 +83,12 @@ def test_a_layered_suite_replaces_the_evaluators(tmp_path):
     layer = {"model": {"init_args": {"evaluators": [attacked({"eot": 0})]}}}
     with pytest.raises(ValueError, match="eot must be at least 1"):
         run(tmp_path, config_of([attacked()]), layer)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("norm", ["inf", 2])
+def test_the_suites_layer_over_any_defence(tmp_path, suite, norm):
+    """All of it is built, names and threats included; what is missing in the end is a network."""
+    threat = {"class_path": THREAT["class_path"], "init_args": {"norm": norm, "eps": 0.1}}
+    with pytest.raises(FileNotFoundError, match=r"missing/denoiser\.safetensors"):
+        run(tmp_path, config_of([attacked({"eot": 0})], threat), yaml.safe_load(suite.read_text()))
