@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,8 +22,7 @@ class Pictures:
 
     ``names`` are relative to ``root``; ``indices`` are numbers made of them, see `index_names`, on which a picture's
     noise depends, whatever lies beside it; ``positions`` leads from an index back to a place among the names. Hidden
-    files and those without a picture's suffix are not looked at. ``skipped`` says of each name that cannot be read why;
-    ``single``, whether ``path`` is one file.
+    files and those without a picture's suffix are not looked at. ``single`` says whether ``path`` is one file.
 
     Raises ``FileNotFoundError`` if there is no picture.
     """
@@ -41,7 +41,6 @@ class Pictures:
             )
         self.indices = index_names(self.names)
         self.positions = {index: position for position, index in enumerate(self.indices)}
-        self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,13 +50,11 @@ class Pictures:
         return self.crop(decode(self.root / self.names[position], self.channels))
 
     def by_size(self) -> dict[tuple[int, int], list[int]]:
-        """Positions by (height, width), from the files' headers; those without a good one join ``skipped``."""
+        """Positions by (height, width), from the files' headers; those without a good one are left out."""
         sizes: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, name in enumerate(self.names):
-            try:
+            with suppress(UnreadableError):
                 sizes[self.crop.sides or measure(self.root / name)].append(position)
-            except UnreadableError as error:
-                self.skipped[name] = str(error)
         return sizes
 
 
@@ -81,11 +78,9 @@ class PictureBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitem__(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         images, read = [], []
         for position in self.batches[batch]:
-            try:
+            with suppress(UnreadableError):  # whoever writes the results finds the gap, and asks again why
                 images.append(self.pictures.read(position))
                 read.append(self.pictures.indices[position])
-            except UnreadableError:  # whoever writes the results finds the gap, and asks again why
-                continue
         nothing = torch.zeros(0, self.pictures.channels, 1, 1)
         image = torch.stack(images) if images else nothing
         index = torch.tensor(read, dtype=torch.int64)
@@ -112,4 +107,7 @@ def class_names(path: str | Path) -> list[str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file of class names {path}; it holds one name per line, that of class 0 first")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")]
+    if "" in names:
+        raise ValueError(f"{path} must hold a class's name in each line; line {names.index('') + 1} is empty")
+    return names

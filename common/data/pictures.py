@@ -31,7 +31,7 @@ def _reading() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise UnreadableError("it is no picture, or of an unknown format") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         said = getattr(error, "strerror", None) or str(error)  # without the path: whoever reports it names the file
         raise UnreadableError(said.split("\n")[0] or type(error).__name__) from error
 
