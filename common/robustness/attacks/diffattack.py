@@ -31,7 +31,7 @@ class DiffAttack(Around):
 
     L_cls being the attack's own loss, x_t the image diffused to t and x'_t the reverse process when it comes by t, both
     in the model frame; t_1 .. t_n (n = ``times``; None: all) are nodes of the sampler's grid, drawn anew at every step
-    of the attack. The gradient of both terms is exact, through every step of the process.
+    of the attack. The gradient of both terms goes through every step of the process, as exact as the purifier's own.
 
     Of the paper: the loss, the uniform choice of times, ``weight`` 1, and an outer loop of APGD (100 steps, EOT 20),
     once with the cross-entropy and once with DLR: two evaluators, ``DiffAttack(APGD(...))``, the worst of which counts.

@@ -69,6 +69,22 @@ def test_gradients_of_the_deviation_are_exact(solver, gradient):
     assert torch.autograd.gradcheck(lambda x: deviation(each, x, 2), image().requires_grad_())
 
 
+class Anchored(DiffusionPurifier):
+    """Pulled towards a function of its input."""
+
+    def prepare(self, x0):
+        return (torch.sin(3 * x0),)
+
+    def denoise(self, x, sigma, anchor):
+        return self.denoiser(x, sigma) + (sigma**2)[:, None, None, None] * (anchor - torch.tanh(x))
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "full"])
+def test_what_guides_the_states_gets_their_gradient(gradient):
+    each = Anchored(mixture(), VP(), 0.3, 4, gradient=gradient)
+    assert torch.autograd.gradcheck(lambda x: deviation(each, x), image().requires_grad_())
+
+
 def test_recording_changes_nothing():
     """Neither the result nor its gradient, to the last bit; and nothing is kept without a gradient."""
     each, x = purifier(), image().requires_grad_()
