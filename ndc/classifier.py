@@ -13,7 +13,7 @@ from common.diffusion.denoisers import Denoiser
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import sigma_to_model, to_model, to_pixel
-from ndc.likelihood import WEIGHTS, Bound, Nodes, Weight, noised_pair, squared_errors
+from ndc.likelihood import WEIGHTS, Bound, Nodes, Weight, noised_pair, pull_variate, squared_errors
 
 Variant = Literal["apndc", "epndc", "dc"]
 NamedWeight = Literal["lognormal", "reference", "elbo"]
@@ -38,7 +38,7 @@ class NoisedDiffusionClassifier(Classifier):
         denoiser: class-conditional D(x, sigma, y).
         num_classes: K, the denoiser's.
         sigma: PIXEL standard deviation of the noise in the image, sigma_tau = 2 sigma; 0 for "dc" and only then.
-        nodes: their number, or `Nodes` for the rule, the range and antithetic noise.
+        nodes: their number, or `Nodes` for the rule, the range, antithetic noise and EPNDC's control variate.
         weight: "lognormal" (EDM's training weight), "reference" (as in the published code), "elbo", or a weight object.
         temperature: divides the sum; None is the weight's own: the paper's D for the training weights, 1 for "elbo".
         log_prior: log p(y), K numbers; None is uniform.
@@ -121,18 +121,30 @@ class NoisedDiffusionClassifier(Classifier):
             xt, target = noised_pair(part, z, spread[i], pull[i])
             return squared_errors(self.denoiser, xt, sigma[i], target, classes[k])
 
-        block = self._recomputed(errors, count * len(x) * len(classes) > self.batch_size)
+        several = count * len(x) * len(classes) > self.batch_size
+        block = self._recomputed(errors, several)
 
-        def row(part: Tensor, noise: Noise, i: slice) -> Tensor:
+        def row(part: Tensor, noise: Noise, i: slice, anchor: Tensor | None) -> Tensor:
             z = self._normals(noise, range(count)[i], part)  # here, so that a recomputation is handed the same numbers
-            return torch.cat([block(part, z, i, k) for k in _slices(len(classes), self.batch_size)], dim=2)
+            found = torch.cat([block(part, z, i, k) for k in _slices(len(classes), self.batch_size)], dim=2)
+            return found if anchor is None else found - pull_variate(z, pull[i], anchor)
 
         def column(part: Tensor, noise: Noise) -> Tensor:
             nodes = max(1, self.batch_size // (len(part) * len(classes)))
-            return torch.cat([row(part, noise, i) for i in _slices(count, nodes)])
+            anchor = self._anchor(part, classes, several)
+            return torch.cat([row(part, noise, i, anchor) for i in _slices(count, nodes)])
 
         images = max(1, self.batch_size // len(classes))
         return torch.cat([column(x[b], noise.rows(b)) for b in _slices(len(x), images)], dim=1)
+
+    def _anchor(self, x: Tensor, classes: Tensor, several: bool) -> Tensor | None:
+        """D(x, sigma_tau, y) for every class (B,K,C,H,W), for `pull_variate`; None where it is not asked for."""
+        if not (self.nodes.control and self.variant == "epndc"):
+            return None
+        sigma, rows = x.new_tensor(sigma_to_model(self.sigma)), x.repeat_interleave(len(classes), 0)
+        label, blocks = classes.repeat(len(x)), _slices(len(rows), self.batch_size)
+        denoise = self._recomputed(lambda part, y: self.denoiser(part, sigma.expand(len(part)), y), several)
+        return torch.cat([denoise(rows[b], label[b]) for b in blocks]).view(len(x), len(classes), *x.shape[1:])
 
     def _normals(self, noise: Noise, nodes: range, like: Tensor) -> Tensor:
         """z (n,B,C,H,W) of some nodes: one draw each, or with alternating sign one for two neighbours."""
