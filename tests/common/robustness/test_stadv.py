@@ -10,6 +10,7 @@ from torch import nn
 from common.noise import Noise
 from common.robustness.attacks.stadv import StAdv, roughness
 from common.robustness.classifiers import Classifier, NetworkClassifier
+from common.robustness.losses import margin
 from common.robustness.spatial import SpatialThreat
 from common.robustness.threat import ThreatModel
 
@@ -38,9 +39,10 @@ class Recorder(Classifier):
 
     def __init__(self, randomised=True):
         super().__init__()
-        self.calls, self.randomised = [], randomised
+        self.calls, self.randomised, self.differentiated = [], randomised, []
 
     def forward(self, image, noise=None):
+        self.differentiated.append(image.requires_grad)
         u = image.flatten(1)
         if self.randomised:
             u = u + 0.3 * noise.normal(0, (16,), image.dtype)
@@ -124,7 +126,7 @@ def test_the_steps_are_those_of_adam_on_the_whole_objective(smoothness):
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         ahead = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
         flow = (flow.detach() + size * ahead).clamp(-0.3, 0.3)
-    assert step == 6, "the last iterate is asked about as well"
+    assert classifier.differentiated == [True] * 6 + [False], "the last iterate is asked about as well"
 
 
 @pytest.mark.parametrize("eot", [1, 5])
@@ -179,10 +181,21 @@ def test_a_deterministic_classifier_is_asked_once_a_step_and_may_end_the_search(
     assert torch.equal(found[~early.broken], early.adv[~early.broken])
 
 
+def test_an_image_that_was_misclassified_comes_before_one_of_higher_loss():
+    """For a deterministic classifier. The loss is made to lead back to the right class."""
+    image, threat, classifier = random(8, 1, 4, 4), SpatialThreat(0.4), Recorder(randomised=False)
+    attack = StAdv(steps=10, learning_rate=0.1, loss=lambda logits, label: -margin(logits, label))
+    found = attack.search(classifier, image, labels(8), threat, rows(8))
+    wrong = torch.stack([z.argmax(1) for _, _, z in classifier.calls]).bool()
+    assert bool((wrong[0] & ~wrong[-1]).any())
+    assert torch.equal(classifier(found.adv).argmax(1).bool(), wrong.any(0))
+
+
 class Flat(Classifier):
     """Gradients that are zero for the first image and not finite for the second."""
 
     def forward(self, image, noise=None):
+        assert bool(image.isfinite().all())
         u = image.flatten(1).sum(1)
         factor = torch.tensor([0.0, math.inf, 1.0], dtype=image.dtype)
         return torch.stack((torch.zeros_like(u), _Scaled.apply(u, factor)), 1)
