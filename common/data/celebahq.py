@@ -94,7 +94,7 @@ class CelebAHQ(PictureData):
         path = self.root / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"no file {path.absolute()}: CelebA-HQ needs its pictures in {self.images}/ and the list {name} under "
-                "data.init_args.root. CelebAMask-HQ comes with both."
+                f"no file {path.absolute()}; CelebA-HQ needs it, and its pictures in {self.images}/, under "
+                "data.init_args.root (CelebAMask-HQ comes with pictures and attributes)"
             )
         return path.read_text().splitlines()

@@ -185,9 +185,8 @@ class ImageData(L.LightningDataModule):
         return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
 
 
-ELSEWHERE = {"root", "download", "batch_size", "test_images", "workers", "subset", "path", "size", "class_file"} | {
-    "crop_pct",
-    "interpolation",
-    "timm_model",
+ELSEWHERE = {
+    *("root", "download", "batch_size", "test_images", "workers", "subset", "path", "class_file"),
+    *("size", "crop_pct", "interpolation", "timm_model"),  # data sets of pictures name their crop as a whole
 }
-"""Constructor arguments that are no part of a data set's identity; data sets of pictures name their crop themselves."""
+"""Constructor arguments that are no part of a data set's identity."""
