@@ -14,7 +14,7 @@ from common.report.drawing import LIGHT, Drawn, to_png
 from common.report.figures import accuracy_bars, certified_curves, plane, plane_points
 from common.report.grids import grid, pictures
 from common.report.page import Panel, page
-from common.report.runs import Run, read_runs, state
+from common.report.runs import Run, family, read_runs, state
 from common.report.tables import Table, accuracy_table, certified_table, to_rich, write_csv, write_table
 from common.report.verified import gradients
 
@@ -105,7 +105,9 @@ def _results(runs: Sequence[Run]) -> list[Drawn]:
 
 
 def _panels(run: Run) -> list[Panel]:
-    shown = {name: [row for row in run.rows(name) if row.values.get("images")][:PICTURED] for name in run.attacks}
+    first = {family(name): name for name in reversed(run.attacks)}  # one of several seeds is enough
+    names = [name for name in run.attacks if name in first.values()]
+    shown = {name: [row for row in run.rows(name) if row.values.get("images")][:PICTURED] for name in names}
     return [Panel(f"{run.name}, {name}", grid(rows)) for name, rows in shown.items() if rows]
 
 

@@ -33,7 +33,7 @@ caption { text-align: left; padding: 0 0 .6rem; color: var(--soft); font-size: .
 .numbers.prose thead th { color: var(--ink); font-weight: 600; font-size: .86rem; }
 .numbers.prose tbody .name, .numbers.prose tbody .name ~ td { border-top: 1px solid var(--line); }
 .numbers.prose tbody .name { color: var(--soft); font-weight: 500; min-width: 9rem; }
-.numbers tbody th { overflow-wrap: anywhere; min-width: 5.5rem; }
+.numbers tbody th { overflow-wrap: break-word; min-width: 5.5rem; }
 .numbers tbody .name { font-weight: 600; }
 .numbers .again span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .notes, .note { color: var(--soft); font-size: .9rem; max-width: 44rem; }

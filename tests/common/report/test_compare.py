@@ -84,6 +84,15 @@ def test_attacks_of_a_run_are_compared_with_the_strongest(two):
     assert float(low) < 100 * (first.mean() - second.mean()) < float(high)
 
 
+def test_the_strongest_comes_first_whatever_its_name(made, tmp_path):
+    (run,) = read_runs([made(n=50).attacked("a", 1.0).attacked("z", 2.4).write(tmp_path / "run")])
+    ((_, _, pair, _, a, b, gain, *_),) = attack_table([run]).rows
+    first, second = (right(run, name, range(50)).mean() for name in "za")
+    assert (pair, a, b) == ("z − a", f"{100 * first:.1f}", f"{100 * second:.1f}")
+    low, high = (float(end) for end in gain.note.replace("−", "-").strip("[]").split(", "))
+    assert low < 100 * (first - second) < high < 0
+
+
 def test_all_pairs_of_attacks_count_in_the_correction(made, tmp_path):
     run = made(n=40).attacked("a", 1.9).attacked("b", 1.9).attacked("c", 1.95).write(tmp_path / "run")
     (read,) = read_runs([run])

@@ -1,5 +1,7 @@
 """Curves and series hold what records and header say, and join only what differs in one setting."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,11 +71,12 @@ def test_a_series_runs_over_several_runs_seeds_and_their_common_images(made, tmp
 
 
 def test_settings_of_an_attack_within_an_attack_count_and_those_of_the_defence_do_not(made, tmp_path):
-    run = made("Surrogate", n=10)  # whose gradient has a setting "steps"
+    run = made("Surrogate", n=10)  # this gradient has a setting "steps" as well
     for steps in (5, 10):
         run.attacked(f"through{steps}", steps=steps)
         attack = run.parts[-1]["attack"]
-        run.parts[-1]["attack"] = {"class": "x.Through", "gradient": "bpda", "attack": attack}
+        gradient = {"class": "x.Surrogate", "steps": 3}
+        run.parts[-1]["attack"] = {"class": "x.Through", "gradient": gradient, "attack": attack}
     (read,) = read_runs([run.write(tmp_path / "run")])
     (found,) = series([read], "steps")
     assert found.name == "run: Through(PGD), L∞ ≤ 8/255"
@@ -86,6 +89,9 @@ def test_attacks_that_only_serve_the_checks_fill_in(made, tmp_path):
     run.attacked("masking/eps=0.5", 4.0, steps=20, eot=4, eps=0.5, limit=8)
     for part in run.parts:
         part["attack"]["step_size"] = part["threat"]["eps"] / 8  # grows along with the budget
+    run.attacked("masking/undefended", 5.0, steps=2, eot=4, limit=16)  # tells nothing of the defence
+    run.parts[-1]["attack"]["step_size"] = run.parts[0]["attack"]["step_size"]
+    run.rows[-16:] = [replace(row, values={**row.values, "baseline": "undefended"}) for row in run.rows[-16:]]
     (read,) = read_runs([run.write(tmp_path / "run")])
     found = {knob: series([read], knob) for knob in ("eot", "steps", "eps")}
     points = {knob: [value for value, _ in one.points] for knob, (one,) in found.items()}

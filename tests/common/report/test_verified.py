@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from common.findings import Finding
-from common.report import build, summary_table
+from common.report import summary_table
+from common.report.page import page
 from common.report.protocol import protocol_table
 from common.report.runs import read_runs, state
 from common.report.verified import findings, gradients
@@ -29,9 +30,9 @@ def through(run, name, mode):
     return run
 
 
-def asides(path):
-    page = ET.fromstring(path.read_text(encoding="utf-8"))
-    return {aside.get("aria-label"): " ".join("".join(aside.itertext()).split()) for aside in page.iter("aside")}
+def asides(paths):
+    parsed = ET.fromstring(page(read_runs(paths), [], [[], []], []))
+    return {aside.get("aria-label"): " ".join("".join(aside.itertext()).split()) for aside in parsed.iter("aside")}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_the_page_carries_a_banner(made, tmp_path, capsys):
         made(n=10, seed=2).attacked("pgd").write(tmp_path / "silent"),
         made(n=10, seed=3).attacked("pgd").verified(GOOD).write(tmp_path / "good"),
     ]
-    found = asides(build(runs, tmp_path / "out"))
+    found = asides(runs)
     (wrong,) = [said for title, said in found.items() if "are wrong" in title]
     assert "wrong. Guidance path: Guidance is detached somewhere." in wrong
     (weak,) = [said for title, said in found.items() if title.startswith("Approximate")]
