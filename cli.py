@@ -101,6 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     if args is None:
+        sys.path.append("")  # classes of your own, in the directory where you are
         rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
         warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's, about itself
         warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # our data lie in memory

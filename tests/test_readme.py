@@ -3,6 +3,8 @@
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import yaml
 from PIL import Image
 
 from common.diffusion.networks import NCSNpp
+from common.robustness.records import Records
 from common.weights import CARDS, file_size
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +62,31 @@ def test_the_python_example_runs(weights, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), namespace)
     image, adv = namespace["image"], namespace["adv"]
     assert 0 < float((adv - image).abs().max()) <= 8 / 255 + 1e-6
+
+
+def test_the_example_of_an_attack_is_short_and_runs_from_yaml(weights, tmp_path):
+    """Written to a file and named in YAML, it breaks an undefended classifier; the program finds it where it starts."""
+    code = python("class FGSM")
+    assert len(code.splitlines()) <= 40
+    (tmp_path / "fgsm.py").write_text(code)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tour").symlink_to(weights)
+    (named,) = re.findall(r"`attack: (\{class_path: fgsm.*?\})`", README)
+    config = yaml.safe_load((ROOT / "configs" / "tour" / "05-undefended.test.yaml").read_text())
+    arguments = config["model"]["init_args"]
+    evaluator = {"class_path": "common.robustness.evaluators.Attacked", "init_args": {"attack": yaml.safe_load(named)}}
+    arguments |= {"evaluators": [evaluator], "records": "records", "verify": "off"}
+    config["data"]["init_args"] |= {"test_images": 32}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, str(ROOT / "cli.py"), "test", "-c", "test.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = Records.read(tmp_path / "records")
+    assert len(rows) == 32
+    assert all(row.values["distance"] <= 0.2 + 1e-6 for row in rows)
+    assert sum(row.values["correct"][0] for row in rows) < sum(
+        row.values["clean_predictions"][0] == row.label for row in rows
+    )
 
 
 @pytest.fixture
