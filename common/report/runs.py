@@ -19,7 +19,11 @@ _OF_WORST = ("predictions", "clean_predictions", "distance", "norm", "eps")
 
 @dataclass(frozen=True)
 class Run:
-    """One records directory. ``name`` is the directory's, with its parent's where two would be alike."""
+    """One records directory, with its diagnostics.
+
+    ``name`` is the directory's, with its parent's where two would be alike; ``config`` the header's, with the evaluators
+    of the diagnostics besides.
+    """
 
     name: str
     fingerprint: str
@@ -146,8 +150,8 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 def _read(name: str, place: Path) -> Run:
     header, rows = load(place)
-    config, beside = header.config, place / DIAGNOSTICS
-    if place.is_dir() and _holds_records(beside):
+    config, beside = header.config, (place.parent if place.is_file() else place) / DIAGNOSTICS
+    if _holds_records(beside):
         more, found = load(beside)
         rows += found
         config = {**config, "evaluators": [*config.get("evaluators", []), *more.config.get("evaluators", [])]}

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from common.report.runs import read_runs
 from common.report.scores import class_table, control_table, cost_table, in_loop, probe_table, resubmitted, seed_table
 from common.report.tables import as_cell
+from common.report.verified import gradients
 from common.robustness.records import Record, Records
 
 
@@ -139,3 +140,18 @@ def test_what_only_serves_the_checks_is_no_result(made, tmp_path):
     assert rows["masking/undefended"][:3] == ["undefended classifier", "L∞ ≤ 8/255", 10]
     assert rows["masking/eps=0.5"][3][0] == pytest.approx(right(read.rows("masking/eps=0.5")).mean())
     assert [row[1] for row in control_table([read]).rows] == ["pgd"] * 4
+
+
+def test_diagnostics_beside_the_records_belong_to_the_run(made, tmp_path):
+    path = made(n=30).attacked("pgd", steps=20).write(tmp_path / "run")
+    good = {"name": "full graph", "passed": True, "error": 0.0, "sentence": "Yes.", "decided": True}
+    beside = made(n=30, seed=1).verified(good).attacked("masking/steps=5", steps=5, limit=10)
+    beside.write(path / "diagnostics")
+    for place in (path, Records(path, "0").merge()):
+        (read,) = read_runs([place])
+        assert [summary.evaluator for summary in read.summaries] == ["pgd"]
+        assert [summary.evaluator for summary in read.probes] == ["masking/steps=5"]
+        assert gradients(read).state == "exact"
+        assert read.part("masking/steps=5")["attack"]["steps"] == 5
+        assert "pgd: not weaker than masking/steps=5" in [check.name for check in read.checks]
+    assert [run.name for run in read_runs([tmp_path])] == ["run"]
