@@ -47,18 +47,3 @@ def scores(logits: Tensor, label: Tensor) -> tuple[list[list[int]], list[list[bo
     """(draws, B, K) -> predictions and correctness, per image and draw."""
     guess = logits.argmax(-1).T
     return guess.tolist(), (guess == label[:, None]).tolist()
-
-
-def shuffled(image: Tensor, adv: Tensor, noise: Noise) -> Tensor:
-    """``image`` plus the perturbation ``adv - image`` with its values at random places and with random signs.
-
-    It is as long as the adversarial one in every norm. A sign that would leave [0,1] is turned round, and what leaves
-    it both ways is cut.
-    """
-    size = image[0].numel()
-    places = noise.uniform(0, (size,), torch.float64).argsort(1)
-    sign = (noise.uniform(1, (size,)) < 0.5).to(image.dtype) * 2 - 1
-    centre = image.flatten(1)
-    offset = (adv - image).flatten(1).gather(1, places) * sign
-    inside = (centre + offset >= 0) & (centre + offset <= 1)
-    return (centre + torch.where(inside, offset, -offset)).clamp(0, 1).view_as(image)

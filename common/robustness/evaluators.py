@@ -21,7 +21,7 @@ from common.robustness.batches import Batch, check_evaluation, check_labels
 from common.robustness.checks import probe
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.cost import Meter
-from common.robustness.decisions import Rule, ask, check_rule, decided, scores, shuffled
+from common.robustness.decisions import Rule, ask, check_rule, decided, scores
 from common.robustness.pictures import pictures
 from common.robustness.records import Record
 from common.robustness.replay import Replayed
@@ -87,7 +87,7 @@ class Attacked:
 
     - ``predictions``, ``correct``: the attacked image on N fresh decisions (one if deterministic).
     - ``clean_predictions``, ``random_predictions``: matched controls, as many other decisions on the unattacked image
-      and on a random perturbation of the same size: the adversarial one's values with random signs at random places.
+      and on a random perturbation of the same size (`Threat.random_like`).
     - ``distance`` in the threat's norm (the largest, if there are several), ``norm``, ``eps``, ``within_budget``,
       ``white_box``, ``knows``, ``resubmissions``.
     - ``queries``, ``broken``, ``dead``, ``curve``: what the attack saw (`Found`), where it says so.
@@ -141,7 +141,7 @@ class Attacked:
             ask(defence, attempt.adv, label, noise.stream("score"), draws, start)
             for attempt, start, draws in self._attempts(found)
         ]
-        moved = shuffled(image, found[0].adv, noise.stream("places"))
+        moved = threat.random_like(image, found[0].adv, noise.stream("places"))
         random = ask(defence, moved, label, noise.stream("random"), self.draws)
         predictions, correct = scores(torch.cat(scored), label)
         distance = torch.stack([threat.distance(image, attempt.adv) for attempt in found]).amax(0).tolist()

@@ -47,6 +47,10 @@ class SpatialThreat(Threat):
         """(B,2,H,W): every entry uniform in [-eps, eps]."""
         return self.eps * (2 * noise.uniform(step, (2, *image.shape[-2:]), image.dtype) - 1)
 
+    def random_like(self, image: Tensor, adv: Tensor, noise: Noise) -> Tensor:
+        """The image warped by a random flow within ``eps``, see ``random_flow``."""
+        return self.warp(image, self.random_flow(image, noise)).clamp(0, 1)
+
     def check(self, image: Tensor, adv: Tensor) -> Tensor:
         """Whether adv may be a warp of image within ``eps``, (B,) bool: no honest one is refused.
 

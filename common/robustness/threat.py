@@ -40,6 +40,20 @@ class Threat(ABC):
     def check(self, image: Tensor, adv: Tensor) -> Tensor:
         """Whether each adv is allowed, (B,) bool: finite, in [0,1], and within ``eps``."""
 
+    def random_like(self, image: Tensor, adv: Tensor, noise: Noise) -> Tensor:
+        """A random image about as far from ``image`` as ``adv``: what the same size does without an attack.
+
+        ``image`` plus the perturbation ``adv - image`` with its values at random places and with random signs, which is
+        as long in every norm. A sign that would leave [0,1] is turned round, and what leaves it both ways is cut.
+        """
+        size = image[0].numel()
+        places = noise.uniform(0, (size,), torch.float64).argsort(1)
+        sign = (noise.uniform(1, (size,)) < 0.5).to(image.dtype) * 2 - 1
+        centre = image.flatten(1)
+        offset = (adv - image).flatten(1).gather(1, places) * sign
+        inside = (centre + offset >= 0) & (centre + offset <= 1)
+        return (centre + torch.where(inside, offset, -offset)).clamp(0, 1).view_as(image)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, eps={self.eps:.4g})"
 

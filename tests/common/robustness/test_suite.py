@@ -8,9 +8,10 @@ from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier, Voting
 from common.robustness.cost import Meter, networks
-from common.robustness.decisions import ask, decided, shuffled
+from common.robustness.decisions import ask, decided
 from common.robustness.evaluators import Attacked, Certified, Clean
 from common.robustness.smoothing import Smoothing
+from common.robustness.spatial import SpatialThreat
 from common.robustness.suite import suite
 from common.robustness.threat import ThreatModel
 
@@ -94,7 +95,7 @@ def test_a_shuffled_perturbation_is_as_large_and_elsewhere(norm):
     """Inside [0.2, 0.8] with steps of 0.1 nothing is cut, so sizes agree to rounding in every norm."""
     image = 0.2 + 0.6 * batch(8)[0]
     adv = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
-    moved = shuffled(image, adv, Noise.of(0, torch.arange(8)))
+    moved = LINF.random_like(image, adv, Noise.of(0, torch.arange(8)))
     size, expected = ((x - image).flatten(1).norm(norm, dim=1) for x in (moved, adv))
     torch.testing.assert_close(size, expected, rtol=1e-5, atol=1e-6)
     cosine = torch.cosine_similarity((moved - image).flatten(), (adv - image).flatten(), dim=0)
@@ -103,7 +104,14 @@ def test_a_shuffled_perturbation_is_as_large_and_elsewhere(norm):
 
 def test_a_shuffled_perturbation_stays_in_the_box_and_keeps_its_size_at_the_edge():
     image, adv = torch.zeros(3, 1, 4, 4), torch.full((3, 1, 4, 4), 0.2)
-    assert torch.equal(shuffled(image, adv, Noise.of(0, torch.arange(3))), adv)
+    assert torch.equal(LINF.random_like(image, adv, Noise.of(0, torch.arange(3))), adv)
+
+
+def test_the_random_control_of_a_warp_is_a_warp():
+    threat, (image, _, index) = SpatialThreat(0.3), batch(3)
+    moved = threat.random_like(image, image, Noise.of(0, index))
+    assert bool(threat.check(image, moved).all())
+    assert not torch.equal(moved, image)
 
 
 def test_controls_are_asked_as_often_as_the_attacked_image():
