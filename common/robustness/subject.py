@@ -12,6 +12,7 @@ from common.differences import COARSE, FINE, slopes
 from common.findings import Finding
 from common.noise import Noise
 from common.robustness import verdicts
+from common.robustness.batches import check_labels
 from common.robustness.classifiers import Classifier
 from common.robustness.observation import Answer, Calls, observe
 from common.robustness.verdicts import gap
@@ -19,6 +20,7 @@ from common.robustness.verdicts import gap
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
 SLOPE = 1e-3  # relative, float64: central differences err by 1e-7, a wrong gradient by per cents
 LOOSE = 5e-2  # the same in float32
+UNSETTLED = 0.05  # relative: differences at two distances that disagree by more say nothing
 FAR = 0.1  # pixels: a distance at which a classifier's logits move
 
 
@@ -49,6 +51,7 @@ class Subject:
         calls, again, heard = Calls(), Calls(), dict[str, tuple[Tensor, Noise]]()
         with calls.counted(self.classifier), _overheard(self.classifier, heard):
             first = observe(self.classifier, self.point, self.noise, self._weights, calls.turn_round)
+        check_labels(label, first.logits.shape[1])
         with again.compared(self.classifier, calls.outermost()):
             second = observe(self.classifier, self.point, self.noise, self._weights, again.turn_round)
         with torch.no_grad():
@@ -115,11 +118,13 @@ class Subject:
         size = max(length, float(measured.value.abs().max()))
         wrong = (measured.value - (gradient * v).flatten(1).sum(1)).abs()
         doubt = float(measured.spread.max()) / size if size else 0.0
-        if doubt > 0.1 and not fine:
-            yield Finding.undecided("finite differences", "They do not settle in float32, and float64 is out of reach.")
+        error = float(wrong.max()) / size if size else 0.0
+        if doubt <= UNSETTLED:
+            yield verdicts.differences(error, (SLOPE if fine else LOOSE) + 3 * min(doubt, 0.01))
+        elif fine:  # what is differentiable settles
+            yield verdicts.differences(max(error, doubt), 0.0)
         else:
-            error = float(wrong.max()) / size if size else 0.0
-            yield verdicts.differences(error, (SLOPE if fine else LOOSE) + 3 * min(doubt, 0.1))
+            yield Finding.undecided("finite differences", "They do not settle in float32, and float64 is out of reach.")
         if bool(measured.flat.all()):
             with torch.no_grad():
                 moved = (projected(point + FAR * v) - projected(point - FAR * v)).abs().amax()

@@ -131,7 +131,7 @@ def test_labels_are_those_of_the_level(rounding, schedule):
             return super().time_label(sigma) + self.shift
 
     denoiser = Later(Body(), schedule, rounding)
-    one = purifier(denoiser=denoiser, steps=None, solver="ddim", schedule=schedule, t_end=0.01)
+    one = purifier(denoiser=denoiser, steps=9, solver="ddim", schedule=schedule, t_end=0.01)
     assert found(one)["time labels"].passed
     denoiser.shift = 1
     assert not found(one)["time labels"].passed
@@ -146,6 +146,16 @@ def test_a_cut_guidance_is_wrong_by_all_that_it_carries():
     assert "along the reference" in path.sentence
     one.scale = 0.0  # nothing goes that way: nothing is missed
     assert found(one)["guidance path"].passed
+
+
+def test_guidance_that_forgets_where_it_stands_is_found_even_in_a_single_step():
+    class Forgetful(Guided):
+        def denoise(self, x, sigma, reference):
+            return super().denoise(x, sigma, reference * torch.cos(x.detach()))
+
+    path = found(purifier(Forgetful, steps=1))["guidance path"]
+    assert not path.passed
+    assert "along the states" in path.sentence
 
 
 def test_declared_approximations_come_with_their_error():

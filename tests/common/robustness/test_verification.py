@@ -197,3 +197,5 @@ def test_settings_and_batches_that_make_no_sense():
     image, label, index = batch()
     with pytest.raises(ValueError, match="float32"):
         Verify()(network(), (image.double(), label, index))
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2"):
+        Verify()(network(), (image, label + 3, index))
