@@ -27,7 +27,7 @@ class Trajectory:
         self.states.append((t, xt))
 
     def deviation(self, times: int | None = None) -> Tensor:
-        """``mean_k ||x_{t_k} - x'_{t_k}||^2`` over ``times`` different k of 1..S (None: all), (B,).
+        """``mean_k ||x_{t_k} - x'_{t_k}||^2 / D`` over ``times`` different k of 1..S (None: all), (B,), D = C*H*W.
 
         They are drawn uniformly, from the noise's seed: the same for all rows, whatever the batch.
         """
@@ -36,5 +36,5 @@ class Trajectory:
             one = Noise.of(self.noise.seed, torch.zeros(1, dtype=torch.int64)).stream("times")
             order = one.uniform(0, (len(chosen),), torch.float64)[0].argsort()
             chosen = [chosen[k] for k in order[:times].tolist()]
-        gaps = [(self.diffused(t) - xt).flatten(1).square().sum(1) for t, xt in chosen]
+        gaps = [(self.diffused(t) - xt).flatten(1).square().mean(1) for t, xt in chosen]
         return torch.stack(gaps).mean(0)

@@ -27,17 +27,19 @@ class Recorded(Protocol):
 class DiffAttack(Around):
     """``attack`` climbing the loss of DiffAttack (Kang, Song and Li, arXiv 2311.16124),
 
-        L = L_cls + weight L_dev,    L_dev = 1/n sum_k ||x_{t_k} - x'_{t_k}||^2,
+        L = L_cls + weight L_dev,    L_dev = 1/n sum_k ||x_{t_k} - x'_{t_k}||^2 / D,
 
     L_cls being the attack's own loss, x_t the image diffused to t and x'_t the reverse process when it comes by t, both
-    in the model frame; t_1 .. t_n (n = ``times``; None: all) are nodes of the sampler's grid, drawn anew at every step
-    of the attack. The gradient of both terms goes through every step of the process, as exact as the purifier's own.
+    in the model frame, D = C*H*W; t_1 .. t_n (n = ``times``; None: all) are nodes of the sampler's grid, drawn anew at
+    every step of the attack. The gradient of both goes through every step of the process, as exact as the purifier's.
 
     Of the paper: the loss, the uniform choice of times, ``weight`` 1, and an outer loop of APGD (100 steps, EOT 20),
     once with the cross-entropy and once with DLR: two evaluators, ``DiffAttack(APGD(...))``, the worst of which counts.
-    Our reading: x_t is diffused with the noise that starts the purification; the square is summed over pixels; n; and
-    points are ranked by L_cls alone, L_dev only steering the gradient, for it is no success, and its draws would drown
-    one. Several purifications in a row count with the mean of their L_dev. At weight 0 this is the attack itself.
+    Our reading: x_t is diffused with the noise that starts the purification; n; points are ranked by L_cls alone, L_dev
+    only steering the gradient, for it is no success, and its draws would drown one; several purifications in a row
+    count with the mean of their L_dev; and D. Without it L_dev outgrows L_cls with the size of the image, and on 48
+    digits the attack was weaker than the one inside (76 % of the answers right instead of 66 %); with it no difference
+    was seen. At weight 0 this is the attack itself.
 
     The purifiers are those modules of the classifier, at any depth, that have a method ``recorded()``: a context
     manager that yields a list, to which it adds each purification that records a gradient (`Recorded`). Raises
