@@ -21,8 +21,8 @@ _OF_WORST = ("predictions", "clean_predictions", "distance", "norm", "eps")
 class Run:
     """One records directory, with its diagnostics.
 
-    ``name`` is the directory's, with its parent's where two would be alike; ``config`` the header's, with the evaluators
-    of the diagnostics besides.
+    ``name`` is the directory's, with its parent's where two would be alike; ``config`` is the header's, with the
+    evaluators of the diagnostics besides.
     """
 
     name: str

@@ -147,7 +147,7 @@ def test_diagnostics_beside_the_records_belong_to_the_run(made, tmp_path):
     good = {"name": "full graph", "passed": True, "error": 0.0, "sentence": "Yes.", "decided": True}
     beside = made(n=30, seed=1).verified(good).attacked("masking/steps=5", steps=5, limit=10)
     beside.write(path / "diagnostics")
-    for place in (path, Records(path, "0").merge()):
+    for place in (path, Records(path, "0", Records.describe(path).config).merge()):
         (read,) = read_runs([place])
         assert [summary.evaluator for summary in read.summaries] == ["pgd"]
         assert [summary.evaluator for summary in read.probes] == ["masking/steps=5"]
