@@ -55,9 +55,9 @@ figcaption { margin-top: .5rem; color: var(--soft); font-size: .9rem; max-width:
 .strip th { font-weight: 500; color: var(--soft); text-align: left; padding: .15rem .8rem .15rem 0; }
 .strip thead th, .strip td { text-align: center; padding: .15rem; white-space: nowrap; }
 .strip tbody th { position: sticky; left: 0; background: var(--paper); }
-.strip img { display: block; width: 64px; height: 64px; object-fit: contain; background: var(--wash);
+.strip img { display: block; width: 76px; height: 76px; object-fit: contain; background: var(--wash);
   border-radius: 3px; }
-.strip span { display: block; max-width: 64px; white-space: normal; font-size: .74rem; line-height: 1.5;
+.strip span { display: block; max-width: 76px; white-space: normal; font-size: .74rem; line-height: 1.5;
   color: var(--soft); }
 .strip .share td, .strip .share th { color: var(--soft); padding-top: .3rem; }
 .coarse { image-rendering: pixelated; }

@@ -92,7 +92,8 @@ def class_table(run: Run) -> Table:
     """Per class, by number: images, clean accuracy and the average under every attack, each with its interval."""
     attacks = [summary.evaluator for summary in run.of_kind(1)]
     clean = [summary.evaluator for summary in run.of_kind(0)][:1]
-    columns = [(name, run.rows(name), "predictions") for name in [*clean, *attacks]]
+    worst = {name: f"worst attack, {budget(*key)}" for key, name in run.worst_names.items() if name not in run.attacks}
+    columns = [(worst.get(name, name), run.rows(name), "predictions") for name in [*clean, *attacks]]
     if not clean and attacks and all("clean_predictions" in row.values for row in run.rows(attacks[0])):
         columns.insert(0, ("clean", run.rows(attacks[0]), "clean_predictions"))
     groups = [(_by_class(rows), key) for _, rows, key in columns]

@@ -71,7 +71,7 @@ def test_old_records_have_no_loop_and_no_random_control():
 
 def test_classes_add_up_to_the_whole(run):
     table = class_table(run)
-    assert table.columns == ["Class", "Images", "clean", "apgd", "pgd", "worst of apgd, pgd"]
+    assert table.columns == ["Class", "Images", "clean", "apgd", "pgd", "worst attack, L∞ ≤ 8/255"]
     assert [row[0] for row in table.rows] == [str(label) for label in sorted({row.label for row in run.rows("pgd")})]
     for row in table.rows:
         same = [record for record in run.rows("pgd") if str(record.label) == row[0]]
