@@ -88,9 +88,16 @@ class NoisedDiffusionClassifier(Classifier):
         return self._bound
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        temperature = self.temperature or self.weight.temperature(image[0].numel())
-        logits = -self.losses(image, noise).sum(0) / temperature
+        return self.logits(self.losses(image, noise), image[0].numel())
+
+    def logits(self, losses: Tensor, dimension: int) -> Tensor:
+        """The logits (B,K) of the terms (T,B,K) of images of D = ``dimension`` numbers."""
+        logits = -losses.sum(0) / self.scale(dimension)
         return logits if self.log_prior is None else logits + logits.new_tensor(self.log_prior)
+
+    def scale(self, dimension: int) -> float:
+        """The temperature, for images of D = ``dimension`` numbers."""
+        return self.temperature or self.weight.temperature(dimension)
 
     def losses(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """The terms of the sum before the temperature, (T,B,K): w_i || D(x_i, sigma_i, y) - target_i ||^2 at node i."""

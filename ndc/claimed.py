@@ -1,0 +1,103 @@
+"""The radii that were published for DC: shown beside sound ones, never certificates."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.smoothing import Certificate
+from common.units import sigma_to_pixel
+from ndc.classifier import NoisedDiffusionClassifier
+from ndc.lipschitz import draw_losses, ranked
+
+Constants = Literal["reference", "paper"]
+
+
+@dataclass(frozen=True)
+class Claim(Certificate):
+    """A radius that was published as a certificate and is none: nothing is sure of it, hence ``p_lower`` is 0."""
+
+    sound: bool = False
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What the constants of the "paper" (`paper_slopes`) or of the "reference" code (`reference_slopes`) make of DC.
+
+        radius = (largest mean logit - second largest) / sum_i slope_i,     means over ``samples`` draws of the noise
+
+    In place of `ndc.lipschitz.Lipschitz`, for any `NoisedDiffusionClassifier` of variant "dc", with a `Claim` for each
+    image. Nothing bounds what the draws leave open; the published script takes one. The denoised images need not be
+    clipped, though both derivations suppose it. No image is abstained on.
+
+    Raises ``ValueError`` for settings out of range and for another classifier.
+    Source: arXiv 2402.02316 (v2), theorem 3.1, and its published code.
+    """
+
+    num_classes: int = 10
+    samples: int = 1
+    constants: Constants = "reference"
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
+        if self.samples < 1:
+            raise ValueError(f"samples, draws of the noise, must be at least 1; got {self.samples}")
+        if self.constants not in get_args(Constants):
+            raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
+
+    @property
+    def sigma(self) -> float:
+        """The noise that is added to the image, in pixels: none."""
+        return 0.0
+
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
+        """One `Claim` per image (B,C,H,W), from one row of noise each."""
+        if len(image) != len(noise):
+            raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
+            raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")
+        if classifier.num_classes != self.num_classes:
+            raise ValueError(f"num_classes must be the classifier's, {classifier.num_classes}; got {self.num_classes}")
+        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            rows = [slice(b, b + 1) for b in range(len(image))]
+            return [self._claim(classifier, image[b], noise.rows(b)) for b in rows]
+
+    def _claim(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Claim:
+        dimension = image[0].numel()
+        losses = draw_losses(dc.losses, image, noise, self.samples, max(1, dc.batch_size // self.num_classes))
+        logits = dc.logits(losses, dimension)
+        prediction, others = ranked(logits)
+        gap = logits.mean(0)[prediction] - logits.mean(0)[others].max()
+        slopes = reference_slopes if self.constants == "reference" else paper_slopes
+        count = int((logits.argmax(1) == prediction).sum())
+        return Claim(prediction, (gap / slopes(dc, dimension).sum()).item(), 0.0, self.samples, count)
+
+
+def paper_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
+    """Theorem 3.1, for differences of logits: 2 v_i / s_i (sqrt(2/pi) + 2 / sqrt(D)) at node i, (T,).
+
+    s_i is the noise level in pixels, v_i the weight of a mean squared error in pixels. Against `ndc.lipschitz.slopes`
+    the part of the moving noise is twice too large, and that of the moving target has 1 / s_i too much: unsound where
+    s_i > 1.
+    """
+    weight, level = 4 * _weight_of_mean(dc, dimension), sigma_to_pixel(dc.bound.sigma)
+    return 2 * weight / level * (math.sqrt(2 / math.pi) + 2 / math.sqrt(dimension))
+
+
+def reference_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
+    """The published script's: 2 v_i / sigma_i (1 + sqrt(2/pi)) / T at node i, (T,).
+
+    sigma_i and v_i, the weight of a mean squared error, are of the model frame, but the radius is read in pixels. The
+    division by T makes the Lipschitz constant a mean over nodes, while the logits are a sum: radii T times too large.
+    """
+    weight, level = _weight_of_mean(dc, dimension), dc.bound.sigma
+    return 2 * weight / level * (1 + math.sqrt(2 / math.pi)) / len(level)
+
+
+def _weight_of_mean(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
+    return dimension * dc.bound.weight / dc.scale(dimension)

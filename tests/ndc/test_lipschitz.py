@@ -1,0 +1,456 @@
+"""Certificates of DC against boundaries that are known, and bounds that must be met, nearly attained and not passed."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import binom, norm
+
+from common.diffusion.denoisers import Denoiser
+from common.exact import ExactDenoiser, GaussianMixture
+from common.noise import Noise
+from common.robustness.evaluators import Certified
+from common.robustness.smoothing import ABSTAIN, Certificate
+from common.units import to_pixel
+from ndc.bounded import BoundedDiffusionClassifier
+from ndc.claimed import Claim, Claimed, paper_slopes, reference_slopes
+from ndc.classifier import NoisedDiffusionClassifier
+from ndc.likelihood import LogNormal, Nodes, Weight
+from ndc.lipschitz import Lipschitz, fall, last_positive, mean_lower, quantiles, rise, slopes
+from ndc.task import NDCTask
+
+F64 = torch.float64
+
+
+class Halves(Denoiser):
+    """One number, two classes: class 0 answers -1 below the edge and 1 above, class 1 the opposite.
+
+    For x < 0, E_1 - E_0 = -4 x sign(edge - u): class 0 wins exactly where x is below the edge, and no function of the
+    noisy image changes faster than this one does when it moves across.
+    """
+
+    num_classes = 2
+
+    def __init__(self, edge=-0.9):
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, x, sigma, label=None):
+        return torch.where(x < self.edge, -1.0, 1.0).to(x) * (1 - 2 * label.to(x)).view(-1, 1, 1, 1)
+
+
+class Opposite(Denoiser):
+    """Class 0 answers 1 everywhere, class 1 answers -1: only the target moves."""
+
+    num_classes = 2
+
+    def forward(self, x, sigma, label=None):
+        return (1 - 2 * label.to(x)).view(-1, 1, 1, 1).expand_as(x)
+
+
+class Steep(Denoiser):
+    """Three classes in two numbers by a random network with sharp edges, which leaves [-1,1]."""
+
+    num_classes = 3
+
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.inner, self.bias, self.outer = (
+            torch.randn(*shape, generator=generator, dtype=F64) for shape in ((2, 12), (12,), (3, 12, 2))
+        )
+
+    def forward(self, x, sigma, label=None):
+        hidden = torch.tanh(8 * (x.flatten(1) @ self.inner + 0.7 * self.bias))
+        return (torch.einsum("bh,bhd->bd", hidden, self.outer[label]) / 2).view_as(x)
+
+
+def narrow(sigma, denoiser, limit=None, **settings):
+    """A classifier whose two nodes lie at ``sigma``, to a millionth."""
+    nodes = Nodes(2, "log", sigma, sigma * (1 + 1e-6))
+    return BoundedDiffusionClassifier(denoiser, 2, nodes, "elbo", limit, batch_size=4096, **settings)
+
+
+def point(*x):
+    """The image of a point in the model frame."""
+    return to_pixel(torch.tensor(x, dtype=F64).view(1, 1, 1, -1))
+
+
+def noise(count, seed=0):
+    return Noise.of(seed, torch.arange(count))
+
+
+class World:
+    """A bounded classifier's expected logits in two dimensions: integrals over the noisy image on a fine grid.
+
+    The grid belongs to the noisy image, not to the noise: x enters by the Gaussian's density and as the target, so
+    that gradients in x are those of the expectation, however sharp the denoiser's edges.
+    """
+
+    def __init__(self, dc, cells=81, span=4.0):
+        axis = torch.linspace(-span, span, cells, dtype=F64)
+        self.dc, self.u, self.cell = dc, torch.cartesian_prod(axis, axis), (axis[1] - axis[0]) ** 2
+        with torch.no_grad():
+            rows = self.u.view(-1, 1, 1, 2)
+            self.h = [
+                torch.stack([dc.denoiser(rows, s, torch.full((len(rows),), k)).view(-1, 2) for k in range(3)])
+                for s in dc.bound.sigma
+            ]
+
+    def terms(self, x):
+        """E w_i e_iy / temperature for points x (n,2): (T,n,K)."""
+        found = []
+        for i, (s, w) in enumerate(zip(self.dc.bound.sigma, self.dc.bound.weight, strict=True)):
+            density = torch.exp(-(x[:, None] - self.u).square().sum(-1) / (2 * s**2)) / (2 * math.pi * s**2)
+            target = x.square().sum(-1)[:, None, None] - 2 * torch.einsum("nd,kud->nku", x, self.h[i])
+            errors = self.h[i].square().sum(-1) + target
+            excess = errors - errors.amin(1, keepdim=True)
+            if self.dc.limit is not None:
+                scale = (s**2 + 0.25) / (s * 0.5) ** 2
+                excess = excess.clamp(max=float(self.dc.limit * 2 / scale))
+            found.append(w * torch.einsum("nu,nku->nk", density, excess) * self.cell)
+        return torch.stack(found) / self.dc.scale(2)
+
+
+def steep(seed, limit):
+    nodes = Nodes(3, "log", 0.25, 1.0)
+    return BoundedDiffusionClassifier(Steep(seed), 3, nodes, "lognormal", limit, batch_size=8192)
+
+
+# The bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [None, 2.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_gradient_is_steeper_than_its_bound(seed, limit):
+    """Of every node's part of every difference of logits, at random points; and of their sum. 2: pixel distances."""
+    dc = steep(seed, limit)
+    world = World(dc)
+    x = (2 * torch.rand(12, 2, generator=torch.Generator().manual_seed(5), dtype=F64) - 1).requires_grad_()
+    terms = world.terms(x)
+    bound = torch.stack([slopes(dc, to_pixel(row.detach()).view(1, 1, 1, 2)) for row in x], dim=1)  # (T,n)
+    steepest = 0.0
+    for y, k in ((0, 1), (0, 2), (1, 2)):
+        difference = terms[..., k] - terms[..., y]
+        parts = [2 * torch.autograd.grad(d.sum(), x, retain_graph=True)[0].norm(dim=1) for d in difference]
+        whole = 2 * torch.autograd.grad(difference.sum(), x, retain_graph=True)[0].norm(dim=1)
+        assert bool((torch.stack(parts) <= bound).all())
+        assert bool((whole <= bound.sum(0)).all())
+        steepest = max(steepest, (torch.stack(parts) / bound).max().item())
+    assert steepest > 0.1  # measured 0.14 to 0.56: the bound is of this size
+
+
+def test_the_part_of_the_moving_noise_is_attained():
+    """Across an edge the difference of logits changes by 8 |x| phi(0) / sigma, next to which 4 sqrt(D) is little."""
+    sigma, edge = 0.01, -0.999
+    dc = narrow(sigma, Halves(edge))
+    weight = dc.bound.weight.sum().item()
+    attained = 2 * weight * 8 * abs(edge) * norm.pdf(0) / sigma
+    bound = slopes(dc, point(edge)).sum().item()
+    assert 0.98 < attained / bound < 1  # 4 sqrt(D) is 1.3 % of it
+
+
+def test_the_part_of_the_moving_target_is_attained():
+    dc = narrow(100.0, Opposite())
+    attained = 2 * dc.bound.weight.sum().item() * 4  # E_1 - E_0 = 4 x
+    assert 0.98 < attained / slopes(dc, point(0.5)).sum().item() < 1  # the noise's part is 0.5 to 0.9 % at sigma = 100
+
+
+def test_bounded_terms_are_within_their_reach_and_limited_ones_within_their_limit():
+    """The reach is attained by a denoised corner opposite the image; EDM's scale is written out."""
+    x = torch.tensor([0.3, -0.8], dtype=F64)
+    generator = torch.Generator().manual_seed(0)
+    h = (6 * torch.rand(1000, 2, generator=generator, dtype=F64) - 3).clamp(-1, 1)
+    h[0] = -x.sign()
+    farthest = (h - x).square().sum(1).max().item()
+    free, limited = steep(0, None), steep(0, 0.1)
+    torch.testing.assert_close(free.reach(point(*x)), torch.full((3,), farthest, dtype=F64))
+    sigma = free.bound.sigma
+    expected = 0.1 * 2 * (sigma * 0.5) ** 2 / (sigma**2 + 0.25)
+    torch.testing.assert_close(limited.reach(point(*x)), expected)
+    terms = limited.losses(point(*x).expand(50, 1, 1, 2), noise(50))
+    most = (limited.bound.weight * expected).view(-1, 1, 1)
+    assert bool((terms.amin(2) == 0).all())
+    assert bool((terms <= most * (1 + 1e-12)).all())
+    assert bool((terms >= most * (1 - 1e-12)).any())
+
+
+def test_without_a_limit_it_is_the_clipped_classifier():
+    """Up to what all classes share; and clipping is what makes the terms bounded, so it is part of the classifier."""
+    image, rows = point(0.4, -0.2), noise(1)
+    plain = NoisedDiffusionClassifier(Steep(3), 3, 0.0, "dc", Nodes(3, "log", 0.25, 1.0))
+    dc = steep(3, None)
+    clipped = NoisedDiffusionClassifier(dc.denoiser, 3, 0.0, "dc", Nodes(3, "log", 0.25, 1.0))
+    torch.testing.assert_close(dc(image, rows).softmax(1), clipped(image, rows).softmax(1))
+    assert not torch.allclose(dc(image, rows).softmax(1), plain(image, rows).softmax(1))
+    terms = dc.unlimited(image.expand(200, 1, 1, 2), noise(200))
+    assert bool((terms <= (dc.bound.weight * dc.reach(image)).view(-1, 1, 1)).all())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.001), (0.0, 0.97), (0.2, 0.5), (0.8, 1.0)])
+@pytest.mark.parametrize("shift", [0.05, 0.7, 3.0])
+def test_fall_and_rise_are_suprema_over_the_means(low, high, shift):
+    """By brute force, on a grid of 5e-4 in Phi^-1(p), hence to 2e-4."""
+    q = torch.linspace(-6, 6, 24_001, dtype=F64)
+    p = torch.special.ndtr(q)
+    within = (low <= p) & (p <= high)
+    lost, gained = p - torch.special.ndtr(q - shift), torch.special.ndtr(q + shift) - p
+    ends, a = torch.tensor([norm.ppf(low), norm.ppf(high)], dtype=F64), torch.tensor(shift, dtype=F64)
+    assert fall(*ends, a).item() == pytest.approx(lost[within].max().item(), abs=2e-4)
+    assert rise(*ends, a).item() == pytest.approx(gained[within].max().item(), abs=2e-4)
+
+
+def test_fall_is_what_a_half_space_loses():
+    q, a = torch.tensor(-2.0, dtype=F64), torch.tensor(0.5, dtype=F64)
+    assert fall(q, q, a).item() == pytest.approx(norm.cdf(-2.0) - norm.cdf(-2.5), rel=1e-12)
+    assert rise(q, q, a).item() == pytest.approx(norm.cdf(-1.5) - norm.cdf(-2.0), rel=1e-12)
+
+
+def test_the_last_positive_point():
+    assert last_positive(lambda x: 0.3 - x**3, 2.0) == pytest.approx(0.3 ** (1 / 3), abs=1e-12)
+    assert 0.3 - last_positive(lambda x: 0.3 - x**3, 2.0) ** 3 > 0
+    assert last_positive(lambda x: 1.0, 2.0) == pytest.approx(2.0)
+
+
+# Confidence ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.01, 0.5])
+def test_empirical_bernstein_covers(p):
+    """4,000 means of 60 coins: the share of bounds above the truth is at most 5 % (binomial test at 1e-6).
+
+    At p = 0.01 half of all samples show no head at all: what is left then is the term of the range.
+    """
+    coins = (torch.rand(60, 4000, generator=torch.Generator().manual_seed(1), dtype=F64) < p).double()
+    for values, truth in ((coins, p), (-coins, -p)):
+        wrong = int((mean_lower(values, 1.0, 0.05) > truth).sum())
+        assert wrong <= binom.isf(1e-6, 4000, 0.05)
+    low, high = (torch.special.ndtr(q)[0] for q in quantiles(coins[None], 0.05))
+    assert int((low > p).sum()) <= binom.isf(1e-6, 4000, 0.05)
+    assert int((high < p).sum()) <= binom.isf(1e-6, 4000, 0.05)
+
+
+def test_empirical_bernstein_by_hand():
+    """Values 0 and 4, a hundred each, in [0,8]: V = 4 * 200 / 199."""
+    values = torch.tensor([0.0, 4.0], dtype=F64).repeat(100)
+    log = math.log(2 / 0.01)
+    expected = 2 - math.sqrt(2 * 4 * 200 / 199 * log / 200) - 7 * 8 * log / (3 * 199)
+    assert mean_lower(values, 8.0, 0.01).item() == pytest.approx(expected, rel=1e-12)
+
+
+# The certificates ----------------------------------------------------------------------------------------------------
+
+
+def test_radii_near_the_edge_are_tight_and_sound():
+    """The truth is the distance to the edge, 0.005 pixels. The moving target costs 1.2 % of it, the draws the rest.
+
+    60 images, each with its own draws: none may pass (alpha = 0.001). Without confidence half of them would be above.
+    """
+    sigma = 0.01
+    dc = narrow(sigma, Halves(-0.9))
+    image = point(-0.9 - sigma).expand(60, 1, 1, 1)
+    certificates = Lipschitz(2, samples=4000).certify(dc, image, noise(60))
+    assert all(c.prediction == 0 and c.radius <= sigma / 2 for c in certificates)
+    assert min(c.radius for c in certificates) > 0.75 * sigma / 2
+    many = Lipschitz(2, samples=200_000).certify(dc, image[:1], noise(1))[0]
+    assert 0.96 * sigma / 2 < many.radius <= sigma / 2
+
+
+@pytest.mark.parametrize("law", ["strong", "weak"])
+def test_radii_by_the_target_alone_are_tight_and_sound(law):
+    """E_1 - E_0 = 4 x: the boundary is at 0, 0.25 pixels away. Noise of 100 and 20,000 equal draws cost 1 % each."""
+    (certificate,) = Lipschitz(2, 20_000, law=law).certify(narrow(100.0, Opposite()), point(0.5), noise(1))
+    assert certificate.prediction == 0
+    assert 0.97 * 0.25 < certificate.radius < 0.25
+
+
+@pytest.mark.parametrize(("law", "limit"), [("strong", None), ("strong", 2.0), ("weak", 2.0)])
+def test_no_search_finds_another_class_within_a_radius(law, limit):
+    """Of the exact expected logits, in 32 directions at 5 distances up to each radius."""
+    dc = steep(0, limit)
+    world = World(dc)
+    x = torch.tensor([[0.1, 0.1], [0.8, -0.5], [-0.3, -0.9]], dtype=F64)
+    certificates = Lipschitz(3, samples=4000, law=law).certify(dc, to_pixel(x).view(-1, 1, 1, 2), noise(3))
+    assert sum(c.radius > 0 for c in certificates) >= 2
+    angle = torch.arange(32, dtype=F64) * (2 * math.pi / 32)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    for centre, certificate in zip(x, certificates, strict=True):
+        if certificate.prediction == ABSTAIN:
+            continue
+        for share in torch.linspace(0, 1, 5, dtype=F64):
+            logits = -world.terms(centre + 2 * share * certificate.radius * circle).sum(0)
+            assert bool((logits.argmax(1) == certificate.prediction).all())
+
+
+def test_the_strong_law_certifies_more_than_the_weak():
+    """From the same draws. Where classes agree on almost every noisy image it is several times more."""
+    means = torch.tensor([-0.2, 0.2], dtype=F64).view(2, 1, 1, 1).expand(2, 1, 4, 4).clone()
+    mixture, nodes = GaussianMixture(means, 0.3), Nodes(2, "log", 0.5, 1.0)
+    dc = BoundedDiffusionClassifier(ExactDenoiser(mixture), 2, nodes, limit=None)
+    strong, weak = (
+        Lipschitz(2, 4000, law=law).certify(dc, to_pixel(means[:1]), noise(1))[0].radius for law in ("strong", "weak")
+    )
+    assert strong > 3 * weak > 0  # measured 4.2
+
+
+def test_what_no_draw_showed_is_reckoned_with():
+    """Class 0 is right but for 3 % of the noise, where it is so wrong that class 1 has the larger expected logit.
+
+    (1 - 0.03)^60 = 16 % of all sets of 30 draws show none of it. No certificate may say 0 (200 sets at 0.001).
+    """
+
+    class Rare(Halves):
+        def forward(self, x, sigma, label=None):
+            first = torch.where(x < self.edge, -1.0, 1.0).to(x)
+            return torch.where(label.view(-1, 1, 1, 1) == 0, first, torch.full_like(x, -0.75))
+
+    dc = narrow(0.1, Rare(-1 + 0.1 * norm.isf(0.03)))
+    certificates = Lipschitz(2, 30, law="weak").certify(dc, point(-1.0).expand(200, 1, 1, 1), noise(200))
+    assert all(c.prediction != 0 for c in certificates)
+    assert sum(c.count == 30 for c in certificates) > 10
+
+
+def test_radii_shrink_with_alpha_and_grow_with_samples():
+    """With alpha from the same draws, always; with samples on the average of 20 images."""
+    dc, image = narrow(0.1, Halves(-0.8)), point(-0.95).expand(20, 1, 1, 1)
+
+    def radii(samples, alpha):
+        return torch.tensor([c.radius for c in Lipschitz(2, samples, alpha).certify(dc, image, noise(20))])
+
+    loose, usual, strict = (radii(400, alpha) for alpha in (0.1, 0.001, 1e-9))
+    assert bool((loose > usual).all())
+    assert bool((usual > strict).all())
+    assert radii(200, 0.001).mean() < usual.mean() < radii(2000, 0.001).mean()
+
+
+def test_a_prior_counts_as_far_as_it_goes():
+    """In favour of the prediction it adds to the gap, against it it takes away: radius = gap / slope, weak law."""
+    image, law = point(-0.95), Lipschitz(2, 400, law="weak")
+    dc = narrow(0.1, Halves(-0.8))
+    radius, slope = law.certify(dc, image, noise(1))[0].radius, slopes(dc, image).sum().item()
+    for share in (-0.3, 0.3):
+        prior = [share * radius * slope, 0.0]
+        found = law.certify(narrow(0.1, Halves(-0.8), log_prior=prior), image, noise(1))[0].radius
+        assert found == pytest.approx((1 + share) * radius)
+
+
+def test_what_is_undecided_is_abstained_on_and_never_correct():
+    """On the edge both classes are equally likely. The evaluator counts neither this nor a wrong class as certified."""
+    dc = narrow(0.1, Halves(-0.5)).float()
+    image = torch.cat([point(-0.5), point(-0.95), point(-0.95)]).float()
+    evaluator = Certified(Lipschitz(2, 500))  # type: ignore[arg-type]
+    batch = (image, torch.tensor([0, 0, 1]), torch.arange(3))
+    values = [record.values for record in evaluator(dc, batch)]
+    assert [v["prediction"] for v in values] == [ABSTAIN, 0, 0]
+    assert [v["correct"] for v in values] == [False, True, False]
+    assert values[0]["radius"] == 0.0 < values[1]["radius"]
+    assert all(v["samples"] == 500 for v in values)
+    assert values[1]["count"] == 500
+    assert 0.5 < values[1]["p_lower"] <= 1
+    assert values[0]["p_lower"] < 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 50, 600])
+def test_a_certificate_does_not_depend_on_batches(batch_size):
+    image, rows = torch.cat([point(0.1, 0.1), point(0.8, -0.5)]), Noise.of(4, torch.tensor([7, 3]))
+    whole = Lipschitz(3, samples=20).certify(steep(0, 0.5), image, rows)
+    dc = steep(0, 0.5)
+    dc.batch_size = batch_size
+    alone = [Lipschitz(3, samples=20).certify(dc, image[b : b + 1], rows.rows(slice(b, b + 1)))[0] for b in range(2)]
+    for a, b in zip(whole, alone, strict=True):
+        assert (a.prediction, a.count) == (b.prediction, b.count)
+        assert (a.radius, a.p_lower) == pytest.approx((b.radius, b.p_lower), rel=1e-9)
+
+
+def test_it_is_tested_like_smoothing():
+    evaluator = Certified(Lipschitz(2, 100))  # type: ignore[arg-type]
+    NDCTask(narrow(0.1, Halves()), [evaluator])
+    with pytest.raises(ValueError, match="same value"):
+        NDCTask(NoisedDiffusionClassifier(Halves(), 2, 0.25), [evaluator])
+
+
+# What was published --------------------------------------------------------------------------------------------------
+
+
+class Flat(LogNormal):
+    """w = 1 at every level, as in the published script."""
+
+    def __call__(self, sigma):
+        return torch.ones_like(sigma)
+
+
+def test_the_references_radius_is_its_mean_over_nodes():
+    """Its widest radius, 0.388, is that of a difference of 1 on linspace(0.5, 3, 126) without weights: 1 / (2 L)."""
+    weight: Weight = Flat()
+    dc = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc", Nodes(125, "linspace", 0.5, 3.0), weight)
+    width = 2.5 / 125
+    assert width / reference_slopes(dc, 1).sum().item() == pytest.approx(0.388, rel=0.01)  # right ends, not left
+    assert width / reference_slopes(dc, 3072).sum().item() == pytest.approx(0.388, rel=0.01)
+    sound = BoundedDiffusionClassifier(Halves(), 2, Nodes(125, "linspace", 0.5, 3.0), weight, None)
+    white = torch.zeros(1, 3, 32, 32, dtype=F64)  # the farthest reach: r = 4 D
+    ratio = slopes(sound, white).sum() / reference_slopes(dc, 3072).sum()
+    level = dc.bound.sigma
+    expected = 8 * math.sqrt(2 / math.pi) / level + 8 / math.sqrt(3072)
+    assert ratio.item() == pytest.approx((expected.sum() / (2 * (1 + math.sqrt(2 / math.pi)) / level).mean()).item())
+    assert ratio > 124
+
+
+def test_the_papers_constant_is_unsound_at_large_noise():
+    """Its radius reaches beyond the boundary at x = 0, 0.05 pixels away: 1 / s_i has no place in the target's part."""
+    dc, image = narrow(10.0, Opposite()), point(0.1)
+    (claim,) = Claimed(2, constants="paper").certify(dc, image, noise(1))
+    assert claim.radius > 0.05
+    assert claim.radius == pytest.approx(0.4 / (2 * 4 / 5 * (math.sqrt(2 / math.pi) + 2) / 1), rel=1e-5)
+    assert 0 < Lipschitz(2, 3000, law="weak").certify(dc, image, noise(1))[0].radius < 0.05
+
+
+def test_the_papers_constant_is_loose_elsewhere():
+    """At small noise twice the sound one, which is attained."""
+    dc = narrow(0.01, Halves())
+    ratio = paper_slopes(dc, 1).sum() / slopes(dc, point(-1.0)).sum()
+    assert ratio.item() > 2
+
+
+def test_claims_are_marked():
+    dc = NoisedDiffusionClassifier(Halves(-0.5), 2, 0.0, "dc", Nodes(4, sigma_min=0.1))
+    claims = Claimed(2).certify(dc, point(-0.9), noise(1))
+    assert isinstance(claims[0], Claim)
+    assert isinstance(claims[0], Certificate)
+    assert (claims[0].sound, claims[0].p_lower, claims[0].samples) == (False, 0.0, 1)
+    logits = dc(point(-0.9), noise(1).draws(1))[0]
+    gap = (logits[0] - logits[1]).abs().item()
+    assert claims[0].radius == pytest.approx(gap / reference_slopes(dc, 1).sum().item())
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+PLAIN = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc")
+NOISED = NoisedDiffusionClassifier(Halves(), 2, 0.25)
+BOUNDED = narrow(0.1, Halves())
+IMAGE = point(0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Lipschitz(1), "num_classes must be at least 2"),
+        (lambda: Lipschitz(2, samples=1), "at least 2; got 1"),
+        (lambda: Lipschitz(2, alpha=1.0), "alpha"),
+        (lambda: Lipschitz(2, law="strict"), "law must be"),
+        (lambda: Lipschitz(2).certify(PLAIN, IMAGE, noise(1)), "BoundedDiffusionClassifier; got a Noised"),
+        (lambda: Lipschitz(3).certify(BOUNDED, IMAGE, noise(1)), "classifier's, 2; got 3"),
+        (lambda: Lipschitz(2).certify(BOUNDED, IMAGE, noise(2)), "1 images, 2 rows"),
+        (lambda: Claimed(1), "num_classes must be at least 2"),
+        (lambda: Claimed(2, samples=0), "at least 1; got 0"),
+        (lambda: Claimed(2, constants="sound"), "constants must be"),
+        (lambda: Claimed(2).certify(NOISED, IMAGE, noise(1)), "variant 'dc'"),
+        (lambda: Claimed(3).certify(PLAIN, IMAGE, noise(1)), "classifier's, 2; got 3"),
+        (lambda: Claimed(2).certify(PLAIN, IMAGE, noise(2)), "1 images, 2 rows"),
+        (lambda: BoundedDiffusionClassifier(Halves(), 2, limit=0.0), "limit"),
+        (lambda: BoundedDiffusionClassifier(Halves(), 3), "the denoiser's, 2"),
+    ],
+)
+def test_contradictions_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
