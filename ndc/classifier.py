@@ -16,7 +16,7 @@ from common.units import sigma_to_model, to_model, to_pixel
 from ndc.likelihood import WEIGHTS, Bound, Nodes, Weight, noised_pair, pull_variate, squared_errors
 
 Variant = Literal["apndc", "epndc", "dc"]
-NamedWeight = Literal["lognormal", "reference", "elbo"]
+NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]
 
 SMALLEST = 0.002  # lower end of the nodes where neither they nor the denoiser set one: EDM's smallest level
 
@@ -39,7 +39,7 @@ class NoisedDiffusionClassifier(Classifier):
         num_classes: K, the denoiser's.
         sigma: PIXEL standard deviation of the noise in the image, sigma_tau = 2 sigma; 0 for "dc" and only then.
         nodes: their number, or `Nodes` for the rule, the range, antithetic noise and EPNDC's control variate.
-        weight: "lognormal" (EDM's training weight), "reference" (as in the published code), "elbo", or a weight object.
+        weight: "lognormal" (as EDM is trained), "reference" (the published code's), "elbo", "flat" or a weight object.
         temperature: divides the sum; None is the weight's own: the paper's D for the training weights, 1 for "elbo".
         log_prior: log p(y), K numbers; None is uniform.
         unconditional: the denoiser of APNDC's first step; None is ``denoiser`` without a label.

@@ -136,7 +136,35 @@ class ELBO(Weight):
         return 1.0
 
 
-WEIGHTS: dict[str, Weight] = {"lognormal": LogNormal(), "reference": reference_weight(), "elbo": ELBO()}
+@dataclass(frozen=True)
+class Flat(Weight):
+    """w = 1 at every level, as the published Lipschitz script has it. Equal nodes are the middles of equal widths."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return torch.ones_like(sigma)
+
+    def density(self, sigma: Tensor) -> Tensor:
+        """1, not w / lambda: the nodes are spread over sigma itself."""
+        return torch.ones_like(sigma)
+
+    def mass(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+    def inverse(self, mass: Tensor) -> Tensor:
+        return mass
+
+    def temperature(self, dimension: int) -> float:
+        return float(dimension)
+
+
+WEIGHTS: dict[str, Weight] = {
+    "lognormal": LogNormal(),
+    "reference": reference_weight(),
+    "elbo": ELBO(),
+    "flat": Flat(),
+}
 
 
 @dataclass(frozen=True)

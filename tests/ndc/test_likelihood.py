@@ -14,6 +14,7 @@ from ndc.likelihood import (
     ELBO,
     WEIGHTS,
     Bound,
+    Flat,
     LogNormal,
     Nodes,
     chain_ratio,
@@ -47,6 +48,12 @@ def test_the_elbo_weight_is_the_inverse_cube_whatever_places_its_nodes(sigma_dat
     torch.testing.assert_close(ELBO(sigma_data)(SIGMA), SIGMA**-3)
 
 
+def test_the_flat_weight_is_one_and_its_equal_nodes_are_equally_wide():
+    bound = Bound.of(Nodes(5), Flat(), 0.5, 3.0)
+    torch.testing.assert_close(bound.sigma, torch.linspace(0.75, 2.75, 5, dtype=torch.float64))
+    torch.testing.assert_close(bound.weight, torch.full((5,), 0.5, dtype=torch.float64))
+
+
 def test_training_weight_over_elbo_between_half_and_three():
     """What the docstring promises of temperature 1: within a factor of two."""
     sigma = torch.linspace(0.5, 3, 101, dtype=torch.float64)
@@ -54,7 +61,7 @@ def test_training_weight_over_elbo_between_half_and_three():
     assert 0.5 < ratio.min() < ratio.max() < 2
 
 
-@pytest.mark.parametrize("weight", [LogNormal(), reference_weight(), ELBO(0.7)])
+@pytest.mark.parametrize("weight", [LogNormal(), reference_weight(), ELBO(0.7), Flat()])
 def test_mass_is_the_antiderivative_and_inverse_its_inverse(weight):
     sigma = SIGMA.clone().requires_grad_()
     (slope,) = torch.autograd.grad(weight.mass(sigma).sum(), sigma)

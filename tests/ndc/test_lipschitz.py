@@ -15,7 +15,7 @@ from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claim, Claimed, paper_slopes, reference_slopes
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.likelihood import LogNormal, Nodes, Weight
+from ndc.likelihood import Nodes
 from ndc.lipschitz import Lipschitz, fall, last_positive, mean_lower, quantiles, rise, slopes
 from ndc.task import NDCTask
 
@@ -338,7 +338,7 @@ def test_what_is_undecided_is_abstained_on_and_never_correct():
     """On the edge both classes are equally likely. The evaluator counts neither this nor a wrong class as certified."""
     dc = narrow(0.1, Halves(-0.5)).float()
     image = torch.cat([point(-0.5), point(-0.95), point(-0.95)]).float()
-    evaluator = Certified(Lipschitz(2, 500))  # type: ignore[arg-type]
+    evaluator = Certified(Lipschitz(2, 500))
     batch = (image, torch.tensor([0, 0, 1]), torch.arange(3))
     values = [record.values for record in evaluator(dc, batch)]
     assert [v["prediction"] for v in values] == [ABSTAIN, 0, 0]
@@ -363,7 +363,7 @@ def test_a_certificate_does_not_depend_on_batches(batch_size):
 
 
 def test_it_is_tested_like_smoothing():
-    evaluator = Certified(Lipschitz(2, 100))  # type: ignore[arg-type]
+    evaluator = Certified(Lipschitz(2, 100))
     NDCTask(narrow(0.1, Halves()), [evaluator])
     with pytest.raises(ValueError, match="same value"):
         NDCTask(NoisedDiffusionClassifier(Halves(), 2, 0.25), [evaluator])
@@ -372,21 +372,13 @@ def test_it_is_tested_like_smoothing():
 # What was published --------------------------------------------------------------------------------------------------
 
 
-class Flat(LogNormal):
-    """w = 1 at every level, as in the published script."""
-
-    def __call__(self, sigma):
-        return torch.ones_like(sigma)
-
-
 def test_the_references_radius_is_its_mean_over_nodes():
     """Its widest radius, 0.388, is that of a difference of 1 on linspace(0.5, 3, 126) without weights: 1 / (2 L)."""
-    weight: Weight = Flat()
-    dc = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc", Nodes(125, "linspace", 0.5, 3.0), weight)
+    dc = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc", Nodes(125, "linspace", 0.5, 3.0), "flat")
     width = 2.5 / 125
     assert width / reference_slopes(dc, 1).sum().item() == pytest.approx(0.388, rel=0.01)  # right ends, not left
     assert width / reference_slopes(dc, 3072).sum().item() == pytest.approx(0.388, rel=0.01)
-    sound = BoundedDiffusionClassifier(Halves(), 2, Nodes(125, "linspace", 0.5, 3.0), weight, None)
+    sound = BoundedDiffusionClassifier(Halves(), 2, Nodes(125, "linspace", 0.5, 3.0), "flat", None)
     white = torch.zeros(1, 3, 32, 32, dtype=F64)  # the farthest reach: r = 4 D
     ratio = slopes(sound, white).sum() / reference_slopes(dc, 3072).sum()
     level = dc.bound.sigma
