@@ -26,7 +26,7 @@ from common.robustness.sweep import Baseline, masking_suite
 from common.robustness.threat import Threat
 from common.robustness.verification import Verify, complaint
 
-ENOUGH = 8  # images: with fewer no paired comparison decides anything
+ENOUGH = 12  # images: with fewer, paired comparisons hardly decide anything
 Verification = Literal["refuse", "warn", "off"]
 
 
