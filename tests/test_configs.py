@@ -262,6 +262,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "Resized": {"size": SIDE},
     "NoisedDiffusionClassifier": {"nodes": 2},
     "PGD": {"steps": 1, "eot": 2, "chunk": 16},
+    "StAdv": {"steps": 1, "eot": 2, "chunk": 16},
     "Smoothing": {"n0": 2, "n": 4},
     "Clean": {"draws": 2},
     "Attacked": {"draws": 2, "keep_images": 1},
