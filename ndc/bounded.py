@@ -11,7 +11,8 @@ from common.diffusion.losses import edm_weight
 from common.noise import Noise
 from common.units import to_model
 from ndc.classifier import NamedWeight, NoisedDiffusionClassifier
-from ndc.likelihood import Nodes, Weight
+from ndc.likelihood import Nodes
+from ndc.weights import Weight
 
 
 class BoundedDiffusionClassifier(NoisedDiffusionClassifier):

@@ -13,7 +13,8 @@ from common.diffusion.denoisers import Denoiser
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import sigma_to_model, to_model, to_pixel
-from ndc.likelihood import WEIGHTS, Bound, Nodes, Weight, noised_pair, pull_variate, squared_errors
+from ndc.likelihood import Bound, Nodes, noised_pair, pull_variate, squared_errors
+from ndc.weights import WEIGHTS, Weight
 
 Variant = Literal["apndc", "epndc", "dc"]
 NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]

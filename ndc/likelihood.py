@@ -21,11 +21,10 @@ tight: DC's class differences are the log-likelihood ratios of clean data, EPNDC
 so that what the limits cost is O(lower^2 - sigma_tau^2) + O(upper^-2).
 
 Everything here is in the model frame; an image has D = C H W numbers. Nodes and weights are float64.
-Sources: arXiv 2402.02316 (v2) for DC, EPNDC and APNDC; arXiv 2206.00364 (EDM) for the log-normal weight.
+Weights are in `ndc.weights`. Source: arXiv 2402.02316 (v2).
 """
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,138 +32,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
-from common.diffusion.losses import edm_weight
-
-
-class Weight(ABC):
-    """How much a noise level counts: w(sigma) = lambda(sigma) density(sigma), on float64 tensors of any shape."""
-
-    sigma_data: float
-
-    def __call__(self, sigma: Tensor) -> Tensor:
-        """w(sigma)."""
-        return edm_weight(sigma, self.sigma_data) * self.density(sigma)
-
-    @abstractmethod
-    def density(self, sigma: Tensor) -> Tensor:
-        """w / lambda: what a unit of EDM's normalised loss at ``sigma`` counts."""
-
-    @abstractmethod
-    def mass(self, sigma: Tensor) -> Tensor:
-        """An antiderivative of ``density``."""
-
-    @abstractmethod
-    def inverse(self, mass: Tensor) -> Tensor:
-        """The level with this ``mass``."""
-
-    @abstractmethod
-    def temperature(self, dimension: int) -> float:
-        """What the weighted sum is divided by to become a logit, for an image of D = ``dimension`` numbers."""
-
-
-@dataclass(frozen=True)
-class LogNormal(Weight):
-    """EDM's training weight: w = lambda(sigma) p(sigma) with ln sigma ~ N(mean, std^2).
-
-        p(sigma) = total / (sigma std sqrt(2 pi)) exp(-(ln sigma - mean)^2 / (2 std^2)),   total = 1 for a density
-
-    A denoiser should be read with the weight that it was trained with (arXiv 2402.02316, appendix C.2).
-    The sum is divided by D, the paper's mean over dimensions; by nodes it is not, since the widths add up to the range.
-    With ``temperature=1`` instead, the weight is within a factor of two of the ELBO's 1 / sigma^3 for
-    0.5 <= sigma <= 3, so that on noisy images the posterior is roughly calibrated.
-    """
-
-    mean: float = -1.2
-    std: float = 1.2
-    sigma_data: float = 0.5
-    total: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("std", "sigma_data", "total"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} of a log-normal weight must be positive; got {getattr(self, name)}")
-
-    def density(self, sigma: Tensor) -> Tensor:
-        exponent = -((sigma.log() - self.mean) ** 2) / (2 * self.std**2)
-        return self.total * exponent.exp() / (sigma * self.std * math.sqrt(2 * math.pi))
-
-    def mass(self, sigma: Tensor) -> Tensor:
-        below: Tensor = torch.special.ndtr((sigma.log() - self.mean) / self.std)
-        return self.total * below
-
-    def inverse(self, mass: Tensor) -> Tensor:
-        normal: Tensor = torch.special.ndtri(mass / self.total)
-        return (self.mean + self.std * normal).exp()
-
-    def temperature(self, dimension: int) -> float:
-        return float(dimension)
-
-
-def reference_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogNormal:
-    """The weight of the published code, whose exponent -(ln sigma - mean)^2 / 2 * std^2 multiplies by what divides.
-
-    That is a log-normal of standard deviation 1/std with a total of 1/std^2 = 0.694: more weight near the mean, less on
-    large sigma. Offered so that published numbers can be compared.
-    """
-    return LogNormal(mean, 1 / std, sigma_data, total=1 / std**2)
-
-
-@dataclass(frozen=True)
-class ELBO(Weight):
-    """The likelihood's own weight: w = 1 / sigma^3, so that logit differences are log-likelihood ratios in nats.
-
-    The sum over dimensions is not divided by anything. ``sigma_data`` only places equal nodes:
-    density = sigma_data^2 / (sigma (sigma^2 + sigma_data^2)).
-    """
-
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma_data < math.inf:
-            raise ValueError(f"sigma_data of the ELBO weight must be positive; got {self.sigma_data}")
-
-    def density(self, sigma: Tensor) -> Tensor:
-        return self.sigma_data**2 / (sigma * (sigma**2 + self.sigma_data**2))
-
-    def mass(self, sigma: Tensor) -> Tensor:
-        return -0.5 * torch.log1p((self.sigma_data / sigma) ** 2)
-
-    def inverse(self, mass: Tensor) -> Tensor:
-        return self.sigma_data / torch.expm1(-2 * mass).sqrt()
-
-    def temperature(self, dimension: int) -> float:
-        return 1.0
-
-
-@dataclass(frozen=True)
-class Flat(Weight):
-    """w = 1 at every level, as the published Lipschitz script has it. Equal nodes are the middles of equal widths."""
-
-    sigma_data: float = 0.5
-
-    def __call__(self, sigma: Tensor) -> Tensor:
-        return torch.ones_like(sigma)
-
-    def density(self, sigma: Tensor) -> Tensor:
-        """1, not w / lambda: the nodes are spread over sigma itself."""
-        return torch.ones_like(sigma)
-
-    def mass(self, sigma: Tensor) -> Tensor:
-        return sigma
-
-    def inverse(self, mass: Tensor) -> Tensor:
-        return mass
-
-    def temperature(self, dimension: int) -> float:
-        return float(dimension)
-
-
-WEIGHTS: dict[str, Weight] = {
-    "lognormal": LogNormal(),
-    "reference": reference_weight(),
-    "elbo": ELBO(),
-    "flat": Flat(),
-}
+from ndc.weights import Weight
 
 
 @dataclass(frozen=True)

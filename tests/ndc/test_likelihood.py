@@ -10,19 +10,8 @@ from common.exact import ExactDenoiser
 from common.noise import Noise
 from common.units import to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.likelihood import (
-    ELBO,
-    WEIGHTS,
-    Bound,
-    Flat,
-    LogNormal,
-    Nodes,
-    chain_ratio,
-    noised_pair,
-    pull_variate,
-    reference_weight,
-    squared_errors,
-)
+from ndc.likelihood import Bound, Nodes, chain_ratio, noised_pair, pull_variate, squared_errors
+from ndc.weights import ELBO, WEIGHTS, Flat, LogNormal, reference_weight
 
 SIGMA = torch.logspace(-2, 1, 31, dtype=torch.float64)
 U = torch.linspace(-14, 12, 40_001, dtype=torch.float64)  # ln sigma, over more than ten standard deviations
