@@ -26,9 +26,10 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
     - At a node a class can lose at most ``limit`` against the best class there, in units of EDM's normalised loss, in
       which a denoiser that has learnt nothing loses 1. None: no limit. What the best class loses is common to all.
 
-    Without the first nothing can be certified; without the second an estimate of the expected logits takes 10 to 1000
-    times as many draws (`ndc.lipschitz`), since a term could be as large as 4 D. Where a term is limited or clipped its
-    gradient is zero. A certificate is about this classifier, so it is the one to report and to attack.
+    Without the first nothing can be certified. The second keeps the estimate of the expected logits affordable
+    (`ndc.lipschitz`), as a term could otherwise be as large as 4 D: it takes draws in proportion to ``limit`` over the
+    gap between classes, so the limit should be a few times what classes differ by. Where a term is limited or clipped
+    its gradient is zero. A certificate is about this classifier, so it is the one to report and to attack.
 
     Arguments as for `NoisedDiffusionClassifier`; an image with D = C H W numbers. Raises ``ValueError`` as it does.
     """

@@ -69,7 +69,7 @@ class Claimed:
 
     def _claim(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Claim:
         dimension = image[0].numel()
-        losses = draw_losses(dc.losses, image, noise, self.samples, max(1, dc.batch_size // self.num_classes))
+        losses = draw_losses(dc.losses, image, noise, self.samples)
         logits = dc.logits(losses, dimension)
         prediction, others = ranked(logits)
         gap = logits.mean(0)[prediction] - logits.mean(0)[others].max()

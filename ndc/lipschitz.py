@@ -51,6 +51,8 @@ from ndc.bounded import BoundedDiffusionClassifier
 
 Law = Literal["strong", "weak"]
 
+_DRAWS = 1024  # copies of an image that are handed to the classifier at a time; how they are batched is its own affair
+
 
 @dataclass(frozen=True)
 class Lipschitz:
@@ -105,7 +107,7 @@ class Lipschitz:
 
     def _certificate(self, dc: BoundedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
         dimension = image[0].numel()
-        losses = draw_losses(dc.unlimited, image, noise, self.samples, max(1, dc.batch_size // self.num_classes))
+        losses = draw_losses(dc.unlimited, image, noise, self.samples)
         terms = dc.limited(losses, dimension)
         logits = dc.logits(terms, dimension)
         prediction, others = ranked(logits)
@@ -147,12 +149,10 @@ class Lipschitz:
         return sigma_to_pixel(last_positive(left, 2 * root))
 
 
-def draw_losses(
-    losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int, batch: int
-) -> Tensor:
-    """``losses`` of one image (1,C,H,W) in n = ``samples`` draws, ``batch`` at a time: (T,n,K) float64, on the CPU."""
+def draw_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:
+    """``losses`` of one image (1,C,H,W) in n = ``samples`` draws: (T,n,K) float64, on the CPU."""
     rows = noise.draws(samples)
-    parts = [rows.rows(slice(start, start + batch)) for start in range(0, samples, batch)]
+    parts = [rows.rows(slice(start, start + _DRAWS)) for start in range(0, samples, _DRAWS)]
     return torch.cat([losses(image.expand(len(p), *image.shape[1:]), p).cpu().double() for p in parts], dim=1)
 
 
