@@ -25,7 +25,7 @@ from common.robustness.decisions import Rule, ask, check_rule, decided, scores
 from common.robustness.pictures import pictures
 from common.robustness.records import Record
 from common.robustness.replay import Replayed
-from common.robustness.smoothing import Smoothing
+from common.robustness.smoothing import Certifier
 from common.robustness.threat import Threat
 
 Knowledge = Literal["model", "noise"]
@@ -212,10 +212,14 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Certified:
-    """Randomised-smoothing certificates: ``prediction`` (-1: abstained), ``radius`` (L2, pixels), ``p_lower``,
-    ``samples``, ``count``, and ``correct`` (right class, hence not abstained)."""
+    """Certificates of randomised smoothing, or of another certifier.
 
-    smoothing: Smoothing
+    ``prediction`` (-1: abstained), ``radius`` (L2, pixels), what that implies for L-inf, ``radius_linf`` =
+    radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right, hence not abstained).
+    ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
+    """
+
+    smoothing: Certifier
     seed: int = 0
     name: str = "certified"
     limit: int | None = None
@@ -229,8 +233,16 @@ class Certified:
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
             certificates = self.smoothing.certify(classifier, image, Noise.of(self.seed, index).stream("smoothing"))
         rows = [
-            {"prediction": c.prediction, "radius": float(c.radius), "p_lower": float(c.p_lower), "samples": c.samples}
-            | {"count": c.count, "correct": c.prediction == truth}
+            {
+                "prediction": c.prediction,
+                "radius": float(c.radius),
+                "radius_linf": float(c.radius) / image[0].numel() ** 0.5,
+                "p_lower": float(c.p_lower),
+                "samples": c.samples,
+                "count": c.count,
+                "correct": c.prediction == truth,
+                **({} if getattr(c, "sound", True) else {"sound": False}),
+            }
             for c, truth in zip(certificates, label.tolist(), strict=True)
         ]
         return _records(self.name, label, index, rows, meter)

@@ -225,8 +225,9 @@ def certified_share(rows: Sequence[Record], radius: float) -> tuple[float, float
 
 
 def is_certified(row: Record, radius: float) -> bool:
-    """Whether the certificate names the right class (so it did not abstain) and reaches the radius (pixels, L2)."""
-    return bool(row.values["prediction"] == row.label and row.values["radius"] >= radius)
+    """Whether a sound certificate names the right class, so it did not abstain, and reaches the radius (pixels, L2)."""
+    right = row.values.get("sound", True) and row.values["prediction"] == row.label
+    return bool(right and row.values["radius"] >= radius)
 
 
 def radius_grid(rows: Sequence[Record]) -> list[float]:

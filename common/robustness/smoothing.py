@@ -1,8 +1,9 @@
 """Randomised smoothing: a certified L2 radius around each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from scipy.stats import beta, norm
@@ -17,15 +18,32 @@ ABSTAIN = -1
 
 @dataclass(frozen=True)
 class Certificate:
-    """With probability at least 1 - alpha, the smoothed classifier answers ``prediction`` on all images closer than
-    ``radius`` (L2, pixels). ``count`` of ``samples`` agreed, hence ``p_lower``; when that is at most 1/2 the
-    certifier abstains: ``prediction == ABSTAIN``, radius 0."""
+    """With probability at least 1 - alpha, the certified classifier answers ``prediction`` on all images closer than
+    ``radius`` (L2, pixels), or the certifier abstains: ``prediction == ABSTAIN``, radius 0.
+
+    Of randomised smoothing: ``count`` of ``samples`` agreed, hence ``p_lower``; at 1/2 or less it abstains.
+    """
 
     prediction: int
     radius: float
     p_lower: float
     samples: int
     count: int = 0
+
+
+class Certifier(Protocol):
+    """What certifies: ``certify(classifier, image, noise)`` -> one `Certificate` per image, from one row of noise each.
+
+    ``sigma`` (pixels) is the noise that it adds before it asks, 0 for none; ``num_classes`` the classifier's.
+    """
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def sigma(self) -> float | str: ...
+
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> Sequence[Certificate]: ...
 
 
 @dataclass(frozen=True)
