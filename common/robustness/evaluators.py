@@ -215,8 +215,8 @@ class Certified:
     """Certificates of randomised smoothing, or of another certifier.
 
     ``prediction`` (-1: abstained), ``radius`` (L2, pixels), what that implies for L-inf, ``radius_linf`` =
-    radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right, hence not abstained).
-    ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
+    radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right and
+    not abstained). ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
     """
 
     smoothing: Certifier
