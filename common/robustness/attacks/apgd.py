@@ -1,6 +1,5 @@
 """Auto-PGD: projected gradient ascent that sets its own step sizes, on the EOT-mean loss."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.attacks import Attack, Found, attacking
 from common.robustness.attacks.climbing import Climb, SparseClimb
-from common.robustness.attacks.expectation import Oracle, alive, check_counts, like
+from common.robustness.attacks.expectation import Oracle, alive, check_counts, like, likely
 from common.robustness.attacks.progress import Progress
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import LOSSES, TARGETED, Loss, TargetedLoss, margin
@@ -66,8 +65,12 @@ class APGD(Attack):
         certain = not classifier.randomised
         oracle = Oracle(classifier, label, noise, 1 if certain else self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
-            clean = oracle(torch.arange(len(image)), image, "clean", margin) if self._targeted else None
-            targets = [None] if clean is None else self._likely(clean.logits, label)
+            clean = (
+                oracle(torch.arange(len(image), device=image.device), image, "clean", margin)
+                if self._targeted
+                else None
+            )
+            targets = [None] if clean is None else likely(clean.logits, label, self.targets or _TARGETS)
             length = len(targets) * self.restarts * (self.steps + 1) + (clean is not None)
             progress = Progress(image, length, self.early_stop and certain, certain)
             if clean is not None:
@@ -83,11 +86,6 @@ class APGD(Attack):
     @property
     def _targeted(self) -> bool:
         return self.loss in TARGETED
-
-    def _likely(self, logits: Tensor, label: Tensor) -> Sequence[Tensor]:
-        """The target classes, most likely first, (B,) each."""
-        others = logits.scatter(1, label[:, None], -torch.inf)
-        return others.topk(min(self.targets or _TARGETS, logits.shape[1] - 1), dim=1).indices.unbind(1)
 
     def _run(self, oracle: Oracle, progress: Progress, climb: Climb, target: Tensor | None, name: str) -> None:
         """All steps of one restart against one target, with the images that are not done."""

@@ -108,6 +108,12 @@ def check_counts(chunk: int | None, **counts: int) -> None:
         raise ValueError(f"chunk must be at least one row, or None for no limit; got {chunk}")
 
 
+def likely(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:
+    """The ``count`` most likely other classes (fewer if there are not so many), most likely first, (B,) each."""
+    others = logits.scatter(1, label[:, None], -torch.inf)
+    return list(others.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1))
+
+
 def alive(gradient: Tensor) -> Tensor:
     """(B,) bool: somewhere non-zero and everywhere finite."""
     largest = gradient.flatten(1).abs().amax(1)

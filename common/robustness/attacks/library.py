@@ -1,10 +1,12 @@
-"""The attacks of the torchattacks package, against any classifier."""
+"""The attacks of the packages torchattacks and autoattack, against any classifier."""
 
 import inspect
 import math
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, attacking
+from common.robustness.attacks import Attack, Found, attacking
 from common.robustness.classifiers import Classifier
 from common.robustness.replay import Replayed, one_by_one
 from common.robustness.threat import Threat, ThreatModel, norm_ball
@@ -65,10 +67,10 @@ class TorchAttacks(Attack):
             return "torchattacks.AutoAttack (10 steps)"
         return f"torchattacks.{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
 
-    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
+    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         ball = norm_ball(threat, str(self))
         if isinstance(classifier, Replayed) and len(image) > 1:
-            return one_by_one(self, classifier, image, label, threat, noise)
+            return Found(one_by_one(self, classifier, image, label, threat, noise))
         settings = self._settings(ball)
         seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:
@@ -79,7 +81,7 @@ class TorchAttacks(Attack):
                 settings["n_classes"] = model(image[:1]).shape[1]
             adv: Tensor = self._attack(model, **settings)(image.clone(), label.clone())
         adv = adv.detach().to(image.dtype)
-        return ball.project(image, adv) if self.project else adv
+        return Found(ball.project(image, adv) if self.project else adv, queries=model.queries(len(image)))
 
     def _settings(self, ball: ThreatModel) -> dict[str, Any]:
         """The options, with radius and norm filled in from the threat model; ``ValueError`` where they disagree."""
@@ -96,8 +98,55 @@ class TorchAttacks(Attack):
         return settings
 
 
+class ReferenceAutoAttack(Attack):
+    """AutoAttack (Croce & Hein, arXiv 2003.01690) by its authors' package ``autoattack``, with the settings of their
+    versions "standard" and "rand", except that there are no more target classes than other classes.
+
+    An image that it does not break comes back unperturbed. It is made for deterministic classifiers: of a randomised
+    one it averages the gradient alone (rand: over 20 draws) and takes the last draw's loss and prediction for its step
+    sizes and for success, and one misclassified draw ends an image's attack. What it returns for purifiers is
+    therefore weak under fresh draws, and often the clean image: report APGD beside it. Rows of noise, generators and
+    ``queries`` are as for `TorchAttacks`.
+
+    Raises ``ImportError`` where the package is not installed.
+    """
+
+    def __init__(self, version: str = "standard", chunk: int | None = None) -> None:
+        if not installed("autoattack"):
+            raise ImportError("ReferenceAutoAttack needs the package autoattack of github.com/fra31/auto-attack")
+        self.version, self.chunk = version, chunk
+
+    def check(self, threat: Threat) -> None:
+        norm_ball(threat, "AutoAttack")
+
+    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+        from autoattack import AutoAttack
+
+        ball = norm_ball(threat, "AutoAttack")
+        if isinstance(classifier, Replayed) and len(image) > 1:
+            return Found(one_by_one(self, classifier, image, label, threat, noise))
+        seed = noise.stream(f"autoattack {noise.index[:1].tolist()}").seed % 2**32
+        with attacking(classifier, image, label, noise), _own_generators(seed), _own_trace():
+            model = _Model(classifier, noise, image.device)
+            others = model(image[:1]).shape[1] - 1
+            settings = {"norm": ball.name, "eps": ball.eps, "seed": seed, "version": self.version}
+            attack = AutoAttack(model, **settings, device=image.device, verbose=False)
+            for part in (attack.apgd_targeted, attack.fab):
+                part.n_target_classes = min(part.n_target_classes, others)
+            adv = attack.run_standard_evaluation(image.clone(), label.clone(), bs=self.chunk or len(image))
+        adv = ball.project(image, adv.detach().to(image.dtype))
+        return Found(adv, queries=model.queries(len(image)))
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return find_spec(package) is not None
+
+
 class _Model(nn.Module):
-    """What torchattacks sees: image -> logits, with fresh noise at every call, and a parameter that tells the device.
+    """What a package sees: image -> logits, with fresh noise at every call, and a parameter that tells the device.
 
     The classifier is kept out of the module tree, where the package would switch it between modes.
     """
@@ -107,13 +156,18 @@ class _Model(nn.Module):
         self.device = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
         self._ask = classifier.__call__
         self._noise = noise
-        self._calls = 0
+        self._calls = self._rows = 0
 
     def forward(self, image: Tensor) -> Tensor:
         self._calls += 1
+        self._rows += len(image)
         draws = self._noise.stream(f"call {self._calls}").draws(math.ceil(len(image) / len(self._noise)))
         logits: Tensor = self._ask(image, draws.rows(slice(len(image))))
         return logits
+
+    def queries(self, images: int) -> Tensor:
+        """Answers given per image, (images,), rounded up: nobody says which row was which image."""
+        return torch.full((images,), math.ceil(self._rows / images), device=self.device.device)
 
 
 def _find(name: str) -> Any:
@@ -146,3 +200,13 @@ def _own_generators(seed: int) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+
+
+@contextmanager
+def _own_trace() -> Iterator[None]:
+    """Debuggers and coverage as they were: a check of the reference implementation switches them off."""
+    trace = sys.gettrace()
+    try:
+        yield
+    finally:
+        sys.settrace(trace)

@@ -32,8 +32,8 @@ class Progress:
         """Indices (A,) of the images that the search goes on with."""
         return (~self._done).nonzero().flatten()
 
-    def note(self, rows: Tensor, points: Tensor, answers: Answers, draws: int, renew: bool = False) -> Tensor:
-        """Takes in what ``draws`` queries said of ``points`` (A,C,H,W), images ``rows``; which of them go on, (A,).
+    def note(self, rows: Tensor, points: Tensor, answers: Answers, draws: int | Tensor, renew: bool = False) -> Tensor:
+        """Takes in what ``draws`` queries each said of ``points`` (A,C,H,W), images ``rows``; which go on, (A,).
 
         ``renew`` says that the points are the best ones themselves, asked again: the new answers replace the old.
         """
@@ -58,11 +58,12 @@ class Progress:
         self._steps[rows] += 1
         self._dead[rows] += dead
 
-    def found(self) -> Found:
-        """All of it. ``RuntimeError`` where the loss of an image was never finite."""
+    def found(self, white_box: bool = True) -> Found:
+        """All of it, ``dead`` only of a white box. ``RuntimeError`` where the loss of an image was never finite."""
         lost = int((self.loss == -torch.inf).sum())
         if lost:
             raise RuntimeError(f"the loss of {lost} of {len(self.loss)} images was never finite. Check the logits.")
         later = torch.arange(self._curve.shape[1], device=self._curve.device) >= self._points[:, None]
         curve = torch.where(later, self._right[:, None], self._curve)
-        return Found(self.adv, self.loss, self._queries, curve, self._broken, self._dead / self._steps.clamp(min=1))
+        dead = self._dead / self._steps.clamp(min=1) if white_box else None
+        return Found(self.adv, self.loss, self._queries, curve, self._broken, dead)
