@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
-from common.robustness.smoothing import Certificate
+from common.robustness.smoothing import Certificate, Certifier
 from common.units import sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import draw_losses, ranked
@@ -25,7 +25,7 @@ class Claim(Certificate):
 
 
 @dataclass(frozen=True)
-class Claimed:
+class Claimed(Certifier):
     """What the constants of the "paper" (`paper_slopes`) or of the "reference" code (`reference_slopes`) make of DC.
 
         radius = (largest mean logit - second largest) / sum_i slope_i,     means over ``samples`` draws of the noise
@@ -38,6 +38,8 @@ class Claimed:
     Source: arXiv 2402.02316 (v2), theorem 3.1, and its published code.
     """
 
+    sigma = 0.0  # it reads the image as it is
+
     num_classes: int = 10
     samples: int = 1
     constants: Constants = "reference"
@@ -49,11 +51,6 @@ class Claimed:
             raise ValueError(f"samples, draws of the noise, must be at least 1; got {self.samples}")
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
-
-    @property
-    def sigma(self) -> float:
-        """The noise that is added to the image, in pixels: none."""
-        return 0.0
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One `Claim` per image (B,C,H,W), from one row of noise each."""

@@ -45,7 +45,7 @@ from torch.special import ndtr, ndtri
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
-from common.robustness.smoothing import ABSTAIN, Certificate
+from common.robustness.smoothing import ABSTAIN, Certificate, Certifier
 from common.units import sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 
@@ -55,7 +55,7 @@ _DRAWS = 1024  # copies of an image that are handed to the classifier at a time;
 
 
 @dataclass(frozen=True)
-class Lipschitz:
+class Lipschitz(Certifier):
     """Radii within which the expected logits of a `BoundedDiffusionClassifier` keep their largest class.
 
     Stands where `Smoothing` does, ``Certified(Lipschitz(...))``, and adds no noise. With probability at least 1 - alpha
@@ -72,6 +72,8 @@ class Lipschitz:
     Raises ``ValueError`` for settings out of range, and for a classifier without bounds or of other classes.
     """
 
+    sigma = 0.0  # it reads the image as it is
+
     num_classes: int = 10
     samples: int = 1000
     alpha: float = 0.001
@@ -86,11 +88,6 @@ class Lipschitz:
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
         if self.law not in get_args(Law):
             raise ValueError(f"law must be 'strong' or 'weak'; got {self.law!r}")
-
-    @property
-    def sigma(self) -> float:
-        """The noise that is added to the image, in pixels: none."""
-        return 0.0
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""

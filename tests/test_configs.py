@@ -263,6 +263,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "NoisedDiffusionClassifier": {"nodes": 2},
     "PGD": {"steps": 1, "eot": 2, "chunk": 16},
     "APGD": {"steps": 1, "eot": 2},
+    "Surrogate": {"steps": 1},
     "TorchAttacks": {"options": {"steps": 1}},
     "StAdv": {"steps": 1, "eot": 2, "chunk": 16},
     "Smoothing": {"n0": 2, "n": 4},

@@ -1,9 +1,9 @@
 """Randomised smoothing: a certified L2 radius around each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from scipy.stats import beta, norm
@@ -31,23 +31,22 @@ class Certificate:
     count: int = 0
 
 
-class Certifier(Protocol):
+class Certifier(ABC):
     """What certifies: ``certify(classifier, image, noise)`` -> one `Certificate` per image, from one row of noise each.
 
     ``sigma`` (pixels) is the noise that it adds before it asks, 0 for none; ``num_classes`` the classifier's.
     """
 
-    @property
-    def num_classes(self) -> int: ...
+    sigma: float | str
+    num_classes: int
 
-    @property
-    def sigma(self) -> float | str: ...
-
-    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> Sequence[Certificate]: ...
+    @abstractmethod
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> Sequence[Certificate]:
+        """One certificate per image (B,C,H,W)."""
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Certifier):
     """CERTIFY of the smoothed classifier ``g(x) = argmax_c P(f(x + sigma z) = c)``, z standard normal.
 
     n0 samples choose a class A; n further ones, independent of the first, bound ``P(f(x + sigma z) = A) >= p_lower``
