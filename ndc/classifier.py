@@ -1,19 +1,21 @@
 """A class-conditional diffusion model as a classifier by Bayes' rule: DC for clean images, EPNDC, APNDC for noisy."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from common.diffusion.denoisers import Denoiser
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import sigma_to_model, to_model, to_pixel
-from ndc.likelihood import Bound, Nodes, noised_pair, pull_variate, squared_errors
+from ndc.elimination import Elimination
+from ndc.engine import BatchSize, Calls, Engine, recomputed
+from ndc.likelihood import Bound, Nodes
+from ndc.terms import Terms
 from ndc.weights import WEIGHTS, Weight
 
 Variant = Literal["apndc", "epndc", "dc"]
@@ -44,8 +46,10 @@ class NoisedDiffusionClassifier(Classifier):
         temperature: divides the sum; None is the weight's own: the paper's D for the training weights, 1 for "elbo".
         log_prior: log p(y), K numbers; None is uniform.
         unconditional: the denoiser of APNDC's first step; None is ``denoiser`` without a label.
-        batch_size: rows in one call of the network. What takes several calls is recomputed call by call in the backward
-            pass, so that memory is bounded by one call.
+        batch_size: rows (image, class, node) in one call of the network; "auto" finds out (`ndc.engine.Calls`). What
+            takes several calls is recomputed call by call in the backward pass, so that one call bounds the memory.
+        engine: precision of the networks and what else makes them faster.
+        elimination: drops classes on the way instead of asking all at every node.
 
     forward: image (B,C,H,W) in the pixel frame, unclipped where noisy -> logits (B,K).
     Raises ``ValueError`` for arguments that contradict each other or the denoiser's classes and range.
@@ -66,7 +70,9 @@ class NoisedDiffusionClassifier(Classifier):
         temperature: float | None = None,
         log_prior: Sequence[float] | None = None,
         unconditional: Denoiser | None = None,
-        batch_size: int = 512,
+        batch_size: BatchSize = 512,
+        engine: Engine | None = None,
+        elimination: Elimination | None = None,
     ) -> None:
         super().__init__()
         _check_input(variant, sigma)
@@ -74,14 +80,18 @@ class NoisedDiffusionClassifier(Classifier):
         _check_level(denoiser if unconditional is None else unconditional, sigma_to_model(sigma))
         if temperature is not None and not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive, or None for the weight's own; got {temperature}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 row per network call; got {batch_size}")
         self.denoiser, self.unconditional = denoiser, unconditional
         self.num_classes, self.sigma, self.variant, self.batch_size = num_classes, sigma, variant, batch_size
         self.nodes = Nodes(nodes) if isinstance(nodes, int) else nodes
         self.weight = _named(weight)
         self.temperature, self.log_prior = temperature, log_prior
         self._bound = _bound(denoiser, sigma_to_model(sigma), variant, self.nodes, self.weight)
+        self._calls = Calls(batch_size)
+        self.engine, self.elimination = Engine() if engine is None else engine, elimination
+        self._plan = None if elimination is None else elimination.plan(self.nodes.count, self.nodes.antithetic)
+        for each in (denoiser, unconditional):
+            if each is not None:
+                self.engine.prepare(each)
 
     @property
     def bound(self) -> Bound:
@@ -89,7 +99,15 @@ class NoisedDiffusionClassifier(Classifier):
         return self._bound
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.logits(self.losses(image, noise), image[0].numel())
+        if self.elimination is None or self._plan is None:
+            return self.logits(self.losses(image, noise), image[0].numel())
+        losses, scale = self._terms(image, noise), self.scale(image[0].numel())
+        prior = image.new_tensor(self.log_prior or [0.0] * self.num_classes)
+
+        def terms(nodes: Sequence[int], rows: Tensor, wanted: Tensor) -> Tensor:
+            return -losses(nodes, rows, wanted) / scale
+
+        return self.elimination.logits(terms, self._plan, prior, len(image))
 
     def logits(self, losses: Tensor, dimension: int) -> Tensor:
         """The logits (B,K) of the terms (T,B,K) of images of D = ``dimension`` numbers."""
@@ -102,9 +120,7 @@ class NoisedDiffusionClassifier(Classifier):
 
     def losses(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """The terms of the sum before the temperature, (T,B,K): w_i || D(x_i, sigma_i, y) - target_i ||^2 at node i."""
-        noise = Noise.fresh(len(image), image.device) if noise is None else noise.to(image.device)
-        errors = self._errors(self._centre(to_model(image)), noise.stream("ndc"))
-        return errors * errors.new_tensor(self.bound.weight.tolist()).view(-1, 1, 1)
+        return self._terms(image, noise)(range(len(self.bound)))
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """APNDC's estimate of the clean image, in pixels."""
@@ -115,61 +131,41 @@ class NoisedDiffusionClassifier(Classifier):
         if self.variant != "apndc":
             return x
         denoiser = self.denoiser if self.unconditional is None else self.unconditional
+        return self._denoised(denoiser, x, None)
+
+    def _terms(self, image: Tensor, noise: Noise | None) -> Terms:
+        """The terms of the sum for these images, to be asked for."""
+        noise = Noise.fresh(len(image), image.device) if noise is None else noise.to(image.device)
+        x = self._centre(to_model(image))
+        anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
+        return Terms(
+            partial(self.engine.denoise, self.denoiser),
+            self._calls,
+            self.bound,
+            self.nodes.antithetic,
+            self.num_classes,
+            x,
+            anchor,
+            noise.stream("ndc"),
+            self.training,
+        )
+
+    def _anchor(self, x: Tensor) -> Tensor:
+        """D(x, sigma_tau, y) for every class (B,K,C,H,W), for `pull_variate`."""
+        label = torch.arange(self.num_classes, device=x.device).repeat(len(x))
+        rows = self._denoised(self.denoiser, x.repeat_interleave(self.num_classes, 0), label)
+        return rows.view(len(x), self.num_classes, *x.shape[1:])
+
+    def _denoised(self, denoiser: Denoiser, x: Tensor, label: Tensor | None) -> Tensor:
+        """D(x, sigma_tau, label), by calls."""
         sigma = x.new_tensor(sigma_to_model(self.sigma))
-        parts = [x[b] for b in _slices(len(x), self.batch_size)]
-        denoise = self._recomputed(lambda part: denoiser(part, sigma.expand(len(part))), len(parts) > 1)
-        return torch.cat([denoise(part) for part in parts])
 
-    def _errors(self, x: Tensor, noise: Noise) -> Tensor:
-        """Squared errors (T,B,K) around ``x``: blocks of nodes x images x classes of at most ``batch_size`` rows."""
-        count, classes = len(self.bound), torch.arange(self.num_classes, device=x.device)
-        sigma, spread, pull = (x.new_tensor(v.tolist()) for v in (self.bound.sigma, self.bound.spread, self.bound.pull))
+        def denoise(rows: slice) -> Tensor:
+            part = x[rows]
+            y = None if label is None else label[rows]
+            return self.engine.denoise(denoiser, part, sigma.expand(len(part)), y)
 
-        def errors(part: Tensor, z: Tensor, i: slice, k: slice) -> Tensor:
-            xt, target = noised_pair(part, z, spread[i], pull[i])
-            return squared_errors(self.denoiser, xt, sigma[i], target, classes[k])
-
-        several = count * len(x) * len(classes) > self.batch_size
-        block = self._recomputed(errors, several)
-
-        def row(part: Tensor, noise: Noise, i: slice, anchor: Tensor | None) -> Tensor:
-            z = self._normals(noise, range(count)[i], part)  # here, so that a recomputation is handed the same numbers
-            found = torch.cat([block(part, z, i, k) for k in _slices(len(classes), self.batch_size)], dim=2)
-            return found if anchor is None else found - pull_variate(z, pull[i], anchor)
-
-        def column(part: Tensor, noise: Noise) -> Tensor:
-            nodes = max(1, self.batch_size // (len(part) * len(classes)))
-            anchor = self._anchor(part, classes, several)
-            return torch.cat([row(part, noise, i, anchor) for i in _slices(count, nodes)])
-
-        images = max(1, self.batch_size // len(classes))
-        return torch.cat([column(x[b], noise.rows(b)) for b in _slices(len(x), images)], dim=1)
-
-    def _anchor(self, x: Tensor, classes: Tensor, several: bool) -> Tensor | None:
-        """D(x, sigma_tau, y) for every class (B,K,C,H,W), for `pull_variate`; None where it is not asked for."""
-        if not (self.nodes.control and self.variant == "epndc"):
-            return None
-        sigma, rows = x.new_tensor(sigma_to_model(self.sigma)), x.repeat_interleave(len(classes), 0)
-        label, blocks = classes.repeat(len(x)), _slices(len(rows), self.batch_size)
-        denoise = self._recomputed(lambda part, y: self.denoiser(part, sigma.expand(len(part)), y), several)
-        return torch.cat([denoise(rows[b], label[b]) for b in blocks]).view(len(x), len(classes), *x.shape[1:])
-
-    def _normals(self, noise: Noise, nodes: range, like: Tensor) -> Tensor:
-        """z (n,B,C,H,W) of some nodes: one draw each, or with alternating sign one for two neighbours."""
-        if not self.nodes.antithetic:
-            return noise.normals(nodes, like.shape[1:], like.dtype)
-        sign = like.new_tensor([1.0 - 2 * (i % 2) for i in nodes]).view(-1, *(1,) * like.ndim)
-        return sign * noise.normals([i // 2 for i in nodes], like.shape[1:], like.dtype)
-
-    def _recomputed(self, function: Callable[..., Tensor], several: bool) -> Callable[..., Tensor]:
-        """``function`` itself, or one of ``several`` calls whose inner values the backward pass computes again."""
-        if not (several and torch.is_grad_enabled()):
-            return function
-        return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=self.training)
-
-
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
+        return self._calls(recomputed(denoise, len(x) > self._calls.size(x), self.training), len(x), x)
 
 
 def _check_input(variant: str, sigma: float) -> None:

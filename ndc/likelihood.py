@@ -25,13 +25,13 @@ Weights are in `ndc.weights`. Source: arXiv 2402.02316 (v2).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from common.diffusion.denoisers import Denoiser
 from ndc.weights import Weight
 
 
@@ -133,9 +133,10 @@ class Bound:
 def noised_pair(x: Tensor, z: Tensor, spread: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
     """Input and target of the denoiser: x + spread z and x - pull z.
 
-    x (B,C,H,W), z (n,B,C,H,W), spread and pull (n,) -> two tensors (n,B,C,H,W).
+    x (B,C,H,W), z (n,B,C,H,W), spread and pull (n,) -> two tensors (n,B,C,H,W); or row by row, with z (B,C,H,W) and
+    spread and pull (B,).
     """
-    column = (-1,) + (1,) * x.ndim
+    column = (-1,) + (1,) * (z.ndim - 1)
     return x + spread.view(column) * z, x - pull.view(column) * z
 
 
@@ -156,13 +157,11 @@ def pull_variate(z: Tensor, pull: Tensor, anchor: Tensor) -> Tensor:
     return 2 * pull.view(-1, 1, 1) * torch.einsum("nbd,bkd->nbk", z.flatten(2), anchor.flatten(2))
 
 
-def squared_errors(denoiser: Denoiser, xt: Tensor, sigma: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """|| D(xt, sigma, y) - target ||^2 for every class in ``labels``, summed over the D numbers of an image.
+def squared_errors(
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor], xt: Tensor, sigma: Tensor, target: Tensor, label: Tensor
+) -> Tensor:
+    """|| D(xt, sigma, y) - target ||^2 row by row, summed over the D numbers of an image.
 
-    xt and target (n,B,C,H,W), sigma (n,), labels (k,) int64 -> (n,B,k), in one call of n*B*k rows.
+    xt and target (R,C,H,W), sigma (R,), label (R,) int64 -> (R,), in one call of ``denoise``.
     """
-    n, batch, k = *xt.shape[:2], len(labels)
-    rows = xt.unsqueeze(2).expand(n, batch, k, *xt.shape[2:]).flatten(0, 2)
-    label = labels.expand(n, batch, k).flatten()
-    x0: Tensor = denoiser(rows, sigma.repeat_interleave(batch * k), label).unflatten(0, (n, batch, k))
-    return (x0 - target.unsqueeze(2)).square().flatten(3).sum(-1)
+    return (denoise(xt, sigma, label) - target).square().flatten(1).sum(1)

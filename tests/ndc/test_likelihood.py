@@ -133,13 +133,13 @@ def test_target_and_input_carry_independent_noise():
 
 def test_squared_errors_row_by_row(mixture):
     generator = torch.Generator().manual_seed(1)
-    xt, target = torch.randn(2, 3, 4, 1, 1, 2, dtype=torch.float64, generator=generator)
-    sigma, labels = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), torch.tensor([2, 0])
-    errors = squared_errors(ExactDenoiser(mixture), xt, sigma, target, labels)
-    assert errors.shape == (3, 4, 2)
-    for i, b, k in [(0, 0, 0), (1, 3, 1), (2, 1, 0)]:
-        x0 = mixture.denoiser(xt[i, b][None], sigma[i], labels[k][None])[0]
-        torch.testing.assert_close(errors[i, b, k], (x0 - target[i, b]).square().sum())
+    xt, target = torch.randn(2, 3, 1, 1, 2, dtype=torch.float64, generator=generator)
+    sigma, label = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), torch.tensor([2, 0, 1])
+    errors = squared_errors(ExactDenoiser(mixture), xt, sigma, target, label)
+    assert errors.shape == (3,)
+    for i in range(3):
+        x0 = mixture.denoiser(xt[i][None], sigma[i], label[i][None])[0]
+        torch.testing.assert_close(errors[i], (x0 - target[i]).square().sum())
 
 
 # What nodes and limits leave of a likelihood ratio --------------------------------------------------------------------
@@ -160,9 +160,9 @@ def blurred(mixture, rule, x, sigma, sigma_tau):
 
 def bounded(mixture, rule, x, bound):
     """The bound with the exact denoiser and E_z by quadrature, up to what classes share, (K,)."""
-    z = rule.z.expand(len(bound), *rule.z.shape)
-    xt, target = noised_pair(x.expand(rule.z.shape), z, bound.spread, bound.pull)
-    errors = squared_errors(ExactDenoiser(mixture), xt, bound.sigma, target, torch.arange(3))
+    t, q, k = torch.cartesian_prod(torch.arange(len(bound)), torch.arange(len(rule)), torch.arange(3)).T
+    xt, target = noised_pair(x, rule.z[q], bound.spread[t], bound.pull[t])
+    errors = squared_errors(ExactDenoiser(mixture), xt, bound.sigma[t], target, k).view(len(bound), len(rule), 3)
     return ratios(-torch.einsum("t,q,tqk->k", bound.weight, rule.weight, errors))
 
 
