@@ -158,12 +158,13 @@ def worst_case(records: Iterable[Record]) -> list[Record]:
     for _, group in groupby(sorted(attacked, key=_budget), key=_budget):
         rows = sorted(group, key=lambda record: (record.index, record.evaluator))
         names = sorted({row.evaluator for row in rows})
+        several = ", ".join(names) if len(names) < 4 else f"{len(names)} attacks"
         for index, same in groupby(rows, key=lambda record: record.index):
             found = list(same)
             if len(names) > 1 and len(found) == len(names):
                 predictions = _stronger([row.values["predictions"] for row in found], found[0].label)
                 values = {**found[0].values, "predictions": predictions, "white_box": False}
-                derived.append(Record(f"worst of {', '.join(names)}", index, found[0].label, values))
+                derived.append(Record(f"worst of {several}", index, found[0].label, values))
     return derived
 
 
