@@ -89,7 +89,7 @@ class Attacked:
     - ``clean_predictions``, ``random_predictions``: matched controls, as many other decisions on the unattacked image
       and on a random perturbation of the same size (`Threat.random_like`).
     - ``distance`` in the threat's norm (the largest, if there are several), ``norm``, ``eps``, ``within_budget``,
-      ``white_box``, ``knows``, ``resubmissions``.
+      ``white_box``, ``knows``, ``resubmissions``, ``rule``, ``votes``.
     - ``queries``, ``broken``, ``dead``, ``curve``: what the attack saw (`Found`), where it says so.
     - ``zero_gradient``, ``probabilities``, ``repeatable``: signs of masking (`checks.probe`), for white-box attacks.
     - ``images``, for the first ``keep_images`` images: PNG in base64 of ``clean``, ``adversarial`` and the classifier's
@@ -146,7 +146,7 @@ class Attacked:
         predictions, correct = scores(torch.cat(scored), label)
         distance = torch.stack([threat.distance(image, attempt.adv) for attempt in found]).amax(0).tolist()
         given = {"within_budget": True, "norm": threat.name, "eps": float(threat.eps), "knows": self.knows}
-        given |= {"resubmissions": self.resubmissions}
+        given |= {"resubmissions": self.resubmissions, "rule": self.rule, "votes": self.votes}
         columns = (predictions, correct, scores(control, label)[0], scores(random, label)[0], distance)
         names = ("predictions", "correct", "clean_predictions", "random_predictions", "distance")
         rows = [dict(zip(names, row, strict=True)) | given for row in zip(*columns, strict=True)]

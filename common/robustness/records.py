@@ -150,26 +150,54 @@ def worst_case(records: Iterable[Record]) -> list[Record]:
     """Per image the stronger of several attacks within one budget, as records of an evaluator ``worst of A, B``.
 
     A defence is worth what it withstands of all attacks, not of each. To take the attack with the fewest right draws
-    would count its luck as strength, so it is chosen on one half of the draws and scored on the other, and the reverse.
-    A single draw is taken as it is.
+    would count its luck as strength, so it is chosen on one half of the draws and scored on the other, and the reverse;
+    a single draw is taken as it is. Ties go to the attack that is the stronger one over all images. Where that alone
+    leaves less accuracy than the choice per image, it is the worst case: no row of this kind lies above its attacks.
+
+    Attacks are compared that share norm, eps, rule of decision and knowledge of the noise, on the images that those of
+    them attacked that attacked most; one that was shown fewer images is left out.
     """
     attacked = [record for record in records if {"predictions", "norm", "eps"} <= record.values.keys()]
     derived = []
-    for _, group in groupby(sorted(attacked, key=_budget), key=_budget):
-        rows = sorted(group, key=lambda record: (record.index, record.evaluator))
-        names = sorted({row.evaluator for row in rows})
-        several = ", ".join(names) if len(names) < 4 else f"{len(names)} attacks"
-        for index, same in groupby(rows, key=lambda record: record.index):
-            found = list(same)
-            if len(names) > 1 and len(found) == len(names):
-                predictions = _stronger([row.values["predictions"] for row in found], found[0].label)
-                values = {**found[0].values, "predictions": predictions, "white_box": False}
-                derived.append(Record(f"worst of {several}", index, found[0].label, values))
+    for _, group in groupby(sorted(attacked, key=_protocol), key=_protocol):
+        runs: dict[str, dict[int, Record]] = {}
+        for row in group:
+            runs.setdefault(row.evaluator, {})[row.index] = row
+        most = max(map(len, runs.values()))
+        runs = {name: rows for name, rows in sorted(runs.items()) if len(rows) == most}
+        common = sorted(set.intersection(*(set(rows) for rows in runs.values())))
+        if len(runs) < 2 or not common:
+            continue
+        names = sorted(runs, key=lambda name: sum(_right(runs[name][i]) for i in common))  # the strongest first
+        several = ", ".join(sorted(names)) if len(names) < 4 else f"{len(names)} attacks"
+        rows = [[runs[name][i] for name in names] for i in common]
+        worst = [_stronger([row.values["predictions"] for row in same], same[0].label) for same in rows]
+        alone = [same[0].values["predictions"] for same in rows]
+        labels = [same[0].label for same in rows]
+        if _accuracy(worst, labels) > _accuracy(alone, labels):
+            worst = alone
+        for same, predictions in zip(rows, worst, strict=True):
+            values = {**same[0].values, "predictions": predictions, "white_box": False}
+            derived.append(Record(f"worst of {several}", same[0].index, same[0].label, values))
     return derived
 
 
-def _budget(record: Record) -> tuple[str, float]:
-    return str(record.values["norm"]), float(record.values["eps"])
+def _protocol(record: Record) -> tuple[str, float, str, int, str]:
+    """What attacks must share to be compared as attacks on one defence."""
+    values = record.values
+    decision = str(values.get("rule", "single")), int(values.get("votes", 1)), str(values.get("knows", "model"))
+    return str(values["norm"]), float(values["eps"]), *decision
+
+
+def _right(record: Record) -> float:
+    """Share of right draws."""
+    return _accuracy([record.values["predictions"]], [record.label])
+
+
+def _accuracy(predictions: Sequence[Sequence[int]], labels: Sequence[int]) -> float:
+    """Mean over images of the share of right draws."""
+    shares = [sum(p == y for p in draws) / len(draws) for draws, y in zip(predictions, labels, strict=True)]
+    return sum(shares) / len(shares)
 
 
 def _stronger(attacks: list[list[int]], label: int) -> list[int]:

@@ -153,11 +153,13 @@ class ThreatModel(Threat):
 
         L-inf: the sign of the gradient. L2: the gradient over its length. These are the steepest directions. For L1
         the steepest is a single coordinate, which is slow; here all follow the gradient, the largest moving by
-        ``step_size``, and the exact projection that comes next keeps the few that pay. Images whose gradient is
-        zero stay where they are.
+        ``step_size``, and the exact projection that comes next keeps the few that pay. In L2, what would push a pixel
+        out of [0,1] is left out first, else the box would take back most of the step. Images whose gradient is zero
+        stay where they are.
         """
         if self.norm == 2:
-            return adv + step_size * unit(gradient)
+            held = ((adv <= 0) & (gradient < 0)) | ((adv >= 1) & (gradient > 0))
+            return adv + step_size * unit(torch.where(held, 0.0, gradient))
         g = gradient.flatten(1)
         direction = g.sign() if self.norm == math.inf else _over_largest(g)
         return adv + step_size * direction.view_as(adv)

@@ -1,6 +1,7 @@
 """Records survive kills, keep runs apart and are summarised with intervals of the stated coverage."""
 
 import json
+import random
 import subprocess
 import sys
 from itertools import pairwise, product
@@ -364,9 +365,36 @@ def test_the_worst_of_two_attacks_is_chosen_on_other_draws_than_it_is_scored_on(
     (row,) = worst_case(strong)
     assert row.evaluator == "worst of a, b" and row.values["predictions"] == [1] * 4
     # "a" fails on even draws, "b" on odd ones: chosen on the even half, "a" is scored on the odd half and right there
+    # all draws are right, which is more than either attack leaves: then one attack for all images is the worst case
     lucky = [attacked("a", 0, [False, True] * 2), attacked("b", 0, [True, False] * 2)]
-    assert worst_case(lucky)[0].values["predictions"] == [0] * 4
+    assert worst_case(lucky)[0].values["predictions"] == [1, 0] * 2
     single = [attacked("a", 0, [True]), attacked("b", 0, [False])]
     assert worst_case(single)[0].values["predictions"] == [1]
     assert worst_case(strong[:1]) == []
     assert worst_case([strong[0], attacked("b", 1, [True] * 4)]) == []  # an image that one attack has not seen
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 10])
+def test_the_worst_case_never_lies_above_its_attacks(draws):
+    """200 images, a weak and a strong attack with 80 % and 30 % right draws: luck chosen on few draws costs nothing."""
+    from common.robustness.records import worst_case
+
+    generator = random.Random(draws)
+
+    def attacked(evaluator, index, share, **values):
+        guesses = [0 if generator.random() < share else 1 for _ in range(draws)]
+        return Record(
+            evaluator, index, 0, {"predictions": guesses, "norm": "inf", "eps": 0.1, "distance": 0.1, **values}
+        )
+
+    def average(rows):
+        return sum(guess == 0 for row in rows for guess in row.values["predictions"]) / draws / len(rows)
+
+    weak = [attacked("a weak", i, 0.8) for i in range(200)]
+    strong = [attacked("b strong", i, 0.3) for i in range(200)]
+    known = [attacked("c knows", i, 0.1, knows="noise") for i in range(200)]
+    few = [attacked("d few", i, 0.0) for i in range(50)]
+    worst = worst_case(weak + strong + known + few)
+    assert {row.evaluator for row in worst} == {"worst of a weak, b strong"}
+    assert len(worst) == 200
+    assert average(worst) <= average(strong)
