@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.noise import Noise
 from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.expectation import check_counts
 from common.robustness.classifiers import Classifier
 from common.robustness.replay import Replayed, one_by_one
 from common.robustness.threat import Threat, ThreatModel, norm_ball
@@ -23,6 +24,7 @@ from common.units import number
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack
 _RADII = ("eps", "max_epsilon")  # what torchattacks calls the radius
 _BLACK_BOX = ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA")
+_COUNTS = {"steps", "eot_iter", "n_queries", "n_restarts", "restarts"}
 _NOT_ATTACKS = ("MultiAttack", "LGV")  # take attacks or data, not a model and numbers
 
 
@@ -56,6 +58,8 @@ class TorchAttacks(Attack):
         if unknown:
             allowed = ", ".join(self._parameters) or "none"
             raise ValueError(f"torchattacks.{name} has no option {', '.join(unknown)}. Its options: {allowed}.")
+        for key in _COUNTS & set(self.options):
+            check_counts(None, **{key: self.options[key]})
 
     def check(self, threat: Threat) -> None:
         self._settings(norm_ball(threat, str(self)))

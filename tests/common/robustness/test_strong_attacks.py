@@ -119,6 +119,7 @@ def test_autoattack_is_named_by_its_parts_and_is_as_strong_as_each(digits_networ
         (lambda: APGD(targets=3), "targeted loss"),
         (lambda: Square(queries=0), "queries must be at least 1"),
         (lambda: Square(window=0), "0 < window <= 1"),
+        (lambda: TorchAttacks("PGD", {"steps": 0}), "steps must be at least 1"),
         (lambda: AutoAttack(version="plus"), "version must be"),
         (lambda: AutoAttack(steps=0), "steps must be at least 1"),
     ],
