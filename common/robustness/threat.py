@@ -148,7 +148,7 @@ class ThreatModel(Threat):
         inside = (z / _length(z, self.norm)[:, None])[:, :dimension]
         return (image + self.eps * inside.to(image.dtype).view_as(image)).clamp(0, 1)
 
-    def ascend(self, adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def ascend(self, adv: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """A step that makes the loss grow, ``step_size`` long in this norm (L1: see below); not yet projected.
 
         L-inf: the sign of the gradient. L2: the gradient over its length. These are the steepest directions. For L1

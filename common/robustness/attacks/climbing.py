@@ -77,13 +77,10 @@ class Climb:
         return 2 * self.ball.eps
 
     def _moved(self) -> Tensor:
-        ahead = self.ball.project(self.image, self.x + like(self.size, self.x) * self._direction())
+        ahead = self.ball.project(self.image, self.ball.ascend(self.x, self.gradient, like(self.size, self.x)))
         if not self._step:
             return ahead
         return self.x + _MOMENTUM * (ahead - self.x) + (1 - _MOMENTUM) * (self.x - self.previous)
-
-    def _direction(self) -> Tensor:
-        return self.ball.ascend(torch.zeros_like(self.x), self.gradient, 1.0)
 
     def _check(self) -> None:
         few = self.rises < _RISING * (self._step - self._last)
@@ -127,15 +124,13 @@ class SparseClimb(Climb):
         return self.ball.eps
 
     def _moved(self) -> Tensor:
-        return self.x + like(self.size, self.x) * self._direction()
-
-    def _direction(self) -> Tensor:
         held = torch.where(self.gradient > 0, self.x >= 1, self.x <= 0)
-        free = torch.where(held, 0.0, self.gradient)
-        g = self.ball.ascend(torch.zeros_like(free), free, 1.0).flatten(1)
+        g = torch.where(held, 0.0, self.gradient).flatten(1)
+        g = g / g.abs().amax(1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
         order = g.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         sparse = torch.where(order < self.kept.clamp(min=1).floor()[:, None], g, 0.0)
-        return (sparse / sparse.abs().sum(1, keepdim=True).clamp(min=1)).view_as(self.x)
+        direction = sparse / sparse.abs().sum(1, keepdim=True).clamp(min=1)
+        return self.x + like(self.size, self.x) * direction.view_as(self.x)
 
     def _check(self) -> None:
         support = (self.best != self.image).flatten(1).sum(1).to(self.loss)
