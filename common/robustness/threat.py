@@ -159,10 +159,15 @@ class ThreatModel(Threat):
         """
         if self.norm == 2:
             held = ((adv <= 0) & (gradient < 0)) | ((adv >= 1) & (gradient > 0))
-            return adv + step_size * unit(torch.where(held, 0.0, gradient))
+            gradient = torch.where(held, 0.0, gradient)
+        return adv + step_size * self.direction(gradient)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The way of a step of ``ascend`` where no box is near."""
+        if self.norm == 2:
+            return unit(gradient)
         g = gradient.flatten(1)
-        direction = g.sign() if self.norm == math.inf else _over_largest(g)
-        return adv + step_size * direction.view_as(adv)
+        return (g.sign() if self.norm == math.inf else _over_largest(g)).view_as(gradient)
 
 
 def served(threat: Threat, kind: type[T], attack: str) -> T:

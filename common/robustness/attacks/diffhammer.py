@@ -121,7 +121,7 @@ class _Scale:
     def _step(self, r: Tensor) -> Tensor:
         """d(r), (..., D)."""
         flat = r.reshape(-1, r.shape[-1])
-        direction = self.ball.ascend(torch.zeros_like(flat), flat, 1.0)
+        direction = self.ball.direction(flat)
         length = torch.linalg.vector_norm(direction, self.ball.norm, dim=1, keepdim=True)
         step: Tensor = self.ball.eps * direction / length.clamp(min=torch.finfo(r.dtype).tiny)
         return step.view_as(r)
