@@ -98,6 +98,12 @@ class NoisedDiffusionClassifier(Classifier):
         """Nodes, spreads and weights of the sum, in the model frame."""
         return self._bound
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that one image takes when every class is asked at every node."""
+        once = {"apndc": 1, "epndc": self.num_classes * self.nodes.control, "dc": 0}[self.variant]
+        return len(self.bound) * self.num_classes + once
+
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         if self.elimination is None or self._plan is None:
             return self.logits(self.losses(image, noise), image[0].numel())

@@ -217,6 +217,7 @@ class Certified:
     ``prediction`` (-1: abstained), ``radius`` (L2, pixels), what that implies for L-inf, ``radius_linf`` =
     radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right and
     not abstained). ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
+    A verdict that was only foreseen (`Foreseen`) says so by ``procedure``, the samples that it would take.
     """
 
     smoothing: Certifier
@@ -242,10 +243,14 @@ class Certified:
                 "count": c.count,
                 "correct": c.prediction == truth,
                 **({} if getattr(c, "sound", True) else {"sound": False}),
+                **{key: getattr(c, key) for key in _FORESEEN if hasattr(c, key)},
             }
             for c, truth in zip(certificates, label.tolist(), strict=True)
         ]
         return _records(self.name, label, index, rows, meter)
+
+
+_FORESEEN = ("procedure", "undecided", "evaluations")
 
 
 def one_seed(evaluator: Clean | Attacked) -> int:
