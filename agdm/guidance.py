@@ -24,7 +24,7 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import to_model
 
-Distance = Literal["mse", "relative", "cosine"]
+Distance = Literal["mse", "relative", "cosine", "kl"]
 Label = Literal["soft", "hard", "none"]
 
 
@@ -35,8 +35,11 @@ class Guidance(Protocol):
     to this x. A variance-preserving state x_t = s x has ``grad_{x_t} = grad_x / s``.
     """
 
-    def embed(self, reference: Tensor) -> tuple[Tensor, ...]:
-        """What the gradient needs of the reference (B,C,H,W), computed once per purification."""
+    def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the gradient needs of the reference (B,C,H,W), computed once per purification.
+
+        ``sigma`` is the level of a reference that was diffused (``Steering``): then it is computed in every step.
+        """
         ...
 
     def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
@@ -101,21 +104,57 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relati
 _LABELS: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {"soft": soft, "hard": hard, "none": None}
 
 
-class AdversarialGuidance(nn.Module):
+class Potential(nn.Module):
+    """A ``Guidance`` by its potential: subclasses say what ``embed`` and ``log_potential`` are.
+
+    Potentials are summed over the batch, so that an image's gradient does not depend on the others (a mean would make
+    it 1/B as strong). The gradient itself is differentiable with respect to x and the embedding, because an attack
+    has to see through it.
+    """
+
+    def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
+        """As in ``Guidance``."""
+        raise NotImplementedError
+
+    def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """(B,), up to a constant of x."""
+        raise NotImplementedError
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer graph is alive."""
+        if torch.is_inference_mode_enabled():
+            raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
+        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *embedding))
+        with torch.enable_grad():
+            # a node of its own: the partial derivative in x alone, even where the embedding depends on x too
+            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            potential = self.log_potential(x, sigma, *embedding)
+            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
+        return gradient
+
+    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
+        """∇_x log-potential with the reference's embedding computed on the spot."""
+        return self.gradient_at(x, sigma, *self.embed(reference))
+
+
+class AdversarialGuidance(Potential):
     """Gradient of the potential of an adversarially trained network φ; a ``Guidance``.
 
     Per image, with x' the reference at σ = 0, D by ``distance`` and the label term by ``label``::
 
-        log-potential(x) = - latent_scale D(c_φ(x), c_φ(x')) + label_scale L
-        L = -KL(p_φ(. | x') || p_φ(. | x))          "soft"
+        log-potential(x) = - latent_scale D + label_scale L
+        D = |c_φ(x) - c_φ(x')|² / F                  "mse"
+            |c_φ(x) - c_φ(x')|² / |c_φ(x')|²         "relative"
+            1 - cos(c_φ(x), c_φ(x'))                 "cosine"
+            KL(p_φ(. | x') || p_φ(. | x))            "kl": no latent; beside "soft", one term counted twice
+        L = -KL(p_φ(. | x') || p_φ(. | x))           "soft"
             log p_φ(argmax p_φ(. | x') | x)          "hard"
             0                                        "none"
 
-    The paper has one scale for both terms: leave both at 1 and set ``AGDM(scale=...)``. Potentials are summed over
-    the batch, so that an image's gradient does not depend on the others (a mean would make it 1/B as strong).
+    A review of the paper speaks of the mean squared error; "relative" is that error in units that carry over between
+    networks, hence the default. It has one scale for both terms: leave both at 1 and set ``AGDM(scale=...)``.
 
-    φ is frozen here (``requires_grad_(False)``, eval mode): no parameter gradient is formed, but the gradient itself
-    stays differentiable with respect to x and the reference, because an attack has to see through it.
+    φ is frozen here (``requires_grad_(False)``, eval mode): no parameter gradient is formed.
     """
 
     def __init__(
@@ -129,8 +168,8 @@ class AdversarialGuidance(nn.Module):
         super().__init__()
         if min(latent_scale, label_scale) < 0:
             raise ValueError(f"scales must be >= 0; got latent_scale={latent_scale}, label_scale={label_scale}")
-        if distance not in _DISTANCES or label not in _LABELS:
-            choices = f"distance in {sorted(_DISTANCES)} and label in {sorted(_LABELS)}"
+        if distance not in (*_DISTANCES, "kl") or label not in _LABELS:
+            choices = f"distance in {[*_DISTANCES, 'kl']} and label in {[*_LABELS]}"
             raise ValueError(f"expected {choices}; got distance={distance!r}, label={label!r}")
         self.network = network.requires_grad_(False).eval()
         self.latent_scale = latent_scale
@@ -144,32 +183,18 @@ class AdversarialGuidance(nn.Module):
         self.network.eval()
         return self
 
-    def embed(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """c_φ(x') (B,F) and log p_φ(. | x') (B,K) of the clean-time reference x' (B,C,H,W), model frame."""
+    def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma``: without it, at 0."""
         if torch.is_inference_mode_enabled():
             raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
-        latent, logits = self.network(reference, reference.new_zeros(()))
+        latent, logits = self.network(reference, reference.new_zeros(()) if sigma is None else sigma)
         return latent, logits.log_softmax(dim=1)
 
-    def log_potential(self, x: Tensor, sigma: Tensor, latent: Tensor, log_p: Tensor) -> Tensor:
-        """The potential above, (B,), up to a constant of x; ``latent`` and ``log_p`` as ``embed`` returns them."""
-        latent_x, logits_x = self.network(x, sigma)
-        distance, agreement = _DISTANCES[self.distance], _LABELS[self.label]
-        potential = -self.latent_scale * distance(latent_x, latent)
-        if agreement is not None:
-            potential = potential + self.label_scale * agreement(logits_x.log_softmax(dim=1), log_p)
-        return potential
-
-    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer graph is alive."""
-        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *embedding))
-        with torch.enable_grad():
-            # a node of its own: the partial derivative in x alone, even where the embedding depends on x too
-            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-            potential = self.log_potential(x, sigma, *embedding)
-            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
-        return gradient
-
-    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
-        """∇_x log-potential with the reference's embedding computed on the spot."""
-        return self.gradient_at(x, sigma, *self.embed(reference))
+    def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """The potential above, (B,), up to a constant of x; ``embedding`` as ``embed`` returns it."""
+        (latent, log_p), (latent_x, logits_x) = embedding, self.network(x, sigma)
+        log_p_x = logits_x.log_softmax(dim=1)
+        near = soft(log_p_x, log_p).neg() if self.distance == "kl" else _DISTANCES[self.distance](latent_x, latent)
+        agreement = _LABELS[self.label]
+        potential = -self.latent_scale * near
+        return potential if agreement is None else potential + self.label_scale * agreement(log_p_x, log_p)

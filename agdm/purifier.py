@@ -1,13 +1,16 @@
 """AGDM (arXiv 2403.16067): a reverse process steered, by an adversarially trained network, to its input's meaning."""
 
+from dataclasses import fields
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from agdm.guidance import Guidance
+from agdm.steering import GuidedSteps, Steering, steered
 from common.diffusion.gradients import Gradient
 from common.diffusion.purifiers import DiffusionPurifier
+from common.diffusion.reverse import ReverseProcess
 from common.diffusion.schedules import VP, Schedule, per_row
 from common.diffusion.solvers import Solver
 from common.noise import Noise
@@ -46,31 +49,64 @@ class AGDM(DiffusionPurifier):
         gradient: str | Gradient = "checkpoint",
         schedule: Schedule | None = None,
         t_end: float = 1e-5,
+        steering: Steering | None = None,
     ) -> None:
         if not 0 <= scale < float("inf"):
             raise ValueError(f"scale must be finite and >= 0, 0 meaning no guidance; got {scale}")
-        super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)
         if not (hasattr(guidance, "gradient") or hasattr(guidance, "gradient_at")):
             raise ValueError(f"guidance must have gradient(x, sigma, reference); got {type(guidance).__name__}")
+        self.scale = scale
+        self.steering = Steering() if steering is None else steering
+        super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)
         if isinstance(guidance, nn.Module):
             guidance.requires_grad_(False).eval()
         self.guidance = cast(Guidance, guidance)
-        self.scale = scale
+
+    def _process(self, noise: Noise | None = None) -> ReverseProcess:
+        process = super()._process(noise)
+        if not (self.scale and self.steering.of_a_step):
+            return process
+        parts = {part.name: getattr(process, part.name) for part in fields(process)} | {"denoise": super().denoise}
+
+        def gradient(x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
+            return self.scale * self.guide(x, sigma, *context)
+
+        return GuidedSteps(**parts, gradient=gradient, steering=self.steering)
 
     def prepare(self, x0: Tensor) -> tuple[Tensor, ...]:
-        """The embedding of the reference x' = ``x0``, model frame."""
+        """The embedding of the reference x' = ``x0``, model frame; itself if it is embedded later."""
         if not self.scale:
             return ()
-        return self.guidance.embed(x0) if hasattr(self.guidance, "embed") else (x0,)
+        later = self.steering.reference != "clean" or not hasattr(self.guidance, "embed")
+        return (x0,) if later else self.guidance.embed(x0)
 
-    def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
-        """D̂(x, σ): the guided denoiser; ``context`` as ``prepare`` returns it."""
-        denoised = super().denoise(x, sigma)
-        if self.scale == 0:
-            return denoised
+    def _context(self, x0: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+        """What ``prepare`` returns and, for a reference that is diffused, its noise."""
+        if not self.scale or self.steering.reference == "clean":
+            return self.prepare(x0)
+        source = noise if self.steering.reference == "diffused" else noise.stream("reference")
+        return (*self.prepare(x0), source.normal(0, x0.shape[1:]).to(x0))
+
+    def guide(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
+        """g(x, σ, x') without ``scale``, (B,C,H,W)."""
+        if self.steering.reference != "clean":
+            x0, n = context
+            reference = x0 + per_row(sigma, x) * n
+            context = self.guidance.embed(reference, sigma) if hasattr(self.guidance, "embed") else (reference,)
         whole = not hasattr(self.guidance, "gradient_at")  # a guidance that keeps no embedding
         gradient = self.guidance.gradient if whole else self.guidance.gradient_at
-        return denoised + self.scale * per_row(sigma, x) ** 2 * gradient(x, sigma, *context)
+        return gradient(x, sigma, *context)
+
+    def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
+        """D̂(x, σ): the guided denoiser; ``context`` as a purification prepares it."""
+        if self.scale == 0:
+            return super().denoise(x, sigma)
+
+        def gradient(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.guide(x, sigma, *context)
+
+        denoised, g = steered(super().denoise, gradient, self.steering.at, x, sigma, context)
+        return denoised + self.scale * per_row(sigma, x) ** 2 * g
 
     @torch.no_grad()
     def push(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -88,3 +124,40 @@ class AGDM(DiffusionPurifier):
         denoised, guided = super().denoise(x, sigma), self.denoise(x, sigma, *self.prepare(x0))
         ratio: Tensor = (guided - denoised).flatten(1).norm(dim=1) / (denoised - x).flatten(1).norm(dim=1)
         return ratio
+
+    @torch.no_grad()
+    def shifts(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        """‖Σ_t g‖ / ‖μ - x_t‖: by how much guidance moves the mean μ of each step of DiffPure's path, (S,B).
+
+        μ is what the solver's step gives without noise. Proportional to ``scale``, if the solver asks the denoiser once
+        a step. Of images (B,C,H,W) in pixels; three purifications' work.
+        """
+        x0, noise = to_model(image), self._noise(image, noise)
+        context, guided = self._context(x0, noise), self._process(noise)
+        plain = ReverseProcess(super().denoise, self.schedule, self.solver, self._grid(noise))
+        xt, draws, ratios = self._diffuse(x0, noise), plain.draws(noise, x0), []
+        for k in range(1, plain.grid.steps + 1):
+            mean = plain.step(k, xt, None)
+            moved, way = guided.step(k, xt, None, *context) - mean, mean - xt
+            ratios.append(moved.flatten(1).norm(dim=1) / way.flatten(1).norm(dim=1))
+            xt = plain.step(k, xt, draws)
+        return torch.stack(ratios)
+
+    def scale_for(self, ratio: float, image: Tensor, noise: Noise | None = None) -> float:
+        """The scale at which the median of ``shifts`` over steps and images is ``ratio``, to calibrate by.
+
+        A scale means nothing for another network or distance; ``ratio`` does. With training images in pixels::
+
+            purifier = AGDM(denoiser, guidance, t_star=0.07)
+            purifier.scale = purifier.scale_for(0.2, images)
+
+        Ratios to try: 0.05, 0.1, 0.2, 0.5. Raises ``ValueError`` for a purifier that guidance does not move.
+        """
+        if not 0 < ratio < float("inf"):
+            raise ValueError(f"ratio must be finite and > 0, a share of the step's own length; got {ratio}")
+        median = float(self.shifts(image, noise).median())
+        if not median > 0:
+            raise ValueError(
+                f"at scale {self.scale} guidance moves nothing: a median ratio of {median}. Start at scale=1"
+            )
+        return ratio * self.scale / median

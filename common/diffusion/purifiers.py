@@ -104,6 +104,10 @@ class DiffusionPurifier(Purifier):
         """Context computed once per purification from its input, model frame; handed to every ``denoise``."""
         return ()
 
+    def _context(self, x0: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+        """What ``prepare`` returns, and what else ``denoise`` needs of the purification's noise."""
+        return self.prepare(x0)
+
     def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
         """The denoiser of the process: E[x0 | x = x0 + sigma n], perhaps guided; sigma (B,) or ().
 
@@ -179,7 +183,7 @@ class DiffusionPurifier(Purifier):
 
     def _purify(self, image: Tensor, noise: Noise, reverse: Reverse) -> Tensor:
         x0 = to_model(image)
-        context = self.prepare(x0)
+        context = self._context(x0, noise)
         recording = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x0, *context))
         with torch.set_grad_enabled(recording):
             xt = self._diffuse(x0, noise)

@@ -151,11 +151,13 @@ class Ancestral(Solver):
         keep = (sigma_next / sigma) ** 2
         x0_hat = posterior_mean(denoise, schedule, xt, t)
         mean = per_row(s_next * (1 - keep), xt) * x0_hat + per_row(s_next * keep / s, xt) * xt
-        if z is None or last:
-            return mean
-        large = self.variance == "fixed_large"
-        std = (s * sigma if large else s_next * sigma_next) * (1 - keep).sqrt()
-        return mean + per_row(std, xt) * z
+        return mean if z is None or last else mean + per_row(self.deviation(schedule, t, t_next), xt) * z
+
+    def deviation(self, schedule: Schedule, t: Tensor, t_next: Tensor) -> Tensor:
+        """std of the step, as above; the last step's too, which adds no noise."""
+        s, s_next, sigma, sigma_next = _levels(schedule, t, t_next)
+        widest = s * sigma if self.variance == "fixed_large" else s_next * sigma_next
+        return widest * (1 - (sigma_next / sigma) ** 2).sqrt()
 
 
 def _levels(schedule: Schedule, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -88,16 +88,18 @@ class Trace:
     def level_error(self, fixed: Tensor | None = None) -> float:
         """Of the levels asked for in the forward pass against those of their steps.
 
-        The first question to a module in a step is at the level where the step begins, others are not outside of it.
+        The first question to a denoiser in a step is at the level where the step begins, others, and those to what
+        guides it, are not outside of it.
         ``fixed`` is the level of dynamics that know no other. A clean image (level 0) may be looked at in any step.
         """
         steps, errors = {step.number: step for step in self.steps[0]}, [0.0]
-        for (_, number), asked in _grouped(self.questions[0]).items():
+        for (name, number), asked in _grouped(self.questions[0]).items():
             if number is None:
                 continue
             high = steps[number].high if fixed is None else fixed
             low = steps[number].low if fixed is None else fixed
-            errors.append(_outside(asked[0].sigma, high, high))
+            guides = f"{name}.".startswith("guidance.")  # perhaps at the mean of the step, which ends lower
+            errors.append(_outside(asked[0].sigma, low if guides else high, high))
             errors += [_outside(question.sigma, low, high) for question in asked[1:]]
         return max(errors)
 

@@ -127,14 +127,14 @@ def _guidance(short: DiffusionPurifier, image: Tensor, noise: Noise, gradient: G
     """Finite differences along each of the two ways from the image to the result: the states, and the reference."""
     x0, process = to_model(image.detach()), short._process(noise)
     with torch.no_grad():
-        xt, context = short._diffuse(x0, noise), short.prepare(x0)
+        xt, context = short._diffuse(x0, noise), short._context(x0, noise)
     if not context:
         return
 
     def run(state: Tensor, reference: Tensor | None) -> Tensor:
         rows = noise.rows(torch.zeros(len(state), dtype=torch.int64, device=noise.index.device))
         fixed = tuple(part.expand(len(state), *part.shape[1:]) for part in context)
-        given = fixed if reference is None else short.prepare(reference)
+        given = fixed if reference is None else short._context(reference, rows)
         recording = torch.is_grad_enabled()
         result = gradient.reverse(process, state, rows, given) if recording else process.run(state, rows, given)
         return _projected(result, noise)
