@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from common.report.certification import certification_cost_table
 from common.report.compare import attack_table, run_table
 from common.report.convergence import convergence
 from common.report.drawing import LIGHT, Drawn, to_png
@@ -66,7 +67,7 @@ def _print(runs: Sequence[Run], compared: Sequence[Table]) -> None:
     console = Console()
     if not console.is_terminal:  # a log file has no edge to fold at
         console = Console(width=max(console.width, LOG_WIDTH))
-    for table in (accuracy_table(runs), certified_table(runs), *compared):
+    for table in (accuracy_table(runs), certified_table(runs), certification_cost_table(runs), *compared):
         if len(table.rows) > LISTED and table in compared:
             console.print(Text(f"{table.title}: {len(table.rows)} comparisons, which are on the page", "dim"))
         elif table.rows:

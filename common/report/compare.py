@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from common.report.certification import targets
 from common.report.paired import Outcomes, Paired, holm, paired
 from common.report.runs import Run, family
 from common.report.settings import budget, differences, expression
@@ -77,7 +78,8 @@ def _compare_runs(
         notes.append(f"{' and '.join(pair)}, {name}: not compared, the budgets differ ({' and '.join(bounds)}).")
         return
     try:
-        rows += [Compared(pair, name, score, paired(a, b)) for score, a, b in _scores(ours, theirs)]
+        radii = _asked(first, second, name)
+        rows += [Compared(pair, name, score, paired(a, b)) for score, a, b in _scores(ours, theirs, radii)]
     except ValueError as error:
         notes.append(f"{' and '.join(pair)}, {name}: not compared, {error}.")
         return
@@ -106,9 +108,15 @@ def _evaluations(run: Run) -> dict[str, Seeds]:
     return found | worst
 
 
-def _scores(one: Seeds, other: Seeds) -> Iterator[tuple[str, Outcomes, Outcomes]]:
+def _asked(first: Run, second: Run, name: str) -> list[float] | None:
+    """The radii that both certifiers were asked about; None if neither was asked about some only."""
+    known = [found for found in (targets(first, name), targets(second, name)) if found is not None]
+    return sorted(set.intersection(*map(set, known))) if known else None
+
+
+def _scores(one: Seeds, other: Seeds, radii: list[float] | None) -> Iterator[tuple[str, Outcomes, Outcomes]]:
     if "radius" in one[0][0].values:
-        for radius in radius_grid([*one[0], *other[0]])[1:]:
+        for radius in radius_grid([*one[0], *other[0]])[1:] if radii is None else radii:
             pair = [{r.index: (r.label, [is_certified(r, radius)]) for r in rows} for rows in (one[0], other[0])]
             if any(entry[1][0] for outcomes in pair for entry in outcomes.values()):
                 yield f"certified at {radius:g}", pair[0], pair[1]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.report import protocol
+from common.report.certification import certification_cost_table
 from common.report.drawing import Drawn
 from common.report.grids import Grid
 from common.report.looks import COMPARING, CONTROLS, CONVERGING, CSS, READING
@@ -44,6 +45,7 @@ def page(
         _head(runs),
         *_banners(runs),
         section("Results", table(accuracy_table(runs)), table(certified_table(runs)), *map(figure, results)),
+        section("What certificates cost", table(certification_cost_table(runs))),
         section("Compared on the same images", *pairs, COMPARING if any(pairs) else ""),
         section("Has the attack converged?", *map(figure, converging), CONVERGING if converging else ""),
         section("Matched queries", table(matched), table(seed_table(runs)), CONTROLS if matched.rows else ""),
