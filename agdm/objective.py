@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from common.diffusion.schedules import Schedule, per_row
 from common.noise import Noise
+from common.robustness.adversarial_training import Inner, InnerMaximum, check_trades, inner_loss
 from common.robustness.classifiers import deployed
 from common.robustness.losses import cross_entropy, kl
 from common.robustness.threat import ThreatModel
 from common.units import to_model
 
-# steps of a training noise: the time, the diffusion, the adversary's start
-TIME, DIFFUSION, START = range(3)
+# steps of a training noise: the time, the diffusion, the adversary's start, the attacked branch's own diffusion
+TIME, DIFFUSION, START, OTHER = range(4)
 
 
 def draw_sigma(noise: Noise, schedule: Schedule, t_max: float, clean: float = 0.5) -> Tensor:
@@ -42,46 +43,79 @@ class Trades:
     """The adversarial objective on diffused images::
 
         CE(p_φ(. | x_t), y) + λ max_{||δ|| <= ε} KL(p_φ(. | x_t) || p_φ(. | x_t'))
-        x_t = x + σ n,   x_t' = (x + δ) + σ n          the same n, x in the model frame, unscaled
+        x_t = x + σ n,   x_t' = (x + δ) + σ n'         n' = n, x in the model frame, unscaled
 
     δ is crafted on the pixels, inside the threat model and [0,1], by projected gradient ascent from
-    x + 0.001 N(0, I) with φ in eval mode, as TRADES does. It knows n: the strongest adversary of that draw.
+    x + 0.001 N(0, I) with φ in eval mode, as TRADES does. It knows the noise: the strongest adversary of that draw.
+    How the authors of AGDM train φ is not known beyond "TRADES"; each choice is an argument.
 
-    ``weight`` is λ (6 in TRADES; 0 leaves out the adversary: standard training on diffused images, a control).
-    ``step_size`` in pixels; by default 2.5 ε / steps.
+    Parameters
+    ----------
+    threat:
+        a ball of any norm, in pixels: what φ is to withstand. Another threat is another training of φ alone.
+    weight:
+        λ, 6 in TRADES; 0 leaves out the adversary: standard training on diffused images, a control.
+    steps, step_size:
+        of the ascent, in pixels; by default the steps add up to 2.5 ε.
+    inner:
+        what the adversary raises: the divergence, as TRADES does, or the cross-entropy of y.
+    shared_noise:
+        False diffuses the attacked image with a noise n' of its own: φ then has to agree over draws too, and even
+        δ = 0 costs something.
     """
 
     def __init__(
-        self, threat: ThreatModel, weight: float = 6.0, steps: int = 10, step_size: float | None = None
+        self,
+        threat: ThreatModel,
+        weight: float = 6.0,
+        steps: int = 10,
+        step_size: float | None = None,
+        inner: Inner = "kl",
+        shared_noise: bool = True,
     ) -> None:
         if weight < 0 or steps < 1 or (step_size is not None and step_size <= 0):
             got = f"weight={weight}, steps={steps}, step_size={step_size}"
             raise ValueError(f"Trades needs weight >= 0, steps >= 1 and step_size > 0; got {got}")
-        self.threat = threat
-        self.weight = weight
-        self.steps = steps
-        self.step_size = 2.5 * threat.eps / steps if step_size is None else step_size
+        check_trades(weight, inner)
+        self.threat, self.weight, self.steps = threat, weight, steps
+        self.inner, self.shared_noise = inner, shared_noise
+        self.ascent = InnerMaximum(threat, steps, step_size)
+        self.step_size = self.ascent.length
 
     def __call__(self, network: nn.Module, image: Tensor, label: Tensor, sigma: Tensor, noise: Noise) -> TradesLoss:
         """Losses of images (B,C,H,W) in pixels at noise levels ``sigma`` (B,), model frame; see ``TradesLoss``."""
-        n = per_row(sigma, image) * noise.normal(DIFFUSION, image.shape[1:], image.dtype)
+        n, other = self._diffusions(image, sigma, noise)
         logits = network(to_model(image) + n, sigma)[1]
         natural = cross_entropy(logits, label)
         if self.weight == 0:
             return TradesLoss(natural, torch.zeros_like(natural), natural)
-        adv = self.craft(network, image, sigma, noise)
-        robust = kl(network(to_model(adv) + n, sigma)[1], logits)
+        known = () if self.inner == "kl" else (label,)
+        adv = self.craft(network, image, sigma, noise, *known)
+        robust = kl(network(to_model(adv) + other, sigma)[1], logits)
         return TradesLoss(natural, robust, natural + self.weight * robust)
 
-    def craft(self, network: nn.Module, image: Tensor, sigma: Tensor, noise: Noise) -> Tensor:
-        """The inner maximum's adversarial images (B,C,H,W) in pixels; φ's mode is restored afterwards."""
-        n = per_row(sigma, image) * noise.normal(DIFFUSION, image.shape[1:], image.dtype)
-        adv = self.threat.project(image, image + 1e-3 * noise.normal(START, image.shape[1:], image.dtype))
-        with deployed(network), torch.enable_grad():
-            logits = network(to_model(image) + n, sigma)[1].detach()
-            for _ in range(self.steps):
-                adv.requires_grad_()
-                divergence = kl(network(to_model(adv) + n, sigma)[1], logits)
-                (gradient,) = torch.autograd.grad(divergence.sum(), adv)
-                adv = self.threat.project(image, self.threat.ascend(adv.detach(), gradient, self.step_size))
-        return adv
+    def craft(
+        self, network: nn.Module, image: Tensor, sigma: Tensor, noise: Noise, label: Tensor | None = None
+    ) -> Tensor:
+        """The inner maximum's adversarial images (B,C,H,W) in pixels; φ's mode is restored afterwards.
+
+        Raises ``ValueError`` if the cross-entropy is to be raised and there is no ``label`` (B,).
+        """
+        n, other = self._diffusions(image, sigma, noise)
+        if self.inner == "kl":
+            with deployed(network), torch.no_grad():
+                target = network(to_model(image) + n, sigma)[1]
+        elif label is None:
+            raise ValueError('inner="cross_entropy" needs the labels; hand them over as craft(..., label)')
+        else:
+            target = label
+        loss = inner_loss(self.inner)
+        return self.ascent(
+            network, lambda adv: loss(network(to_model(adv) + other, sigma)[1], target), image, noise, START
+        )
+
+    def _diffusions(self, image: Tensor, sigma: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """σ n and σ n', (B,C,H,W)."""
+        shape, level = image.shape[1:], per_row(sigma, image)
+        n = level * noise.normal(DIFFUSION, shape, image.dtype)
+        return n, n if self.shared_noise else level * noise.normal(OTHER, shape, image.dtype)

@@ -13,18 +13,21 @@ from common.diffusion.purifiers import Purifier
 from common.diffusion.schedules import VP, Schedule
 from common.evaluation import RobustTask, Verification
 from common.noise import Noise
-from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluators import Evaluator
 from common.robustness.threat import Threat
-from common.training import Batch, Recipe, TrainingTask
+from common.training import Batch, Recipe, TrainingTask, check_gradients, robust_validation
 
 
 class GuidanceTask(TrainingTask):
     """Train φ with the adversarial objective on diffused images; no diffusion model is involved (arXiv 2403.16067).
 
-    Each image is seen at σ = 0 with probability ``clean``, else at σ(t), t uniform in (0, 1.2 ``t_star``].
-    Validation is robust: accuracy of φ alone on clean images and under PGD of the same threat, at σ = 0 and σ(t_star).
+    Each image is seen at σ = 0 with probability ``clean``, else at σ(t), t uniform in (0, ``t_max``].
+    Validation is robust: accuracy of φ alone on clean images and under PGD of the same threat, at σ = 0 and σ(t_star),
+    logged as ``val/clean_accuracy``, ``val/clean_robust``, ``val/diffused_accuracy`` and ``val/diffused_robust``.
+
+    A φ for another threat starts from an old one: ``network`` by ``common.checkpoints.load_network``, an objective with
+    the new threat, and fewer epochs (configs/adapt).
 
     Parameters
     ----------
@@ -36,6 +39,8 @@ class GuidanceTask(TrainingTask):
         how deep the purifier that φ is for diffuses, a time of ``schedule``.
     val_steps:
         steps of validation's PGD, 0 for none.
+    t_max:
+        the largest time that φ is trained at; 1.2 ``t_star`` without it.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class GuidanceTask(TrainingTask):
         recipe: Recipe | None = None,
         export: str | None = None,
         schedule: Schedule | None = None,
+        t_max: float | None = None,
     ) -> None:
         super().__init__(recipe, export)
         schedule = VP() if schedule is None else schedule
@@ -56,11 +62,12 @@ class GuidanceTask(TrainingTask):
             raise ValueError(f"t_star must be a time in (0, {schedule.t_max:g}]; got {t_star}")
         if not 0 <= clean < 1:
             raise ValueError(f"clean, the share of images without noise, must be in [0, 1); got {clean}")
-        if val_steps < 0:
-            raise ValueError(f"val_steps must be >= 0, 0 for no robust validation; got {val_steps}")
+        t_max = min(schedule.t_max, 1.2 * t_star) if t_max is None else t_max
+        if not 0 < t_max <= schedule.t_max:
+            raise ValueError(f"t_max must be a time in (0, {schedule.t_max:g}]; got {t_max}")
+        self.t_max, self.attack = t_max, robust_validation(val_steps)
         self.network, self.objective, self.t_star, self.clean = network, objective, t_star, clean
         self.schedule, self.num_classes = schedule, num_classes
-        self.attack = PGD(steps=val_steps) if val_steps else None
         sigma = float(self.schedule.sigma(torch.tensor(t_star, dtype=torch.float64)))
         self.views = {"clean": GuidanceClassifier(network), "diffused": GuidanceClassifier(network, sigma)}
         kinds = ("accuracy", "robust") if val_steps else ("accuracy",)
@@ -82,7 +89,7 @@ class GuidanceTask(TrainingTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, index = self.checked(batch)
         noise = self.noise(index)
-        sigma = draw_sigma(noise, self.schedule, min(self.schedule.t_max, 1.2 * self.t_star), self.clean)
+        sigma = draw_sigma(noise, self.schedule, self.t_max, self.clean)
         losses = self.objective(self.network, image, label, sigma, noise)
         loss = losses.total.mean()
         parts = {"train/loss": loss, "train/natural": losses.natural.mean(), "train/robust": losses.robust.mean()}
@@ -90,8 +97,8 @@ class GuidanceTask(TrainingTask):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.attack is not None and torch.is_inference_mode_enabled():
-            raise ValueError("robust validation needs gradients: use Trainer(inference_mode=False), or val_steps=0")
+        if self.attack is not None:
+            check_gradients()
         image, label, index = self.checked(batch)
         noise = Noise.of(self.recipe.seed, index).stream("validation")
         for view, classifier in self.views.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints import save
 from common.noise import Noise
+from common.robustness.attacks.pgd import PGD
 from common.robustness.batches import check_batch, check_labels
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -36,8 +38,16 @@ class Recipe:
 class TrainingTask(L.LightningModule):
     """What the trained tasks share: the recipe, reproducible noise, and an export when training ends.
 
-    ``export`` names a ``.safetensors`` file that :meth:`trained` is written to when ``fit`` ends, with averaged weights
-    where a weight-averaging callback runs; ``load_denoiser``, ``load_classifier`` or ``load_network`` read it back.
+    ``export`` names a ``.safetensors`` file that :meth:`trained` is written to when ``fit`` ends; ``load_denoiser``,
+    ``load_classifier`` or ``load_network`` read it back. Its weights are the last ones, or
+
+    * the averaged ones, where a weight-averaging callback runs (``EMAWeightAveraging``), which validation sees too;
+    * those of the best epoch, where a ``ModelCheckpoint(monitor=...)`` keeps it: averaged if those were validated. The
+      module itself is left with them. Adversarial training over-fits, and its last epoch is rarely its best (Rice et
+      al., arXiv 2002.11569). ``EarlyStopping`` beside it ends the run.
+
+    A run that was killed goes on bit for bit from a checkpoint that was written at the end of an epoch: noise and order
+    are functions of the epoch.
     """
 
     def __init__(self, recipe: Recipe | None, export: str | None) -> None:
@@ -79,6 +89,46 @@ class TrainingTask(L.LightningModule):
         """This epoch's noise of each image: resuming continues it, and ranks never share it."""
         return Noise(self.recipe.seed, index, torch.full_like(index, self.current_epoch))
 
+    def on_fit_start(self) -> None:
+        if not self.trained().training:  # as weights come from a file; Lightning leaves modes alone
+            self.trained().train()
+        averaging = any(isinstance(part, WeightAveraging) for part in _callbacks(self.trainer))
+        if averaging and (keeper := _keeper(self.trainer)) is not None and keeper.save_weights_only:
+            raise ValueError(
+                "ModelCheckpoint(save_weights_only=True) keeps the weights that were not averaged, which were not "
+                "validated. Leave save_weights_only out, or the weight averaging."
+            )
+
     def on_train_end(self) -> None:
-        if self.export is not None and self.trainer.is_global_zero:
-            save(self.trained(), self.export)
+        if self.export is None:
+            return
+        keeper, notes = _keeper(self.trainer), {}
+        if keeper is not None and Path(keeper.best_model_path).is_file():
+            best = torch.load(keeper.best_model_path, map_location=self.device, weights_only=True)
+            self.load_state_dict(best["state_dict"])
+            notes = {"epoch": best["epoch"], str(keeper.monitor): float(keeper.best_model_score or 0)}
+        if self.trainer.is_global_zero:
+            save(self.trained(), self.export, notes)
+
+
+def robust_validation(steps: int) -> PGD | None:
+    """PGD of so many steps for validation, None for 0; ``ValueError`` for less."""
+    if steps < 0:
+        raise ValueError(f"val_steps must be >= 0, 0 for no robust validation; got {steps}")
+    return PGD(steps=steps) if steps else None
+
+
+def check_gradients() -> None:
+    """``ValueError`` where inference mode would keep an attack from its gradients."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("robust validation needs gradients: use Trainer(inference_mode=False), or val_steps=0")
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
+
+
+def _keeper(trainer: L.Trainer) -> ModelCheckpoint | None:
+    """The callback that keeps the best epoch, if there is one."""
+    kept = (part for part in _callbacks(trainer) if isinstance(part, ModelCheckpoint) and part.monitor is not None)
+    return next(kept, None)

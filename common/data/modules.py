@@ -1,6 +1,7 @@
 """What every data module shares: batches of (image, label, index), and a test sampler that counts each image once."""
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +73,21 @@ class ShardSampler(DistributedSampler[int]):
         return len(self.positions)
 
 
+class ShuffleSampler(DistributedSampler[int]):
+    """Training order: each rank's share of a permutation that (seed, epoch) decides and nothing else.
+
+    So a run that was killed goes on, from the checkpoint of an epoch's end, in the order it would have had, and two
+    ranks with half a batch each see together what one process sees. ``seed`` is by default that of ``seed_everything``;
+    Lightning sets the epoch. A few images come twice where the ranks would be uneven.
+    """
+
+    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
+        active = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if active else 0
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        super().__init__(dataset, num_replicas=world_size(), rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+
+
 def world_size() -> int:
     """The number of processes that share a run."""
     active = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -81,7 +97,7 @@ def world_size() -> int:
 class ImageData(L.LightningDataModule):
     """Base of the data modules: subclasses fill ``train``, ``val`` and ``held_out`` in ``load``.
 
-    Training batches are shuffled (Lightning shards them over ranks); validation and test go through
+    Training batches go through :class:`ShuffleSampler`, validation and test through
     :class:`ShardSampler`. Attributes ``num_classes`` and ``shape`` (C,H,W) are known after ``setup`` at the latest;
     ``classes``, the classes' names, may be None; ``channels`` is what ``path``'s pictures are converted to, 3 or 1.
 
@@ -158,7 +174,8 @@ class ImageData(L.LightningDataModule):
         return {name: getattr(self, name) for name in own} | subset
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, num_workers=self.workers)  # type: ignore[arg-type]
+        sampler = ShuffleSampler(self.train)
+        return DataLoader(self.train, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._in_order(self.val)
