@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SPEED_ONLY = {"batch_size", "chunk", "workers", "keep_images", "training", "test_images", "compile", "limit"}
+SPEED_ONLY = {
+    *("batch_size", "chunk", "workers", "compile", "channels_last"),
+    *("keep_images", "training", "test_images", "limit"),
+}
 """Settings that change how fast a number is computed, or how many, but never the number."""
 
 

@@ -11,6 +11,7 @@ from common.diffusion.losses import edm_weight
 from common.noise import Noise
 from common.units import to_model
 from ndc.classifier import NamedWeight, NoisedDiffusionClassifier
+from ndc.engine import BatchSize, Engine
 from ndc.likelihood import Nodes
 from ndc.weights import Weight
 
@@ -44,13 +45,14 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
         *,
         temperature: float | None = None,
         log_prior: Sequence[float] | None = None,
-        batch_size: int = 512,
+        batch_size: BatchSize = 512,
+        engine: Engine | None = None,
     ) -> None:
         if limit is not None and not 0 < limit < math.inf:
             raise ValueError(f"limit, in units of EDM's loss, must be positive, or None for no limit; got {limit}")
         super().__init__(
             Clipped(denoiser), num_classes, 0.0, "dc", nodes, weight,
-            temperature=temperature, log_prior=log_prior, batch_size=batch_size,
+            temperature=temperature, log_prior=log_prior, batch_size=batch_size, engine=engine,
         )  # fmt: skip
         self.limit = limit
 

@@ -12,7 +12,7 @@ from common.robustness.classifiers import Classifier, deployed
 from common.robustness.smoothing import Certificate, Certifier
 from common.units import sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.lipschitz import draw_losses, ranked
+from ndc.lipschitz import draw_losses, ranked, unpadded
 
 Constants = Literal["reference", "paper"]
 
@@ -56,6 +56,7 @@ class Claimed(Certifier):
         """One `Claim` per image (B,C,H,W), from one row of noise each."""
         if len(image) != len(noise):
             raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        classifier = unpadded(classifier)
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
             raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")
         if classifier.num_classes != self.num_classes:

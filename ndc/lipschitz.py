@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed
+from common.robustness.classifiers import Classifier, Steady, deployed
 from common.robustness.smoothing import ABSTAIN, Certificate, Certifier
 from common.units import sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
@@ -93,6 +93,7 @@ class Lipschitz(Certifier):
         """One certificate per image (B,C,H,W), from one row of noise each."""
         if len(image) != len(noise):
             raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        classifier = unpadded(classifier)
         if not isinstance(classifier, BoundedDiffusionClassifier):
             got = type(classifier).__name__
             raise ValueError(f"a Lipschitz bound needs bounded terms, a BoundedDiffusionClassifier; got a {got}")
@@ -144,6 +145,11 @@ class Lipschitz(Certifier):
             return float((gap - lost.sum(0) / scale).min())
 
         return sigma_to_pixel(last_positive(left, 2 * root))
+
+
+def unpadded(classifier: Classifier) -> Classifier:
+    """What a test wraps in `Steady`: who needs more than logits asks it directly, in batches of its own."""
+    return classifier.classifier if isinstance(classifier, Steady) else classifier
 
 
 def draw_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:

@@ -1,33 +1,63 @@
-"""Noised diffusion classifiers as a test: certify, or attack like any other classifier."""
+"""Classifiers of noisy images as a test: certify, or attack like any other classifier."""
 
 from collections.abc import Sequence
 
+import torch
+
 from common.evaluation import RobustTask, Verification
+from common.noise import Noise
+from common.robustness.classifiers import Classifier
 from common.robustness.evaluators import Certified, Evaluator
+from common.robustness.smoothing import Smoothing
+from common.robustness.soundness import check_sound
 from common.robustness.threat import Threat
-from ndc.classifier import NoisedDiffusionClassifier
 
 
 class NDCTask(RobustTask):
-    """Certify a diffusion classifier (arXiv 2402.02316): ``robust-diffusion test -c configs/ndc/….yaml``.
+    """Certify a classifier that says what noise it reads: ``robust-diffusion test -c configs/ndc/….yaml``.
 
-    The smoothing noise of every ``Certified`` evaluator must be the noise level that the classifier reads its input
-    at, else the certificate is about a classifier that was never meant to see such images.
+    That is any `Classifier` with an attribute ``sigma`` (pixels): diffusion classifiers (arXiv 2402.02316), or others
+    behind a denoiser (`ndc.denoised`). The noise of every ``Certified`` evaluator must be the noise level that the
+    classifier reads its input at, else the certificate is about a classifier that was never meant to see such images;
+    and its classes the classifier's, where that has ``num_classes``. Before anything is certified by smoothing, the
+    classifier is asked about noisy copies of the test's first image whether it may be (`check_sound`).
+
+    Raises ``ValueError`` for what does not go together, and for what would be no certificate.
     """
 
     def __init__(
         self,
-        classifier: NoisedDiffusionClassifier,
+        classifier: Classifier,
         evaluators: Sequence[Evaluator],
         records: str = "runs/ndc",
         threat: Threat | None = None,
         verify: Verification = "refuse",
         masking: int = 16,
     ) -> None:
+        sigma, classes = getattr(classifier, "sigma", None), getattr(classifier, "num_classes", None)
+        if sigma is None:
+            kind = type(classifier).__name__
+            raise ValueError(
+                f"a {kind} does not say what noise it reads (sigma, pixels). For a classifier of clean images use "
+                "common.tasks.RobustTask; ndc.denoised.DenoisedClassifier puts a denoiser before it"
+            )
         for evaluator in evaluators:
-            if isinstance(evaluator, Certified) and evaluator.smoothing.sigma != classifier.sigma:
-                raise ValueError(
-                    f"smoothing adds noise of sigma {evaluator.smoothing.sigma} (pixels), the classifier expects "
-                    f"{classifier.sigma}: give both the same value"
-                )
+            if isinstance(evaluator, Certified):
+                smoothing = evaluator.smoothing
+                if smoothing.sigma != sigma:
+                    raise ValueError(
+                        f"smoothing adds noise of sigma {smoothing.sigma} (pixels), the classifier expects {sigma}: "
+                        "give both the same value"
+                    )
+                if classes is not None and smoothing.num_classes != classes:
+                    raise ValueError(f"num_classes must be the classifier's, {classes}; got {smoothing.num_classes}")
         super().__init__(classifier, evaluators, records, threat, verify, masking)
+
+    def on_test_start(self) -> None:
+        certified = [evaluator.smoothing for evaluator in self.evaluators if isinstance(evaluator, Certified)]
+        smoothed = [smoothing for smoothing in certified if isinstance(smoothing, Smoothing)]
+        if smoothed and (first := self._examples(1)):
+            image, _, index = first[0]
+            noise = Noise.of(0, torch.tensor([int(index)], device=self.device)).stream("soundness")
+            check_sound(self.classifier.classifier, image[None].to(self.device), smoothed[0].level, noise)
+        super().on_test_start()

@@ -1,0 +1,108 @@
+"""Certifiable without diffusion classifiers: denoise what smoothing has noised, then ask an ordinary classifier."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from common.diffusion.denoisers import Denoiser
+from common.diffusion.gradients import Gradient
+from common.diffusion.purifiers import DiffusionPurifier
+from common.diffusion.schedules import VP, Schedule, per_row
+from common.diffusion.solvers import DDIM, Solver
+from common.noise import Noise
+from common.robustness.classifiers import Classifier, Purified, Voting
+from common.units import number, sigma_to_model
+
+
+class Denoising(DiffusionPurifier):
+    """The reverse process of an image that has its noise already: pixels with noise of ``sigma`` to pixels.
+
+        sigma(t*) = 2 sigma,    x_{t*} = s(t*) (2 image - 1),    then ``steps`` solver steps down to t = 0.
+
+    None is added, so it starts where the certifier's noise has put the image. One step is one call of the denoiser,
+    the posterior mean D(2 image - 1, 2 sigma), whatever the solver and the schedule. The rest is as in
+    `DiffusionPurifier`, and ``diffuse`` gives x_{t*}.
+
+    Raises ``ValueError`` for a ``sigma`` that the denoiser is not meant for, and as `DiffusionPurifier` does.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sigma: float | str,
+        steps: int = 1,
+        solver: str | Solver = "ancestral",
+        gradient: str | Gradient = "checkpoint",
+        schedule: Schedule | None = None,
+    ) -> None:
+        level = sigma_to_model(number(sigma))
+        if not 0 < level < math.inf:
+            raise ValueError(f"sigma, the noise in the image, must be above 0, in pixel units; got {sigma}")
+        low, high = float(getattr(denoiser, "sigma_min", 0.0)), float(getattr(denoiser, "sigma_max", math.inf))
+        if not low <= level <= high:
+            raise ValueError(
+                f"2 sigma, the input's noise level, must lie in the denoiser's range {low:g} .. {high:g} (model "
+                f"frame); got {level:g}"
+            )
+        schedule = VP() if schedule is None else schedule
+        t_star = float(schedule.time(torch.tensor(level, dtype=torch.float64)))
+        super().__init__(denoiser, schedule, t_star, steps, DDIM() if steps == 1 else solver, gradient, t_end=0.0)
+        self.randomised = self.solver.stochastic
+
+    def _diffuse(self, x0: Tensor, noise: Noise, t: Tensor | None = None) -> Tensor:
+        t = self._grid(noise).interval(1)[0] if t is None else t
+        return per_row(self.schedule.scale(t), x0) * x0
+
+
+class DenoisedClassifier(Classifier):
+    """Any classifier as one of images with noise of ``sigma`` (pixels), by denoising them first: to be smoothed.
+
+    - **Diffusion-denoised smoothing**: ``steps=1``, ``votes=1``. One call of the denoiser at the level of the noise,
+      then the classifier; deterministic. Source: Carlini et al., arXiv 2206.10550.
+    - **DensePure-style voting**: ``steps`` of the reverse process from the noisy image, ``votes`` times with noise of
+      their own, and the class that most of the clean images are put into. Source: Xiao et al., arXiv 2211.00322.
+
+    The random numbers come from the noise that is handed in, a row per image, and so depend on neither the image nor
+    its neighbours: `Smoothing` may certify it, for the probability over both. A published sampler clips the denoised
+    image: hand in ``Clipped(denoiser)`` for that. A call has images x votes rows; where that is too much, lower the
+    smoothing's ``batch_size``.
+
+    Args:
+        denoiser: asked without a label.
+        classifier: what sees the denoised images; trained on clean ones, as a rule.
+        sigma: PIXEL standard deviation of the noise in the image; that of `Smoothing`.
+        steps: calls of the denoiser for one clean image.
+        votes: clean images for one answer; see `Voting` for what its logits are.
+        solver, gradient, schedule: as for `Denoising`.
+
+    Raises ``ValueError`` as `Denoising` does, and for several votes that would all be the same.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        classifier: Classifier,
+        sigma: float | str,
+        steps: int = 1,
+        votes: int = 1,
+        solver: str | Solver = "ancestral",
+        gradient: str | Gradient = "checkpoint",
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        purified = Purified(Denoising(denoiser, sigma, steps, solver, gradient, schedule), classifier)
+        if votes > 1 and not purified.randomised:
+            raise ValueError(
+                f"{votes} votes need randomness, else they are all the same: more steps of a solver that draws noise"
+            )
+        self.classifier: Classifier = purified if votes == 1 else Voting(purified, votes)
+        self.sigma, self.randomised = number(sigma), purified.randomised
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        logits: Tensor = self.classifier(image, noise)
+        return logits
+
+    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
+        """``diffused``, the start of the reverse process, and ``purified``; the first vote's."""
+        return self.classifier.views(image, noise)
