@@ -24,8 +24,12 @@ class TimmNetwork(nn.Module):
         resize: resample images of another size to ``input_size``, by the ``interpolation`` that timm states, with
             antialiasing, as torchvision does with tensors, differentiably; e.g. an image purified at 256 and classified
             at 224. Nothing is cut off. Bicubic resampling may leave [0,1]; it is not clamped.
+        options: further arguments of ``timm.create_model``, e.g. ``{"act_layer": "silu", "norm_layer": "groupnorm"}``.
+        small_images: give a ResNet the stem for images of 32x32 or less: a 3x3 convolution of stride 1, no pooling
+            (He et al., arXiv 1512.03385, section 4.2).
 
-    ``config`` holds the arguments. Raises ``ValueError`` for a name that timm does not know.
+    ``config`` holds the arguments, the last two where given. Raises ``ValueError`` for a name that timm does not know,
+    and for ``small_images`` where there is no ResNet's stem to replace.
     """
 
     mean: Tensor
@@ -39,6 +43,8 @@ class TimmNetwork(nn.Module):
         in_channels: int = 3,
         normalise: bool = True,
         resize: bool = False,
+        options: dict[str, Any] | None = None,
+        small_images: bool = False,
     ) -> None:
         super().__init__()
         import timm  # slow to import, and only this class needs it
@@ -54,9 +60,13 @@ class TimmNetwork(nn.Module):
             "in_channels": in_channels,
             "normalise": normalise,
             "resize": resize,
+            **({"options": options} if options else {}),
+            **({"small_images": True} if small_images else {}),
         }
-        classes = {} if num_classes is None else {"num_classes": num_classes}
-        self.model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **classes)
+        more = {**({} if num_classes is None else {"num_classes": num_classes}), **(options or {})}
+        self.model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **more)
+        if small_images:
+            _replace_stem(self.model, name)
         stated = timm.data.resolve_model_data_config(self.model)
         self.data_config = {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}
         for key in ("mean", "std"):
@@ -81,3 +91,14 @@ class TimmNetwork(nn.Module):
         size, interpolation = self.data_config["input_size"][-2:], InterpolationMode(self.data_config["interpolation"])
         resized: Tensor = resize(image, size, interpolation, antialias=True)  # the same image if it is of that size
         return resized
+
+
+def _replace_stem(model: nn.Module, name: str) -> None:
+    first = getattr(model, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise ValueError(
+            f"small_images replaces the first convolution and the pooling of a ResNet; {name} has no such."
+        )
+    model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
