@@ -2,8 +2,8 @@
 
 Beside Lightning's subcommands below there are `report DIR …` (tables, figures and one HTML page from test records),
 `fetch NAME …` (published weights; alone it lists them), `convert IN OUT --format F` (a published checkpoint as a file
-of ours) and `tour` (train, attack, certify and report on real digits). Files given with -c and arguments apply from
-left to right; the last one wins.
+of ours), `tour` (train, attack, certify and report on real digits) and `study FILE` (one test for every combination of
+some settings). Files given with -c and arguments apply from left to right; the last one wins.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The commands beside Lightning's own: ``report``, ``fetch``, ``convert`` and ``tour``.
+"""The commands beside Lightning's own: ``report``, ``fetch``, ``convert``, ``tour`` and ``study``.
 
 Each takes the words behind its name.
 """
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from common import conversion, weights
 from common.report import build
+from common.study import Study
 from common.tour import Stage, run_stages
 
 CLI = Path(__file__).parent.parent / "cli.py"
@@ -101,9 +102,45 @@ def tour(words: Sequence[str]) -> None:
     console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()}")
 
 
+def study(words: Sequence[str]) -> None:
+    """``study FILE``: one test for every combination of settings in FILE, then a report with a table and figures."""
+    parser = ArgumentParser(
+        prog="robust-diffusion study",
+        description="Tests one config with every combination of settings that a study file names, several side by "
+        "side, and reports each score against what was varied. What was finished before is not done again.",
+    )
+    parser.add_argument("file", help="a study, see configs/studies/*.study.yaml")
+    parser.add_argument("--jobs", type=int, default=1, help="tests that run side by side")
+    parser.add_argument("--part", type=str, default="1/1", help="K/N: only the K-th of N shares, for a job array")
+    parser.add_argument("--report", action="store_true", help="only report on what was run")
+    parser.add_argument("--out", type=str, help="where the report goes; else beside the records")
+    options = parser.parse_args(list(words))
+    found, console, start = Study.read(options.file), Console(), time.monotonic()
+    first, shares = part(options.part)
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1; got {options.jobs}")
+    console.print(f"[bold]{found.name}[/]: {found.purpose}")
+    if not options.report:
+        stages = [Stage(path) for path in found.write()][first - 1 :: shares]
+        run_stages(stages, CLI, found.records / "logs", options.jobs, console)
+        console.print(f"{len(stages)} tests took {(time.monotonic() - start) / 60:.1f} minutes")
+    places = [found.records / one.name for one in found.combinations if (found.records / one.name).is_dir()]
+    if shares == 1 or options.report:
+        console.print(f"The report is {build(places, options.out or found.records / 'report', found).resolve()}")
+
+
+def part(text: str) -> tuple[int, int]:
+    """``"2/8"`` -> (2, 8)."""
+    words = text.split("/")
+    if len(words) != 2 or not all(word.isdigit() for word in words) or not 1 <= int(words[0]) <= int(words[1]):
+        raise ValueError(f"--part must be K/N with 1 <= K <= N, such as 2/8; got {text}")
+    return int(words[0]), int(words[1])
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": report,
     "fetch": fetch,
     "convert": convert,
     "tour": tour,
+    "study": study,
 }

@@ -37,9 +37,10 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """What the stage does, as the file's name says: ``fit denoiser``."""
+        """What the stage does, as the file's name says, without its number: ``fit denoiser``."""
         what, subcommand = self.config.stem.rsplit(".", 1)
-        return f"{subcommand} {what.split('-', 1)[1]}"
+        number, _, rest = what.partition("-")
+        return f"{subcommand} {rest if number.isdigit() else what}"
 
     @property
     def purpose(self) -> str:

@@ -16,31 +16,41 @@ from common.report.figures import accuracy_bars, certified_curves, plane, plane_
 from common.report.grids import grid, pictures
 from common.report.page import Panel, page
 from common.report.runs import Run, family, read_runs, state
+from common.report.study import outcomes, study_figures, study_table
 from common.report.tables import Table, accuracy_table, certified_table, to_rich, write_csv, write_table
 from common.report.verified import gradients
+from common.study import Study
 
 __all__ = ["build", "summary_table"]
 
 PICTURED = 10  # images per evaluator at most
+PAIRED = 6  # runs of a study: more are not compared two by two
 LISTED = 24  # comparisons that the console shows
 LOG_WIDTH = 140
 
 
-def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report")) -> Path:
+def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report"), study: Study | None = None) -> Path:
     """Prints the tables and writes ``report.html``, ``report.csv``, ``compared.csv`` where there is something to
     compare, and the figures as PNG and SVG; returns the page.
 
     Args:
         paths: records directories, or folders that hold some; one defence each, in this order.
         out: folder for everything, or the page itself if it ends in ``.html``; the rest then lies beside it.
+        study: what the runs are combinations of; its table and figures then come first.
 
     Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
     """
     runs = read_runs(paths)
     target = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
     panels = [panel for run in runs for panel in _panels(run)]
-    compared = {"compared": run_table(runs), "attacks-compared": attack_table(runs)}
+    compared = {"attacks-compared": attack_table(runs)}
+    if study is None or len(runs) <= PAIRED:
+        compared = {"compared": run_table(runs)} | compared
     results, converging = _results(runs), convergence(runs)
+    if study is not None:
+        found = outcomes(study, runs)
+        compared = {study.name: study_table(study, found)} | compared
+        results = [*study_figures(study, found), *results]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for drawn in [*results, *converging, *_pictures(panels)]:

@@ -33,7 +33,8 @@ def certification_cost_table(runs: Sequence[Run]) -> Table:
 def evaluations(rows: Sequence[Record]) -> float | None:
     """Mean network evaluations per image: of the procedure where it was foreseen, else as counted; None if unknown."""
     values = [row.values.get("evaluations", row.cost.get("evaluations")) for row in rows]
-    return None if any(value is None for value in values) else _mean([float(value) for value in values])
+    known = [float(value) for value in values if value is not None]
+    return _mean(known) if len(known) == len(rows) else None
 
 
 def targets(run: Run, name: str) -> list[float] | None:
