@@ -56,7 +56,7 @@ class Trades:
     weight:
         λ, 6 in TRADES; 0 leaves out the adversary: standard training on diffused images, a control.
     steps, step_size:
-        of the ascent, in pixels; by default the steps add up to 2.5 ε.
+        of the ascent, in pixels; by default the steps add up to 2.5 ε, in L1 to 20 ε (see ``InnerMaximum``).
     inner:
         what the adversary raises: the divergence, as TRADES does, or the cross-entropy of y.
     shared_noise:

@@ -3,6 +3,8 @@
 Batches are (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int64).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,8 +63,7 @@ class ClassifierTask(TrainingTask):
             raise ValueError("adversarial training sees the images as they are: leave noise_sigma and purifier out")
         self.classifier, self.noise_sigma, self.objective = classifier, noise_sigma, objective
         self._purifier = () if purifier is None else (purifier.requires_grad_(False).eval(),)  # not registered
-        if purifier is not None:
-            self.save_hyperparameters({"purifier_sha256": weights_hash(purifier)})
+        self.save_hyperparameters({} if purifier is None else {"purifier_sha256": weights_hash(purifier)})
         self.num_classes = num_classes
         self.attack = robust_validation(val_steps) if objective is not None else None
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -80,6 +81,11 @@ class ClassifierTask(TrainingTask):
     @property
     def classes(self) -> int:
         return self.num_classes
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored, own = (part.get("purifier_sha256") for part in (checkpoint.get("hyper_parameters", {}), self.hparams))
+        if stored != own:
+            raise ValueError(f"the checkpoint was trained behind another purifier: {stored}, here {own}")
 
     def prepare(self, image: Tensor, noise: Noise) -> Tensor:
         """The image as training shows it: purified, then noisy, if so configured."""

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.guidance import AdversarialGuidance
+from agdm.networks import GuidanceNetwork
 from agdm.objective import Trades
 from agdm.purifier import AGDM
 from agdm.task import AGDMTask, GuidanceTask
@@ -171,6 +172,20 @@ def test_a_time_outside_the_schedule_is_refused():
     for t_star in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"t_star must be a time in \(0, 1\]"):
             GuidanceTask(GuidanceNetwork(), Trades(ThreatModel("inf", 0.2)), t_star)
+
+
+def test_times_are_drawn_up_to_t_max(data, tmp_path, monkeypatch):
+    """1.2 t_star by default, never beyond the schedule."""
+    seen = []
+    monkeypatch.setattr("agdm.task.draw_sigma", lambda noise, schedule, *rest: seen.append(rest) or torch.zeros(8))
+    for options in ({}, {"t_max": 0.5}, {"clean": 0.25}):
+        trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(
+            task(**options), datamodule=InOrder(data)
+        )
+    assert seen == [(pytest.approx(0.12), 0.5), (0.5, 0.5), (pytest.approx(0.12), 0.25)]
+    assert GuidanceTask(GuidanceNetwork(), Trades(ThreatModel("inf", 0.2)), 0.9).t_max == 1
+    with pytest.raises(ValueError, match=r"t_max must be a time in \(0, 1\]; got 1.5"):
+        task(t_max=1.5)
 
 
 def agdm(data):
