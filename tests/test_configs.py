@@ -25,10 +25,12 @@ from common.diffusion.networks import DDPMpp
 from common.networks import CIFARResNet, SmallCNN, WideResNet
 from common.published.options import build
 from common.robustness.classifiers import NetworkClassifier
+from common.study import Study
 from common.weights import CARDS
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+STUDIES = sorted((ROOT / "configs").rglob("*.study.yaml"))
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDIES})
 FITS = [path for path in CONFIGS if path.name.endswith(".fit.yaml") or path.parent.name == "train"]
 SUITES = [path for path in CONFIGS if path.parent.name == "suites"]  # layers over a test, see test_rehearsal
 TESTS = [path for path in CONFIGS if path not in FITS and path not in SUITES]
@@ -255,6 +257,19 @@ def test_what_is_tested_is_built(path, construct, stand_ins):
     assert type(data).__name__ == config["data"]["class_path"].rsplit(".", 1)[1]
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=identify)
+def test_every_case_of_a_study_is_built(path, construct, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = Study.read(path)
+    assert study.purpose and not study.purpose.startswith("base:")
+    assert len({*(str(Study.read(other).records) for other in STUDIES)}) == len(STUDIES)
+    for one in {one.case: one for one in study.combinations}.values():
+        file = tmp_path / "one.test.yaml"
+        file.write_text(yaml.safe_dump(one.settings))
+        model, _ = construct("test", file)
+        assert model.path == str(study.records / one.name)
+
+
 SMALLER: dict[str, dict[str, Any]] = {  # by class
     "DiffPure": {"steps": 2},
     "AGDM": {"steps": 2},
@@ -271,6 +286,8 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "TorchAttacks": {"options": {"steps": 1}},
     "StAdv": {"steps": 1, "eot": 2, "chunk": 16},
     "Smoothing": {"n0": 2, "n": 4},
+    "Sequential": {"n0": 2, "n": 100, "first": 50, "targets": [0.1]},
+    "Foreseen": {"limit": 8},
     "Clean": {"draws": 2},
     "Attacked": {"draws": 2, "keep_images": 1},
 }

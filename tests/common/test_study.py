@@ -7,9 +7,10 @@ from common.report import build
 from common.report.runs import read_runs
 from common.report.study import outcomes, study_figures, study_table
 from common.robustness.records import Record, Records
-from common.study import Study, combine, put
+from common.study import Study, put
 
-BASE = {"model": {"init_args": {"records": "runs/x", "steps": 5, "evaluators": [{"eps": 0.1}, {"eps": 0.2}]}}, "data": {}}
+INIT = {"records": "runs/x", "steps": 5, "evaluators": [{"eps": 0.1}, {"eps": 0.2}]}
+BASE = {"model": {"init_args": INIT}, "data": {}}
 
 
 def write(folder, **study):
@@ -40,7 +41,7 @@ def test_every_combination_is_one_config_with_records_of_its_own(tmp_path):
 
 def test_a_study_of_cases_alone_and_of_values_alone(tmp_path):
     assert [one.name for one in Study.read(write(tmp_path, cases=CASES)).combinations] == ["plain", "strong"]
-    assert [one.name for one in Study.read(write(tmp_path, vary=VARY)).combinations][0] == "steps=1_kind=a"
+    assert Study.read(write(tmp_path, vary=VARY)).combinations[0].name == "steps=1_kind=a"
 
 
 @pytest.mark.parametrize(
