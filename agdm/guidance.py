@@ -11,7 +11,7 @@ appears nowhere: what stands for y is φ's own opinion of x'.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from common.units import to_model
 
 Distance = Literal["mse", "relative", "cosine", "kl"]
 Label = Literal["soft", "hard", "none"]
+P = TypeVar("P", bound="Potential")
 
 
 class Guidance(Protocol):
@@ -112,6 +113,13 @@ class Potential(nn.Module):
     has to see through it.
     """
 
+    def train(self: P, mode: bool = True) -> P:
+        """Sets the mode of all but the networks inside, which stay in eval mode."""
+        super().train(mode)
+        for network in self.children():
+            network.eval()
+        return self
+
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
         """As in ``Guidance``."""
         raise NotImplementedError
@@ -176,12 +184,6 @@ class AdversarialGuidance(Potential):
         self.label_scale = label_scale
         self.label = label
         self.distance = distance
-
-    def train(self, mode: bool = True) -> "AdversarialGuidance":
-        """Sets the mode of all but φ, which stays in eval mode."""
-        super().train(mode)
-        self.network.eval()
-        return self
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma``: without it, at 0."""

@@ -75,6 +75,7 @@ def test_gradient_of_the_potential_in_closed_form(linear, sigma):
     latents = {
         "mse": -2 * c * difference @ a / 5,
         "relative": -2 * c * difference @ a / (flat_reference @ a.T).square().sum(1, keepdim=True),
+        "kl": c * (q - p) @ w,
     }
     labels = {"soft": c * (q - p) @ w, "hard": c * (first - p) @ w, "none": torch.zeros_like(flat)}
     for distance, towards in latents.items():
@@ -102,7 +103,7 @@ def test_potential_is_zero_and_greatest_at_the_reference(linear):
     assert (guidance.log_potential(x + 0.1 * image(3, 2), zero, *embedding) < 0).all()
 
 
-@pytest.mark.parametrize("distance", ["mse", "relative", "cosine"])
+@pytest.mark.parametrize("distance", ["mse", "relative", "cosine", "kl"])
 @pytest.mark.parametrize("label", ["soft", "hard"])
 def test_an_image_does_not_feel_the_others_in_its_batch(distance, label):
     guidance = AdversarialGuidance(network(), 1.0, 1.0, label, distance)
@@ -112,7 +113,7 @@ def test_an_image_does_not_feel_the_others_in_its_batch(distance, label):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("distance", ["mse", "relative", "cosine"])
+@pytest.mark.parametrize("distance", ["mse", "relative", "cosine", "kl"])
 @pytest.mark.parametrize("label", ["soft", "hard", "none"])
 def test_gradient_is_differentiable_in_state_and_reference(distance, label):
     guidance, sigma = AdversarialGuidance(network(), 1.0, 1.0, label, distance), torch.tensor(0.3)
@@ -120,6 +121,18 @@ def test_gradient_is_differentiable_in_state_and_reference(distance, label):
     assert torch.autograd.gradcheck(lambda x, r: guidance.gradient(x, sigma, r), (x, reference))
     only_reference = torch.autograd.gradcheck(lambda r: guidance.gradient(x.detach(), sigma, r), (reference,))
     assert only_reference
+
+
+@pytest.mark.parametrize("distance", ["mse", "relative", "cosine", "kl"])
+def test_a_reference_may_be_diffused_too(linear, distance):
+    """``embed`` at σ is what φ says of x' at σ; nothing pulls towards a reference that is where x is."""
+    guidance, x, sigma = AdversarialGuidance(linear(6), 1.0, 1.0, "soft", distance), image(3), torch.tensor(0.5)
+    latent, log_p = guidance.embed(x, sigma)
+    flat = 1.5 * x.flatten(1)
+    torch.testing.assert_close(latent, flat @ guidance.network.A.T)
+    torch.testing.assert_close(log_p, (flat @ guidance.network.W.T).log_softmax(1))
+    assert guidance.gradient_at(x, sigma, latent, log_p).abs().max() < 1e-12
+    assert guidance.gradient(x, sigma, x).abs().max() > 1e-2 or distance == "cosine"
 
 
 def test_gradient_is_the_partial_one_where_state_and_reference_are_one_tensor(linear):

@@ -145,6 +145,35 @@ def test_guided_moments_converge_to_the_exact_conditional_ones(solver):
         assert (((more / less - 2).abs() < 0.1) | (less < 1e-12)).all()
 
 
+class Constant(nn.Module):
+    """The same gradient everywhere, of length one."""
+
+    def gradient(self, x, sigma, reference):
+        return torch.full_like(x, 6**-0.5)
+
+
+@pytest.mark.parametrize(("variance", "shares"), [(1.0, 0.514), (0.04, 0.716)])
+def test_the_flow_and_ddim_are_pushed_half_as_hard(variance, shares):
+    """N(0, v I) and a constant g, t_star 0.1. In terms of τ = σ² the mean obeys dm = (m/(v+τ) - g) dτ in the SDE and
+    DDPM, dm = ½ (...) dτ in the flow and DDIM, so that guidance moves the end by
+
+        v g ln r    and    v g (√r - 1),    r = (v + τ*)/v.
+
+    At once the second is half of the first; over a whole path the flow contracts less, and keeps more: 0.51 of it where
+    the noise is small beside the data (v = 1), 0.72 where it is not. Within 2% of it at 200 steps."""
+    mixture = GaussianMixture(torch.zeros(1, *SHAPE).double(), math.sqrt(variance))
+    image, noise, tau = randn(2).sigmoid(), Noise.of(1, torch.tensor([4, 0])), math.expm1(0.1 * 0.1 + 19.9 * 0.1**2 / 2)
+    r = (variance + tau) / variance
+    whole, half = variance * math.log(r), variance * (math.sqrt(r) - 1)
+    assert half / whole == pytest.approx(shares, abs=5e-4)
+    pushes = {"euler_maruyama": whole, "ancestral": whole, "ddim": half, "probability_flow_euler": half}
+    for solver, expected in pushes.items():
+        settings = {"steps": 200, "solver": solver, "t_end": 0.0 if solver in ("ancestral", "ddim") else 1e-6}
+        plain, moved = (AGDM(ExactDenoiser(mixture), Constant(), 0.1, scale, **settings) for scale in (0.0, 0.3))
+        push = 2 * (moved(image, noise) - plain(image, noise)) / 0.3
+        torch.testing.assert_close(push, torch.full_like(push, expected / 6**0.5), rtol=0.02, atol=0)
+
+
 class DetachedReference(AGDM):
     def prepare(self, x0):
         return super().prepare(x0.detach())
