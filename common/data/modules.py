@@ -4,7 +4,7 @@ import inspect
 import os
 from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
@@ -109,6 +109,8 @@ class ImageData(L.LightningDataModule):
         which test images and in which order, see ``common.data.subsets``; all of them in order without it.
     test_images:
         test only the first so many of these.
+    test_on:
+        "validation" makes a test see the validation images, which settings are to be chosen on.
     path:
         images for ``predict``: a folder, whose sub-folders count too, or one file. Without it ``predict`` takes the
         test images.
@@ -135,6 +137,7 @@ class ImageData(L.LightningDataModule):
         path: str | Path | None = None,
         size: int | None = None,
         class_file: str | Path | None = None,
+        test_on: Literal["test", "validation"] = "test",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -143,7 +146,11 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"test_images must be >= 1, or null for all of them; got {test_images}")
         if workers < 0:
             raise ValueError(f"workers must be >= 0, the number of processes that load images; got {workers}")
-        self.batch_size, self.test_images, self.workers = batch_size, test_images, workers
+        if test_on not in ("test", "validation"):
+            raise ValueError(f"test_on must be 'test' or 'validation'; got {test_on!r}")
+        if test_on == "validation" and subset is not None:
+            raise ValueError(f"a subset is one of the test images; {type(subset).__name__} has none of validation")
+        self.batch_size, self.test_images, self.workers, self.test_on = batch_size, test_images, workers, test_on
         self.subset, self.path, self.size = subset, None if path is None else Path(path).expanduser(), size
         self.crop = Crop(size)  # what happens to the pictures of ``path``
         if class_file is not None:
@@ -158,7 +165,7 @@ class ImageData(L.LightningDataModule):
         if stage == "predict" and self.path is not None:
             self.files = Pictures(self.path, self.crop, self.channels)
         else:
-            self.load(stage)
+            self.load("validate" if stage == "test" and self.test_on == "validation" else stage)
 
     def identity(self) -> dict[str, Any]:
         """What decides the test images: the constructor's own arguments and the subset, if there is one.
@@ -171,7 +178,8 @@ class ImageData(L.LightningDataModule):
         if lost := [name for name in own if not hasattr(self, name)]:
             raise ValueError(f"{type(self).__name__} must keep its arguments {lost} as attributes: records name them")
         subset = {} if self.subset is None else {"subset": self.subset}
-        return {name: getattr(self, name) for name in own} | subset
+        where = {} if self.test_on == "test" else {"test_on": self.test_on}
+        return {name: getattr(self, name) for name in own} | subset | where
 
     def train_dataloader(self) -> DataLoader[Any]:
         sampler = ShuffleSampler(self.train)
@@ -182,10 +190,11 @@ class ImageData(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The first ``test_images`` of the subset, or of all held-out images; indices are those of the whole set."""
-        images, labels = self.held_out, self.held_out.labels
+        images = self.held_out if self.test_on == "test" else self.val
+        labels = images.labels
         order = range(len(images)) if self.subset is None else self.subset.order(labels)
         if self.test_images is not None and self.test_images > len(order):
-            what = "the held-out images" if self.subset is None else f"the images of {type(self.subset).__name__}"
+            what = f"the {self.test_on} images" if self.subset is None else f"the images of {type(self.subset).__name__}"
             raise ValueError(f"test_images must be at most {len(order)}, {what}; got {self.test_images}")
         return self._in_order(Selection(images, order[: self.test_images]))  # type: ignore[arg-type]
 

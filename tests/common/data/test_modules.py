@@ -65,3 +65,18 @@ def test_synthetic_images_follow_their_mixture():
     again.setup()
     assert torch.equal(again.held_out.images, data.held_out.images)
     assert not torch.equal(data.held_out.images[:256], data.val.images)
+
+
+def test_settings_can_be_chosen_on_validation_images():
+    data = Digits(test_on="validation", test_images=50, batch_size=50)
+    data.setup("test")
+    image, label, index = next(iter(data.test_dataloader()))
+    known, labels, places = next(iter(data.val_dataloader()))
+    assert torch.equal(image, known[:50]) and torch.equal(label, labels[:50]) and torch.equal(index, places[:50])
+    assert data.identity() == {"hold_out_validation": True, "test_on": "validation"}
+    assert "test_on" not in Digits().identity()
+    data.test_images = 129
+    with pytest.raises(ValueError, match="at most 128, the validation images"):
+        data.test_dataloader()
+    with pytest.raises(ValueError, match="test_on must be"):
+        Digits(test_on="train")
