@@ -219,7 +219,7 @@ def test_the_adversary_may_raise_the_cross_entropy(linear, batch):
 
 @pytest.mark.parametrize(("norm", "eps"), [("inf", 0.1), (2, 0.4), (1, 0.4)])
 def test_adversary_is_near_the_optimum_in_every_norm(linear, batch, norm, eps):
-    """Two classes: the divergence grows with |<w, δ>| on either side, whose largest value in a ball that no pixel's edge
+    """Two classes: the divergence grows with |<w, δ>| on either side, whose largest value in a ball that no edge
     cuts is eps times the dual norm of w. Without diffusion; 99 % is what the ten steps of any norm reach at least."""
     image, _, _, noise = batch
     phi, image = linear(16, classes=2), 0.5 + 0.2 * (image - 0.5)  # 0.44 of room for every pixel
