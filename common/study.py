@@ -4,6 +4,7 @@ A study is a YAML file whose first line says what it asks:
 
     base: ndc-digits.test.yaml                 # a test config, beside this file
     records: runs/studies/ndc-nodes            # one directory below it for each run
+    set: {data.init_args.test_images: 64}      # optional: settings that all runs share
     cases:                                     # optional: named sets of settings
       APNDC: {model.init_args.classifier.init_args.variant: apndc}
       EPNDC: {model.init_args.classifier.init_args.variant: epndc}
@@ -60,7 +61,7 @@ class Study:
         if not path.is_file():
             raise ValueError(f"a study is a YAML file; {path} is none")
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        unknown = set(found) - {"base", "records", "cases", "vary"} if isinstance(found, dict) else {"?"}
+        unknown = set(found) - {"base", "records", "set", "cases", "vary"} if isinstance(found, dict) else {"?"}
         if unknown or not {"base", "records"} <= set(found):
             raise ValueError(f"a study has base, records, and cases or vary; {path} has {sorted(found or ())}")
         base = path.parent / found["base"]
@@ -68,6 +69,8 @@ class Study:
             raise ValueError(f"base must be a test config beside the study; there is no {base}")
         purpose = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         records, settings = Path(found["records"]), yaml.safe_load(base.read_text(encoding="utf-8"))
+        for place, value in (found.get("set") or {}).items():
+            put(settings, place, value)
         combinations = combine(settings, found.get("cases") or {"": {}}, found.get("vary") or {}, records)
         return cls(path.name.split(".")[0], purpose, records, combinations)
 

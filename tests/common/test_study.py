@@ -39,6 +39,13 @@ def test_every_combination_is_one_config_with_records_of_its_own(tmp_path):
     assert BASE["model"]["init_args"]["steps"] == 5
 
 
+def test_what_all_runs_share_is_set_first(tmp_path):
+    study = Study.read(write(tmp_path, set={"model.init_args.steps": 9, "data.n": 3}, cases=CASES))
+    assert all(one.settings["model"]["init_args"]["steps"] == 9 for one in study.combinations)
+    varied = Study.read(write(tmp_path, set={"model.init_args.steps": 9}, vary=VARY))
+    assert {one.settings["model"]["init_args"]["steps"] for one in varied.combinations} == {1, 2}
+
+
 def test_a_study_of_cases_alone_and_of_values_alone(tmp_path):
     assert [one.name for one in Study.read(write(tmp_path, cases=CASES)).combinations] == ["plain", "strong"]
     assert Study.read(write(tmp_path, vary=VARY)).combinations[0].name == "steps=1_kind=a"
