@@ -17,7 +17,7 @@ from common.report.grids import grid, pictures
 from common.report.page import Panel, page
 from common.report.runs import Run, family, read_runs, state
 from common.report.study import outcomes, study_figures, study_table
-from common.report.tables import Table, accuracy_table, certified_table, to_rich, write_csv, write_table
+from common.report.tables import Table, accuracy_table, certified_table, claims_table, to_rich, write_csv, write_table
 from common.report.verified import gradients
 from common.study import Study
 
@@ -77,7 +77,8 @@ def _print(runs: Sequence[Run], compared: Sequence[Table]) -> None:
     console = Console()
     if not console.is_terminal:  # a log file has no edge to fold at
         console = Console(width=max(console.width, LOG_WIDTH))
-    for table in (accuracy_table(runs), certified_table(runs), certification_cost_table(runs), *compared):
+    made = [make(runs) for make in (accuracy_table, certified_table, claims_table, certification_cost_table)]
+    for table in (*made, *compared):
         if len(table.rows) > LISTED and table in compared:
             console.print(Text(f"{table.title}: {len(table.rows)} comparisons, which are on the page", "dim"))
         elif table.rows:

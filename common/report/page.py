@@ -13,11 +13,12 @@ from common.report.markup import aside, details, figure, section, strip, table, 
 from common.report.runs import Run, state
 from common.report.scores import class_table, control_table, cost_table, probe_table, seed_table
 from common.report.settings import budget
-from common.report.tables import Table, accuracy_table, bounds, certified_table, percent
+from common.report.tables import Table, accuracy_table, bounds, certified_table, claims_table, percent
 from common.report.verified import DECLARATION, findings, gradients
 from common.robustness.records import Summary
 
 UNFOLDED = 40  # rows of a table of comparisons that stand open
+RESULTS = (accuracy_table, certified_table, claims_table)
 VERIFY = "verify: "
 SYMBOLS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
@@ -44,7 +45,7 @@ def page(
     body = [
         _head(runs),
         *_banners(runs),
-        section("Results", table(accuracy_table(runs)), table(certified_table(runs)), *map(figure, results)),
+        section("Results", *(table(make(runs)) for make in RESULTS), *map(figure, results)),
         section("What certificates cost", table(certification_cost_table(runs))),
         section("Compared on the same images", *pairs, COMPARING if any(pairs) else ""),
         section("Has the attack converged?", *map(figure, converging), CONVERGING if converging else ""),

@@ -12,6 +12,7 @@ from common.robustness.records import Record
 STATED = ("steps", "step_size", "eot", "restarts", "loss", "gradient", "chunk", "attack")
 RULES = {"single": "a single draw", "majority": "majority of {}", "mean_logit": "mean logit of {}"}
 KNOWS = {"model": "the defence, not its draws", "noise": "the defence and the draws it is scored on"}
+CERTIFIERS = {"Lipschitz": "Lipschitz bound, no smoothing", "Claimed": "published constants, no certificate"}
 Part = Mapping[str, Any]
 
 
@@ -48,7 +49,9 @@ def _threat(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
 def _attack(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
     values = rows[0][0].values
     if "radius" in values:
-        return "randomised smoothing"
+        return CERTIFIERS.get(
+            short(str((normal(part.get("smoothing")) or {}).get("class", ""))), "randomised smoothing"
+        )
     if "distance" not in values:
         return "none"
     return f"{attack_name(part.get('attack'))}, {'white' if values.get('white_box', True) else 'black'} box"

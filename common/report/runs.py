@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def summaries(self) -> list[Summary]:
-        """One per evaluator that scores the defence: clean accuracies first, then attacked ones, then certificates."""
+        """One per evaluator that scores the defence: clean accuracies, attacked ones, certificates, claims."""
         scored = [row for rows in self._groups.values() for row in rows if is_scored(row) and is_judged(row)]
         return sorted(summarise(scored), key=lambda summary: (self.kind(summary.evaluator), summary.evaluator))
 
@@ -66,9 +66,11 @@ class Run:
         return self._groups.get(evaluator, [])
 
     def kind(self, evaluator: str) -> int:
-        """0 clean, 1 attacked, 2 certified."""
+        """0 clean, 1 attacked, 2 certified, 3 claimed: a radius that proves nothing."""
         values = self.rows(evaluator)[0].values
-        return 2 if "radius" in values else 1 if "distance" in values else 0
+        if "radius" in values:
+            return 2 if values.get("sound", True) else 3
+        return 1 if "distance" in values else 0
 
     def of_kind(self, kind: int) -> list[Summary]:
         """Summaries of one kind, see `kind`."""

@@ -149,6 +149,32 @@ def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
     assert row[8:] == [" ".join(shown(exact(sum(v["prediction"] == -1 for v in records), N))), "100"]
 
 
+def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsys):
+    """Radii that prove nothing: a table of their own, no certified accuracy, no curve; and the protocol says so."""
+    values = {"prediction": 1, "samples": 1, "sound": False}
+    claims = [Record("published", i, 1 if i else 2, {**values, "radius": 2.0 + i}) for i in range(4)]
+    names = {"published": "ndc.claimed.Claimed", "certified": "ndc.lipschitz.Lipschitz"}
+    config = {"evaluators": [{"name": name, "smoothing": {"class": kind}} for name, kind in names.items()]}
+    run = write(tmp_path / "both", certified(), claims, config=config)
+    html = page_of(build([run], tmp_path / "report"))
+    sound = [r.values for r in certified() if r.values["prediction"] == 1]
+    radii = sorted(v["radius"] for v in sound)
+    certificate, claim = table_rows(html, "Certified radii and claimed ones")
+    assert certificate[1:5] == ["certified", "certificate", str(N), str(len(sound))]
+    assert certificate[5:] == [f"{np.median(radii):.3g}", f"{radii[-1]:.3g}"]
+    assert claim[1:] == ["published", "claim, proves nothing", "4", "3", "4", "5"]
+    (row,) = table_rows(html, "Certified accuracy")
+    assert row[1] == "certified"
+    protocol_rows = {row[0]: row[1:] for row in table_rows(html, "both: protocol")}
+    assert protocol_rows["Attack"] == ["Lipschitz bound, no smoothing", "published constants, no certificate"]
+    (axes,) = figures.certified_curves(read_runs([run]), LIGHT).axes
+    assert len(axes.lines) == 1
+    assert axes.get_xlim()[1] < 2
+    assert "claim, proves nothing" in " ".join(capsys.readouterr().out.split())
+    alone = build([write(tmp_path / "sound", certified())], tmp_path / "other")
+    assert "claimed ones" not in texts(page_of(alone))
+
+
 def test_the_spreadsheet_and_the_console_hold_the_same(built, capsys):
     runs, page = built
     with page.with_suffix(".csv").open(encoding="utf-8") as file:
