@@ -116,16 +116,14 @@ class AGDM(DiffusionPurifier):
     def push(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """How hard the guidance pushes where the reverse process starts: ‖scale σ² g‖ / ‖D - x‖ per image, (B,).
 
-        It is proportional to ``scale``. To calibrate instead of copying a scale from another network, divide: the
-        scale at which the median over training images is, say, 0.5 is ``0.5 * scale / push(image).median()``. On 8x8
+        It is proportional to ``scale``, and that of D̂, whatever the solver; ``scale_for`` looks at all steps. On 8x8
         digits (t_star 0.1, 5 steps) 0.5 to 1 served; at 2, images attacked through φ alone fooled the purifier more
         often than the white-box attack did: the gradient was masked, the image no safer.
         """
-        x0 = to_model(image)
+        x0, noise = to_model(image), self._noise(image, noise)
         sigma = self.schedule.sigma(self.grid.interval(1)[0]).to(x0)
-        z = self._noise(image, noise).normal(0, x0.shape[1:]).to(x0)
-        x = x0 + sigma * z
-        denoised, guided = super().denoise(x, sigma), self.denoise(x, sigma, *self.prepare(x0))
+        x = x0 + sigma * noise.normal(0, x0.shape[1:]).to(x0)
+        denoised, guided = super().denoise(x, sigma), self.denoise(x, sigma, *self._context(x0, noise))
         ratio: Tensor = (guided - denoised).flatten(1).norm(dim=1) / (denoised - x).flatten(1).norm(dim=1)
         return ratio
 
@@ -155,7 +153,7 @@ class AGDM(DiffusionPurifier):
             purifier = AGDM(denoiser, guidance, t_star=0.07)
             purifier.scale = purifier.scale_for(0.2, images)
 
-        Ratios to try: 0.05, 0.1, 0.2, 0.5. Raises ``ValueError`` for a purifier that guidance does not move.
+        Ratios to try: 0.05, 0.1, 0.2, 0.5; the scale of 100 of ``configs/tour`` is one of 0.45. Raises ``ValueError`` for a purifier that guidance does not move.
         """
         if not 0 < ratio < float("inf"):
             raise ValueError(f"ratio must be finite and > 0, a share of the step's own length; got {ratio}")

@@ -356,6 +356,7 @@ def test_a_scale_for_a_ratio(denoiser, guidance, steering):
     assert float(purifier.shifts(image, noise).median()) == pytest.approx(0.2)
     torch.testing.assert_close(purifier.shifts(image, noise), before * purifier.scale / 3)
     assert before.shape == (4, 5)
+    assert purifier.push(image, noise).shape == (5,)
 
 
 def test_a_scale_that_cannot_be_found_is_refused(denoiser, guidance):
