@@ -63,7 +63,6 @@ class ClassifierTask(TrainingTask):
             raise ValueError("adversarial training sees the images as they are: leave noise_sigma and purifier out")
         self.classifier, self.noise_sigma, self.objective = classifier, noise_sigma, objective
         self._purifier = () if purifier is None else (purifier.requires_grad_(False).eval(),)  # not registered
-        self.save_hyperparameters({} if purifier is None else {"purifier_sha256": weights_hash(purifier)})
         self.num_classes = num_classes
         self.attack = robust_validation(val_steps) if objective is not None else None
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -81,6 +80,10 @@ class ClassifierTask(TrainingTask):
     @property
     def classes(self) -> int:
         return self.num_classes
+
+    def setup(self, stage: str) -> None:
+        if self.purifier is not None:
+            self.save_hyperparameters({"purifier_sha256": weights_hash(self.purifier)})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored, own = (part.get("purifier_sha256") for part in (checkpoint.get("hyper_parameters", {}), self.hparams))

@@ -19,12 +19,13 @@ from common.diffusion.composed import Resized
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP
 from common.exact import ExactDenoiser, GaussianMixture
+from common.identity import weights_hash
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.evaluators import Attacked, Clean
 from common.robustness.threat import ThreatModel
-from common.tasks import Recipe
+from common.tasks import ClassifierTask, Recipe
 
 ROWS, CLASSES = 24, 3
 
@@ -191,6 +192,25 @@ def test_times_are_drawn_up_to_t_max(data, tmp_path, monkeypatch):
 def agdm(data):
     mixture = GaussianMixture(2 * data.images[:3] - 1, 0.1, labels=torch.arange(3))
     return AGDM(ExactDenoiser(mixture), AdversarialGuidance(task().network, 1.0, 1.0), 0.1, scale=2.0, steps=2)
+
+
+def test_a_classifier_is_tuned_behind_agdm(data, tmp_path):
+    """On purified images, each anew every epoch; the guidance takes its gradients inside, and stays as it is."""
+    purifier, seen = agdm(data), []
+    purifier.register_forward_hook(lambda module, given, purified: seen.append((module.training, purified)))
+    before = weights_hash(purifier)
+    torch.manual_seed(0)
+    classifier = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES)))
+    recipe = Recipe(lr=0.05)
+    model = ClassifierTask(classifier, purifier=purifier, num_classes=CLASSES, recipe=recipe, export=None)
+    run = trainer(tmp_path, max_epochs=6, limit_val_batches=1)
+    run.fit(model, datamodule=InOrder(data, ROWS))
+    assert run.callback_metrics["train/accuracy"] > 0.9
+    assert weights_hash(purifier) == before
+    training = seen[::2]  # a batch of training, then one of validation
+    assert not any(mode for mode, _ in seen)
+    assert (training[0][1] - training[1][1]).abs().amax((1, 2, 3)).min() > 0
+    assert torch.equal(seen[1][1], seen[3][1])  # validation's purifications are the same every time
 
 
 def test_agdm_may_purify_at_another_resolution(data):
