@@ -153,7 +153,8 @@ class AGDM(DiffusionPurifier):
             purifier = AGDM(denoiser, guidance, t_star=0.07)
             purifier.scale = purifier.scale_for(0.2, images)
 
-        Ratios to try: 0.05, 0.1, 0.2, 0.5; the scale of 100 of ``configs/tour`` is one of 0.45. Raises ``ValueError`` for a purifier that guidance does not move.
+        Ratios to try: 0.05, 0.1, 0.2, 0.5; the scale of 100 of ``configs/tour`` is one of 0.45. Raises ``ValueError``
+        for a purifier that guidance does not move.
         """
         if not 0 < ratio < float("inf"):
             raise ValueError(f"ratio must be finite and > 0, a share of the step's own length; got {ratio}")
