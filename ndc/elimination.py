@@ -43,8 +43,8 @@ class Elimination:
         stages: numbers of nodes after which classes are dropped, ascending, below T; None is 2, 4, 6, 8, 12, 16, ...
         errors: how many standard errors behind a class must be. With 3 the answer is that of the full search on 99.9 %
             of noisy digits or more (2,560 of them; APNDC and antithetic EPNDC, sigma 0.25 and 0.5), for 26 to 43 % of
-            its evaluations with 16 nodes, a tenth with 64. EPNDC with neither antithetic nodes nor a control variate is
-            too noisy for that: 98 to 99 %, with no loss of accuracy.
+            its evaluations with 16 nodes, a tenth with 64. EPNDC with neither antithetic nodes nor its control variate
+            (`Nodes`, on by default) is too noisy for that: 98 to 99 %, with no loss of accuracy.
         margin: how much further behind, in logits; infinite with ``keep`` alone.
         keep: at most so many classes go on, after each stage, or if it is one number after the last: ``keep=10`` of
             1,000 is sift-and-refine.
