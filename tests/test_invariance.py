@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 import cli
+from common.checkpoints import load_denoiser, save
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +85,59 @@ def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_t
     part.write_bytes(part.read_bytes()[:-20])
     cli.main(["test", "-c", str(tiny_test(records=records, data={"batch_size": 5}))])
     assert decided(rows(records)) == decided(reference)
+
+
+@pytest.fixture
+def tiny_certification(tiny_test, weights, tmp_path):
+    """Writes the YAML of a certification of the same 13 digits; numbers are batch sizes, which are not to matter."""
+    denoiser, file = load_denoiser(weights / "denoiser.safetensors"), tmp_path / "denoiser.safetensors"
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():  # untrained it answers alike for all classes
+            parameter += 0.1 * torch.randn_like(parameter)
+    save(denoiser, file)
+
+    def write(records: Path, images: int, samples: int, rows: int) -> Path:
+        path = tiny_test(records=records, data={"batch_size": images})
+        config = yaml.safe_load(path.read_text())
+        denoiser = {"class_path": "common.checkpoints.load_denoiser", "init_args": {"path": str(file)}}
+        classifier = {"denoiser": denoiser, "num_classes": 10, "sigma": 0.25, "nodes": 4, "batch_size": rows}
+        classifier["elimination"] = {"class_path": "ndc.elimination.Elimination"}
+        smoothing = {"sigma": 0.25, "n0": 10, "n": 80, "alpha": 0.1, "targets": [0.1, 0.25], "first": 20}
+        certifier = {"class_path": "common.robustness.sequential.Sequential", "init_args": smoothing}
+        evaluator = {"smoothing": certifier | {"init_args": smoothing | {"batch_size": samples}}}
+        config["model"] = {
+            "class_path": "ndc.task.NDCTask",
+            "init_args": {
+                "classifier": {"class_path": "ndc.classifier.NoisedDiffusionClassifier", "init_args": classifier},
+                "evaluators": [{"class_path": "common.robustness.evaluators.Certified", "init_args": evaluator}],
+                "records": str(records),
+            },
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows, tmp_path):
+    """Killed without warning after some rows; continued by two processes, in other batches of everything."""
+    cli.main(["test", "-c", str(tiny_certification(tmp_path / "whole", 13, 1024, 512))])
+    records = tmp_path / "killed"
+    first = command(1, "test", "-c", str(tiny_certification(records, 1, 16, 64)))
+    process = subprocess.Popen(first, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline and _lines(records) < 3:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (records / "records.jsonl").exists(), "the run was to be killed half-way"
+    run(2, "test", "-c", str(tiny_certification(records, 4, 100, 33)))
+    assert decided(rows(records)) == decided(rows(tmp_path / "whole"))
+    assert {part.name[:10] for part in records.glob("part-*.jsonl")} == {"part-00000", "part-00001"}
+    certificates = [row["values"] for row in rows(records)]
+    assert len({values["count"] for values in certificates}) > 2
+    assert len(certificates) == 13
 
 
 def test_a_finished_run_has_nothing_left_to_do(reference, tiny_test, rows, tmp_path, monkeypatch):

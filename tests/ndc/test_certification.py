@@ -130,6 +130,42 @@ def test_the_bounded_classifier_takes_an_engine():
     assert reordered.engine.channels_last
 
 
+# Early exits ---------------------------------------------------------------------------------------------------------
+
+
+class Witness(Classifier):
+    """Keeps what a classifier is asked: noisy images, and which row of which noise came with each."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier, self.randomised, self.seen = classifier, classifier.randomised, {}
+
+    def forward(self, image, noise=None):
+        for row, index, draw in zip(image, noise.index.tolist(), noise.draw.tolist(), strict=True):
+            assert (noise.seed, index, draw) not in self.seen, "a draw is asked for twice"
+            self.seen[noise.seed, index, draw] = row
+        return self.classifier(image, noise)
+
+
+def test_what_an_early_exit_draws_does_not_depend_on_the_clean_image():
+    """Which samples are drawn does; what they are is a function of (seed, index, draw) alone: z, and the row of noise
+    that is handed on, of which elimination's nodes in turn are a function (test_elimination). All are the fixed
+    procedure's, none is used twice, and different images stop at different stages."""
+    stages, drawn = [], []
+    for clean in (to_pixel(world().means[:4]), 0.5 + 0.02 * to_pixel(world().means[:4]).flip(0)):
+        witness = Witness(defence("elimination", 512))
+        found = certifier("ladder", 64).certify(witness, clean, Noise.of(3, torch.arange(4) + 10))
+        stages.append([certificate.samples for certificate in found])
+        drawn.append({key: (row - clean[key[1] - 10]) / SIGMA for key, row in witness.seen.items()})
+    assert stages[0] != stages[1]
+    fixed = Witness(defence("elimination", 512))
+    certifier("fixed", 64).certify(fixed, to_pixel(world().means[:4]), Noise.of(3, torch.arange(4) + 10))
+    assert {*drawn[0]} | {*drawn[1]} <= {*fixed.seen}
+    assert len(drawn[0]) == sum(stages[0]) + 4 * 5 < len(fixed.seen) == 4 * 45
+    for key in {*drawn[0]} & {*drawn[1]}:
+        torch.testing.assert_close(drawn[0][key], drawn[1][key], rtol=0, atol=1e-5)  # float32, divided by sigma
+
+
 # What is none --------------------------------------------------------------------------------------------------------
 
 
