@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from agdm.guidance import Potential, hard, soft
+from agdm.networks import variance_preserving
 from common.data.modules import ImageData
-from common.diffusion.schedules import per_row
 from common.robustness.classifiers import Classifier
 from common.units import to_model, to_pixel
 
@@ -59,11 +59,11 @@ class PixelGuidance(Potential):
         if self.distance == "ssim" and min(reference.shape[-2:]) <= reach:
             got = f"{tuple(reference.shape[-2:])} pixels with a window that reaches {reach}"
             raise ValueError(f"ssim needs images larger than its window; got {got}. Lower window={self.window}")
-        return (reference if sigma is None else _variance_preserving(reference, sigma),)
+        return (reference if sigma is None else variance_preserving(reference, sigma)[0],)
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """The potential above, (B,)."""
-        (reference,), xt = embedding, _variance_preserving(x, sigma)
+        (reference,), xt = embedding, variance_preserving(x, sigma)[0]
         near = self._ssim(xt, reference) if self.distance == "ssim" else -(xt - reference).square().flatten(1).sum(1)
         return sigma * near if self.weighted else near
 
@@ -165,10 +165,6 @@ class ContrastiveGuidance(Potential):
     def _latent(self, x: Tensor, sigma: Tensor) -> Tensor:
         latent: Tensor = self.network(x, sigma)[0]
         return latent
-
-
-def _variance_preserving(x: Tensor, sigma: Tensor) -> Tensor:
-    return x / per_row((1 + sigma**2).sqrt(), x)
 
 
 def _training_images(data: ImageData, count: int) -> Tensor:

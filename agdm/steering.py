@@ -36,8 +36,9 @@ class Steering:
     * "mean": at the mean of the ancestral step, at the level where it ends: the point of the Taylor expansion that
       guidance is derived from (Dhariwal and Nichol, arXiv 2105.05233). The same up to O(β).
     * "denoised": at D(x, σ), as at a clean image, and back through the denoiser: g = (∂D/∂x)ᵀ ∇ log-potential(D, 0).
-      For a network that knows clean images only (DPS, arXiv 2209.14687; FreeDoM, arXiv 2303.09833). It costs the
-      denoiser's backward pass in every step, and under attack its second derivatives.
+      For a network that knows clean images only, such as an adversarially trained classifier (``AdaptedNetwork``); as
+      in DPS (arXiv 2209.14687) and FreeDoM (arXiv 2303.09833). It costs the denoiser's backward pass in every step,
+      and under attack its second derivatives.
 
     ``form``: how it enters.
 
