@@ -19,9 +19,9 @@ _CHANGED = 0.25  # share of the rows that may change all the same: by a tie, a v
 def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
     """Asks the classifier 29 times about noisy copies of one image (1,C,H,W), pixels, with one row of noise.
 
-    ``ValueError`` where an answer is not the same again, where it depends on the place or the company in a call, and
-    where a classifier that calls itself randomised does not heed its noise. What it is asked for is what `Smoothing`
-    asks. A function that passes may still have been made to deceive.
+    ``ValueError`` where an answer is NaN, or not the same again, where it depends on the place or the company in a
+    call, and where a classifier that calls itself randomised does not heed its noise. What it is asked for is what
+    `Smoothing` asks. A function that passes may still have been made to deceive.
     """
     rows = noise.draws(_ROWS)
     z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
@@ -31,6 +31,8 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
         first, again = classifier(noisy, rows), classifier(noisy, rows)
         part = classifier(noisy[turned], rows.rows(turned))
         other = classifier(noisy, rows.stream("other"))
+    if bool(first.isnan().any()):
+        raise ValueError("a certificate needs numbers: of a noisy image this classifier's logits are NaN")
     if _differ(first, first, again):
         raise ValueError(
             "a certificate needs a classifier that repeats itself: to the same noisy images with the same noise this "

@@ -195,6 +195,8 @@ class Shaky(Classifier):
 
     def forward(self, image, noise=None):
         side = image.flatten(1)[:, :4]
+        if self.source == "nowhere":
+            return torch.full((len(image), 4), math.nan)
         if self.source == "company":
             return side + noise.normal(0, (4,)) - image[:1].flatten(1)[:, :4]
         return side + self._normals(image, noise)
@@ -208,6 +210,7 @@ class Shaky(Classifier):
         ("company", "depends on its place in the batch, or on the other images there"),
         ("fixed", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
         ("image", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
+        ("nowhere", "logits are NaN"),
         ("memory", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
     ],
 )

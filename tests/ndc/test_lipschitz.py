@@ -9,6 +9,7 @@ from scipy.stats import binom, norm
 from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
+from common.robustness.classifiers import Steady
 from common.robustness.evaluators import Certified
 from common.robustness.smoothing import ABSTAIN, Certificate
 from common.units import to_pixel
@@ -360,6 +361,13 @@ def test_a_certificate_does_not_depend_on_batches(batch_size):
     for a, b in zip(whole, alone, strict=True):
         assert (a.prediction, a.count) == (b.prediction, b.count)
         assert (a.radius, a.p_lower) == pytest.approx((b.radius, b.p_lower), rel=1e-9)
+
+
+@pytest.mark.parametrize("certifier", [Lipschitz(2, 50), Claimed(2)], ids=["sound", "claimed"])
+def test_a_test_asks_the_classifier_inside_its_padding(certifier):
+    """A test wraps what it tests, so that small batches are filled up: the certificate is the same one."""
+    dc, image = narrow(0.1, Halves(-0.8)), point(-0.95)
+    assert certifier.certify(Steady(dc), image, noise(1)) == certifier.certify(dc, image, noise(1))
 
 
 def test_it_is_tested_like_smoothing():
