@@ -11,7 +11,8 @@ A study is a YAML file whose first line says what it asks:
     vary:                                      # optional: settings with a list of values each, all combined
       nodes: {model.init_args.classifier.init_args.nodes.init_args.count: [4, 8, 16]}
 
-Settings are named by their path in the base; numbers count the entries of a list. Every combination of a case and
+Settings are named by their path in the base; numbers count the entries of a list from 0, and the number behind the
+last adds one. Every combination of a case and
 of values is an ordinary test with records of its own, so a study that is stopped continues, and may be shared out.
 """
 
@@ -125,6 +126,8 @@ def put(settings: Any, path: str, value: Any) -> None:
     for step in way:
         place = _step(place, step, path)
     if isinstance(place, list):
+        if last == str(len(place)):
+            place.append(value)
         _step(place, last, path)
         place[int(last)] = value
     elif isinstance(place, dict):

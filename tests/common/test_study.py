@@ -51,12 +51,18 @@ def test_a_study_of_cases_alone_and_of_values_alone(tmp_path):
     assert Study.read(write(tmp_path, vary=VARY)).combinations[0].name == "steps=1_kind=a"
 
 
+def test_the_number_behind_the_last_adds_an_entry(tmp_path):
+    study = Study.read(write(tmp_path, set={"model.init_args.evaluators.2": {"eps": 0.3}}))
+    assert [e["eps"] for e in study.combinations[0].settings["model"]["init_args"]["evaluators"]] == [0.1, 0.2, 0.3]
+    assert len(BASE["model"]["init_args"]["evaluators"]) == 2
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
         ("model.init_arg.steps", "there is no 'init_arg' in"),
         ("model.init_args.evaluators.2.eps", "there is no '2' in 2 entries"),
-        ("model.init_args.evaluators.2", "there is no '2' in 2 entries"),
+        ("model.init_args.evaluators.3", "there is no '3' in 2 entries"),
         ("model.init_args.steps.count", "holds no settings"),
         ("model.init_args.steps.count.more", "there is no 'count' in 5"),
     ],
