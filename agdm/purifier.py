@@ -30,8 +30,8 @@ class AGDM(DiffusionPurifier):
     * reverse VP-SDE:      dx = [-½ β x - β (score + scale g_t)] dt + √β dw
     * probability flow:    dx = [-½ β x - ½ β (score + scale g_t)] dt: half the push, so the same scale is weaker in
       the ODE and DDIM than in DDPM and the SDE. For Gaussian data of variance v and a constant g the end moves by
-      v (√r - 1) there and by v ln r here, r = 1 + σ(t_star)²/v: half where the noise is small beside the data, more
-      where it is not (0.51 for v = 1 and 0.72 for v = 0.04 at t_star 0.1)
+      scale g v (√r - 1) there and by scale g v ln r here, r = 1 + σ(t_star)²/v: half as far where the noise is small
+      beside the data, more where it is not (0.51 for v = 1 and 0.72 for v = 0.04 at t_star 0.1)
 
     x' is not diffused: its embedding is taken once, at σ = 0, and a gradient through the purifier reaches the image
     through it as well as through x_t. ``steering`` changes this, where the gradient is taken, and how it enters: see
@@ -148,7 +148,8 @@ class AGDM(DiffusionPurifier):
     def scale_for(self, ratio: float, image: Tensor, noise: Noise | None = None) -> float:
         """The scale at which the median of ``shifts`` over steps and images is ``ratio``, to calibrate by.
 
-        A scale means nothing for another network or distance; ``ratio`` does. With training images in pixels::
+        A scale means nothing for another network or distance; ``ratio`` does. (It does not make samplers equal: in the
+        probability flow the step that is pushed half as hard is half as long.) With training images in pixels::
 
             purifier = AGDM(denoiser, guidance, t_star=0.07)
             purifier.scale = purifier.scale_for(0.2, images)
