@@ -8,7 +8,7 @@ from torch import Tensor
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.gradients import Gradient
 from common.diffusion.purifiers import DiffusionPurifier
-from common.diffusion.schedules import VP, Schedule, per_row
+from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import DDIM, Solver
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified, Voting
@@ -26,6 +26,8 @@ class Denoising(DiffusionPurifier):
 
     Raises ``ValueError`` for a ``sigma`` that the denoiser is not meant for, and as `DiffusionPurifier` does.
     """
+
+    adds_noise = False
 
     def __init__(
         self,
@@ -49,10 +51,6 @@ class Denoising(DiffusionPurifier):
         t_star = float(schedule.time(torch.tensor(level, dtype=torch.float64)))
         super().__init__(denoiser, schedule, t_star, steps, DDIM() if steps == 1 else solver, gradient, t_end=0.0)
         self.randomised = self.solver.stochastic
-
-    def _diffuse(self, x0: Tensor, noise: Noise, t: Tensor | None = None) -> Tensor:
-        t = self._grid(noise).interval(1)[0] if t is None else t
-        return per_row(self.schedule.scale(t), x0) * x0
 
 
 class DenoisedClassifier(Classifier):

@@ -52,6 +52,8 @@ class DiffusionPurifier(Purifier):
     Raises ``ValueError`` for times out of range, unknown names, noise levels that the denoiser does not know.
     """
 
+    adds_noise = True  # False where the image has its noise already: z_0 is then 0
+
     def __init__(
         self,
         denoiser: nn.Module,
@@ -178,7 +180,7 @@ class DiffusionPurifier(Purifier):
     def _diffuse(self, x0: Tensor, noise: Noise, t: Tensor | None = None) -> Tensor:
         """x_t of x0 and z_0; by default where the reverse process starts."""
         t = self._grid(noise).interval(1)[0] if t is None else t
-        z = noise.normal(0, x0.shape[1:]).to(x0)
+        z = noise.normal(0, x0.shape[1:]).to(x0) if self.adds_noise else torch.zeros_like(x0)
         return per_row(self.schedule.scale(t), x0) * (x0 + per_row(self.schedule.sigma(t), x0) * z)
 
     def _purify(self, image: Tensor, noise: Noise, reverse: Reverse) -> Tensor:

@@ -106,7 +106,7 @@ def _level_error(purifier: DiffusionPurifier, image: Tensor, noise: Noise, trace
         return max(trace.level_error(level), trace.recomputed_level_error())
     x0, first = to_model(image.detach()), trace.steps[0][0]
     s, sigma = (per_row(of(first.t), x0) for of in (purifier.schedule.scale, purifier.schedule.sigma))
-    xt = s * (x0 + sigma * noise.normal(0, x0.shape[1:]).to(x0))
+    xt = s * (x0 + sigma * noise.normal(0, x0.shape[1:]).to(x0)) if purifier.adds_noise else s * x0
     return max(_distance(first.before, xt), trace.level_error(), trace.recomputed_level_error())
 
 

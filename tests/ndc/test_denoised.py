@@ -13,6 +13,7 @@ from common.robustness.classifiers import Classifier
 from common.robustness.evaluators import Certified
 from common.robustness.smoothing import Smoothing
 from common.robustness.soundness import check_sound
+from common.robustness.verification import Verify, complaint
 from common.units import to_model, to_pixel
 from ndc.denoised import DenoisedClassifier, Denoising
 from ndc.task import NDCTask
@@ -133,6 +134,16 @@ def test_gradients_are_those_of_the_logits(exact, steps, votes):
     classifier = DenoisedClassifier(exact, Linear(), 0.25, steps, votes)
     image = torch.rand(2, 1, 1, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: classifier(x, noise(2)), image)
+
+
+@pytest.mark.parametrize(("steps", "votes"), [(1, 1), (3, 1), (3, 4)])
+def test_its_gradient_passes_the_verification_before_an_attack(exact, steps, votes):
+    classifier = DenoisedClassifier(exact, Side(), 0.25, steps, votes).freeze()
+    image = torch.rand(2, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    rows = Verify()(classifier, (image, torch.tensor([0, 1]), torch.arange(2)))
+    assert complaint(rows) == ""
+    findings = [finding for row in rows for finding in row.values["findings"]]
+    assert {"time grids", "recomputed states", "full graph"} <= {finding["name"] for finding in findings}
 
 
 @pytest.mark.parametrize(("steps", "votes", "close"), [(1, 1, 0.04), (4, 5, 0.09)])
