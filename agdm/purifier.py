@@ -1,6 +1,7 @@
 """AGDM (arXiv 2403.16067): a reverse process steered, by an adversarially trained network, to its input's meaning."""
 
 from dataclasses import fields
+from inspect import signature
 from typing import cast
 
 import torch
@@ -61,6 +62,10 @@ class AGDM(DiffusionPurifier):
             raise ValueError(f"guidance must have gradient(x, sigma, reference); got {type(guidance).__name__}")
         self.scale = scale
         self.steering = Steering() if steering is None else steering
+        embed = getattr(guidance, "embed", None)
+        if self.steering.reference != "clean" and embed and len(signature(embed).parameters) < 2:
+            got = f"{type(guidance).__name__}.embed(reference)"
+            raise ValueError(f"a diffused reference needs a guidance with embed(reference, sigma); got {got}")
         super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)
         if isinstance(guidance, nn.Module):
             guidance.requires_grad_(False).eval()

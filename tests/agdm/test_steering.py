@@ -14,6 +14,7 @@ from common.diffusion.gradients import Surrogate
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import Ancestral, EulerMaruyama
 from common.exact import ExactDenoiser, GaussianMixture
+from common.identity import identify
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.verification import Verify, complaint
@@ -275,9 +276,8 @@ def logits(purifier):
 
 
 @every
-@pytest.mark.parametrize("gradient", ["full", "checkpoint"])
-def test_gradient_from_image_to_logits(denoiser, guidance, gradient, steering):
-    purifier = AGDM(denoiser, guidance, 0.3, 1.0, 2, "ancestral", gradient, steering=steering)
+def test_gradient_from_image_to_logits(denoiser, guidance, steering):
+    purifier = AGDM(denoiser, guidance, 0.3, 1.0, 2, "ancestral", steering=steering)
     image = randn(2).sigmoid().requires_grad_()
     assert torch.autograd.gradcheck(logits(purifier), image, fast_mode=True)
 
@@ -381,6 +381,27 @@ def test_unknown_names_are_refused(wrong):
 def test_a_diffused_reference_of_a_denoised_image_is_refused():
     with pytest.raises(ValueError, match='reference="clean"'):
         Steering("diffused", at="denoised")
+
+
+def test_a_guidance_that_embeds_clean_images_only_is_refused_a_diffused_one(denoiser):
+    class Old:
+        def embed(self, reference):
+            return (reference,)
+
+        def gradient_at(self, x, sigma, reference):
+            return reference - x
+
+    AGDM(denoiser, Old(), 0.1)
+    with pytest.raises(ValueError, match=r"embed\(reference, sigma\)"):
+        AGDM(denoiser, Old(), 0.1, steering=Steering("diffused"))
+
+
+def test_another_way_to_steer_is_another_defence(denoiser, guidance):
+    """Records of the one do not continue those of the other."""
+    ways = [Steering(), *VARIANTS.values()]
+    made = [AGDM(denoiser, guidance, 0.1, solver="ancestral", steering=steering) for steering in ways]
+    assert len({identify({"purifier": purifier})[0] for purifier in made}) == len(ways)
+    assert identify({"purifier": AGDM(denoiser, guidance, 0.1, solver="ancestral")}) == identify({"purifier": made[0]})
 
 
 @pytest.mark.parametrize("steering", [Steering(at="mean"), Steering(form="sigma")])
