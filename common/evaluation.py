@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from common.data.modules import Example, ImageData
 from common.identity import SPEED_ONLY, identify, settings
+from common.noise import Noise
 from common.predict import Prediction, predict
 from common.report import summary_table
 from common.robustness.batches import Batch
@@ -21,6 +22,8 @@ from common.robustness.evaluators import Attacked, Certified, Evaluator
 from common.robustness.journal import DIAGNOSTICS
 from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
 from common.robustness.records import Record, Records
+from common.robustness.smoothing import Smoothing
+from common.robustness.soundness import check_sound
 from common.robustness.suite import suite
 from common.robustness.sweep import Baseline, masking_suite
 from common.robustness.threat import Threat
@@ -76,6 +79,7 @@ class RobustTask(L.LightningModule):
             raise ValueError("attacks need gradients, which inference mode forbids: use Trainer(inference_mode=False)")
         if str(self.trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
             raise ValueError(f"images and budgets are float32; got precision {self.trainer.precision}. Use 32-true")
+        self._check_sound()
         parts: dict[str, Any] = {"classifier": self.classifier.classifier, "evaluators": self.evaluators}
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             parts["data"] = data_settings(data)
@@ -89,6 +93,15 @@ class RobustTask(L.LightningModule):
         wanted = max((getattr(e, "limit", None) or 0 for evaluators, _ in self._books for e in evaluators), default=0)
         self._first = [int(index) for _, _, index in self._examples(wanted)]
         self._verify()
+
+    def _check_sound(self) -> None:
+        """Before anything is certified by smoothing: the classifier is asked whether it may be."""
+        certifiers = [evaluator.smoothing for evaluator in self.evaluators if isinstance(evaluator, Certified)]
+        smoothed = [certifier for certifier in certifiers if isinstance(certifier, Smoothing)]
+        if smoothed and (first := self._examples(1)):
+            image, _, index = first[0]
+            noise = Noise.of(0, torch.tensor([int(index)], device=self.device)).stream("soundness")
+            check_sound(self.classifier.classifier, image[None].to(self.device), smoothed[0].level, noise)
 
     def _opened(self, path: str | Path, parts: Mapping[str, Any]) -> Records:
         return Records(path, *identify(parts), rank=self.global_rank)

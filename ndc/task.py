@@ -2,14 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from common.evaluation import RobustTask, Verification
-from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluators import Certified, Evaluator
-from common.robustness.smoothing import Smoothing
-from common.robustness.soundness import check_sound
 from common.robustness.threat import Threat
 
 
@@ -19,10 +14,9 @@ class NDCTask(RobustTask):
     That is any `Classifier` with an attribute ``sigma`` (pixels): diffusion classifiers (arXiv 2402.02316), or others
     behind a denoiser (`ndc.denoised`). The noise of every ``Certified`` evaluator must be the noise level that the
     classifier reads its input at, else the certificate is about a classifier that was never meant to see such images;
-    and its classes the classifier's, where that has ``num_classes``. Before anything is certified by smoothing, the
-    classifier is asked about noisy copies of the test's first image whether it may be (`check_sound`).
+    and its classes the classifier's, where that has ``num_classes``.
 
-    Raises ``ValueError`` for what does not go together, and for what would be no certificate.
+    Raises ``ValueError`` for what does not go together.
     """
 
     def __init__(
@@ -52,12 +46,3 @@ class NDCTask(RobustTask):
                 if classes is not None and smoothing.num_classes != classes:
                     raise ValueError(f"num_classes must be the classifier's, {classes}; got {smoothing.num_classes}")
         super().__init__(classifier, evaluators, records, threat, verify, masking)
-
-    def on_test_start(self) -> None:
-        certified = [evaluator.smoothing for evaluator in self.evaluators if isinstance(evaluator, Certified)]
-        smoothed = [smoothing for smoothing in certified if isinstance(smoothing, Smoothing)]
-        if smoothed and (first := self._examples(1)):
-            image, _, index = first[0]
-            noise = Noise.of(0, torch.tensor([int(index)], device=self.device)).stream("soundness")
-            check_sound(self.classifier.classifier, image[None].to(self.device), smoothed[0].level, noise)
-        super().on_test_start()

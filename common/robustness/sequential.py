@@ -42,7 +42,8 @@ class Sequential(Smoothing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.targets or list(self.targets) != sorted(set(self.targets)) or self.targets[0] < 0:
+        known = self.targets and all(map(math.isfinite, self.targets))
+        if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] < 0:
             raise ValueError(f"targets must be radii >= 0 (pixels), ascending; got {list(self.targets)}")
         if not 1 <= self.first <= self.n or not self.growth > 1:
             raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")

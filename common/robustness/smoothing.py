@@ -111,6 +111,8 @@ class Smoothing(Certifier):
             if logits.shape[1] != self.num_classes:
                 got = f"the classifier has {logits.shape[1]}"
                 raise ValueError(f"num_classes must be the classifier's: {got}, Smoothing {self.num_classes}")
+            if bool(logits.isnan().any()):
+                raise ValueError("a certificate needs numbers: of a noisy image this classifier's logits are NaN")
             counts += torch.bincount(owner * self.num_classes + logits.argmax(1), minlength=len(counts))
         return counts.view(len(image), self.num_classes)
 

@@ -115,6 +115,7 @@ def test_certificates_do_not_depend_on_company_or_batch_size():
         ({"targets": ()}, "targets must be radii"),
         ({"targets": (0.5, 0.25)}, "ascending"),
         ({"targets": (-0.1,)}, "targets must be radii >= 0"),
+        ({"targets": (0.25, math.nan)}, "targets must be radii >= 0"),
         ({"first": 0}, "1 <= first"),
         ({"growth": 1.0}, "growth > 1"),
         ({"futility": 0.5}, r"in \[0, 0.5\)"),

@@ -177,3 +177,14 @@ def test_mismatches_are_refused():
         Smoothing(0.25, n0=1, n=2, num_classes=2).certify(HalfSpace(), at_distances(0.4), rows(2))
     with pytest.raises(ValueError, match="0 <= k <= n"):
         clopper_pearson_lower(3, 2, 0.1)
+
+
+def test_an_answer_that_is_no_number_is_not_counted():
+    class Broken(Classifier):
+        def forward(self, image, noise=None):
+            return torch.full((len(image), 3), torch.nan)
+
+    with pytest.raises(ValueError, match="logits are NaN"):
+        Smoothing(0.25, n0=2, n=4, num_classes=3).certify(
+            Broken(), torch.rand(2, 1, 4, 4), Noise.of(0, torch.arange(2))
+        )
