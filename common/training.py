@@ -46,8 +46,8 @@ class TrainingTask(L.LightningModule):
       module itself is left with them. Adversarial training over-fits, and its last epoch is rarely its best (Rice et
       al., arXiv 2002.11569). ``EarlyStopping`` beside it ends the run.
 
-    A run that was killed goes on bit for bit from a checkpoint that was written at the end of an epoch: noise and order
-    are functions of the epoch.
+    A run that was killed goes on bit for bit from its last checkpoint (``--ckpt_path``): noise and order are functions
+    of the epoch, and a data module of ours goes on in the middle of one.
     """
 
     def __init__(self, recipe: Recipe | None, export: str | None) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -76,9 +77,9 @@ class ShardSampler(DistributedSampler[int]):
 class ShuffleSampler(DistributedSampler[int]):
     """Training order: each rank's share of a permutation that (seed, epoch) decides and nothing else.
 
-    So a run that was killed goes on, from the checkpoint of an epoch's end, in the order it would have had, and two
-    ranks with half a batch each see together what one process sees. ``seed`` is by default that of ``seed_everything``;
-    Lightning sets the epoch. A few images come twice where the ranks would be uneven.
+    So a run that was killed goes on in the order it would have had, and two ranks with half a batch each see together
+    what one process sees. ``seed`` is by default that of ``seed_everything``; Lightning sets the epoch. A few images
+    come twice where the ranks would be uneven. ``skip`` leaves out the first so many, once.
     """
 
     def __init__(self, dataset: Sized, seed: int | None = None) -> None:
@@ -86,6 +87,38 @@ class ShuffleSampler(DistributedSampler[int]):
         rank = torch.distributed.get_rank() if active else 0
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         super().__init__(dataset, num_replicas=world_size(), rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.skip = self.skip, 0
+        return islice(super().__iter__(), start, None)
+
+
+class TrainingLoader(DataLoader[Any]):
+    """Batches in the order of :class:`ShuffleSampler`; one that is restored in the middle of an epoch gives the rest.
+
+    ``state_dict`` says how many batches of the epoch were given.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, workers: int) -> None:
+        self.order = ShuffleSampler(dataset)
+        super().__init__(dataset, batch_size=batch_size, sampler=self.order, num_workers=workers)
+        self.given = self.first = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.given, self.first = self.first, 0
+        self.order.skip = self.given * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """``{"given": n}``, 0 at the end of an epoch."""
+        return {"given": self.given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next epoch begins behind its first ``state["given"]`` batches."""
+        self.first = state["given"]
 
 
 def world_size() -> int:
@@ -156,6 +189,8 @@ class ImageData(L.LightningDataModule):
         if class_file is not None:
             self.classes = class_names(class_file)
         self.files: Pictures | None = None
+        self._training: TrainingLoader | None = None
+        self._resumed = {"given": 0}
 
     def load(self, stage: str | None = None) -> None:
         """Fill ``train``, ``val`` and ``held_out``, as far as ``stage`` (Lightning's, None for all) needs them."""
@@ -182,8 +217,17 @@ class ImageData(L.LightningDataModule):
         return {name: getattr(self, name) for name in own} | subset | where
 
     def train_dataloader(self) -> DataLoader[Any]:
-        sampler = ShuffleSampler(self.train)
-        return DataLoader(self.train, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)  # type: ignore[arg-type]
+        self._training = TrainingLoader(self.train, self.batch_size, self.workers)
+        self._training.load_state_dict(self._resumed)
+        self._resumed = {"given": 0}
+        return self._training
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in an epoch training is: Lightning would restore a loader only where no schedule counts its batches."""
+        return {} if self._training is None else self._training.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = {"given": state_dict.get("given", 0)}
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._in_order(self.val)
@@ -194,7 +238,9 @@ class ImageData(L.LightningDataModule):
         labels = images.labels
         order = range(len(images)) if self.subset is None else self.subset.order(labels)
         if self.test_images is not None and self.test_images > len(order):
-            what = f"the {self.test_on} images" if self.subset is None else f"the images of {type(self.subset).__name__}"
+            what = (
+                f"the {self.test_on} images" if self.subset is None else f"the images of {type(self.subset).__name__}"
+            )
             raise ValueError(f"test_images must be at most {len(order)}, {what}; got {self.test_images}")
         return self._in_order(Selection(images, order[: self.test_images]))  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from agdm.objective import Trades
 from agdm.task import GuidanceTask
 from common.checkpoints import load_network, save
 from common.data.digits import Digits
-from common.data.modules import ShuffleSampler
+from common.data.modules import ShuffleSampler, TrainingLoader
 from common.identity import weights_hash
 from common.networks import SmallCNN
 from common.robustness.classifiers import NetworkClassifier
@@ -174,6 +174,38 @@ def same(one, two):
     return all(map(same, one, two)) if isinstance(one, list | tuple) and len(one) == len(two) else one == two
 
 
+class Preempted(L.Callback):
+    """Saves in the middle of epoch 1, as a cluster's warning makes one do, and ends the run there if it is to."""
+
+    def __init__(self, path=None):
+        self.path, self.seen = path, []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append((trainer.current_epoch, batch_idx, batch[2].tolist()))
+        if self.path is not None and (trainer.current_epoch, batch_idx) == (1, 1):
+            trainer.save_checkpoint(self.path)
+            raise RuntimeError("preempted")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_goes_on_in_the_middle_of_an_epoch(digits, tmp_path, workers):
+    """The batches that are left of the epoch, not its first ones again: nothing is seen twice, and the bits agree."""
+
+    def fit(keeper, checkpoint=None):
+        model, data = guidance(tmp_path), digits()
+        data.workers = workers
+        options = {"max_epochs": 3, "limit_val_batches": 0}
+        trainer(tmp_path, EMAWeightAveraging(decay=DECAY), keeper, **options).fit(model, data, ckpt_path=checkpoint)
+        return flat(model.network)
+
+    whole, rest = Preempted(), Preempted()
+    expected = fit(whole)
+    with pytest.raises(RuntimeError, match="preempted"):
+        fit(Preempted(tmp_path / "mid.ckpt"))
+    assert torch.equal(fit(rest, tmp_path / "mid.ckpt"), expected)
+    assert rest.seen == whole.seen[6:]
+
+
 class Curve(L.Callback):
     """What each validation found, in a file: the processes of a fit are not the test's."""
 
@@ -211,6 +243,12 @@ def test_training_order_is_of_seed_and_epoch_and_shared_by_ranks(monkeypatch):
 
     assert sorted(order(0)) == list(range(20))
     assert order(0) == order(0) != order(1)
+    loader = TrainingLoader(range(20), 4, 0)
+    loader.order.seed = 7
+    loader.load_state_dict({"given": 2})
+    assert torch.cat(list(loader)).tolist() == order(0)[8:]
+    assert loader.state_dict() == {"given": 0}
+    assert torch.cat(list(loader)).tolist() == order(0)  # the next epoch is whole again
     assert order(0, seed=8) != order(0)
     both = [order(1, rank, 2) for rank in (0, 1)]
     assert [both[i % 2][i // 2] for i in range(20)] == order(1)
