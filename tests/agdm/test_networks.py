@@ -115,6 +115,14 @@ def test_any_classifier_is_a_network_without_time(x):
     torch.testing.assert_close(latent, body.features((image - 0.5) / 0.2).mean(dim=(2, 3)))
 
 
+@pytest.mark.parametrize("make", [wide, resnet, convnext])
+def test_an_untrained_film_changes_nothing(make, x):
+    """φ at time σ is the network of x / √(1+σ²), to the last bit: scales and shifts are zero."""
+    phi, scaled = make().eval(), x / (1 + torch.tensor(0.7) ** 2).sqrt()
+    assert len(phi.films) > 2
+    assert torch.equal(phi(x, torch.tensor(0.7))[1], phi.network(to_pixel(scaled)))
+
+
 def test_hooks_do_not_outlive_a_pass(x):
     phi = wide().eval()
     with pytest.raises(RuntimeError):
