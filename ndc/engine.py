@@ -33,8 +33,8 @@ class Engine:
             its evaluations, still run. Takes minutes at the first call, and on a CPU has gained 2 % or less: meant for
             GPUs.
 
-    The embeddings of (sigma, y) are not cached, though they repeat: they are 0.01 to 0.05 % of an evaluation of the small
-    networks here, and less of large ones, than which looking them up takes longer.
+    The embeddings of (sigma, y) are not cached, though they repeat: they are 0.01 to 0.05 % of an evaluation of small
+    networks, less of large ones, and to look them up takes longer.
 
     Raises ``ValueError`` for an unknown precision.
     """
