@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
+from common.robustness.sequential import ladder
 from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing, clopper_pearson_lower
 
 
@@ -82,10 +83,7 @@ class Foreseen(Smoothing):
     @property
     def looks(self) -> list[int]:
         """Numbers of samples after which the verdicts are looked for."""
-        sizes = [self.first]
-        while sizes[-1] < self.most:
-            sizes.append(min(self.most, math.ceil(sizes[-1] * self.growth)))
-        return sizes
+        return ladder(self.first, self.growth, self.most)
 
     @property
     def counts_needed(self) -> list[int]:

@@ -59,10 +59,7 @@ class Sequential(Smoothing):
     @property
     def stages(self) -> list[int]:
         """n_1 < ... < n_J = n."""
-        sizes = [self.first]
-        while sizes[-1] < self.n:
-            sizes.append(min(self.n, math.ceil(sizes[-1] * self.growth)))
-        return sizes
+        return ladder(self.first, self.growth, self.n)
 
     @property
     def _level(self) -> float:
@@ -95,6 +92,14 @@ class Sequential(Smoothing):
             return False
         upper = 1.0 - clopper_pearson_lower(size - count, size, self.futility) if self.futility else 1.0
         return upper >= needed
+
+
+def ladder(first: int, growth: float, last: int) -> list[int]:
+    """``first``, then ``growth`` times as many each, rounded up, and at the end ``last``."""
+    sizes = [first]
+    while sizes[-1] < last:
+        sizes.append(min(last, math.ceil(sizes[-1] * growth)))
+    return sizes
 
 
 @lru_cache
