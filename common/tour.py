@@ -4,6 +4,7 @@ A stage starts when the weights that its config names are there. Small networks 
 as many stages as there are processors run side by side, each on its share of the threads.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from rich.table import Table
 from common.robustness.records import Records, summarise
 
 WEIGHTS = ".safetensors"
+FRESH = 5.0  # seconds for which figures are shown before they are read again
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Stage:
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     settings: dict[str, Any] = field(init=False)
+    _seen: tuple[float, str] = field(default=(-math.inf, ""), init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.settings = yaml.safe_load(self.config.read_text())
@@ -76,7 +79,13 @@ class Stage:
         return logs / f"{self.config.stem}.log"
 
     def figures(self) -> str:
-        """How far a test is: accuracies of the rows written so far."""
+        """How far a test is: accuracies of the rows written so far, read every few seconds, since rows may be many."""
+        if time.monotonic() < self._seen[0] + FRESH and self.process is not None and self.process.poll() is None:
+            return self._seen[1]
+        self._seen = time.monotonic(), self._figures()
+        return self._seen[1]
+
+    def _figures(self) -> str:
         try:
             rows = Records.read(self.records) if self.records is not None else []
         except ValueError:  # no row yet

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from common import commands
 from common.report import build
 from common.report.runs import read_runs
 from common.report.study import outcomes, study_figures, study_table
@@ -122,3 +123,29 @@ def test_an_unfinished_study_says_how_far_it_is(tmp_path):
     finish(Study(study.name, study.purpose, study.records, study.combinations[:3]), lambda case, values: 10)
     found = outcomes(study, read_runs([study.records]))
     assert study_table(study, found).notes == ["3 of 4 runs so far."]
+
+
+def test_the_command_shares_out_runs_and_reports(tmp_path, monkeypatch, capsys):
+    path, ran = write(tmp_path, vary=VARY), []
+
+    def run(stages, cli, logs, jobs, console):
+        ran.append(([stage.config.name for stage in stages], jobs))
+        known = Study.read(path)
+        chosen = [one for one in known.combinations if f"{one.name}.test.yaml" in ran[-1][0]]
+        finish(Study(known.name, known.purpose, known.records, chosen), lambda case, values: 10 + values["steps"])
+
+    monkeypatch.setattr(commands, "run_stages", run)
+    commands.study([str(path), "--part", "1/2", "--jobs", "3"])
+    assert ran == [(["steps=1_kind=a.test.yaml", "steps=2_kind=a.test.yaml"], 3)]
+    assert not (tmp_path / "out" / "report").exists()
+    commands.study([str(path), "--part", "2/2"])
+    assert ran[1][0] == ["steps=1_kind=b.test.yaml", "steps=2_kind=b.test.yaml"]
+    commands.study([str(path), "--report"])
+    assert len(ran) == 2 and "What is asked." in (tmp_path / "out" / "report" / "report.html").read_text()
+    assert "steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/2/3"])
+def test_a_share_is_k_of_n(part):
+    with pytest.raises(ValueError, match="K/N"):
+        commands.part(part)
