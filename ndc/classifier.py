@@ -11,7 +11,7 @@ from torch import Tensor
 from common.diffusion.denoisers import Denoiser
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
-from common.units import sigma_to_model, to_model, to_pixel
+from common.units import number, sigma_to_model, to_model, to_pixel
 from ndc.elimination import Elimination
 from ndc.engine import BatchSize, Calls, Engine, recomputed
 from ndc.likelihood import Bound, Nodes
@@ -62,7 +62,7 @@ class NoisedDiffusionClassifier(Classifier):
         self,
         denoiser: Denoiser,
         num_classes: int,
-        sigma: float,
+        sigma: float | str,
         variant: Variant = "apndc",
         nodes: int | Nodes = 16,
         weight: NamedWeight | Weight = "lognormal",
@@ -75,6 +75,7 @@ class NoisedDiffusionClassifier(Classifier):
         elimination: Elimination | None = None,
     ) -> None:
         super().__init__()
+        sigma = number(sigma)
         _check_input(variant, sigma)
         _check_classes(denoiser, num_classes, log_prior)
         _check_level(denoiser if unconditional is None else unconditional, sigma_to_model(sigma))

@@ -22,15 +22,15 @@ class Elimination:
 
         f_y = T/m sum_{i <= m} term_iy + log p(y).
 
-    After each stage a class y is dropped unless
+    After each stage a class y is dropped unless it, or a class behind it, has
 
         f_y >= max_k f_k - margin - errors * s,
-        s^2 = (1 + 1/(2m - 2)) mean over rivals k of  (1/m) Var_i [ T (term_i,best - term_ik) ],
+        s^2 = (1 + 1/(2m - 2)) max(v_y, mean of v_k over rivals k),   v_k = (1/m) Var_i [ T (term_i,best - term_ik) ],
 
-    s the standard error of a class difference over the nodes seen, pooled over the classes still in; the factor undoes
-    the bias of a deviation estimated from few. All classes see the same noise at a node, so that s is small. An image
-    with one class left is done; classes that go on to the end are compared by their whole sums. Limits are in the units
-    of the logits, whatever the number of nodes.
+    s the standard error of the class's difference over the nodes seen, but no less than that of all classes still in,
+    since few nodes may look alike by chance; the factor undoes the bias of a deviation estimated from few. All classes
+    see the same noise at a node, so that s is small. An image with one class left is done; classes that go on to the
+    end are compared by their whole sums. Limits are in the units of the logits, whatever the number of nodes.
 
     Which classes are asked depends on the noisy image and on the noise; the noise of a node depends on neither, nor on
     the classes that are left. The classifier is a randomised function of its input, and smoothing may certify it.
@@ -41,10 +41,10 @@ class Elimination:
 
     Args:
         stages: numbers of nodes after which classes are dropped, ascending, below T; None is 2, 4, 6, 8, 12, 16, ...
-        errors: how many standard errors behind a class must be. With 3 the answer is that of the full search on 99.9 %
-            of noisy digits or more (2,560 of them; APNDC and antithetic EPNDC, sigma 0.25 and 0.5), for 26 to 43 % of
-            its evaluations with 16 nodes, a tenth with 64. EPNDC with neither antithetic nodes nor its control variate
-            (`Nodes`, on by default) is too noisy for that: 98 to 99 %, with no loss of accuracy.
+        errors: how many standard errors behind a class must be. With 3 the answer was that of the full search on all of
+            1,024 noisy digits (APNDC and EPNDC, sigma 0.25 and 0.5), for 30 to 57 % of its evaluations with 16 nodes,
+            and far less with more. EPNDC with neither antithetic nodes nor its control variate (`Nodes`, on by default)
+            is too noisy for that: 98 to 99 %, with no loss of accuracy.
         margin: how much further behind, in logits; infinite with ``keep`` alone.
         keep: at most so many classes go on, after each stage, or if it is one number after the last: ``keep=10`` of
             1,000 is sift-and-refine.
@@ -117,12 +117,15 @@ class Elimination:
         if self.errors:
             m = len(values)
             behind = total * (values.gather(2, leader.expand(m, -1, -1)) - values)
-            variance = behind.var(0).masked_fill(~alive, 0.0).sum(1, keepdim=True) / (alive.sum(1, keepdim=True) - 1)
-            allowed += self.errors * (variance * (1 + 1 / (2 * m - 2)) / m).sqrt()
+            own = behind.var(0).masked_fill(~alive, 0.0)
+            variance = own.maximum(own.sum(1, keepdim=True) / (alive.sum(1, keepdim=True) - 1))
+            allowed = allowed + self.errors * (variance * (1 + 1 / (2 * m - 2)) / m).sqrt()
         least = best - allowed
         if limit is not None and limit < alive.shape[1]:
             least = least.maximum(estimate.topk(limit).values[:, -1:])
-        return alive & (estimate >= least)
+        kept = alive & (estimate >= least)
+        last = estimate.masked_fill(~kept, math.inf).amin(1, keepdim=True)
+        return alive & (estimate >= last)  # with a class all that are before it
 
 
 def _assembled(values: Tensor, alive: Tensor, seen: Tensor, prior: Tensor, total: int) -> Tensor:

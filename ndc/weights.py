@@ -91,7 +91,8 @@ def reference_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0
 class ELBO(Weight):
     """The likelihood's own weight: w = 1 / sigma^3, so that logit differences are log-likelihood ratios in nats.
 
-    The sum over dimensions is not divided by anything. ``sigma_data`` only places equal nodes:
+    The sum over dimensions is not divided by anything. What the limits of the nodes leave out is then an error in nats:
+    0.03 to 0.16 on small mixtures for the default limit of 3, O(sigma_max^-2). ``sigma_data`` only places equal nodes:
     density = sigma_data^2 / (sigma (sigma^2 + sigma_data^2)).
     """
 

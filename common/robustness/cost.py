@@ -27,13 +27,15 @@ def networks(module: nn.Module) -> list[nn.Module]:
 class Meter:
     """Counts the rows that go through a classifier's networks, forward, while the context lasts.
 
-    A recomputation in a backward pass counts, and so do rows that only fill up a batch. ``cost(images)`` is per
+    A recomputation in a backward pass counts, and so do rows that only fill up a batch. Where nothing is a network, as
+    in exact denoisers, the innermost modules count. ``cost(images)`` is per
     image: ``seconds``, ``evaluations`` (network evaluations), and ``peak_bytes``, the most memory that tensors took
     on a GPU, or that the process ever took on a CPU.
     """
 
     def __init__(self, classifier: nn.Module) -> None:
-        self._networks = {id(network): network for network in networks(classifier)}
+        innermost = [module for module in classifier.modules() if not any(module.children())]
+        self._networks = {id(network): network for network in networks(classifier) or innermost}
         self._rows = 0
 
     def __enter__(self) -> "Meter":

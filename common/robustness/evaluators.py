@@ -8,9 +8,10 @@ told to: ``knows="noise"``), and nothing in a record depends on how images were 
 This is a border: whatever arrives in a batch, and whatever an attack returns, is checked here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ from common.robustness.cost import Meter
 from common.robustness.decisions import Rule, ask, check_rule, decided, scores
 from common.robustness.pictures import pictures
 from common.robustness.records import Record
-from common.robustness.replay import Replayed
-from common.robustness.smoothing import Certifier
+from common.robustness.replay import Replayed, seen
+from common.robustness.smoothing import Certifier, Smoothing
+from common.robustness.soundness import check_sound
 from common.robustness.threat import Threat
 
 Knowledge = Literal["model", "noise"]
@@ -151,7 +153,7 @@ class Attacked:
         names = ("predictions", "correct", "clean_predictions", "random_predictions", "distance")
         rows = [dict(zip(names, row, strict=True)) | given for row in zip(*columns, strict=True)]
         views = pictures(classifier, image, found[0].adv, noise.stream("score"), self.keep_images)
-        return [a | b | c | d for a, b, c, d in zip(rows, flags, _seen(found), views, strict=True)]
+        return [a | b | c | d for a, b, c, d in zip(rows, flags, seen(found), views, strict=True)]
 
     def _threat(self) -> Threat:
         if self.threat is None:
@@ -218,6 +220,8 @@ class Certified:
     radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right and
     not abstained). ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
     A verdict that was only foreseen (`Foreseen`) says so by ``procedure``, the samples that it would take.
+
+    Before a classifier is smoothed for the first time it is asked whether it may be (`check_sound`).
     """
 
     smoothing: Certifier
@@ -231,8 +235,12 @@ class Certified:
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
         image, label, index = check_evaluation(classifier, batch)
         check_labels(label, self.smoothing.num_classes)
+        noise = Noise.of(self.seed, index)
+        if isinstance(self.smoothing, Smoothing) and len(image) and classifier not in _SOUND:
+            check_sound(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
+            _SOUND.add(classifier)
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            certificates = self.smoothing.certify(classifier, image, Noise.of(self.seed, index).stream("smoothing"))
+            certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"))
         rows = [
             {
                 "prediction": c.prediction,
@@ -250,6 +258,7 @@ class Certified:
         return _records(self.name, label, index, rows, meter)
 
 
+_SOUND: WeakSet[Classifier] = WeakSet()
 _FORESEEN = ("procedure", "undecided", "evaluations")
 
 
@@ -258,26 +267,6 @@ def one_seed(evaluator: Clean | Attacked) -> int:
     if not isinstance(evaluator.seed, int):
         raise ValueError(f"{evaluator.name!r} has several seeds: a test makes an evaluator of each (`suite`)")
     return evaluator.seed
-
-
-def _seen(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """What the attack saw of each image, as far as it says; of several attempts the sum, any and means."""
-    rows: list[dict[str, Any]] = [{} for _ in found[0].adv]
-    merged = {
-        "queries": _merged([f.queries for f in found], lambda x: x.sum(0)),
-        "broken": _merged([f.broken for f in found], lambda x: x.any(0)),
-        "dead": _merged([f.dead for f in found], lambda x: x.mean(0)),
-        "curve": _merged([f.curve for f in found], lambda x: x.mean(0)),
-    }
-    for name, values in merged.items():
-        for row, value in zip(rows, [] if values is None else values.tolist(), strict=values is not None):
-            row[name] = value
-    return rows
-
-
-def _merged(parts: Sequence[Tensor | None], combine: Callable[[Tensor], Tensor]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return combine(torch.stack(known)) if len(known) == len(parts) else None
 
 
 def _records(name: str, label: Tensor, index: Tensor, rows: list[dict[str, Any]], meter: Meter) -> list[Record]:

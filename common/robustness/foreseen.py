@@ -10,7 +10,7 @@ from scipy.stats import binom, hypergeom, norm
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed
+from common.robustness.classifiers import Classifier, Steady, deployed
 from common.robustness.sequential import ladder
 from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing, clopper_pearson_lower
 
@@ -19,12 +19,12 @@ from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing, clopper
 class Foresight(Certificate):
     """A `Certificate` that ``procedure`` samples would give, foreseen from ``samples``.
 
-    ``undecided``: the number of targets about which the limit of samples left a doubt. ``evaluations``: network
-    evaluations that the procedure would take, if the classifier says what one sample takes.
+    ``undecided``: the targets about which the limit of samples left a doubt. ``evaluations``: network evaluations that
+    the procedure would take, if the classifier says what one sample takes.
     """
 
     procedure: int = 0
-    undecided: int = 0
+    undecided: tuple[float, ...] = ()
     evaluations: int | None = None
 
 
@@ -42,8 +42,9 @@ class Foreseen(Smoothing):
         "not certified" once                          P(Hypergeometric(n, k*, m) <= k)     <= error / J,
 
     J the number of looks (after ``first`` samples, then ``growth`` times as many, up to ``limit``). What is open at the
-    limit goes by k / m >= k* / n and is counted as ``undecided``. Sample i is that of `Smoothing`, and the class is the
-    leading one, which n0 samples would choose with an error below ``error``.
+    limit goes by k / m >= k* / n and is listed as ``undecided``: reports give the share with all of them failing and
+    with all of them holding. A target near what n samples can reach takes nearly all of them. Sample i is that of
+    `Smoothing`, and the class is the leading one, which n0 samples would choose with an error below ``error``.
 
     This is for studies of cost: a verdict that is almost surely the procedure's is not itself a certificate, and the
     time saved here is no merit of the procedure. The radius is the largest target that is certified.
@@ -62,7 +63,7 @@ class Foreseen(Smoothing):
         known = self.targets and all(map(math.isfinite, self.targets))
         if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] <= 0:
             raise ValueError(f"targets must be radii > 0 (pixels), ascending; got {list(self.targets)}")
-        if not (1 <= self.first <= self.most <= self.n and self.growth > 1):
+        if not (1 <= self.first <= self.most <= self.n and 1 < self.growth < math.inf):
             raise ValueError(f"looks need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")
         if not 0 < self.error < 0.5:
             raise ValueError(f"error, the chance of a wrong verdict, must be in (0, 0.5); got {self.error}")
@@ -107,7 +108,8 @@ class Foreseen(Smoothing):
                 before = size
                 if not active:
                     break
-        each = getattr(classifier, "evaluations", None)
+        inner = classifier.classifier if isinstance(classifier, Steady) else classifier
+        each = getattr(inner, "evaluations", None)
         rows_of = zip(counts.argmax(1).tolist(), counts.amax(1).tolist(), spent, strict=True)
         return [self._foresight(*row, None if each is None else int(each)) for row in rows_of]
 
@@ -123,9 +125,10 @@ class Foreseen(Smoothing):
         radius = max((r for r, yes in zip(self.targets, certain, strict=True) if yes), default=0.0)
         p_lower = float(norm.cdf(radius / self.level)) if radius else 0.0
         procedure = self.n0 + self.n
+        undecided = tuple(r for r, verdict in zip(self.targets, verdicts, strict=True) if verdict is None)
         return Foresight(
             leader if radius else ABSTAIN, radius, p_lower, size, count,
-            procedure, verdicts.count(None), None if each is None else procedure * each,
+            procedure, undecided, None if each is None else procedure * each,
         )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
-"""An attacker who knows the defence's random draws."""
+"""An attacker who knows the defence's random draws, and what several attempts saw together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.noise import Noise
+from common.robustness.attacks import Found
 from common.robustness.classifiers import Classifier
 from common.robustness.threat import Threat
 
@@ -54,3 +56,23 @@ def one_by_one(
     """``adv`` (B,C,H,W) of an attack that is shown one image at a time: every row that it asks about is of that one."""
     rows = [slice(row, row + 1) for row in range(len(image))]
     return torch.cat([attack(classifier, image[row], label[row], threat, noise.rows(row)) for row in rows])
+
+
+def seen(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """What the attack saw of each image, as far as it says; of several attempts the sum, any and means."""
+    rows: list[dict[str, Any]] = [{} for _ in found[0].adv]
+    merged = {
+        "queries": _merged([f.queries for f in found], lambda x: x.sum(0)),
+        "broken": _merged([f.broken for f in found], lambda x: x.any(0)),
+        "dead": _merged([f.dead for f in found], lambda x: x.mean(0)),
+        "curve": _merged([f.curve for f in found], lambda x: x.mean(0)),
+    }
+    for name, values in merged.items():
+        for row, value in zip(rows, [] if values is None else values.tolist(), strict=values is not None):
+            row[name] = value
+    return rows
+
+
+def _merged(parts: Sequence[Tensor | None], combine: Callable[[Tensor], Tensor]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return combine(torch.stack(known)) if len(known) == len(parts) else None

@@ -45,7 +45,7 @@ class Sequential(Smoothing):
         known = self.targets and all(map(math.isfinite, self.targets))
         if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] < 0:
             raise ValueError(f"targets must be radii >= 0 (pixels), ascending; got {list(self.targets)}")
-        if not 1 <= self.first <= self.n or not self.growth > 1:
+        if not 1 <= self.first <= self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")
         if not 0 <= self.futility < 0.5:
             raise ValueError(f"futility, an error level of giving up, must be in [0, 0.5); got {self.futility}")

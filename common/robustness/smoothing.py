@@ -68,6 +68,9 @@ class Smoothing(Certifier):
         object.__setattr__(self, "sigma", number(self.sigma))  # "64/255" becomes a float
         if not 0 < self.level < float("inf"):
             raise ValueError(f"sigma must be above 0, in pixel units; got {self.sigma}")
+        counts = (self.n0, self.n, self.num_classes, self.batch_size)
+        if not all(isinstance(count, int) for count in counts):
+            raise ValueError(f"n0, n, num_classes and batch_size are whole numbers; got {', '.join(map(str, counts))}")
         if not 1 <= self.n0 <= self.n:
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
         if not 0 < self.alpha < 1:
@@ -111,8 +114,10 @@ class Smoothing(Certifier):
             if logits.shape[1] != self.num_classes:
                 got = f"the classifier has {logits.shape[1]}"
                 raise ValueError(f"num_classes must be the classifier's: {got}, Smoothing {self.num_classes}")
-            if bool(logits.isnan().any()):
-                raise ValueError("a certificate needs numbers: of a noisy image this classifier's logits are NaN")
+            if bool(logits.isnan().any()) or not bool(logits.isfinite().any(1).all()):
+                raise ValueError(
+                    "a certificate needs numbers: of a noisy image this classifier's logits are NaN or -inf"
+                )
             counts += torch.bincount(owner * self.num_classes + logits.argmax(1), minlength=len(counts))
         return counts.view(len(image), self.num_classes)
 

@@ -95,9 +95,9 @@ def test_sift_and_refine_of_many_classes():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not TRAINED.exists(), reason="robust-diffusion tour trains this denoiser")
-@pytest.mark.parametrize(("sigma", "least"), [(0.25, 2.4), (0.5, 3.2)])
+@pytest.mark.parametrize(("sigma", "least"), [(0.25, 1.9), (0.5, 3.0)])
 def test_same_class_as_the_full_search_on_digits(sigma, least):
-    """200 noisy images: at least 99.5 % alike. Of 2,560 it was 99.92 and 100 %, for 57 and 41 of 160 evaluations."""
+    """200 noisy images: at least 99.5 % alike. Of 256 it was 100 %, for 82 and 48 of 161 evaluations."""
     from common.checkpoints import load_denoiser
     from common.data.digits import Digits
 
@@ -380,3 +380,15 @@ def test_stages_that_do_not_suit_the_nodes_are_refused():
     denoiser, nodes = ExactDenoiser(world(2, 2, 1.0, 0.3)), Nodes(8, antithetic=True)
     with pytest.raises(ValueError, match="must be even"):
         NoisedDiffusionClassifier(denoiser, 2, 0.25, "epndc", nodes, elimination=Elimination((3,)))
+
+
+def test_a_class_with_more_variance_than_its_rivals_is_given_more_room():
+    """29 classes that hardly differ and one whose differences vary a lot: 99.85 % of 2,000 inputs answered as by the
+    full search, 95.65 % if the class's own error did not count."""
+    generator = torch.Generator().manual_seed(5)
+    values = 0.01 * torch.randn(32, 2000, 30, generator=generator, dtype=torch.float64)
+    values[:, :, 0] += 0.3 * torch.randn(32, 2000, generator=generator, dtype=torch.float64) + 0.2
+    terms, _ = table(values)
+    elimination = Elimination(stages=(4, 8, 16))
+    logits = elimination.logits(terms, elimination.plan(32), torch.zeros(30, dtype=torch.float64), 2000)
+    assert (logits.argmax(1) == values.sum(0).argmax(1)).double().mean() >= 0.99
