@@ -10,6 +10,7 @@ with c_φ a latent of the network and p_φ its class probabilities. The true lab
 appears nowhere: what stands for y is φ's own opinion of x'.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
 
@@ -60,8 +61,8 @@ class GuidanceClassifier(Classifier):
 
     def __init__(self, network: nn.Module, sigma: float = 0.0) -> None:
         super().__init__()
-        if sigma < 0:
-            raise ValueError(f"sigma must be >= 0 in the model frame; got {sigma}")
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"sigma must be >= 0 and finite, in the model frame; got {sigma}")
         self.network = network
         self.sigma = sigma
         self.randomised = sigma > 0
@@ -174,8 +175,9 @@ class AdversarialGuidance(Potential):
         distance: Distance = "relative",
     ) -> None:
         super().__init__()
-        if min(latent_scale, label_scale) < 0:
-            raise ValueError(f"scales must be >= 0; got latent_scale={latent_scale}, label_scale={label_scale}")
+        if not (0 <= latent_scale < math.inf and 0 <= label_scale < math.inf):
+            got = f"latent_scale={latent_scale}, label_scale={label_scale}"
+            raise ValueError(f"scales must be >= 0 and finite; got {got}")
         if distance not in (*_DISTANCES, "kl") or label not in _LABELS:
             choices = f"distance in {[*_DISTANCES, 'kl']} and label in {[*_LABELS]}"
             raise ValueError(f"expected {choices}; got distance={distance!r}, label={label!r}")
@@ -186,10 +188,13 @@ class AdversarialGuidance(Potential):
         self.distance = distance
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma``: without it, at 0."""
+        """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma``: without it, at 0.
+
+        Raises ``ValueError`` for a φ that gives something else, and in inference mode.
+        """
         if torch.is_inference_mode_enabled():
             raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
-        latent, logits = self.network(reference, reference.new_zeros(()) if sigma is None else sigma)
+        latent, logits = _pair(self.network(reference, reference.new_zeros(()) if sigma is None else sigma), reference)
         return latent, logits.log_softmax(dim=1)
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
@@ -200,3 +205,16 @@ class AdversarialGuidance(Potential):
         agreement = _LABELS[self.label]
         potential = -self.latent_scale * near
         return potential if agreement is None else potential + self.label_scale * agreement(log_p_x, log_p)
+
+
+def _pair(answer: object, x: Tensor) -> tuple[Tensor, Tensor]:
+    """φ's answer to images x (B,C,H,W), if it is latents (B,F) and logits (B,K) in their type; autocast has its own."""
+    device = x.device.type
+    types = (x.dtype, *((torch.get_autocast_dtype(device),) if torch.is_autocast_enabled(device) else ()))
+    match answer:
+        case (Tensor() as latent, Tensor() as logits):
+            if all(part.ndim == 2 and len(part) == len(x) and part.dtype in types for part in (latent, logits)):
+                return latent, logits
+    parts = answer if isinstance(answer, tuple | list) else (answer,)
+    got = [(tuple(part.shape), part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    raise ValueError(f"φ must give (latent (B,F), logits (B,K)) of {len(x)} images in {x.dtype}; got {got}")

@@ -164,6 +164,8 @@ class AdaptedNetwork(nn.Module):
         time_dim: int = 128,
     ) -> None:
         super().__init__()
+        if time_dim < 1:
+            raise ValueError(f"time_dim must be >= 1; got {time_dim}")
         linear = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
         if not linear or (head is not None and head not in linear):
             raise ValueError(f"head must name a linear layer, one of {linear[-3:]}; got {head!r}")
@@ -171,7 +173,10 @@ class AdaptedNetwork(nn.Module):
         self.config = {"network": network, "time": time, "film": film, "head": head, "time_dim": time_dim}
         self.time = TimeEmbedding(time_dim) if time else None
         norms = {name: part for name, part in network.named_modules() if _channels(part)} if time else {}
-        self.norms = [name for name in norms if film is None or re.search(film, name)]
+        try:
+            self.norms = [name for name in norms if film is None or re.search(film, name)]
+        except re.error as error:
+            raise ValueError(f"film must be a regular expression; got {film!r}: {error}") from error
         if time and not self.norms:
             raise ValueError(f"film must be found in the name of a normalisation layer; got {film!r} for {list(norms)}")
         self.films = nn.ModuleList(Film(time_dim, _channels(norms[name])) for name in self.norms)

@@ -69,13 +69,10 @@ class Trades:
         threat: ThreatModel,
         weight: float = 6.0,
         steps: int = 10,
-        step_size: float | None = None,
+        step_size: float | str | None = None,
         inner: Inner = "kl",
         shared_noise: bool = True,
     ) -> None:
-        if weight < 0 or steps < 1 or (step_size is not None and step_size <= 0):
-            got = f"weight={weight}, steps={steps}, step_size={step_size}"
-            raise ValueError(f"Trades needs weight >= 0, steps >= 1 and step_size > 0; got {got}")
         check_trades(weight, inner)
         self.threat, self.weight, self.steps = threat, weight, steps
         self.inner, self.shared_noise = inner, shared_noise

@@ -61,6 +61,8 @@ class AGDM(DiffusionPurifier):
         if not (hasattr(guidance, "gradient") or hasattr(guidance, "gradient_at")):
             raise ValueError(f"guidance must have gradient(x, sigma, reference); got {type(guidance).__name__}")
         self.scale = scale
+        if steering is not None and not isinstance(steering, Steering):
+            raise ValueError(f'steering must be a Steering, such as Steering(at="mean"), or None; got {steering!r}')
         self.steering = Steering() if steering is None else steering
         embed = getattr(guidance, "embed", None)
         if self.steering.reference != "clean" and embed and len(signature(embed).parameters) < 2:
@@ -160,10 +162,12 @@ class AGDM(DiffusionPurifier):
             purifier.scale = purifier.scale_for(0.2, images)
 
         Ratios to try: 0.05, 0.1, 0.2, 0.5; the scale of 100 of ``configs/tour`` is one of 0.45. Raises ``ValueError``
-        for a purifier that guidance does not move.
+        for a purifier that guidance does not move, and for no images.
         """
         if not 0 < ratio < float("inf"):
             raise ValueError(f"ratio must be finite and > 0, a share of the step's own length; got {ratio}")
+        if not len(image):
+            raise ValueError(f"a scale is calibrated on images (B,C,H,W), B >= 1; got {tuple(image.shape)}")
         median = float(self.shifts(image, noise).median())
         if not median > 0:
             raise ValueError(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -33,6 +34,7 @@ METADATA_KEY = "robust_diffusion"
 
 __all__ = [
     "Format",
+    "description_of",
     "load",
     "load_classifier",
     "load_denoiser",
@@ -58,14 +60,13 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     ``notes`` (plain JSON, e.g. what it was trained on) is kept beside the description. The file appears under its name
     only when it is complete. Returns the path.
 
-    Raises ``ValueError`` for another suffix and for a module that could not be built again from its description.
+    Raises ``ValueError`` for another suffix and for a module that its description does not build again.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"our checkpoints are .safetensors files; got {path.name!r}. Use {path.stem}.safetensors.")
-    description = {"format": FORMAT_VERSION, **describe(module), "notes": dict(notes or {})}
+    description = {**description_of(module), "notes": dict(notes or {})}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    compare(build(description).state_dict(), state, f"this {type(module).__qualname__}")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -77,6 +78,23 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def description_of(module: nn.Module) -> dict[str, Any]:
+    """What `save` stores of a module beside its weights, without writing anything.
+
+    Raises ``ValueError`` for a module that it does not build again: another class, other tensors, other layers.
+    """
+    description, name = {"format": FORMAT_VERSION, **describe(module)}, type(module).__qualname__
+    again = build(description)
+    compare(again.state_dict(), module.state_dict(), f"this {name}")
+    for own, built in zip_longest(repr(module).splitlines(), repr(again).splitlines(), fillvalue="nothing"):
+        if own != built:
+            raise ValueError(
+                f"this {name} must have the layers that its description builds; it has {own.strip()} where they have "
+                f"{built.strip()}. Wrap a timm model made with other options in TimmNetwork(name, options=...)."
+            )
+    return description
 
 
 def load(path: str | Path) -> nn.Module:

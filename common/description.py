@@ -101,7 +101,7 @@ def _is_part(value: Any) -> bool:
 def _timm_model(model_name: str, **arguments: Any) -> nn.Module:
     import timm
 
-    if not timm.is_model(model_name):
+    if not isinstance(model_name, str) or not timm.is_model(model_name):
         raise ValueError(f"the installed timm has no model {model_name!r}.")
     model: nn.Module = timm.create_model(model_name, **arguments)
     return model

@@ -1,6 +1,7 @@
 """What the trained tasks share: how they optimise, where their noise comes from, what they check and write."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.checkpoints import save
+from common.checkpoints import description_of, save
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.batches import check_batch, check_labels
@@ -31,8 +32,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:
-            raise ValueError(f"a recipe needs lr > 0, weight_decay >= 0 and 0 <= warmup < 1; got {self}")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup < 1):
+            raise ValueError(f"a recipe needs finite lr > 0 and weight_decay >= 0, and 0 <= warmup < 1; got {self}")
 
 
 class TrainingTask(L.LightningModule):
@@ -45,6 +46,11 @@ class TrainingTask(L.LightningModule):
     * those of the best epoch, where a ``ModelCheckpoint(monitor=...)`` keeps it: averaged if those were validated. The
       module itself is left with them. Adversarial training over-fits, and its last epoch is rarely its best (Rice et
       al., arXiv 2002.11569). ``EarlyStopping`` beside it ends the run.
+
+    What can be exported is what ``common.checkpoints.save`` describes: modules of this project made with plain
+    arguments, and timm's inside them. Any other is refused before the first step: train it without ``export``, and take
+    its weights from Lightning's checkpoint. If the best epoch's file is gone at the end, the last weights are written,
+    with a warning.
 
     A run that was killed goes on bit for bit from its last checkpoint (``--ckpt_path``): noise and order are functions
     of the epoch, and a data module of ours goes on in the middle of one.
@@ -62,6 +68,11 @@ class TrainingTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained().parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(
+                f"there must be parameters to train; all of this {type(self.trained()).__name__} are frozen, as those "
+                "of a network that guided are. Call its requires_grad_(True), or load it again."
+            )
         optimizer = AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         rise = max(1, round(self.recipe.warmup * steps))
@@ -90,6 +101,8 @@ class TrainingTask(L.LightningModule):
         return Noise(self.recipe.seed, index, torch.full_like(index, self.current_epoch))
 
     def on_fit_start(self) -> None:
+        if self.export is not None:
+            description_of(self.trained())  # refuses now what could not be written at the end
         if not self.trained().training:  # as weights come from a file; Lightning leaves modes alone
             self.trained().train()
         averaging = any(isinstance(part, WeightAveraging) for part in _callbacks(self.trainer))
@@ -103,7 +116,12 @@ class TrainingTask(L.LightningModule):
         if self.export is None:
             return
         keeper, notes = _keeper(self.trainer), {}
-        if keeper is not None and Path(keeper.best_model_path).is_file():
+        if keeper is not None and keeper.best_model_path and not Path(keeper.best_model_path).is_file():
+            warnings.warn(
+                f"the best epoch's checkpoint {keeper.best_model_path} is gone: the last weights are exported instead",
+                stacklevel=2,
+            )
+        elif keeper is not None and keeper.best_model_path:
             best = torch.load(keeper.best_model_path, map_location=self.device, weights_only=True)
             self.load_state_dict(best["state_dict"])
             notes = {"epoch": best["epoch"], str(keeper.monitor): float(keeper.best_model_score or 0)}

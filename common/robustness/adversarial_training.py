@@ -4,6 +4,7 @@ An adversary of training is not one of evaluation: few steps, one start, the las
 in which it will be deployed, at whose weights it is used once.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
-from common.robustness.threat import ThreatModel
+from common.robustness.threat import ThreatModel, norm_ball
 from common.units import number
 
 Start = Literal["near", "random"]
@@ -32,6 +33,8 @@ class InnerMaximum:
     2.5 eps; to 5 eps in L2 from a random start, which lies at right angles to the gradient; and to 20 eps in L1, the
     way to a corner of its ball. On a linear loss over 3x32x32 pixels, ten steps then reach 99.6 % of the maximum at
     least.
+
+    Raises ``ValueError`` for a threat that is no ball of a norm, and for a number or name that is not allowed.
     """
 
     threat: ThreatModel
@@ -40,9 +43,11 @@ class InnerMaximum:
     start: Start = "near"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or (self.step_size is not None and not number(self.step_size) > 0):
+        norm_ball(self.threat, "adversarial training")
+        sized = self.step_size is None or 0 < number(self.step_size) < math.inf
+        if not (isinstance(self.steps, int) and self.steps >= 1 and sized):
             got = f"steps={self.steps}, step_size={self.step_size}"
-            raise ValueError(f"the inner maximum needs steps >= 1 and step_size > 0 in pixels; got {got}")
+            raise ValueError(f"the inner maximum needs whole steps >= 1 and finite step_size > 0 in pixels; got {got}")
         if self.start not in get_args(Start):
             raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
 
@@ -147,6 +152,6 @@ def inner_loss(name: Inner) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def check_trades(weight: float, inner: str) -> None:
-    """``ValueError`` for a negative weight and for an unknown inner loss."""
-    if weight < 0 or inner not in get_args(Inner):
-        raise ValueError(f"TRADES needs weight >= 0 and inner 'kl' or 'cross_entropy'; got {weight=}, {inner=}")
+    """``ValueError`` for a weight that is negative or not finite, and for an unknown inner loss."""
+    if not 0 <= weight < math.inf or inner not in get_args(Inner):
+        raise ValueError(f"TRADES needs finite weight >= 0 and inner 'kl' or 'cross_entropy'; got {weight=}, {inner=}")

@@ -8,6 +8,7 @@ from common.noise import Noise
 from common.units import to_model
 
 SHAPE = (1, 2, 3)
+BAD = (-1.0, float("nan"), float("inf"))
 
 
 def image(rows, seed=0):
@@ -166,7 +167,11 @@ def test_inference_mode_is_refused_with_a_reason():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"label": "oracle"}, "soft"), ({"distance": "ssim"}, "cosine"), ({"latent_scale": -1.0}, "scales must be >= 0")],
+    [
+        ({"label": "oracle"}, "soft"),
+        ({"distance": "ssim"}, "cosine"),
+        *(({f"{part}_scale": value}, "scales must be >= 0") for part in ("latent", "label") for value in BAD),
+    ],
 )
 def test_unknown_terms_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
@@ -182,5 +187,37 @@ def test_classifier_adds_noise_of_the_model_frame(linear):
     torch.testing.assert_close(clean(pixels), x @ phi.W.T)
     z = noise.normal(0, (6,), torch.float64)
     torch.testing.assert_close(diffused(pixels, noise), 1.5 * (x + 0.5 * z) @ phi.W.T)
-    with pytest.raises(ValueError, match="sigma must be >= 0"):
-        GuidanceClassifier(phi, -0.1)
+    for sigma in BAD:
+        with pytest.raises(ValueError, match="sigma must be >= 0"):
+            GuidanceClassifier(phi, sigma)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda latent, logits: logits,
+        lambda latent, logits: (latent, logits, logits),
+        lambda latent, logits: (latent[:, :, None, None], logits),
+        lambda latent, logits: (latent[:1], logits),
+        lambda latent, logits: (latent, logits.float()),
+        lambda latent, logits: (latent, None),
+    ],
+    ids=["logits alone", "three", "a map", "one row", "another type", "nothing"],
+)
+def test_a_network_must_give_latents_and_logits(linear, answer):
+    """Of two images, too, whose logits alone would unpack as a pair."""
+    phi = linear(6)
+
+    class Other(torch.nn.Module):
+        def forward(self, x, sigma):
+            return answer(*phi(x, sigma))
+
+    with pytest.raises(ValueError, match=r"φ must give \(latent .*, logits .*\) of 2 images in torch\.float64; got"):
+        AdversarialGuidance(Other()).embed(image(2))
+
+
+def test_autocast_may_answer_in_its_own_type():
+    guidance = AdversarialGuidance(network().float())
+    with torch.autocast("cpu", torch.bfloat16):
+        latent, log_p = guidance.embed(image(2).float())
+    assert torch.bfloat16 in (latent.dtype, log_p.dtype) and log_p.isfinite().all()

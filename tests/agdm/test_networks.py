@@ -169,6 +169,11 @@ def test_a_resnet_of_timm_keeps_small_images(x):
         (lambda: AdaptedNetwork(nn.Conv2d(3, 3, 1)), "head must name a linear layer"),
         (lambda: AdaptedNetwork(SmallCNN(10), head="tail"), "head must name a linear layer.*'tail'"),
         (lambda: AdaptedNetwork(SmallCNN(10), time=True, film="bn9"), "film must be found"),
+        (
+            lambda: AdaptedNetwork(WideResNet(10, 1), time=True, film="("),
+            r"film must be a regular expression; got '\('",
+        ),
+        (lambda: AdaptedNetwork(WideResNet(10, 1), time=True, time_dim=0), "time_dim must be >= 1; got 0"),
         (lambda: WideResNet(10, 1, norm="layer"), "norm in"),
         (lambda: WideResNet(10, 1, activation="tanh"), "activation in"),
         (lambda: TimmNetwork("test_convnext", 10, small_images=True), "small_images"),

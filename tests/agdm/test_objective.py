@@ -8,6 +8,7 @@ from agdm.networks import GuidanceNetwork
 from agdm.objective import DIFFUSION, OTHER, START, Trades, draw_sigma
 from common.diffusion.schedules import VP
 from common.noise import Noise
+from common.robustness.spatial import SpatialThreat
 from common.robustness.threat import ThreatModel
 from common.units import to_model
 
@@ -231,10 +232,31 @@ def test_adversary_is_near_the_optimum_in_every_norm(linear, batch, norm, eps):
     assert reached.min() > 0.99
 
 
-@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"steps": 0}, {"step_size": 0.0}])
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"weight": value} for value in (-1.0, NAN, INF)),
+        *({"steps": value} for value in (0, NAN)),
+        *({"step_size": value} for value in (0.0, NAN, INF, "-1/255")),
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="Trades needs"):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"needs .*{name}"):
         Trades(ThreatModel("inf", 0.1), **wrong)
+
+
+def test_a_step_may_be_written_as_a_ratio():
+    assert Trades(ThreatModel("inf", "8/255"), step_size="2/255").step_size == 2 / 255
+
+
+@pytest.mark.parametrize("threat", [SpatialThreat(0.1), "inf"])
+def test_a_threat_without_a_ball_is_refused(threat):
+    with pytest.raises(ValueError, match="adversarial training attacks within a norm"):
+        Trades(threat)
 
 
 def test_an_unknown_inner_loss_is_refused():

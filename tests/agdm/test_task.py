@@ -194,6 +194,15 @@ def agdm(data):
     return AGDM(ExactDenoiser(mixture), AdversarialGuidance(task().network, 1.0, 1.0), 0.1, scale=2.0, steps=2)
 
 
+def test_agdm_says_what_it_cannot_do(data):
+    """A name where a ``Steering`` belongs, and a scale to be calibrated on nothing."""
+    purifier = agdm(data)
+    with pytest.raises(ValueError, match=r"steering must be a Steering.*got 'diffused'"):
+        AGDM(purifier.denoiser, purifier.guidance, 0.1, steps=2, steering="diffused")
+    with pytest.raises(ValueError, match=r"calibrated on images \(B,C,H,W\), B >= 1; got \(0, 1, 6, 6\)"):
+        purifier.scale_for(0.2, data.images[:0])
+
+
 def test_a_classifier_is_tuned_behind_agdm(data, tmp_path):
     """On purified images, each anew every epoch; the guidance takes its gradients inside, and stays as it is."""
     purifier, seen = agdm(data), []

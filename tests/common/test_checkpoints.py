@@ -9,7 +9,8 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 from torch import nn
 
-from common.checkpoints import load, load_classifier, load_denoiser, load_network, save, sha256
+from agdm.networks import AdaptedNetwork, GuidanceNetwork
+from common.checkpoints import description_of, load, load_classifier, load_denoiser, load_network, save, sha256
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
 from common.diffusion.networks import DDPMpp
 from common.identity import weights_hash
@@ -244,6 +245,42 @@ def test_only_what_can_be_built_again_is_saved(denoiser, tmp_path):
     with pytest.raises(ValueError, match="exactly those of the network it describes"):
         save(changed, tmp_path / "n.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+def test_layers_that_the_description_does_not_build_are_refused(tmp_path):
+    """Activations have no tensors, so that names and shapes agree where the network is another."""
+    import timm
+
+    raw = timm.create_model("test_resnet", num_classes=4, act_layer=nn.SiLU)
+    for module in (NetworkClassifier(raw), AdaptedNetwork(raw)):
+        with pytest.raises(ValueError, match=r"SiLU.* where they have .*ReLU.*TimmNetwork\(name, options=\.\.\.\)"):
+            save(module, tmp_path / "n.safetensors")
+    small = SmallCNN(4, 1)
+    small.features[2] = nn.Tanh()
+    with pytest.raises(ValueError, match=r"it has .*Tanh"):
+        save(small, tmp_path / "n.safetensors")
+    assert os.listdir(tmp_path) == []
+    wrapped, image = TimmNetwork("test_resnet", 4, options={"act_layer": "silu"}).eval(), torch.rand(2, 3, 32, 32)
+    again = load_network(save(wrapped, tmp_path / "n.safetensors"))
+    assert torch.equal(again(image), wrapped(image))
+
+
+def test_a_timm_model_without_a_name_is_refused(tmp_path):
+    import timm
+
+    raw = timm.create_model("test_resnet", num_classes=4)
+    raw.pretrained_cfg = {}
+    with pytest.raises(ValueError, match="timm has no model None"):
+        save(raw, tmp_path / "n.safetensors")
+
+
+def test_describing_draws_no_random_numbers():
+    """``fit`` describes what it will export: training must not depend on whether it exports."""
+    modules = NetworkClassifier(SmallCNN(4, 1)), AdaptedNetwork(TimmNetwork("test_resnet", 4), True), GuidanceNetwork()
+    before = torch.get_rng_state()
+    for module in modules:
+        description_of(module)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_eps_denoiser_keeps_its_schedule(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 
+from agdm.guidance import AdversarialGuidance
 from agdm.networks import GuidanceNetwork
 from agdm.objective import Trades
 from agdm.task import GuidanceTask
@@ -121,6 +122,52 @@ def test_the_best_epoch_is_exported_and_training_stops(digits, tmp_path):
     torch.testing.assert_close(exported, average.epochs[1])
     assert (exported - average.epochs[3]).abs().max() > 1e-3
     assert torch.equal(flat(model.network), exported)
+
+
+def test_a_best_epoch_that_is_gone_is_missed(digits, tmp_path):
+    """Its file was deleted while training went on: the last weights are exported, and a warning says so."""
+
+    class Tidying(L.Callback):
+        def on_train_end(self, trainer, module):
+            (tmp_path / "best.ckpt").unlink()
+
+    model = guidance(tmp_path)
+    model.__class__ = Scripted
+    keeper = ModelCheckpoint(tmp_path, "best", monitor="val/score", mode="max")
+    with pytest.warns(UserWarning, match=r"best.ckpt is gone: the last weights are exported"):
+        trainer(tmp_path, keeper, Tidying(), max_epochs=3).fit(model, datamodule=digits())
+    assert torch.equal(flat(load_network(tmp_path / "phi.safetensors")), flat(model.network))
+
+
+class Own(nn.Module):
+    """A φ of a user's."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = GuidanceNetwork(1, 10, width=8, strides=(2, 2))
+
+    def forward(self, x, sigma):
+        return self.body(x, sigma)
+
+
+def test_what_cannot_be_exported_is_refused_before_training(digits, tmp_path):
+    model, seen = guidance(tmp_path), Average()
+    model.network = Own()
+    with pytest.raises(ValueError, match=r"a checkpoint can hold modules of .*Own"):
+        trainer(tmp_path, seen, max_epochs=1).fit(model, datamodule=digits())
+    assert seen.average is None
+    model.export = None
+    trainer(tmp_path, seen, max_epochs=1).fit(model, datamodule=digits())
+    assert seen.average is not None
+
+
+def test_a_network_that_guided_is_frozen_and_not_trained(digits, tmp_path):
+    model = guidance(tmp_path)
+    AdversarialGuidance(model.network)
+    with pytest.raises(ValueError, match=r"all of this GuidanceNetwork are frozen.*requires_grad_\(True\)"):
+        trainer(tmp_path, max_epochs=1).fit(model, datamodule=digits())
+    model.network.requires_grad_(True)
+    trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(model, datamodule=digits())
 
 
 def test_weights_that_were_not_validated_are_not_kept(digits, tmp_path):

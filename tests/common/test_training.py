@@ -1,5 +1,6 @@
 """The border of training: what is no batch of images, labels and indices is refused before it trains anything."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,11 @@ def test_a_bad_batch_is_refused_in_training_and_validation(task, message):
             step(BAD[message], 0)
 
 
-@pytest.mark.parametrize("arguments", [{"lr": 0.0}, {"weight_decay": -1.0}, {"warmup": 1.0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"lr": 0.0}, {"weight_decay": -1.0}, {"warmup": 1.0}]
+    + [{name: value} for name in ("lr", "weight_decay", "warmup") for value in (math.nan, math.inf)],
+)
 def test_a_bad_recipe_is_refused(arguments):
     with pytest.raises(ValueError, match="a recipe needs"):
         Recipe(**arguments)

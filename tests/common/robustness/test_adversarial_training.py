@@ -10,6 +10,7 @@ from common.noise import Noise
 from common.robustness.adversarial_training import InnerMaximum, PGDTraining, TradesTraining
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
+from common.robustness.spatial import SpatialThreat
 from common.robustness.threat import ThreatModel
 from common.tasks import ClassifierTask
 
@@ -180,6 +181,11 @@ def test_a_trained_classifier_withstands_what_another_does_not(kind):
     [
         (lambda threat: InnerMaximum(threat, steps=0), "steps >= 1"),
         (lambda threat: InnerMaximum(threat, step_size=0.0), "step_size > 0"),
+        (lambda threat: InnerMaximum(threat, step_size=math.inf), "finite step_size > 0"),
+        (lambda threat: InnerMaximum(threat, steps=math.nan), "whole steps >= 1"),
+        (lambda threat: PGDTraining(SpatialThreat(0.1)), "adversarial training attacks within a norm"),
+        (lambda threat: TradesTraining("inf"), "adversarial training attacks within a norm"),
+        (lambda threat: TradesTraining(threat, weight=math.nan), "finite weight >= 0"),
         (lambda threat: InnerMaximum(threat, start="far"), "start must be one of near, random; got 'far'"),
         (lambda threat: TradesTraining(threat, weight=-1.0), "weight >= 0"),
         (lambda threat: TradesTraining(threat, inner="margin"), "inner 'kl' or 'cross_entropy'"),
