@@ -1,6 +1,7 @@
 """``fit`` and ``test`` through Lightning: robust validation, resuming, several processes."""
 
 import json
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -25,9 +26,11 @@ from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.evaluators import Attacked, Clean
 from common.robustness.threat import ThreatModel
+from common.study import Study
 from common.tasks import ClassifierTask, Recipe
 
 ROWS, CLASSES = 24, 3
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -201,6 +204,19 @@ def test_agdm_says_what_it_cannot_do(data):
         AGDM(purifier.denoiser, purifier.guidance, 0.1, steps=2, steering="diffused")
     with pytest.raises(ValueError, match=r"calibrated on images \(B,C,H,W\), B >= 1; got \(0, 1, 6, 6\)"):
         purifier.scale_for(0.2, data.images[:0])
+
+
+def test_the_study_transfers_from_the_network_that_guides():
+    """In every case whose guidance has a network, the transfer attack's source is of the same file."""
+    found = {}
+    for case in Study.read(CONFIGS / "studies" / "agdm-guidances.study.yaml").combinations:
+        settings = case.settings["model"]["init_args"]
+        guidance = settings["purifier"]["init_args"]["guidance"].get("init_args", {})
+        source = settings["evaluators"][1]["init_args"]["attack"]["init_args"]["source"]
+        if network := guidance.get("network", guidance.get("classifier")):
+            found[case.case] = network == source["init_args"].get("network", source)
+    assert {"both terms", "no adversary in training", "classifier", "contrast"} <= set(found)
+    assert all(found.values()), found
 
 
 def test_a_classifier_is_tuned_behind_agdm(data, tmp_path):
