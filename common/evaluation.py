@@ -23,7 +23,7 @@ from common.robustness.journal import DIAGNOSTICS
 from common.robustness.metrics import CertifiedAccuracy, RobustAccuracy
 from common.robustness.records import Record, Records
 from common.robustness.smoothing import Smoothing
-from common.robustness.soundness import check_sound
+from common.robustness.soundness import check_once
 from common.robustness.suite import suite
 from common.robustness.sweep import Baseline, masking_suite
 from common.robustness.threat import Threat
@@ -101,7 +101,7 @@ class RobustTask(L.LightningModule):
         if smoothed and (first := self._examples(1)):
             image, _, index = first[0]
             noise = Noise.of(0, torch.tensor([int(index)], device=self.device)).stream("soundness")
-            check_sound(self.classifier.classifier, image[None].to(self.device), smoothed[0].level, noise)
+            check_once(self.classifier, image[None].to(self.device), smoothed[0].level, noise)
 
     def _opened(self, path: str | Path, parts: Mapping[str, Any]) -> Records:
         return Records(path, *identify(parts), rank=self.global_rank)

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.data.files import Pictures
 from common.noise import Noise
 from common.results import ResultFolder, save_png, target_names
-from common.robustness.classifiers import Classifier, Purified, Steady, Voting
+from common.robustness.classifiers import Classifier, Purified, Voting, unpadded
 from common.steps import StepProgress
 
 DIGITS = 6  # significant digits of a probability
@@ -45,7 +45,7 @@ def predict(classifier: Classifier, batch: tuple[Tensor, Tensor, Tensor], seed: 
     image, label, index = batch
     if not len(index):
         return Prediction(index, label, torch.zeros(0, 0))
-    defence = classifier.classifier if isinstance(classifier, Steady) else classifier
+    defence = unpadded(classifier)
     with torch.inference_mode(False), torch.no_grad():  # guidance takes gradients inside
         image, noise = image.clone(), Noise.of(seed, index.clone()).stream("score")
         try:

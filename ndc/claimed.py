@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed
+from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.smoothing import Certificate, Certifier
 from common.units import sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.lipschitz import draw_losses, ranked, unpadded
+from ndc.lipschitz import draw_losses, ranked
 
 Constants = Literal["reference", "paper"]
 

@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, Steady, deployed
+from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.smoothing import ABSTAIN, Certificate, Certifier
 from common.units import sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
@@ -145,11 +145,6 @@ class Lipschitz(Certifier):
             return float((gap - lost.sum(0) / scale).min())
 
         return sigma_to_pixel(last_positive(left, 2 * root))
-
-
-def unpadded(classifier: Classifier) -> Classifier:
-    """What a test wraps in `Steady`: who needs more than logits asks it directly, in batches of its own."""
-    return classifier.classifier if isinstance(classifier, Steady) else classifier
 
 
 def draw_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:

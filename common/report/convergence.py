@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.report.drawing import Drawn, Style, evaluator_numbers, label_axes, legend, plot
+from common.report.drawing import MARKERS, Drawn, Style, evaluator_numbers, label_axes, legend, plot
 from common.report.runs import Run, family
-from common.report.series import KNOBS, MARKS, fresh, series, series_figure
+from common.report.series import KNOBS, fresh, series, series_figure
 from common.robustness.records import Record
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def iterations(run: Run, runs: Sequence[Run], style: Style) -> "Figure":
         x = len(values) + furthest * 0.012 * (1 + ends.count(len(values)))  # whiskers side by side
         _, (value, low, high) = fresh([run.rows(one) for one in seeds[name]])
         axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=1.1, zorder=2)
-        axes.plot(x, 100 * value, MARKS[numbers[name] % len(MARKS)], color=colour, markersize=5, zorder=3)
+        axes.plot(x, 100 * value, MARKERS[numbers[name] % len(MARKERS)], color=colour, markersize=5, zorder=3)
         ends.append(len(values))
     axes.set_xlim(0, furthest * (1.02 + 0.012 * len(ends)))
     axes.set_ylim(0, 101)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX"
 
 
 @dataclass(frozen=True)

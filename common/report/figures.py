@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from common.report.drawing import Style, evaluator_numbers, label_axes, legend, new_figure, plain_axes, plot
+from common.report.drawing import MARKERS, Style, evaluator_numbers, label_axes, legend, new_figure, plain_axes, plot
 from common.report.runs import Run, family
 from common.report.scores import average
 from common.report.settings import budget
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 INCH = 0.27  # height of a bar with the air around it
 FINEST = 400  # steps of a curve; beyond them its values are taken at evenly spaced radii
-MARKERS = "osD^vPX"
 
 Bar = tuple[str, Triple, str, float]  # label, share, colour and its opacity
 Point = tuple[str, Triple, Triple]

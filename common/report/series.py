@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from common.report.drawing import Style, label_axes, legend, plot
+from common.report.drawing import MARKERS, Style, label_axes, legend, plot
 from common.report.protocol import attack_name
 from common.report.runs import Run
 from common.report.settings import budget, find, ratio
@@ -22,7 +22,6 @@ KNOBS = {  # in words, and on an axis
 }
 NOT_THE_ATTACK = ("name", "seed", "draws", "keep_images", "limit", "resubmissions", "threat")
 OWN = ("gradient", "source")  # parts of an attack whose settings are not the attack's
-MARKS = "osD^vPX"
 Member = tuple[float, Run, str]  # value of the setting, run, evaluator
 
 
@@ -116,7 +115,7 @@ def series_figure(found: Sequence[Series], knob: str, style: Style) -> "Figure":
         colour = style.colour(number)
         whiskers = [[100 * triple[end] for _, triple in one.points] for end in (1, 2)]
         axes.vlines(x, whiskers[0], whiskers[1], color=colour, linewidth=1.1, zorder=2)
-        marker = MARKS[number % len(MARKS)]
+        marker = MARKERS[number % len(MARKERS)]
         (line,) = axes.plot(x, y, color=colour, marker=marker, markersize=5, label=str(number), zorder=3)
         line.set(linewidth=1.5, linestyle=style.dash(number))
     if values[0] > 0 and values[-1] / values[0] >= 4:

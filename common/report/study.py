@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from common.report.certification import evaluations, targets
-from common.report.drawing import Drawn, Style, label_axes, legend, new_figure, plain_axes
+from common.report.drawing import MARKERS, Drawn, Style, label_axes, legend, new_figure, plain_axes
 from common.report.runs import Run
 from common.report.scores import average
 from common.report.settings import budget
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = "osD^vPX"
 HEIGHT = 3.0  # of a panel, in inches
 
 

@@ -11,7 +11,6 @@ This is a border: whatever arrives in a batch, and whatever an attack returns, i
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from common.robustness.pictures import pictures
 from common.robustness.records import Record
 from common.robustness.replay import Replayed, seen
 from common.robustness.smoothing import Certifier, Smoothing
-from common.robustness.soundness import check_sound
+from common.robustness.soundness import check_once
 from common.robustness.threat import Threat
 
 Knowledge = Literal["model", "noise"]
@@ -221,7 +220,7 @@ class Certified:
     not abstained). ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
     A verdict that was only foreseen (`Foreseen`) says so by ``procedure``, the samples that it would take.
 
-    Before a classifier is smoothed for the first time it is asked whether it may be (`check_sound`).
+    Before a classifier is smoothed for the first time it is asked whether it may be (`check_once`).
     """
 
     smoothing: Certifier
@@ -236,9 +235,8 @@ class Certified:
         image, label, index = check_evaluation(classifier, batch)
         check_labels(label, self.smoothing.num_classes)
         noise = Noise.of(self.seed, index)
-        if isinstance(self.smoothing, Smoothing) and len(image) and classifier not in _SOUND:
-            check_sound(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
-            _SOUND.add(classifier)
+        if isinstance(self.smoothing, Smoothing) and len(image):
+            check_once(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
             certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"))
         rows = [
@@ -258,7 +256,6 @@ class Certified:
         return _records(self.name, label, index, rows, meter)
 
 
-_SOUND: WeakSet[Classifier] = WeakSet()
 _FORESEEN = ("procedure", "undecided", "evaluations")
 
 

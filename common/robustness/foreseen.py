@@ -10,7 +10,7 @@ from scipy.stats import binom, hypergeom, norm
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, Steady, deployed
+from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.sequential import ladder
 from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing, clopper_pearson_lower
 
@@ -108,8 +108,7 @@ class Foreseen(Smoothing):
                 before = size
                 if not active:
                     break
-        inner = classifier.classifier if isinstance(classifier, Steady) else classifier
-        each = getattr(inner, "evaluations", None)
+        each = getattr(unpadded(classifier), "evaluations", None)
         rows_of = zip(counts.argmax(1).tolist(), counts.amax(1).tolist(), spent, strict=True)
         return [self._foresight(*row, None if each is None else int(each)) for row in rows_of]
 

@@ -5,13 +5,16 @@ does not decide. It holds for any function f, however strange. It does not for o
 samples, that looks at the other noisy images of a call (which are those of the same x), or that remembers earlier ones.
 """
 
+from weakref import WeakSet
+
 import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed
+from common.robustness.classifiers import Classifier, deployed, unpadded
 
 _ROWS, _PART = 8, 5
+_SOUND: WeakSet[Classifier] = WeakSet()  # those that passed
 _ALIKE = 0.02  # of what the logits differ by between noisy images; rounding and precision stay well below
 _CHANGED = 0.25  # share of the rows that may change all the same: by a tie, a vote or a class dropped
 
@@ -49,6 +52,14 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
             "alike whatever `noise` it is handed. Its noise is fixed, or made from the image; if it has none, "
             "say randomised = False"
         )
+
+
+def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
+    """`check_sound` of the classifier itself, without a test's `Steady`, unless it has passed before."""
+    bare = unpadded(classifier)
+    if bare not in _SOUND:
+        check_sound(bare, image, sigma, noise)
+        _SOUND.add(bare)
 
 
 def _differ(all_of_them: Tensor, expected: Tensor, found: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 
 from common.noise import Noise
 from common.robustness.batches import Batch, check_evaluation
-from common.robustness.classifiers import Classifier, Steady, deployed
+from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.cost import Meter
 from common.robustness.journal import Record
 from common.robustness.subject import FAILURES, Subject
@@ -56,7 +56,7 @@ class Verify:
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
         image, label, index = check_evaluation(classifier, batch)
-        bare = classifier.classifier if isinstance(classifier, Steady) else classifier
+        bare = unpadded(classifier)
         noise = Noise.of(self.seed, index).stream("verify").to(image.device)
         records = []
         with deployed(bare), deterministic(), torch.autocast(image.device.type, enabled=False):

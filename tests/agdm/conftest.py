@@ -1,10 +1,13 @@
-"""A guidance network whose every derivative can be written down."""
+"""A small exact world with a guidance, and a guidance network whose every derivative can be written down."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from common.exact import ExactDenoiser, GaussianMixture
 
 
 class Linear(nn.Module):
@@ -24,3 +27,20 @@ class Linear(nn.Module):
 @pytest.fixture
 def linear() -> Callable[..., Linear]:
     return Linear
+
+
+@pytest.fixture
+def denoiser() -> ExactDenoiser:
+    """Exact for four points in three classes with deviation 0.2, images (1,2,3)."""
+    means = torch.randn(4, 1, 2, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64) / 2
+    return ExactDenoiser(GaussianMixture(means, 0.2, labels=torch.tensor([0, 1, 2, 0])))
+
+
+@pytest.fixture
+def guidance() -> AdversarialGuidance:
+    """By a small network that heeds the time."""
+    torch.manual_seed(0)
+    network = GuidanceNetwork(in_channels=1, num_classes=3, width=4, strides=(1, 2)).double()
+    for block in network.blocks:
+        nn.init.normal_(block.film.weight, std=0.3)
+    return AdversarialGuidance(network, latent_scale=3.0, label_scale=5.0)

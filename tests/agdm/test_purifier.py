@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.guidance import AdversarialGuidance
 from agdm.purifier import AGDM
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import DDIM, Ancestral, EulerMaruyama, ProbabilityFlowEuler
@@ -22,20 +22,6 @@ EVERY = ["euler_maruyama", "ancestral", "ddim", "probability_flow_euler", "proba
 
 def randn(rows, seed=0):
     return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.fixture
-def denoiser():
-    return ExactDenoiser(GaussianMixture(randn(4, 9) / 2, 0.2, labels=torch.tensor([0, 1, 2, 0])))
-
-
-@pytest.fixture
-def guidance():
-    torch.manual_seed(0)
-    network = GuidanceNetwork(in_channels=1, num_classes=3, width=4, strides=(1, 2)).double()
-    for block in network.blocks:
-        nn.init.normal_(block.film.weight, std=0.3)
-    return AdversarialGuidance(network, latent_scale=3.0, label_scale=5.0)
 
 
 class BayesGuidance(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork, Potential
+from agdm.guidance import Potential
 from agdm.purifier import AGDM
 from agdm.steering import Steering
 from common.diffusion.gradients import Surrogate
@@ -36,20 +36,6 @@ every = pytest.mark.parametrize("steering", VARIANTS.values(), ids=VARIANTS)
 
 def randn(rows, seed=0):
     return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.fixture
-def denoiser():
-    return ExactDenoiser(GaussianMixture(randn(4, 9) / 2, 0.2, labels=torch.tensor([0, 1, 2, 0])))
-
-
-@pytest.fixture
-def guidance():
-    torch.manual_seed(0)
-    network = GuidanceNetwork(in_channels=1, num_classes=3, width=4, strides=(1, 2)).double()
-    for block in network.blocks:
-        nn.init.normal_(block.film.weight, std=0.3)
-    return AdversarialGuidance(network, latent_scale=3.0, label_scale=5.0)
 
 
 class Pull(Potential):

@@ -63,7 +63,7 @@ class APGD(Attack):
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         ball = norm_ball(threat, "APGD")
         certain = not classifier.randomised
-        oracle = Oracle(classifier, label, noise, 1 if certain else self.eot, self.chunk)
+        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             clean = (
                 oracle(torch.arange(len(image), device=image.device), image, "clean", margin)

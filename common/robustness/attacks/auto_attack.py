@@ -82,7 +82,7 @@ class AutoAttack(Attack):
 
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         norm_ball(threat, "AutoAttack")
-        oracle = Oracle(classifier, label, noise, _CHOICE if classifier.randomised else 1, self.chunk)
+        oracle = Oracle(classifier, label, noise, _CHOICE, self.chunk)
         with attacking(classifier, image, label, noise):
             self._check_classes(
                 oracle(torch.arange(1, device=image.device), image[:1], "classes", margin).logits.shape[1]

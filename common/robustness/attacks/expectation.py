@@ -66,13 +66,20 @@ def ask(
 
 @dataclass(frozen=True)
 class Oracle:
-    """What an attack asks a classifier about images with ``label`` (B,): ``eot`` draws each, new ones for each name."""
+    """What an attack asks a classifier about images with ``label`` (B,): ``eot`` draws each, new ones for each name.
+
+    A deterministic classifier is asked once, whatever ``eot`` says.
+    """
 
     classifier: Classifier
     label: Tensor
     noise: Noise
     eot: int
     chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.classifier.randomised:
+            object.__setattr__(self, "eot", 1)
 
     def __call__(
         self,

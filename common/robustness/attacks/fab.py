@@ -52,7 +52,7 @@ class FAB(Attack):
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         ball = norm_ball(threat, "FAB")
         certain = not classifier.randomised
-        oracle = Oracle(classifier, label, noise, 1 if certain else self.eot, self.chunk)
+        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             hunt = _Hunt(ball, image, oracle, ball.eps if self.early_stop and certain else 0.0)
             clean = oracle(hunt.active, image, "clean", margin)

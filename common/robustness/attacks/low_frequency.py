@@ -73,7 +73,7 @@ class LowFrequency(Attack):
 
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         perceptual, certain = served(threat, Perceptual, type(self).__name__), not classifier.randomised
-        oracle = Oracle(classifier, label, noise, 1 if certain else self.eot, self.chunk)
+        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
         progress = Progress(image, self.steps + 1, self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):
             chain = _Chain(image, self.kernels, self.identity)

@@ -56,7 +56,7 @@ class Square(Attack):
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         ball = norm_ball(threat, "Square")
         certain = not classifier.randomised
-        oracle = Oracle(classifier, label, noise, 1 if certain else self.eot, self.chunk)
+        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
         rounds = self.queries if certain else 2 * self.queries - 1
         progress = Progress(image, rounds, self.early_stop and certain, certain)
         proposals = Proposals(ball, image, noise)

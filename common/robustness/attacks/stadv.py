@@ -59,7 +59,7 @@ class StAdv(Attack):
 
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
         spatial, certain = served(threat, SpatialThreat, type(self).__name__), not classifier.randomised
-        oracle = Oracle(classifier, label, noise, 1 if certain else self.eot, self.chunk)
+        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
         progress = Progress(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
