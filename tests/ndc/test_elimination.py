@@ -68,7 +68,7 @@ def both(denoiser, image, noise, elimination, sigma, variant, nodes=16, **settin
         ("apndc", 0.25, 16, 6.0),
         ("apndc", 0.5, 16, 5.5),
         ("apndc", 0.25, Nodes(12), 4.5),
-        ("apndc", 0.25, Nodes(40, "log"), 5.5),
+        ("apndc", 0.25, Nodes(40, "log"), 5.0),
         ("epndc", 0.25, Nodes(16, antithetic=True), 3.5),
         ("epndc", 0.5, Nodes(16, control=True), 4.0),
     ],
@@ -204,11 +204,11 @@ def test_a_margin_is_in_the_units_of_the_logits_whatever_the_number_of_nodes(cou
 
 
 def test_the_margin_in_standard_errors_is_the_pooled_one():
-    """Written out for one image after four nodes: rivals 1.2, 2 and 6 behind, with spreads of their own."""
+    """Written out for one image after four of eight nodes: rivals 1.2, 2 and 6 behind, with spreads of their own."""
     behind = torch.tensor([[0, 1.2, 2.0, 6.0]], dtype=torch.float64) + torch.tensor(
         [[0, 0.1, -0.4, 2.0], [0, -0.1, 0.4, 1.0], [0, 0.3, 0.2, -2.0], [0, -0.3, -0.2, -1.0]], dtype=torch.float64
     )
-    error = math.sqrt((1 + 1 / 6) * sum(behind[:, k].var().item() for k in (1, 2, 3)) / 3 / 4)
+    error = math.sqrt((1 - 4 / 8) * (1 + 1 / 6) * sum(behind[:, k].var().item() for k in (1, 2, 3)) / 3 / 4)
     for margin, left in ((1.9, [1, 1, 0, 0]), (2.1, [1, 1, 1, 0])):
         terms, asked = table((-behind / 8).repeat(2, 1).unsqueeze(1))
         elimination = Elimination((4,), errors=(margin - 0.5) / error, margin=0.5)
@@ -261,7 +261,8 @@ def test_antithetic_neighbours_are_visited_together():
 
 
 def test_the_default_stages():
-    assert [len(stage) for stage in Elimination().plan(16)] == [2, 2, 2, 2, 4, 4]
+    assert [len(stage) for stage in Elimination().plan(16)] == [2] * 8
+    assert [len(stage) for stage in Elimination().plan(70)] == [2] * 8 + [4] * 4 + [8] * 4 + [6]
     assert [len(stage) for stage in Elimination().plan(2)] == [2]
     assert sum(map(len, Elimination().plan(100))) == 100
 
