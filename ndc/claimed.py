@@ -47,8 +47,8 @@ class Claimed(Certifier):
     def __post_init__(self) -> None:
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
-        if self.samples < 1:
-            raise ValueError(f"samples, draws of the noise, must be at least 1; got {self.samples}")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise ValueError(f"samples, draws of the noise, must be a whole number, at least 1; got {self.samples}")
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -76,6 +76,7 @@ class NoisedDiffusionClassifier(Classifier):
     ) -> None:
         super().__init__()
         sigma = number(sigma)
+        _check_kinds((nodes, int | Nodes), (engine, Engine | None), (elimination, Elimination | None))
         _check_input(variant, sigma)
         _check_classes(denoiser, num_classes, log_prior)
         _check_level(denoiser if unconditional is None else unconditional, sigma_to_model(sigma))
@@ -173,6 +174,12 @@ class NoisedDiffusionClassifier(Classifier):
             return self.engine.denoise(denoiser, part, sigma.expand(len(part)), y)
 
         return self._calls(recomputed(denoise, len(x) > self._calls.size(x), self.training), len(x), x)
+
+
+def _check_kinds(*arguments: tuple[object, Any]) -> None:
+    for value, kinds in arguments:
+        if not isinstance(value, kinds):
+            raise TypeError(f"expected {kinds}; got {value!r}")
 
 
 def _check_input(variant: str, sigma: float) -> None:

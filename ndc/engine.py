@@ -75,8 +75,10 @@ class Calls:
     """
 
     def __init__(self, batch_size: BatchSize) -> None:
-        if batch_size != "auto" and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 row per network call, or 'auto'; got {batch_size}")
+        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ValueError(
+                f"batch_size must be 'auto' or a whole number of rows per call, at least 1; got {batch_size}"
+            )
         self.batch_size = batch_size
         self._growths: dict[tuple[object, ...], Growth] = {}
 

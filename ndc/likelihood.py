@@ -62,8 +62,8 @@ class Nodes:
     control: bool = True
 
     def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ValueError(f"an integral over noise levels needs nodes >= 2; got {self.count}")
+        if not isinstance(self.count, int) or self.count < 2:
+            raise ValueError(f"an integral over noise levels needs nodes >= 2, a whole number; got {self.count}")
         if self.rule not in ("equal", "log", "linspace"):
             raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
 

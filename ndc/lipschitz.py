@@ -80,10 +80,10 @@ class Lipschitz(Certifier):
     law: Law = "strong"
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
-        if self.samples < 2:
-            raise ValueError(f"samples, draws of the noise, must be at least 2; got {self.samples}")
+        if not isinstance(self.num_classes, int) or self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, a whole number; got {self.num_classes}")
+        if not isinstance(self.samples, int) or self.samples < 2:
+            raise ValueError(f"samples, draws of the noise, must be a whole number, at least 2; got {self.samples}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
         if self.law not in get_args(Law):

@@ -59,8 +59,9 @@ class LogNormal(Weight):
 
     def __post_init__(self) -> None:
         for name in ("std", "sigma_data", "total"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} of a log-normal weight must be positive; got {getattr(self, name)}")
+            _check_positive(f"{name} of a log-normal weight", getattr(self, name))
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean of a log-normal weight, that of ln sigma, must be finite; got {self.mean}")
 
     def density(self, sigma: Tensor) -> Tensor:
         exponent = -((sigma.log() - self.mean) ** 2) / (2 * self.std**2)
@@ -99,8 +100,7 @@ class ELBO(Weight):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_data < math.inf:
-            raise ValueError(f"sigma_data of the ELBO weight must be positive; got {self.sigma_data}")
+        _check_positive("sigma_data of the ELBO weight", self.sigma_data)
 
     def density(self, sigma: Tensor) -> Tensor:
         return self.sigma_data**2 / (sigma * (sigma**2 + self.sigma_data**2))
@@ -121,6 +121,9 @@ class Flat(Weight):
 
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        _check_positive("sigma_data of the flat weight", self.sigma_data)
+
     def __call__(self, sigma: Tensor) -> Tensor:
         return torch.ones_like(sigma)
 
@@ -136,6 +139,11 @@ class Flat(Weight):
 
     def temperature(self, dimension: int) -> float:
         return float(dimension)
+
+
+def _check_positive(what: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{what} must be positive; got {value}")
 
 
 WEIGHTS: dict[str, Weight] = {

@@ -42,6 +42,8 @@ class Sequential(Smoothing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.targets, int | float):
+            raise ValueError(f"targets must be radii, a sequence even of one; got {self.targets}")
         known = self.targets and all(map(math.isfinite, self.targets))
         if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] < 0:
             raise ValueError(f"targets must be radii >= 0 (pixels), ascending; got {list(self.targets)}")

@@ -391,12 +391,19 @@ def test_it_is_certified_like_any_classifier():
         ({"log_prior": [0.0, 0.0]}, "3 finite numbers"),
         ({"log_prior": [0.0, 0.0, -math.inf]}, "3 finite numbers"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": math.nan}, "batch_size"),
     ],
 )
 def test_contradictions_are_refused(change, message):
     settings = {"num_classes": 3, "sigma": 0.25, **change}
     with pytest.raises(ValueError, match=message):
         NoisedDiffusionClassifier(Recorder(), **settings)
+
+
+@pytest.mark.parametrize("change", [{"nodes": "16"}, {"engine": "bf16"}, {"elimination": 3}])
+def test_other_kinds_of_arguments_are_refused(change):
+    with pytest.raises(TypeError, match=f"expected .*; got {next(iter(change.values()))!r}"):
+        NoisedDiffusionClassifier(Recorder(), 3, 0.25, **change)
 
 
 def test_an_unconditional_denoiser_is_refused():

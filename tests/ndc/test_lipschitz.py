@@ -436,6 +436,7 @@ IMAGE = point(0.0)
     [
         (lambda: Lipschitz(1), "num_classes must be at least 2"),
         (lambda: Lipschitz(2, samples=1), "at least 2; got 1"),
+        (lambda: Lipschitz(2, samples=math.nan), "at least 2; got nan"),
         (lambda: Lipschitz(2, alpha=1.0), "alpha"),
         (lambda: Lipschitz(2, law="strict"), "law must be"),
         (lambda: Lipschitz(2).certify(PLAIN, IMAGE, noise(1)), "BoundedDiffusionClassifier; got a Noised"),

@@ -52,6 +52,8 @@ def test_mass_is_the_antiderivative_and_inverse_its_inverse(weight):
         (lambda: LogNormal(std=0.0), "std"),
         (lambda: LogNormal(sigma_data=-1.0), "sigma_data"),
         (lambda: LogNormal(total=math.nan), "total"),
+        (lambda: LogNormal(mean=math.nan), "mean"),
+        (lambda: Flat(sigma_data=math.nan), "sigma_data"),
         (lambda: ELBO(0.0), "sigma_data"),
     ],
 )
