@@ -45,7 +45,8 @@ class Terms:
         x, noise = (self.centre, self.noise) if rows is None else (self.centre[rows], self.noise.rows(rows))
         anchor = self.anchor if rows is None or self.anchor is None else self.anchor[rows]
         size = self.calls.size(x)
-        images, count = max(1, size // len(nodes)), min(len(nodes), size)  # noise for one call at a time
+        count = min(len(nodes), size)
+        images = max(1, 4 * size // count)  # noise for four calls at a time, so that few of them are not full
 
         def block(b: slice, i: slice) -> Tensor:
             part = None if anchor is None else anchor[b]
@@ -66,15 +67,18 @@ class Terms:
         full = torch.ones(len(x), self.classes, dtype=torch.bool, device=x.device) if wanted is None else wanted
         image, label = full.nonzero(as_tuple=True)
 
+        count = len(nodes) * len(image)
+        asked = count if wanted is None else self.calls.even(count, x)
+
         def errors(rows: slice) -> Tensor:
-            row = torch.arange(rows.start, rows.stop, device=x.device)
+            row = torch.arange(rows.start, rows.stop, device=x.device).clamp(max=count - 1)
             i, pair = row // len(image), row % len(image)
             b = image[pair]
             xt, target = noised_pair(x[b], z[i, b], spread[i], pull[i])
             return squared_errors(self.denoise, xt, sigma[i], target, label[pair])
 
         several = len(self.bound) * len(self.centre) * self.classes > self.calls.size(x)
-        found = self.calls(recomputed(errors, several, self.training), len(nodes) * len(image), x)
+        found = self.calls(recomputed(errors, several, self.training), asked, x)[:count]
         found = found.view(len(nodes), len(image))
         if wanted is not None:
             where = image * self.classes + label

@@ -11,8 +11,10 @@ from common.diffusion.networks import DDPMpp
 from common.identity import identify, weights_hash
 from common.noise import Noise
 from common.robustness.cost import Meter
+from common.robustness.sequential import Sequential
 from common.robustness.smoothing import Smoothing
 from ndc.classifier import NoisedDiffusionClassifier
+from ndc.elimination import Elimination
 from ndc.engine import RECORDED, Calls, Engine, Growth
 
 DIGITS = {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_channels": 16, "channel_mult": (1, 2)}
@@ -54,7 +56,7 @@ def test_calls_cover_all_rows_in_order(size, count):
     assert sum(asked) == count
     if size != "auto":
         assert max(asked) <= size
-        assert max(asked) - min(asked) <= 1
+        assert set(asked[:-1]) <= {size}
         assert len(asked) == math.ceil(count / size)
 
 
@@ -70,14 +72,14 @@ def grown(cost, **settings):
 def test_the_size_doubles_as_long_as_rows_get_cheaper():
     size, tried = grown(lambda rows: 1 + 50 / rows)
     assert size == 2048  # 1024 saves 4.4 % of the 512's time, 2048 6.7 %; then 4096 saves 1.2 % and 8192 1.8 %
-    assert tried == [n for n in (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) for _ in range(2)]
+    assert tried == [n for n in (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) for _ in range(3)]
     assert grown(lambda rows: 1 / rows, largest=512)[0] == 512
     assert grown(lambda rows: rows)[0] == 32
     assert grown(lambda rows: {64: 1.1, 128: 0.5}.get(rows, 1.0))[0] == 128  # one bad size is no end
 
 
 def test_the_fastest_of_each_sizes_trials_counts():
-    times = iter([1.0, 9.0, 9.0, 0.5, 0.6, 9.0, 9.0, 9.0])
+    times = iter([1.0, 9.0, 9.0, 9.0, 0.5, 0.6, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0])
     assert grown(lambda rows: next(times))[0] == 64
 
 
@@ -136,8 +138,6 @@ def test_an_automatic_size_stays_small_where_a_gradient_is_recorded():
 @pytest.mark.parametrize("elimination", [False, True])
 def test_mixed_precision_stays_inside_the_network(elimination):
     """bf16 has 8 bits: class differences move by 3 % of their spread, for 5 allowed. The logits stay float32."""
-    from ndc.elimination import Elimination
-
     settings = {"elimination": Elimination((2,), errors=0.0, margin=math.inf)} if elimination else {}
     denoiser, seen = small(), []
     denoiser.network.dec["8x8_aux_conv"].register_forward_hook(lambda module, x, out: seen.append(out.dtype))
@@ -229,3 +229,28 @@ def test_certification_spends_its_time_in_the_network():
         Smoothing(0.25, n0=1, n=31, batch_size=32).certify(subject, image, Noise.of(trial, torch.zeros(1).long()))
         ratios.append((time.process_time() - start) / inside[0])
     assert min(ratios) < 1.1
+
+
+def test_a_sequential_certification_costs_what_its_rows_cost_the_bare_network():
+    """Elimination's late stages have few rows, yet at most a tenth is lost to them and to everything else: processor
+    time on one thread with the settings of configs/studies/cost, the median of five; 3 % was measured."""
+    settings = {"nodes": 32, "weight": "reference", "elimination": Elimination(), "engine": Engine("bf16")}
+    subject = NoisedDiffusionClassifier(small(), 10, 0.25, batch_size=256, **settings)
+    smoothing = Sequential(0.25, n0=32, n=200, targets=[0.25], first=60, growth=1.6)
+    image, ratios = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    rows = torch.randn(256, 1, 8, 8), torch.rand(256) + 0.5, torch.arange(256) % 10
+
+    def bare():
+        start = time.process_time()
+        for _ in range(8):
+            subject.engine.denoise(subject.denoiser, *rows)
+        return (time.process_time() - start) / (8 * 256)
+
+    with torch.no_grad():
+        for trial in range(5):
+            before, start = bare(), time.process_time()
+            with Meter(subject) as meter:
+                smoothing.certify(subject, image, Noise.of(trial, torch.zeros(1).long()))
+            each = (time.process_time() - start) / meter.cost(1)["evaluations"]
+            ratios.append(each / ((before + bare()) / 2))
+    assert sorted(ratios)[2] < 1.1, ratios
