@@ -11,8 +11,8 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.robustness.sequential import ladder
-from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing, clopper_pearson_lower
+from common.robustness.sequential import ladder, needed_count
+from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,6 @@ class Foreseen(Smoothing):
             leader if radius else ABSTAIN, radius, p_lower, size, count,
             procedure, undecided, None if each is None else procedure * each,
         )  # fmt: skip
-
-
-@lru_cache
-def needed_count(sigma: float, radius: float, n: int, alpha: float) -> int:
-    """The least k whose bound `clopper_pearson_lower` reaches Phi(radius / sigma); n + 1 if there is none."""
-    wanted = max(float(norm.cdf(radius / sigma)), 0.5 + 1e-12)
-    low, high = 0, n + 1
-    while low < high:  # the bound grows with k
-        middle = (low + high) // 2
-        if clopper_pearson_lower(middle, n, alpha) >= wanted:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 @lru_cache(maxsize=2**16)

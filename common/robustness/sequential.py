@@ -26,9 +26,12 @@ class Sequential(Smoothing):
         radius = sigma Phi^-1(max_j p_j).
 
     ``targets`` are the radii (L2, pixels) that are asked about. An image stops when the largest is certified, or when
-    the next one cannot be: not even if all further samples agreed, or because the true probability is, at confidence
-    1 - ``futility``, below the Phi(r / sigma) that it takes. Giving up early costs certificates, never soundness. A
-    single target answers one question at a small price; all radii of a curve cost more.
+    the next one, for which k* of all n samples would have to agree, cannot be: not even if all further samples agreed,
+    or because the true probability is, at confidence 1 - ``futility``, below k* / n. Giving up early costs
+    certificates, never soundness, and only those that nearly all n samples would just have given: with n = 10,000 and
+    r = sigma an image of probability 0.86 (k* / n is 0.855) loses 0.7 % of its certificates, one of 0.87 none, and one
+    of 0.82 is given up after 800 samples. A single target answers one question at a small price; all radii of a curve
+    cost more.
 
     Sample i is the same as in `Smoothing` with the same noise, so the two can be compared image by image.
     Raises ``ValueError`` as `Smoothing` does, and for targets that n samples cannot reach.
@@ -38,7 +41,7 @@ class Sequential(Smoothing):
     targets: Sequence[float] = (0.25,)
     first: int = 100
     growth: float = 2.0
-    futility: float = 1e-3
+    futility: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,13 +90,14 @@ class Sequential(Smoothing):
 
     def _goes_on(self, count: int, size: int, p_lower: float) -> bool:
         """Whether the next target that is not certified yet is still worth sampling for."""
-        needed = next((p for p in _needed(self.level, tuple(self.targets)) if p > p_lower), None)
-        if needed is None or size == self.n:
+        radius = next((r for r in self.targets if probability(self.level, r) > p_lower), None)
+        if radius is None or size == self.n:
             return False
-        if clopper_pearson_lower(count + self.n - size, self.n, self._level) < needed:
+        agreeing = needed_count(self.level, radius, self.n, self._level)
+        if count + self.n - size < agreeing:
             return False
         upper = 1.0 - clopper_pearson_lower(size - count, size, self.futility) if self.futility else 1.0
-        return upper >= needed
+        return upper >= agreeing / self.n
 
 
 def ladder(first: int, growth: float, last: int) -> list[int]:
@@ -104,7 +108,20 @@ def ladder(first: int, growth: float, last: int) -> list[int]:
     return sizes
 
 
+def probability(sigma: float, radius: float) -> float:
+    """Phi(radius / sigma), what the bound must reach to certify ``radius``; above 1/2 for any certificate at all."""
+    return max(float(norm.cdf(radius / sigma)), 0.5 + 1e-12)
+
+
 @lru_cache
-def _needed(sigma: float, radii: tuple[float, ...]) -> list[float]:
-    """Phi(r / sigma) for each radius; the bound must exceed 1/2 for any certificate at all."""
-    return [max(float(norm.cdf(radius / sigma)), 0.5 + 1e-12) for radius in radii]
+def needed_count(sigma: float, radius: float, n: int, alpha: float) -> int:
+    """The least k whose bound `clopper_pearson_lower` reaches `probability`; n + 1 if there is none."""
+    wanted = probability(sigma, radius)
+    low, high = 0, n + 1
+    while low < high:  # the bound grows with k
+        middle = (low + high) // 2
+        if clopper_pearson_lower(middle, n, alpha) >= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low
