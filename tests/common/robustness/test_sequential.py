@@ -84,6 +84,13 @@ def test_an_image_without_hope_is_given_up():
     assert certificate.samples == 100
 
 
+def test_an_image_that_n_samples_would_not_certify_is_given_up_though_its_radius_is_true():
+    """At p = 0.845 a radius of 0.841 takes a share of 0.855: 5,640 samples; if futility asked for 0.841, all 10,000."""
+    distance = SIGMA * float(norm.ppf(0.845))
+    found = certify(distance, 40, Sequential(SIGMA, n0=20, n=10_000, num_classes=2, targets=(SIGMA,), first=60))
+    assert sum(c.samples for c in found) < 40 * 7_500
+
+
 def test_few_samples_answer_one_question():
     """40 distances up to 1.2, the target 0.5: the same answers as 10,000 samples on all but those right at the edge."""
     distances = torch.linspace(0.03, 1.2, 40)
