@@ -115,7 +115,7 @@ class NoisedDiffusionClassifier(Classifier):
         def terms(nodes: Sequence[int], rows: Tensor, wanted: Tensor) -> Tensor:
             return -losses(nodes, rows, wanted) / scale
 
-        return self.elimination.logits(terms, self._plan, prior, len(image))
+        return self.elimination.logits(terms, self._plan, prior, len(image), self.nodes)
 
     def logits(self, losses: Tensor, dimension: int) -> Tensor:
         """The logits (B,K) of the terms (T,B,K) of images of D = ``dimension`` numbers."""

@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ndc.likelihood import Nodes
+
 Terms = Callable[[Sequence[int], Tensor, Tensor], Tensor]
 """``terms(nodes, rows, wanted)``: what each of n nodes adds to the logits of R chosen images, (n,R,K); zero where
 ``wanted`` (R,K) is false."""
@@ -25,14 +27,15 @@ class Elimination:
     After each stage a class y is dropped unless it, or a class behind it, has
 
         f_y >= max_k f_k - margin - errors * s,
-        s^2 = (1 - m/T) (1 + 1/(2m - 2)) max(v_y, mean of v_k over rivals k),
-        v_k = (1/m) Var_i [ T (term_i,best - term_ik) ],
+        s^2 = c (1 + 1/(2m - 2)) max(v_y, mean of v_k over rivals k),   v_k = (1/m) Var_i [ T (term_i,best - term_ik) ],
 
     s the standard error of the class's difference over the nodes seen, but no less than that of all classes still in,
-    since few nodes may look alike by chance. The first factor is that of a sample of m out of finitely many T, whose
-    whole sum is what is asked for; the second undoes the bias of a deviation estimated from few. All classes see the
-    same noise at a node, so that s is small. An image with one class left is done; classes that go on to the end are
-    compared by their whole sums. Limits are in the units of the logits, whatever the number of nodes.
+    since few nodes may look alike by chance; the factor undoes the bias of a deviation estimated from few. Where all
+    nodes count alike (``rule="equal"``) c = 1 - m/T, as m out of finitely many T are seen, whose whole sum is what is
+    asked for. Else c = 1: on a uniform grid the noise of the lowest nodes, seen last, is most of all noise. Antithetic
+    nodes count by pairs, as the two of a pair are not independent. All classes see the same noise at a node, so that s
+    is small. An image with one class left is done; classes that go on to the end are compared by their whole sums.
+    Limits are in the units of the logits, whatever the number of nodes.
 
     Which classes are asked depends on the noisy image and on the noise; the noise of a node depends on neither, nor on
     the classes that are left. The classifier is a randomised function of its input, and smoothing may certify it.
@@ -42,15 +45,15 @@ class Elimination:
     They are differentiable with the gradient of what was computed; between choices of classes they jump.
 
     Args:
-        stages: numbers of nodes after which classes are dropped, ascending, below T; None is 2, 4, .. 16,
-            20, .. 32, 40, ...
+        stages: numbers of nodes after which classes are dropped, ascending, below T; None is 4, 6, .. 16, 20, .. 32,
+            40, ..., and twice that for antithetic nodes. Two nodes are too few to tell an error by.
         errors: how many standard errors behind a class must be. With 3.5 the answer was that of the full search on all
             but one of 3,200 noisy digits (APNDC and EPNDC, sigma 0.25 and 0.5, 16 and 32 nodes), for 18 to 51 % of its
             evaluations, and with 3 on all but 7. EPNDC with neither antithetic nodes nor its control variate (`Nodes`,
             on by default) is too noisy for that: 98 to 99 %, with no loss of accuracy.
         margin: how much further behind, in logits; infinite with ``keep`` alone.
-        keep: at most so many classes go on, after each stage, or if it is one number after the last: ``keep=10`` of
-            1,000 is sift-and-refine.
+        keep: at most so many classes go on, after each of the ``stages``, or if it is one number after the last of
+            them: ``stages=(4, 8), keep=10`` of 1,000 classes is sift-and-refine.
 
     Raises ``ValueError`` for stages that do not ascend, and limits that are negative.
     Source: arXiv 2402.02316 (v2), algorithms 5 (sift and refine: ``errors=0``, ``margin`` a threshold, ``keep=10``) and
@@ -66,14 +69,19 @@ class Elimination:
         if not (0 <= self.errors < math.inf and self.margin >= 0):
             raise ValueError(f"errors and margin must not be negative; got {self.errors} and {self.margin}")
         stages = self.stages
+        if not all(isinstance(number, int) for number in (*(stages or ()), *_numbers(self.keep))):
+            raise ValueError(f"stages and keep are whole numbers; got {stages} and {self.keep}")
+        if self.keep is not None and stages is None:
+            raise ValueError(
+                f"keep, a number of classes, needs stages to say after how many nodes; got keep={self.keep}"
+            )
         if stages is not None and (not stages or stages[0] < 1 or any(a >= b for a, b in pairwise(stages))):
             raise ValueError(f"stages must be numbers of nodes, ascending from at least 1; got {list(stages)}")
         if stages is not None and self.errors and stages[0] < 2:
             raise ValueError("a standard error takes two nodes: start the stages at 2 or more, or set errors=0")
-        numbers = [self.keep] if isinstance(self.keep, int) else list(self.keep or [1])
-        if min(numbers) < 1:
+        if min(_numbers(self.keep), default=1) < 1:
             raise ValueError(f"keep must be at least one class; got {self.keep}")
-        if not isinstance(self.keep, int | None) and len(numbers) != len(stages or ()):
+        if not isinstance(self.keep, int | None) and len(self.keep) != len(stages or ()):
             raise ValueError(f"keep needs one number for each of the stages {stages}, or one in all; got {self.keep}")
 
     def plan(self, count: int, antithetic: bool = False) -> list[list[int]]:
@@ -81,7 +89,7 @@ class Elimination:
 
         ``ValueError`` for stages that reach ``count``, or part the pairs 2j, 2j+1 of ``antithetic`` nodes.
         """
-        stages = list(self.stages or _finer(count))
+        stages = list(self.stages or _finer(count, 2 if antithetic else 1))
         if stages and stages[-1] >= count:
             raise ValueError(f"stages must lie below the number of nodes, {count}; got {stages}")
         if antithetic and any(stage % 2 for stage in stages):
@@ -89,22 +97,24 @@ class Elimination:
         nodes = order(count, antithetic)
         return [nodes[a:b] for a, b in pairwise((0, *stages, count))]
 
-    def logits(self, terms: Terms, plan: Sequence[Sequence[int]], prior: Tensor, images: int) -> Tensor:
-        """The logits (B,K) of B = ``images``; ``prior`` (K,) is log p(y)."""
+    def logits(
+        self, terms: Terms, plan: Sequence[Sequence[int]], prior: Tensor, images: int, nodes: Nodes | None = None
+    ) -> Tensor:
+        """The logits (B,K) of B = ``images``; ``prior`` (K,) is log p(y). ``nodes`` are those of the ``plan``."""
         total = sum(map(len, plan))
         alive = torch.ones(images, len(prior), dtype=torch.bool, device=prior.device)
         seen = torch.zeros_like(alive, dtype=torch.int64)
         values = prior.new_zeros(0, *alive.shape)
-        for stage, nodes in enumerate(plan):
+        for stage, chosen in enumerate(plan):
             rows = (alive.sum(1) > 1).nonzero().squeeze(1)
             if not len(rows):
                 break
-            found = terms(nodes, rows, alive[rows])
-            values = torch.cat([values, found.new_zeros(len(nodes), *alive.shape).index_copy(1, rows, found)])
-            seen[rows] += len(nodes) * alive[rows]
+            found = terms(chosen, rows, alive[rows])
+            values = torch.cat([values, found.new_zeros(len(chosen), *alive.shape).index_copy(1, rows, found)])
+            seen[rows] += len(chosen) * alive[rows]
             if stage < len(plan) - 1:
                 limit = self._limit(stage, len(plan) - 1)
-                alive[rows] &= self._survivors(values[:, rows].detach(), alive[rows], prior, total, limit)
+                alive[rows] &= self._survivors(values[:, rows].detach(), alive[rows], prior, total, limit, nodes)
         return _assembled(values, alive, seen, prior, total)
 
     def _limit(self, stage: int, stages: int) -> int | None:
@@ -112,24 +122,34 @@ class Elimination:
             return self.keep if stage == stages - 1 else None
         return None if self.keep is None else self.keep[stage]
 
-    def _survivors(self, values: Tensor, alive: Tensor, prior: Tensor, total: int, limit: int | None) -> Tensor:
+    def _survivors(
+        self, values: Tensor, alive: Tensor, prior: Tensor, total: int, limit: int | None, nodes: Nodes | None
+    ) -> Tensor:
         """Who goes on, (R,K), of those ``alive`` after the nodes of ``values`` (m,R,K)."""
         estimate = (total * values.mean(0) + prior).masked_fill(~alive, -math.inf)
         best, leader = estimate.max(1, keepdim=True)
+        possible = alive & (estimate > -math.inf)  # a term that overflowed rules its class out
         allowed = torch.full_like(best, self.margin)
         if self.errors:
-            m = len(values)
-            behind = total * (values.gather(2, leader.expand(m, -1, -1)) - values)
-            own = behind.var(0).masked_fill(~alive, 0.0)
-            variance = own.maximum(own.sum(1, keepdim=True) / (alive.sum(1, keepdim=True) - 1))
-            finite = (1 - m / total) * (1 + 1 / (2 * m - 2))
-            allowed = allowed + self.errors * (variance * finite / m).sqrt()
+            behind = total * (values.gather(2, leader.expand(len(values), -1, -1)) - values)
+            allowed = allowed + self.errors * _squared_error(behind, possible, total, nodes).sqrt()
         least = best - allowed
         if limit is not None and limit < alive.shape[1]:
             least = least.maximum(estimate.topk(limit).values[:, -1:])
-        kept = alive & (estimate >= least)
+        kept = possible & (estimate >= least)
         last = estimate.masked_fill(~kept, math.inf).amin(1, keepdim=True)
-        return alive & (estimate >= last)  # with a class all that are before it
+        return torch.where(best > -math.inf, possible & (estimate >= last), alive)  # with a class all before it
+
+
+def _squared_error(behind: Tensor, alive: Tensor, total: int, nodes: Nodes | None) -> Tensor:
+    """s^2 (R,K) of what classes are ``behind`` (m,R,K) the leader, times T."""
+    m, finite = len(behind), 1 - len(behind) / total if nodes is None or nodes.rule == "equal" else 1.0
+    if nodes is not None and nodes.antithetic:
+        m //= 2
+        behind = behind.view(m, 2, *behind.shape[1:]).mean(1)
+    own = behind.var(0).masked_fill(~alive, 0.0)
+    variance = own.maximum(own.sum(1, keepdim=True) / (alive.sum(1, keepdim=True) - 1).clamp(min=1))
+    return variance * finite * (1 + 1 / (2 * m - 2)) / m
 
 
 def _assembled(values: Tensor, alive: Tensor, seen: Tensor, prior: Tensor, total: int) -> Tensor:
@@ -156,10 +176,11 @@ def order(count: int, pairs: bool = False) -> list[int]:
     return [count - 1 - rank[point] for point in points]
 
 
-def _finer(count: int) -> list[int]:
-    """2, 4, 6, 8, then four steps from each power of two to the next, below ``count``."""
-    steps = [
-        *range(2, 8, 2),
-        *(size for k in range(3, count.bit_length()) for size in range(1 << k, 2 << k, 1 << (k - 2))),
-    ]
-    return [size for size in steps if size < count]
+def _numbers(keep: int | Sequence[int] | None) -> list[int]:
+    return list(keep) if isinstance(keep, Sequence) else [] if keep is None else [keep]
+
+
+def _finer(count: int, each: int) -> list[int]:
+    """4, 6, then four steps from each power of two to the next, times ``each``, below ``count``."""
+    steps = [4, 6, *(n for k in range(3, count.bit_length()) for n in range(1 << k, 2 << k, 1 << (k - 2)))]
+    return [each * n for n in steps if each * n < count]

@@ -1,5 +1,6 @@
 """The terms of the likelihood bound, for any nodes, images and classes, in full calls of the network."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,8 @@ class Terms:
         anchor = self.anchor if rows is None or self.anchor is None else self.anchor[rows]
         size = self.calls.size(x)
         count = min(len(nodes), size)
-        images = max(1, 4 * size // count)  # noise for four calls at a time, so that few of them are not full
+        asked = self.classes if wanted is None else max(1, math.ceil(int(wanted.sum()) / max(1, len(wanted))))
+        images = max(1, 4 * size // (count * asked))  # about four calls at a time, so that few are not full
 
         def block(b: slice, i: slice) -> Tensor:
             part = None if anchor is None else anchor[b]

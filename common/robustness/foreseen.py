@@ -60,12 +60,13 @@ class Foreseen(Smoothing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.targets, int | float):
-            raise ValueError(f"targets must be radii, a sequence even of one; got {self.targets}")
+        if not isinstance(self.targets, list | tuple):
+            raise ValueError(f"targets must be radii, a list even of one; got {self.targets!r}")
         known = self.targets and all(map(math.isfinite, self.targets))
         if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] <= 0:
             raise ValueError(f"targets must be radii > 0 (pixels), ascending; got {list(self.targets)}")
-        if not (1 <= self.first <= self.most <= self.n and 1 < self.growth < math.inf):
+        whole = isinstance(self.first, int) and isinstance(self.most, int)
+        if not (whole and 1 <= self.first <= self.most <= self.n and 1 < self.growth < math.inf):
             raise ValueError(f"looks need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")
         if not 0 < self.error < 0.5:
             raise ValueError(f"error, the chance of a wrong verdict, must be in (0, 0.5); got {self.error}")

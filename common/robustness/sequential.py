@@ -30,8 +30,8 @@ class Sequential(Smoothing):
     or because the true probability is, at confidence 1 - ``futility``, below k* / n. Giving up early costs
     certificates, never soundness, and only a few of those that nearly all n samples would just have given: with
     n = 10,000, r = sigma and stages that grow by 1.6 (k* / n is 0.855) an image of probability 0.86 loses 2 % of them
-    and one of 0.87 0.7 %, but one of 0.82 is given up after 840 samples instead of 5,000. A single target answers one
-    question at a small price; all radii of a curve cost more.
+    and one of 0.87 0.7 %, but one of 0.82 is given up after 840 samples, not 1,400 as with ``futility`` 0.001. A single
+    target answers one question at a small price; all radii of a curve cost more.
 
     Sample i is the same as in `Smoothing` with the same noise, so the two can be compared image by image.
     Raises ``ValueError`` as `Smoothing` does, and for targets that n samples cannot reach.
@@ -45,17 +45,17 @@ class Sequential(Smoothing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.targets, int | float):
-            raise ValueError(f"targets must be radii, a sequence even of one; got {self.targets}")
+        if not isinstance(self.targets, list | tuple):
+            raise ValueError(f"targets must be radii, a list even of one; got {self.targets!r}")
         known = self.targets and all(map(math.isfinite, self.targets))
         if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] < 0:
             raise ValueError(f"targets must be radii >= 0 (pixels), ascending; got {list(self.targets)}")
-        if not 1 <= self.first <= self.n or not 1 < self.growth < math.inf:
+        if not isinstance(self.first, int) or not 1 <= self.first <= self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")
         if not 0 <= self.futility < 0.5:
             raise ValueError(f"futility, an error level of giving up, must be in [0, 0.5); got {self.futility}")
         reach = self.level * float(norm.ppf(clopper_pearson_lower(self.n, self.n, self._level)))
-        if self.targets[-1] > reach:
+        if needed_count(self.level, self.targets[-1], self.n, self._level) > self.n:
             raise ValueError(
                 f"{self.n} samples at sigma {self.level:g} certify at most {reach:.4g}; got the target "
                 f"{self.targets[-1]:g}. Raise n or sigma"

@@ -32,8 +32,8 @@ class Counting(Denoiser):
         return self.denoiser(x, sigma, label)
 
 
-def world(classes, dimension, spread, std):
-    generator = torch.Generator().manual_seed(0)
+def world(classes, dimension, spread, std, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     means = spread * torch.randn(classes, 1, dimension, 1, generator=generator, dtype=torch.float64)
     return GaussianMixture(means, std)
 
@@ -65,12 +65,12 @@ def both(denoiser, image, noise, elimination, sigma, variant, nodes=16, **settin
 @pytest.mark.parametrize(
     ("variant", "sigma", "nodes", "least"),
     [
-        ("apndc", 0.25, 16, 6.0),
-        ("apndc", 0.5, 16, 5.5),
-        ("apndc", 0.25, Nodes(12), 4.5),
-        ("apndc", 0.25, Nodes(40, "log"), 5.0),
-        ("epndc", 0.25, Nodes(16, antithetic=True), 3.5),
-        ("epndc", 0.5, Nodes(16, control=True), 4.0),
+        ("apndc", 0.25, 16, 3.5),
+        ("apndc", 0.5, 16, 3.4),
+        ("apndc", 0.25, Nodes(12), 2.7),
+        ("apndc", 0.25, Nodes(40, "log"), 4.7),
+        ("epndc", 0.25, Nodes(16, antithetic=True), 1.8),
+        ("epndc", 0.5, Nodes(16, control=True), 3.0),
     ],
     ids=str,
 )
@@ -81,6 +81,30 @@ def test_same_class_as_the_full_search_on_an_exact_mixture(variant, sigma, nodes
     full, sifted, saved = both(ExactDenoiser(mixture), image, noise, Elimination(), sigma, variant, nodes)
     assert (full.argmax(1) == sifted.argmax(1)).double().mean() >= 0.995
     assert saved > least
+
+
+@pytest.mark.parametrize(
+    ("variant", "nodes"),
+    [
+        ("epndc", 16),
+        ("epndc", Nodes(32, antithetic=True)),
+        ("epndc", Nodes(16, "linspace")),
+        ("apndc", Nodes(16, "linspace")),
+        ("apndc", 126),
+    ],
+    ids=str,
+)
+def test_same_class_where_classes_are_spread_unequally(variant, nodes):
+    """Four worlds of five classes with deviations 0.05 to 0.8, 500 inputs each: at least 99.5 % alike in all."""
+    alike = []
+    for seed in range(4):
+        mixture = world(5, 16, 0.2, torch.linspace(0.05, 0.8, 5, dtype=torch.float64), seed)
+        image, noise = noisy(mixture, 500, 0.25)
+        full, sifted, _ = both(
+            ExactDenoiser(mixture), image, noise, Elimination(), 0.25, variant, nodes, temperature=1.0
+        )
+        alike.append((full.argmax(1) == sifted.argmax(1)).double().mean().item())
+    assert sum(alike) / 4 >= 0.995, alike
 
 
 def test_sift_and_refine_of_many_classes():
@@ -95,7 +119,7 @@ def test_sift_and_refine_of_many_classes():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not TRAINED.exists(), reason="robust-diffusion tour trains this denoiser")
-@pytest.mark.parametrize(("sigma", "least"), [(0.25, 1.9), (0.5, 3.0)])
+@pytest.mark.parametrize(("sigma", "least"), [(0.25, 1.9), (0.5, 2.7)])
 def test_same_class_as_the_full_search_on_digits(sigma, least):
     """200 noisy images: at least 99.5 % alike. Of 256 it was 100 %, for 82 and 48 of 161 evaluations."""
     from common.checkpoints import load_denoiser
@@ -125,7 +149,7 @@ def test_certificates_are_those_of_the_full_search():
     for full, sifted in zip(*found, strict=True):
         assert full.prediction == sifted.prediction
         assert abs(full.count - sifted.count) <= 2
-    assert rows[0] > 5 * rows[1]
+    assert rows[0] > 3.5 * rows[1]
 
 
 # The logits ----------------------------------------------------------------------------------------------------------
@@ -216,6 +240,21 @@ def test_the_margin_in_standard_errors_is_the_pooled_one():
         assert asked[1][2].tolist() == [[bool(b) for b in left]]
 
 
+def test_a_class_whose_term_overflowed_is_out_and_the_others_are_judged_as_ever():
+    values, prior = random_terms(16, 300, 8), torch.zeros(8, dtype=torch.float64)
+    values[15, :, 3] = -math.inf  # at the first node that is visited
+    asked = []
+
+    def terms(nodes, rows, wanted):
+        asked.append(wanted.sum(0)[3].item())
+        return values[list(nodes)][:, rows].masked_fill(~wanted, 0.0)
+
+    logits = Elimination().logits(terms, Elimination().plan(16), prior, 300)
+    assert (logits.argmax(1) == values.sum(0).argmax(1)).double().mean() >= 0.99
+    assert asked[0] == 300
+    assert not any(asked[1:])
+
+
 def test_as_many_classes_as_are_kept():
     terms, asked = table(random_terms(64, 9, 50))
     elimination = Elimination((2, 5, 25), margin=math.inf, keep=(40, 8, 4))  # class and node courses of algorithm 6
@@ -261,8 +300,9 @@ def test_antithetic_neighbours_are_visited_together():
 
 
 def test_the_default_stages():
-    assert [len(stage) for stage in Elimination().plan(16)] == [2] * 8
-    assert [len(stage) for stage in Elimination().plan(70)] == [2] * 8 + [4] * 4 + [8] * 4 + [6]
+    assert [len(stage) for stage in Elimination().plan(16)] == [4] + [2] * 6
+    assert [len(stage) for stage in Elimination().plan(70)] == [4] + [2] * 6 + [4] * 4 + [8] * 4 + [6]
+    assert [len(stage) for stage in Elimination().plan(33, antithetic=True)] == [8] + [4] * 6 + [1]
     assert [len(stage) for stage in Elimination().plan(2)] == [2]
     assert sum(map(len, Elimination().plan(100))) == 100
 
@@ -346,7 +386,7 @@ def test_nothing_dropped_is_the_full_search():
         ExactDenoiser(mixture), image, noise, all_of_them, 0.25, "apndc", log_prior=[0.0, -1.0, 0.5, 0.0, 0.0]
     )
     torch.testing.assert_close(sifted, full, rtol=1e-12, atol=1e-12)
-    assert saved == 1
+    assert 0.9 < saved <= 1  # last calls are rounded up
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
@@ -363,9 +403,12 @@ def test_nothing_dropped_is_the_full_search():
         ({"stages": (4, 2)}, "ascending"),
         ({"stages": (0, 2), "errors": 0.0}, "ascending"),
         ({"stages": (1, 2)}, "two nodes"),
-        ({"keep": 0}, "at least one class"),
+        ({"stages": (2,), "keep": 0}, "at least one class"),
         ({"stages": (2, 4), "keep": (10,)}, "one number for each"),
-        ({"keep": (10, 5)}, "one number for each"),
+        ({"stages": (2,), "keep": (10, 5)}, "one number for each"),
+        ({"keep": 10}, "keep, a number of classes, needs stages"),
+        ({"stages": (2.5, 3)}, "whole numbers"),
+        ({"stages": (2,), "keep": 2.5}, "whole numbers"),
     ],
 )
 def test_contradictions_are_refused(settings, message):
