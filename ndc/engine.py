@@ -79,9 +79,7 @@ class Calls:
 
     def __init__(self, batch_size: BatchSize) -> None:
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ValueError(
-                f"batch_size must be 'auto' or a whole number of rows per call, at least 1; got {batch_size}"
-            )
+            raise ValueError(f"batch_size must be at least 1 row per call, a whole number, or 'auto'; got {batch_size}")
         self.batch_size = batch_size
         self._growths: dict[tuple[object, ...], Growth] = {}
 
@@ -123,8 +121,8 @@ class Growth:
     """``size``, a number of rows that doubles as long as each row gets cheaper.
 
     Sizes are tried ``trials`` times each, the fastest counts, as the first call prepares kernels. A size must take
-    ``gain`` of the best one's time per row
-    or less to be the new best; after two in a row that do not, or at ``largest``, the best one is ``settled`` on.
+    ``gain`` of the best one's time per row or less to be the new best; after two in a row that do not, or at
+    ``largest``, the best one is ``settled`` on.
     """
 
     def __init__(self, first: int = 32, largest: int = 2**14, trials: int = 3, gain: float = 0.95) -> None:
