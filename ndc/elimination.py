@@ -48,8 +48,8 @@ class Elimination:
         stages: numbers of nodes after which classes are dropped, ascending, below T; None is 4, 6, .. 16, 20, .. 32,
             40, ..., and twice that for antithetic nodes. Two nodes are too few to tell an error by.
         errors: how many standard errors behind a class must be. With 3.5 the answer was that of the full search on all
-            3,200 noisy digits (APNDC and EPNDC, sigma 0.25 and 0.5, 16 and 32 nodes), for 21 to 51 % of its evaluations,
-            and with 3 on all but 4. EPNDC with neither antithetic nodes nor its control variate (`Nodes`,
+            3,200 noisy digits (APNDC and EPNDC, sigma 0.25 and 0.5, 16 and 32 nodes), for 21 to 51 % of its
+            evaluations, and with 3 on all but 4. EPNDC with neither antithetic nodes nor its control variate (`Nodes`,
             on by default) is too noisy for that: 98 to 99 %, with no loss of accuracy.
         margin: how much further behind, in logits; infinite with ``keep`` alone.
         keep: at most so many classes go on, after each of the ``stages``, or if it is one number after the last of
