@@ -22,6 +22,7 @@ from common.robustness.checks import probe
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.cost import Meter
 from common.robustness.decisions import Rule, ask, check_rule, decided, scores
+from common.robustness.foreseen import Foreseen
 from common.robustness.pictures import pictures
 from common.robustness.records import Record
 from common.robustness.replay import Replayed, seen
@@ -218,7 +219,8 @@ class Certified:
     ``prediction`` (-1: abstained), ``radius`` (L2, pixels), what that implies for L-inf, ``radius_linf`` =
     radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right and
     not abstained). ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
-    A verdict that was only foreseen (`Foreseen`) says so by ``procedure``, the samples that it would take.
+    A verdict that was only foreseen (`Foreseen`) is about the label's class, and says so by ``procedure``, the samples
+    that it would take.
 
     Before a classifier is smoothed for the first time it is asked whether it may be (`check_once`).
     """
@@ -238,7 +240,8 @@ class Certified:
         if isinstance(self.smoothing, Smoothing) and len(image):
             check_once(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"))
+            about = {"label": label} if isinstance(self.smoothing, Foreseen) else {}
+            certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **about)
         rows = [
             {
                 "prediction": c.prediction,

@@ -44,7 +44,9 @@ class Foreseen(Smoothing):
     J the number of looks (after ``first`` samples, then ``growth`` times as many, up to ``limit``). What is open at the
     limit goes by k / m >= k* / n and is listed as ``undecided``: reports give the share with all of them failing and
     with all of them holding. A target near what n samples can reach takes nearly all of them. Sample i is that of
-    `Smoothing`, and the class is the leading one, which n0 samples would choose with an error below ``error``.
+    `Smoothing`, and the class is the leading one, which n0 samples would choose with an error below ``error``; or the
+    image's label where that is known, as certified accuracy asks about no other: an image that the procedure would
+    certify as another class abstains here, and is told sooner.
 
     This is for studies of cost: a verdict that is almost surely the procedure's is not itself a certificate, and the
     time saved here is no merit of the procedure. The radius is the largest target that is certified.
@@ -94,7 +96,10 @@ class Foreseen(Smoothing):
         """k* of each target: how many of n samples must agree; n + 1 where that is not enough."""
         return [needed_count(self.level, radius, self.n, self.alpha) for radius in self.targets]
 
-    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
+    def certify(
+        self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
+    ) -> list[Certificate]:
+        """One verdict per image (B,C,H,W), about ``label`` (B,) or the leading class."""
         if len(image) != len(noise):
             raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
         noise = noise.stream("estimate")
@@ -106,13 +111,14 @@ class Foreseen(Smoothing):
                 counts[rows] += self.counts(classifier, image[rows], noise.rows(rows), size - before, start=before)
                 for row in active:
                     spent[row] = size
-                agreed = counts.amax(1).tolist()
+                asked = counts.argmax(1) if label is None else label
+                agreed = counts.gather(1, asked[:, None]).squeeze(1).tolist()
                 active = [row for row in active if None in self._verdicts(agreed[row], size)]
                 before = size
                 if not active:
                     break
         each = getattr(unpadded(classifier), "evaluations", None)
-        rows_of = zip(counts.argmax(1).tolist(), counts.amax(1).tolist(), spent, strict=True)
+        rows_of = zip(asked.tolist(), agreed, spent, strict=True)
         return [self._foresight(*row, None if each is None else int(each)) for row in rows_of]
 
     def _verdicts(self, count: int, size: int) -> list[bool | None]:
@@ -120,7 +126,7 @@ class Foreseen(Smoothing):
         error = self.error / len(self.looks)
         return [_verdict(count, size, self.n, needed, error) for needed in self.counts_needed]
 
-    def _foresight(self, leader: int, count: int, size: int, each: int | None) -> Foresight:
+    def _foresight(self, asked: int, count: int, size: int, each: int | None) -> Foresight:
         verdicts = self._verdicts(count, size)
         pairs = zip(verdicts, self.counts_needed, strict=True)
         certain = [count * self.n >= needed * size if verdict is None else verdict for verdict, needed in pairs]
@@ -129,7 +135,7 @@ class Foreseen(Smoothing):
         procedure = self.n0 + self.n
         undecided = tuple(r for r, verdict in zip(self.targets, verdicts, strict=True) if verdict is None)
         return Foresight(
-            leader if radius else ABSTAIN, radius, p_lower, size, count,
+            asked if radius else ABSTAIN, radius, p_lower, size, count,
             procedure, undecided, None if each is None else procedure * each,
         )  # fmt: skip
 

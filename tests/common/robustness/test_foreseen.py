@@ -42,6 +42,22 @@ def test_the_verdicts_are_those_of_the_procedure_on_the_same_samples():
     assert not any(f.undecided for f in foreseen)
 
 
+def test_with_labels_the_verdicts_are_about_them_and_certified_accuracy_is_that_of_the_procedure():
+    """Every second image is labelled wrongly: those abstain after the first samples, the others are judged alike."""
+    distances = torch.linspace(0.4, 1.5, 200).tolist()
+    label = torch.arange(200) % 2
+    image, noise = torch.tensor(distances).view(-1, 1, 1, 1), Noise.of(3, torch.arange(200))
+    told = Foreseen(SIGMA, **COMMON, targets=TARGETS).certify(HalfSpace(), image, noise, label)
+    foreseen, fixed = both(distances)
+    assert told[1::2] == foreseen[1::2]
+    assert all((c.prediction, c.radius) == (ABSTAIN, 0.0) for c in told[::2])
+    assert sum(c.samples for c in told[::2]) < 0.1 * sum(c.samples for c in foreseen[::2])
+    for radius in TARGETS:
+        right = [c.prediction == y and c.radius >= radius for c, y in zip(fixed, label.tolist(), strict=True)]
+        said = [c.prediction == y and c.radius >= radius for c, y in zip(told, label.tolist(), strict=True)]
+        assert sum(a != b for a, b in zip(right, said, strict=True)) <= 2
+
+
 def test_an_error_near_one_half_makes_more_mistakes():
     """What `error` buys: the same images judged hastily."""
     distances = torch.linspace(0.0, 1.5, 600).tolist()
