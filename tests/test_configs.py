@@ -275,7 +275,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "AGDM": {"steps": 2},
     "GradualNoise": {"blocks": [{"t_star": 0.002, "rounds": 2, "surrogate": 1}, {"t_star": 0.003}]},
     "Resized": {"size": SIDE},
-    "NoisedDiffusionClassifier": {"nodes": 2},
+    "NoisedDiffusionClassifier": {"nodes": 5},
     "DenoisedClassifier": {"steps": 2, "votes": 2},
     "BoundedDiffusionClassifier": {"nodes": 2},
     "Lipschitz": {"samples": 5},
