@@ -109,7 +109,8 @@ class Calls:
         """
         if x.device.type != "cpu":
             return count
-        rest, size = count % self.size(x), self.size(x)
+        size = self.size(x)
+        rest = count % size
         step = 1 << max(0, rest.bit_length() - 4)
         return count - rest + min(size, -(-rest // step) * step)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.robustness.sequential import ladder, needed_count
+from common.robustness.sequential import check_targets, ladder, needed_count
 from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing
 
 
@@ -62,11 +62,7 @@ class Foreseen(Smoothing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.targets, list | tuple):
-            raise ValueError(f"targets must be radii, a list even of one; got {self.targets!r}")
-        known = self.targets and all(map(math.isfinite, self.targets))
-        if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] <= 0:
-            raise ValueError(f"targets must be radii > 0 (pixels), ascending; got {list(self.targets)}")
+        check_targets(self.targets, zero=False)
         whole = isinstance(self.first, int) and isinstance(self.most, int)
         if not (whole and 1 <= self.first <= self.most <= self.n and 1 < self.growth < math.inf):
             raise ValueError(f"looks need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")

@@ -1,6 +1,7 @@
 """Randomised smoothing with as many samples as an image needs."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,17 +46,13 @@ class Sequential(Smoothing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.targets, list | tuple):
-            raise ValueError(f"targets must be radii, a list even of one; got {self.targets!r}")
-        known = self.targets and all(map(math.isfinite, self.targets))
-        if not known or list(self.targets) != sorted(set(self.targets)) or self.targets[0] < 0:
-            raise ValueError(f"targets must be radii >= 0 (pixels), ascending; got {list(self.targets)}")
+        check_targets(self.targets, zero=True)
         if not isinstance(self.first, int) or not 1 <= self.first <= self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")
         if not 0 <= self.futility < 0.5:
             raise ValueError(f"futility, an error level of giving up, must be in [0, 0.5); got {self.futility}")
-        reach = self.level * float(norm.ppf(clopper_pearson_lower(self.n, self.n, self._level)))
         if needed_count(self.level, self.targets[-1], self.n, self._level) > self.n:
+            reach = self.level * float(norm.ppf(clopper_pearson_lower(self.n, self.n, self._level)))
             raise ValueError(
                 f"{self.n} samples at sigma {self.level:g} certify at most {reach:.4g}; got the target "
                 f"{self.targets[-1]:g}. Raise n or sigma"
@@ -100,6 +97,15 @@ class Sequential(Smoothing):
         return upper >= agreeing / self.n
 
 
+def check_targets(targets: Sequence[float], zero: bool) -> None:
+    """``ValueError`` unless ``targets`` are finite radii, ascending; the first may be 0 where ``zero`` says so."""
+    if not isinstance(targets, list | tuple):
+        raise ValueError(f"targets must be radii, a list even of one; got {targets!r}")
+    known = targets and all(map(math.isfinite, targets)) and list(targets) == sorted(set(targets))
+    if not known or targets[0] < 0 or (targets[0] == 0 and not zero):
+        raise ValueError(f"targets must be radii {'>=' if zero else '>'} 0 (pixels), ascending; got {list(targets)}")
+
+
 def ladder(first: int, growth: float, last: int) -> list[int]:
     """``first``, then ``growth`` times as many each, rounded up, and at the end ``last``."""
     sizes = [first]
@@ -108,6 +114,7 @@ def ladder(first: int, growth: float, last: int) -> list[int]:
     return sizes
 
 
+@lru_cache
 def probability(sigma: float, radius: float) -> float:
     """Phi(radius / sigma), what the bound must reach to certify ``radius``; above 1/2 for any certificate at all."""
     return max(float(norm.cdf(radius / sigma)), 0.5 + 1e-12)
@@ -116,12 +123,6 @@ def probability(sigma: float, radius: float) -> float:
 @lru_cache
 def needed_count(sigma: float, radius: float, n: int, alpha: float) -> int:
     """The least k whose bound `clopper_pearson_lower` reaches `probability`; n + 1 if there is none."""
-    wanted = probability(sigma, radius)
-    low, high = 0, n + 1
-    while low < high:  # the bound grows with k
-        middle = (low + high) // 2
-        if clopper_pearson_lower(middle, n, alpha) >= wanted:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return bisect_left(  # the bound grows with k
+        range(n + 1), probability(sigma, radius), key=lambda k: clopper_pearson_lower(k, n, alpha)
+    )
