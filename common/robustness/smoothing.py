@@ -90,11 +90,16 @@ class Smoothing(Certifier):
         if len(image) != len(noise):
             raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            chosen = self.counts(classifier, image, noise.stream("select"), self.n0).argmax(1)
-            return self._estimate(classifier, image, noise.stream("estimate"), chosen)
+            votes, chosen = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
+            return self._estimate(classifier, image, noise.stream("estimate"), chosen, votes)
 
-    def _estimate(self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor) -> list[Certificate]:
-        """Certificates that the ``chosen`` classes (B,) are the smoothed classifier's."""
+    def _estimate(
+        self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor, votes: Tensor
+    ) -> list[Certificate]:
+        """Certificates that the ``chosen`` classes (B,) are the smoothed classifier's; n0 samples gave them ``votes``.
+
+        The votes may decide how many samples are spent; for a bound they do not count, as they made the choice.
+        """
         agreed = self.counts(classifier, image, noise, self.n).gather(1, chosen[:, None]).squeeze(1).tolist()
         bounds = [clopper_pearson_lower(count, self.n, self.alpha) for count in agreed]
         return [self.certificate(*row, self.n) for row in zip(chosen.tolist(), bounds, agreed, strict=True)]

@@ -78,10 +78,15 @@ def test_an_image_stops_at_the_first_stage_that_certifies_its_target():
     assert expected > 0.25
 
 
-def test_an_image_without_hope_is_given_up():
-    ladder = Sequential(SIGMA, n0=100, n=10_000, num_classes=2, targets=(0.75,))
-    (certificate,) = ladder.certify(Known(), images(0.05), rows(1))
-    assert certificate.samples == 100
+def test_an_image_without_hope_is_given_up_after_the_samples_that_choose_its_class():
+    """Not so where the class alone is asked for, the target 0, nor where n0 samples say too little."""
+    asked = {"n": 10_000, "num_classes": 2}
+    given = Known(), images(0.05, 2.0), rows(2)
+    hopeless, clear = Sequential(SIGMA, n0=100, targets=(0.75,), **asked).certify(*given)
+    assert (hopeless.samples, hopeless.prediction, hopeless.radius) == (0, ABSTAIN, 0.0)
+    assert clear.samples > 0 and clear.radius >= 0.75
+    assert Sequential(SIGMA, n0=100, targets=(0.0, 0.75), **asked).certify(*given)[0].samples >= 100
+    assert Sequential(SIGMA, n0=2, targets=(0.75,), **asked).certify(*given)[0].samples == 100
 
 
 def test_an_image_that_n_samples_would_not_certify_is_given_up_though_its_radius_is_true():
