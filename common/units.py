@@ -41,3 +41,9 @@ def number(value: float | str) -> float:
         return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"expected a number or a ratio such as 8/255; got {value!r}") from error
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """Raises ``ValueError`` unless ``value``, the setting ``name``, is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be at least {least}, a whole number; got {value!r}")

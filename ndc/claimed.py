@@ -10,7 +10,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.smoothing import Certificate, Certifier
-from common.units import sigma_to_pixel
+from common.units import sigma_to_pixel, whole
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import draw_losses, ranked
 
@@ -45,10 +45,8 @@ class Claimed(Certifier):
     constants: Constants = "reference"
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise ValueError(f"samples, draws of the noise, must be a whole number, at least 1; got {self.samples}")
+        whole("num_classes", self.num_classes, 2)
+        whole("samples, draws of the noise,", self.samples, 1)
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.diffusion.denoisers import Denoiser
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
-from common.units import number, sigma_to_model, to_model, to_pixel
+from common.units import number, sigma_to_model, to_model, to_pixel, whole
 from ndc.elimination import Elimination
 from ndc.engine import BatchSize, Calls, Engine, recomputed
 from ndc.likelihood import Bound, Nodes
@@ -192,8 +192,7 @@ def _check_input(variant: str, sigma: float) -> None:
 
 
 def _check_classes(denoiser: Denoiser, num_classes: int, log_prior: Sequence[float] | None) -> None:
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2; got {num_classes}")
+    whole("num_classes", num_classes, 2)
     known = getattr(denoiser, "num_classes", num_classes)
     if known is None:
         raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")

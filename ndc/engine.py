@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.robustness.cost import networks
+from common.units import whole
 
 Precision = Literal["32", "bf16", "16"]
 BatchSize = int | Literal["auto"]
@@ -78,8 +79,8 @@ class Calls:
     """
 
     def __init__(self, batch_size: BatchSize) -> None:
-        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ValueError(f"batch_size must be at least 1 row per call, a whole number, or 'auto'; got {batch_size}")
+        if batch_size != "auto":
+            whole("batch_size, if not 'auto',", batch_size, 1)
         self.batch_size = batch_size
         self._growths: dict[tuple[object, ...], Growth] = {}
 

@@ -32,6 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.units import whole
 from ndc.weights import Weight
 
 
@@ -62,8 +63,7 @@ class Nodes:
     control: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.count, int) or self.count < 2:
-            raise ValueError(f"an integral over noise levels needs nodes >= 2, a whole number; got {self.count}")
+        whole("the count of nodes, levels of an integral,", self.count, 2)
         if self.rule not in ("equal", "log", "linspace"):
             raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
 

@@ -46,7 +46,7 @@ from torch.special import ndtr, ndtri
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.smoothing import ABSTAIN, Certificate, Certifier
-from common.units import sigma_to_pixel
+from common.units import sigma_to_pixel, whole
 from ndc.bounded import BoundedDiffusionClassifier
 
 Law = Literal["strong", "weak"]
@@ -80,10 +80,8 @@ class Lipschitz(Certifier):
     law: Law = "strong"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_classes, int) or self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, a whole number; got {self.num_classes}")
-        if not isinstance(self.samples, int) or self.samples < 2:
-            raise ValueError(f"samples, draws of the noise, must be a whole number, at least 2; got {self.samples}")
+        whole("num_classes", self.num_classes, 2)
+        whole("samples, draws of the noise,", self.samples, 2)
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
         if self.law not in get_args(Law):

@@ -13,6 +13,7 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.sequential import check_targets, ladder, needed_count
 from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing
+from common.units import whole
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class Foreseen(Smoothing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.targets, zero=False)
-        whole = isinstance(self.first, int) and isinstance(self.most, int)
-        if not (whole and 1 <= self.first <= self.most <= self.n and 1 < self.growth < math.inf):
+        whole("first, the samples of the first look,", self.first, 1)
+        whole("limit", self.most, self.first)
+        if self.most > self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"looks need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")
         if not 0 < self.error < 0.5:
             raise ValueError(f"error, the chance of a wrong verdict, must be in (0, 0.5); got {self.error}")

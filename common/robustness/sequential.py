@@ -13,6 +13,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.robustness.smoothing import Certificate, Smoothing, clopper_pearson_lower
+from common.units import whole
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Sequential(Smoothing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.targets, zero=True)
-        if not isinstance(self.first, int) or not 1 <= self.first <= self.n or not 1 < self.growth < math.inf:
+        whole("first, the samples of the first stage,", self.first, 1)
+        if self.first > self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")
         if not 0 <= self.futility < 0.5:
             raise ValueError(f"futility, an error level of giving up, must be in [0, 0.5); got {self.futility}")

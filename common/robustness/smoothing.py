@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
-from common.units import number
+from common.units import number, whole
 
 ABSTAIN = -1
 
@@ -68,17 +68,14 @@ class Smoothing(Certifier):
         object.__setattr__(self, "sigma", number(self.sigma))  # "64/255" becomes a float
         if not 0 < self.level < float("inf"):
             raise ValueError(f"sigma must be above 0, in pixel units; got {self.sigma}")
-        counts = (self.n0, self.n, self.num_classes, self.batch_size)
-        if not all(isinstance(count, int) for count in counts):
-            raise ValueError(f"n0, n, num_classes and batch_size are whole numbers; got {', '.join(map(str, counts))}")
-        if not 1 <= self.n0 <= self.n:
+        whole("n0", self.n0, 1)
+        whole("n", self.n, 1)
+        whole("num_classes", self.num_classes, 2)
+        whole("batch_size", self.batch_size, 1)
+        if self.n0 > self.n:
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2; got {self.num_classes}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
 
     @property
     def level(self) -> float:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from common.units import number, sigma_to_model, sigma_to_pixel, to_model, to_pixel
+from common.units import number, sigma_to_model, sigma_to_pixel, to_model, to_pixel, whole
 
 
 def test_frames_are_inverse_and_noise_keeps_its_ratio():
@@ -18,3 +18,10 @@ def test_number_reads_ratios():
     for bad in ("eight", "1/0", "8/255/3"):
         with pytest.raises(ValueError, match="ratio such as 8/255"):
             number(bad)
+
+
+def test_whole_numbers():
+    whole("n0", 1, 1)
+    for bad in (0, 1.0, True, "1", None, float("nan")):
+        with pytest.raises(ValueError, match="n0 must be at least 1, a whole number; got"):
+            whole("n0", bad, 1)

@@ -157,7 +157,7 @@ def test_certifying_restores_the_mode_and_needs_no_gradient():
         ({"sigma": 0.0}, "sigma must be above 0"),
         ({"sigma": math.nan}, "sigma must be above 0"),
         ({"sigma": -1.0}, "sigma must be above 0"),
-        ({"sigma": 0.25, "n0": 0}, "1 <= n0 <= n; got n0=0"),
+        ({"sigma": 0.25, "n0": 0}, "n0 must be at least 1, a whole number; got 0"),
         ({"sigma": 0.25, "n0": 11, "n": 10}, "1 <= n0 <= n; got n0=11, n=10"),
         ({"sigma": 0.25, "alpha": 0.0}, "alpha"),
         ({"sigma": 0.25, "alpha": 1.0}, "alpha"),
