@@ -80,7 +80,7 @@ class Calls:
 
     def __init__(self, batch_size: BatchSize) -> None:
         if batch_size != "auto":
-            whole("batch_size, if not 'auto',", batch_size, 1)
+            whole("batch_size", batch_size, 1)
         self.batch_size = batch_size
         self._growths: dict[tuple[object, ...], Growth] = {}
 
