@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,13 +30,13 @@ class Meter:
     A recomputation in a backward pass counts, and so do rows that only fill up a batch. Where nothing is a network, as
     in exact denoisers, the innermost modules count. ``cost(images)`` is per
     image: ``seconds``, ``evaluations`` (network evaluations), and ``peak_bytes``, the most memory that tensors took
-    on a GPU, or that the process ever took on a CPU.
+    on a GPU, or that the process ever took on a CPU. ``listener`` is told the rows so far before each call.
     """
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, listener: Callable[[int], None] | None = None) -> None:
         innermost = [module for module in classifier.modules() if not any(module.children())]
         self._networks = {id(network): network for network in networks(classifier) or innermost}
-        self._rows = 0
+        self._rows, self._listener = 0, listener
 
     def __enter__(self) -> "Meter":
         self._start = time.perf_counter()
@@ -51,6 +51,8 @@ class Meter:
             hook.remove()
 
     def _count(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._listener is not None:
+            self._listener(self._rows)
         self._rows += len(inputs[0]) if inputs and isinstance(inputs[0], torch.Tensor) else 1
 
     def cost(self, images: int) -> dict[str, Any]:
