@@ -94,6 +94,8 @@ class Elimination:
             raise ValueError(f"stages must lie below the number of nodes, {count}; got {stages}")
         if antithetic and any(stage % 2 for stage in stages):
             raise ValueError(f"stages of antithetic nodes must be even, as each pair is seen whole; got {stages}")
+        if antithetic and self.errors and stages and stages[0] < 4:
+            raise ValueError(f"a standard error takes two pairs of antithetic nodes: start at 4 or more; got {stages}")
         nodes = order(count, antithetic)
         return [nodes[a:b] for a, b in pairwise((0, *stages, count))]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from common.report.certification import certification_cost_table
+from common.report.certification import certification_cost_table, certified_table, claims_table
 from common.report.compare import attack_table, run_table
 from common.report.convergence import convergence
 from common.report.drawing import LIGHT, Drawn, to_png
@@ -17,7 +17,7 @@ from common.report.grids import grid, pictures
 from common.report.page import Panel, page
 from common.report.runs import Run, family, read_runs, state
 from common.report.study import outcomes, study_figures, study_table
-from common.report.tables import Table, accuracy_table, certified_table, claims_table, to_rich, write_csv, write_table
+from common.report.tables import Table, accuracy_table, to_rich, write_csv, write_table
 from common.report.verified import gradients
 from common.study import Study
 

@@ -1,18 +1,58 @@
-"""What certificates cost, in network evaluations: the figure that does not depend on the machine."""
+"""What was certified, and what it cost in network evaluations: the figure that does not depend on the machine."""
 
 import json
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from common.report.runs import Run
 from common.report.tables import Cell, Entry, Table
-from common.robustness.records import Record, is_certified
+from common.robustness.records import Record, Summary, certified_share, is_certified
 
-NOTE = (
-    "Network evaluations per image are counted, every row that passes a network. Where it says foreseen, the verdicts "
-    "are those of the fixed procedure, foreseen from fewer of its samples, and its samples and evaluations are "
-    "those that the procedure itself takes. The ratio is to the dearest run of the same evaluation, data and noise."
+NORMS = "An image certified at the L2 radius r is so at the L1 radius r, and at the L-inf radius r / sqrt(D): {}."
+ASKED = (
+    "A run that was asked about some radii shows those only, as it stops sampling once they are answered. Foreseen "
+    "verdicts are what a fixed procedure would say: as good as certain, but no certificates."
 )
+CLAIMS = (
+    "Of the images that are classified right. A claim is what a published formula gives that is no bound: it is shown "
+    "for comparison, nothing is certified by it, and it is in no other table of certificates and in no figure."
+)
+COST = (
+    "Network evaluations per image are counted, every row that passes a network; samples are all that were drawn, also "
+    "those that choose the class. Where it says foreseen, the verdicts are those of the fixed procedure, foreseen from "
+    "fewer of its samples, and its samples and evaluations are those that the procedure itself takes. The ratio is to "
+    "the dearest run of the same evaluation, data and noise."
+)
+
+
+def certified_table(runs: Sequence[Run]) -> Table:
+    """One row per run and certifier; a column per radius that any of them reaches or was asked about."""
+    summaries = [(run, summary) for run in runs for summary in run.of_kind(2)]
+    reached = {float(name.split("@")[1]) for _, summary in summaries for name in summary.metrics if "@" in name}
+    questions = [targets(run, summary.evaluator) for run, summary in summaries]
+    radii = sorted(reached.union(*(asked for asked in questions if asked is not None)))
+    columns = ["Defence", "Evaluation", "Images", *(f"r = {radius:g}" for radius in radii), "Abstained", "Samples"]
+    rows = [_certificates(run, summary, radii) for run, summary in summaries]
+    notes = [NORMS.format("; ".join(found))] if (found := _linf(summaries)) else []
+    notes += [ASKED] if any(asked is not None for asked in questions) else []
+    return Table("Certified accuracy, %, at L2 radius r in pixels", columns, rows, notes=notes)
+
+
+def claims_table(runs: Sequence[Run]) -> Table:
+    """Radii that were claimed, beside those that the same runs certify: of the images that are classified right."""
+    rows: list[list[Entry]] = []
+    for run in runs:
+        claimed = run.of_kind(3)
+        proven = [summary for summary in run.of_kind(2) if not is_foreseen(run.rows(summary.evaluator))]
+        for summary in [*proven, *claimed] if claimed else []:
+            right = [row for row in run.rows(summary.evaluator) if row.values["prediction"] == row.label]
+            radii = [row.values["radius"] for row in right] or [0.0]
+            what = "claim, proves nothing" if summary in claimed else "certificate"
+            found = [f"{value:.3g}" for value in (median(radii), max(radii))]
+            rows.append([run.name, summary.evaluator, what, summary.n, len(right), *found])
+    columns = ["Defence", "Evaluation", "What it is", "Images", "Right", "Median radius", "Largest radius"]
+    return Table("Certified radii and claimed ones, L2, pixels", columns, rows, names=3, notes=[CLAIMS] if rows else [])
 
 
 def certification_cost_table(runs: Sequence[Run]) -> Table:
@@ -25,11 +65,12 @@ def certification_cost_table(runs: Sequence[Run]) -> Table:
         found, cost = run.rows(name), costs[run.name, name]
         dearest = max(c or 0.0 for key, c in costs.items() if same[key] == same[run.name, name])
         saved = Cell(f"{dearest / cost:,.1f}", "", True) if cost and len(runs) > 1 else None
-        samples = _mean([row.values.get("procedure", row.values["samples"]) for row in found])
+        selected = run.part(name).get("smoothing", {}).get("n0", 0)
+        samples = _mean([row.values.get("procedure", row.values["samples"] + selected) for row in found])
         entries: list[Entry] = [f"{samples:,.0f}", "not recorded" if not cost else f"{cost:,.0f}", saved]
         rows.append([run.name, name, len(found), _curve(run, name), *entries])
     columns = ["Defence", "Evaluation", "Images", "Certified, %, at radius", "Samples", "Evaluations", "Times fewer"]
-    return Table("Cost of certification, per image", columns, rows, names=2, notes=[NOTE] if rows else [])
+    return Table("Cost of certification, per image", columns, rows, names=2, notes=[COST] if rows else [])
 
 
 def evaluations(rows: Sequence[Record]) -> float | None:
@@ -45,6 +86,29 @@ def targets(run: Run, name: str) -> list[float] | None:
     return None if found is None else [float(radius) for radius in found]
 
 
+def is_foreseen(rows: Sequence[Record]) -> bool:
+    """Whether the verdicts are a procedure's that was not run to its end, which certifies nothing."""
+    return any("procedure" in row.values for row in rows)
+
+
+def _certificates(run: Run, summary: Summary, radii: list[float]) -> list[Entry]:
+    rows, asked = run.rows(summary.evaluator), targets(run, summary.evaluator)
+    shares = [_entry(rows, radius) if asked is None or radius in asked else None for radius in radii]
+    samples = f"{summary.metrics['samples'][0]:g}"
+    return [run.name, summary.evaluator, summary.n, *shares, summary.metrics["abstained"], samples]
+
+
+def _entry(rows: Sequence[Record], radius: float) -> Entry:
+    return Cell(_share(rows, radius), "foreseen") if is_foreseen(rows) else certified_share(rows, radius)
+
+
+def _linf(summaries: Sequence[tuple[Run, Summary]]) -> list[str]:
+    """What an L2 radius r is in L-inf, for each size of images."""
+    rows = (row.values for run, summary in summaries for row in run.rows(summary.evaluator))
+    factors = {round(row["radius"] / row["radius_linf"], 2) for row in rows if row.get("radius_linf")}
+    return [f"r / {factor:g}" for factor in sorted(factors)]
+
+
 def _question(run: Run, name: str) -> str:
     """What runs must share for their costs to be compared: the evaluation's name, the images and the noise."""
     sigma = run.part(name).get("smoothing", {}).get("sigma")
@@ -53,8 +117,8 @@ def _question(run: Run, name: str) -> str:
 
 def _curve(run: Run, name: str) -> Cell:
     rows = run.rows(name)
-    shares = [_share(rows, radius) for radius in targets(run, name) or ()]
-    return Cell(", ".join(shares) or "–", "foreseen" if any("procedure" in row.values for row in rows) else "")
+    shares = [f"{_share(rows, radius)} at {radius:g}" for radius in targets(run, name) or ()]
+    return Cell(", ".join(shares) or "–", "foreseen" if is_foreseen(rows) else "")
 
 
 def _share(rows: Sequence[Record], radius: float) -> str:
@@ -62,7 +126,7 @@ def _share(rows: Sequence[Record], radius: float) -> str:
     open_ones = [radius in row.values.get("undecided", ()) for row in rows]
     low = sum(is_certified(row, radius) and not o for row, o in zip(rows, open_ones, strict=True)) / len(rows)
     high = sum(is_certified(row, radius) or o for row, o in zip(rows, open_ones, strict=True)) / len(rows)
-    return f"{100 * low:.1f} at {radius:g}" if low == high else f"{100 * low:.1f} to {100 * high:.1f} at {radius:g}"
+    return f"{100 * low:.1f}" if low == high else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -83,9 +83,18 @@ def _compare_runs(
     except ValueError as error:
         notes.append(f"{' and '.join(pair)}, {name}: not compared, {error}.")
         return
+    notes += [note for run, found in ((first, ours), (second, theirs)) for note in _open(run, name, found[0], radii)]
     changed = _changed(first, second, name)
     if changed:
         notes.append(f"{' and '.join(pair)} attack or score differently in {name}: {'; '.join(changed)}.")
+
+
+def _open(run: Run, name: str, rows: Sequence[Record], radii: list[float] | None) -> Iterator[str]:
+    """Where verdicts are foreseen: how many of them are guesses."""
+    for radius in radii or ():
+        count = sum(radius in row.values.get("undecided", ()) for row in rows)
+        if count:
+            yield f"{run.name}, {name}: foreseen; verdicts about {radius:g} still open: {count}, taken as is likelier."
 
 
 def _said_already(first: Run, second: Run, name: str) -> bool:

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from common.report.certification import is_foreseen, targets
 from common.report.drawing import MARKERS, Style, evaluator_numbers, label_axes, legend, new_figure, plain_axes, plot
 from common.report.runs import Run, family
 from common.report.scores import average
@@ -106,13 +107,18 @@ def plane(runs: Sequence[Run], style: Style) -> "Figure":
 
 
 def certified_curves(runs: Sequence[Run], style: Style) -> "Figure":
-    """Certified accuracy against the radius: steps down at every image's radius, in a band of exact intervals."""
+    """Certified accuracy against the radius: steps down at every image's radius, in a band of exact intervals.
+
+    Where only some radii were asked about, it steps down at those: below each it is at least what it is there.
+    """
     curves = [(run, summary.evaluator) for run in runs for summary in run.of_kind(2)]
-    names = [run.name if len(run.of_kind(2)) == 1 else f"{run.name}, {evaluator}" for run, evaluator in curves]
+    names = [_curve_name(run, evaluator) for run, evaluator in curves]
     figure, axes = plot(style)
     furthest = max((row.values["radius"] for run, name in curves for row in run.rows(name)), default=0.0) or 1.0
     for position, (run, evaluator) in enumerate(curves):
-        _curve(axes, run.rows(evaluator), furthest * 1.04, style.colour(position), style.dash(position))
+        rows = run.rows(evaluator)
+        radii = _certified_radii(rows, targets(run, evaluator))
+        _curve(axes, radii, len(rows), furthest * 1.04, style.colour(position), style.dash(position))
     axes.set_xlim(0, furthest * 1.04)
     axes.set_ylim(0, 101)
     label_axes(axes, "L2 radius in pixel units", "certified accuracy, %", style)
@@ -120,15 +126,25 @@ def certified_curves(runs: Sequence[Run], style: Style) -> "Figure":
     return figure
 
 
-def _curve(axes: "Axes", rows: list[Record], end: float, colour: str, dashes: str) -> None:
-    certified = sorted(row.values["radius"] for row in rows if is_certified(row, 0))
+def _curve_name(run: Run, evaluator: str) -> str:
+    parts = [run.name, evaluator] if len(run.of_kind(2)) > 1 else [run.name]
+    return ", ".join([*parts, "foreseen"] if is_foreseen(run.rows(evaluator)) else parts)
+
+
+def _certified_radii(rows: list[Record], asked: list[float] | None) -> list[float]:
+    """Of the images that are certified, ascending; the largest of the radii ``asked`` about that each reaches."""
+    found = sorted(row.values["radius"] for row in rows if is_certified(row, 0))
+    return found if asked is None else [max(r for r in asked if r <= x) for x in found if x >= min(asked)]
+
+
+def _curve(axes: "Axes", certified: list[float], n: int, end: float, colour: str, dashes: str) -> None:
     jumps = sorted(set(certified))
     if len(jumps) > FINEST:
         jumps = [end * step / FINEST for step in range(1, FINEST)]
     counts = [len(certified) - bisect_left(certified, radius) for radius in [*jumps, end]]
-    bounds = {count: interval(count, len(rows)) for count in counts}
+    bounds = {count: interval(count, n) for count in counts}
     value, low, high = ([100 * number for number in numbers] for numbers in zip(
-        *((count / len(rows), *bounds[count]) for count in [*counts, counts[-1]]), strict=True
+        *((count / n, *bounds[count]) for count in [*counts, counts[-1]]), strict=True
     ))  # fmt: skip
     starts = [0.0, *jumps, end]  # a radius itself is still certified: the step follows it
     axes.step(starts, value, where="post", color=colour, linestyle=dashes, linewidth=1.7, label=colour, zorder=3)

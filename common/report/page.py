@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.report import protocol
-from common.report.certification import certification_cost_table
+from common.report.certification import certification_cost_table, certified_table, claims_table
 from common.report.drawing import Drawn
 from common.report.grids import Grid
 from common.report.looks import COMPARING, CONTROLS, CONVERGING, CSS, READING
@@ -13,7 +13,7 @@ from common.report.markup import aside, details, figure, section, strip, table, 
 from common.report.runs import Run, state
 from common.report.scores import class_table, control_table, cost_table, probe_table, seed_table
 from common.report.settings import budget
-from common.report.tables import Table, accuracy_table, bounds, certified_table, claims_table, percent
+from common.report.tables import Table, accuracy_table, bounds, percent
 from common.report.verified import DECLARATION, findings, gradients
 from common.robustness.records import Summary
 

@@ -4,18 +4,12 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from common.report.runs import Run
-from common.robustness.records import Summary, certified_share
-
-CLAIMS = (
-    "Of the images that are classified right. A claim is what a published formula gives that is no bound: it is shown "
-    "for comparison, nothing is certified by it, and it is in no other table of certificates and in no figure."
-)
+from common.robustness.records import Summary
 
 Triple = tuple[float, float, float]
 
@@ -76,41 +70,6 @@ def _accuracies(run: Run, summary: Summary) -> list[Entry]:
     metrics = summary.metrics
     tail = [metrics.get(f"{name}@{draws}") for name in ("Wor", "MV", "clean Wor")]
     return [run.name, summary.evaluator, summary.n, draws, metrics["Avg"], *tail]
-
-
-def certified_table(runs: Sequence[Run]) -> Table:
-    """One row per run and certifier; a column per radius that any of them reaches."""
-    summaries = [(run, summary) for run in runs for summary in run.of_kind(2)]
-    radii = sorted({_radius(name) for _, summary in summaries for name in summary.metrics if "@" in name})
-    columns = ["Defence", "Evaluation", "Images", *(f"r = {radius:g}" for radius in radii), "Abstained", "Samples"]
-    rows = [_certificates(run, summary, radii) for run, summary in summaries]
-    return Table("Certified accuracy, %, at L2 radius r in pixels", columns, rows)
-
-
-def claims_table(runs: Sequence[Run]) -> Table:
-    """Radii that were claimed, beside those that the same runs certify: of the images that are classified right."""
-    rows: list[list[Entry]] = []
-    for run in runs:
-        claimed = run.of_kind(3)
-        for summary in [*run.of_kind(2), *claimed] if claimed else []:
-            right = [row for row in run.rows(summary.evaluator) if row.values["prediction"] == row.label]
-            radii = [row.values["radius"] for row in right] or [0.0]
-            what = "claim, proves nothing" if summary in claimed else "certificate"
-            found = [f"{value:.3g}" for value in (median(radii), max(radii))]
-            rows.append([run.name, summary.evaluator, what, summary.n, len(right), *found])
-    columns = ["Defence", "Evaluation", "What it is", "Images", "Right", "Median radius", "Largest radius"]
-    return Table("Certified radii and claimed ones, L2, pixels", columns, rows, names=3, notes=[CLAIMS] if rows else [])
-
-
-def _radius(name: str) -> float:
-    return float(name.split("@")[1])
-
-
-def _certificates(run: Run, summary: Summary, radii: list[float]) -> list[Entry]:
-    rows = run.rows(summary.evaluator)
-    shares = [certified_share(rows, radius) for radius in radii]
-    samples = f"{summary.metrics['samples'][0]:g}"
-    return [run.name, summary.evaluator, summary.n, *shares, summary.metrics["abstained"], samples]
 
 
 def to_rich(table: Table) -> RichTable:

@@ -29,12 +29,17 @@ class Sequential(Smoothing):
 
     ``targets`` are the radii (L2, pixels) that are asked about. An image stops when the largest is certified, or when
     the next one, for which k* of all n samples would have to agree, cannot be: not even if all further samples agreed,
-    or because the true probability is, at confidence 1 - ``futility``, below k* / n. Of an image whose n0 samples say
-    so of the first target no more are drawn, and it abstains: ask for the target 0 if its class alone is of use (what
-    the n0 samples say is flattering, as they chose the class, so this gives up too little). Giving up early costs
-    certificates, never soundness, and only a few of those that nearly all n samples would just have given: with
-    n = 10,000, r = sigma and stages that grow by 1.6 (k* / n is 0.855) an image of probability 0.86 loses 2 % of them
-    and one of 0.87 0.7 %, but one of 0.82 is given up after 840 samples, not 1,400 as with ``futility`` 0.001. A single
+    or because the true probability is, at confidence 1 - ``futility`` at each look, below k* / n. The first look is
+    at the n0 samples and the first target: an image that they give no hope takes no more, and abstains. Ask for the
+    target 0 as well if a class alone is of use. Giving up early costs certificates, never soundness, and mostly those
+    that nearly all n samples would just have given:
+
+        futility    samples at probability 0.7, 0.82, 0.84    certified at 0.86, 0.87, 0.9
+        0.001       86, 1,402, 6,375                          92.3, 99.9, 100 %
+        0.01        49, 785, 3,839                            90.9, 99.0, 99.9 %
+        0.05        23, 396, 1,993                            83.3, 94.6, 99.3 %
+
+    (r = sigma, n0 = 32, n = 10,000, alpha = 0.001, first = 60, growth = 1.6; 2,000 simulated images each.) A single
     target answers one question at a small price; all radii of a curve cost more.
 
     Sample i is the same as in `Smoothing` with the same noise, so the two can be compared image by image.

@@ -56,6 +56,18 @@ def test_the_promised_error_rate_holds_over_two_thousand_certificates(procedure,
     assert wrong <= 100 + 3.72 * math.sqrt(2000 * 0.05 * 0.95)
 
 
+@pytest.mark.parametrize("distance", [0.3, 0.75])
+def test_the_error_rate_holds_where_the_samples_that_choose_give_images_up(distance):
+    """The same, at a target that most of the images reach or most do not: some take no further samples, some do."""
+    procedure = Sequential(SIGMA, **{**COMMON, "n0": 100}, targets=(0.25, 0.75), first=25)
+    certificates = certify(distance, 2000, procedure, seed=8)
+    truth = {1: distance, 0: -distance, ABSTAIN: 0.0}
+    assert sum(c.radius > truth[c.prediction] for c in certificates) <= 100 + 3.72 * math.sqrt(2000 * 0.05 * 0.95)
+    single = certify(distance, 200, Sequential(SIGMA, **{**COMMON, "n0": 100}, targets=(distance,), first=25), seed=9)
+    assert 0 < sum(c.samples == 0 for c in single) < 200
+    assert sum(c.radius > truth[c.prediction] for c in single) <= 10 + 3.72 * math.sqrt(200 * 0.05 * 0.95)
+
+
 def test_without_giving_up_the_last_stage_is_the_fixed_procedure():
     """A target that the images hardly reach: all n samples, the same counts, and the bound at alpha / J."""
     fixed = Smoothing(SIGMA, n0=10, n=400, alpha=0.01, num_classes=2)
