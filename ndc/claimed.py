@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.robustness.smoothing import Certificate, Certifier
+from common.robustness.smoothing import Certificate, Certifier, check_rows
 from common.units import sigma_to_pixel, whole
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import draw_losses, ranked
@@ -52,8 +52,7 @@ class Claimed(Certifier):
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One `Claim` per image (B,C,H,W), from one row of noise each."""
-        if len(image) != len(noise):
-            raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        check_rows(image, noise)
         classifier = unpadded(classifier)
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
             raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")

@@ -45,7 +45,7 @@ from torch.special import ndtr, ndtri
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.robustness.smoothing import ABSTAIN, Certificate, Certifier
+from common.robustness.smoothing import ABSTAIN, Certificate, Certifier, check_rows
 from common.units import sigma_to_pixel, whole
 from ndc.bounded import BoundedDiffusionClassifier
 
@@ -89,8 +89,7 @@ class Lipschitz(Certifier):
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
-        if len(image) != len(noise):
-            raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        check_rows(image, noise)
         classifier = unpadded(classifier)
         if not isinstance(classifier, BoundedDiffusionClassifier):
             got = type(classifier).__name__

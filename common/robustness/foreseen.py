@@ -12,7 +12,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.sequential import check_targets, ladder, needed_count
-from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing
+from common.robustness.smoothing import ABSTAIN, Certificate, Smoothing, check_rows
 from common.units import whole
 
 
@@ -98,8 +98,7 @@ class Foreseen(Smoothing):
         self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
     ) -> list[Certificate]:
         """One verdict per image (B,C,H,W), about ``label`` (B,) or the leading class."""
-        if len(image) != len(noise):
-            raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        check_rows(image, noise)
         noise = noise.stream("estimate")
         counts = torch.zeros(len(image), self.num_classes, dtype=torch.int64, device=image.device)
         spent, active, before = [0] * len(image), list(range(len(image))), 0

@@ -45,6 +45,12 @@ class Certifier(ABC):
         """One certificate per image (B,C,H,W)."""
 
 
+def check_rows(image: Tensor, noise: Noise) -> None:
+    """Raises ``ValueError`` unless there is one row of noise per image."""
+    if len(image) != len(noise):
+        raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+
+
 @dataclass(frozen=True)
 class Smoothing(Certifier):
     """CERTIFY of the smoothed classifier ``g(x) = argmax_c P(f(x + sigma z) = c)``, z standard normal.
@@ -84,8 +90,7 @@ class Smoothing(Certifier):
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
-        if len(image) != len(noise):
-            raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+        check_rows(image, noise)
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             votes, chosen = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
             return self._estimate(classifier, image, noise.stream("estimate"), chosen, votes)

@@ -56,7 +56,7 @@ def test_nodes_integrate_polynomials_with_their_order(rule, order):
 
 
 def test_linspace_is_the_reference_grid():
-    """Right ends of linspace(sigma_tau, 3, 126): the levels at which the published code calls the network."""
+    """Right ends of linspace(sigma_tau, 3, 126); the published code calls the network at all of these but the last."""
     sigma, width = Nodes(125, "linspace").place(LogNormal(), 0.5, 3.0)
     torch.testing.assert_close(sigma, torch.linspace(0.5, 3.0, 126, dtype=torch.float64)[1:])
     torch.testing.assert_close(width, torch.full((125,), 2.5 / 125, dtype=torch.float64))
