@@ -26,6 +26,7 @@ class LiveProgressBar(RichProgressBar):
     ) -> None:
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if not self.is_disabled and self.test_progress_bar_id is not None:
+            self._figures = self._figures if batch_idx else ()
             self._begun = self._shown = time.perf_counter()
             self._meter = Meter(pl_module, self._spent)
             self._meter.__enter__()
@@ -40,6 +41,8 @@ class LiveProgressBar(RichProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if self._meter is None:  # no bar is shown
+            return
         self._forget()
         metrics = self.get_metrics(trainer, pl_module)
         self._figures = tuple(f"{name} {value:.1%}" for name, value in metrics.items() if isinstance(value, float))
@@ -61,7 +64,7 @@ class LiveProgressBar(RichProgressBar):
             self._describe(f"{evaluations:,} evaluations, {evaluations / (now - self._begun):,.0f}/s")
 
     def _describe(self, *more: str) -> None:
-        if self.is_disabled or self.test_progress_bar_id is None or self.progress is None:
+        if self.test_progress_bar_id is None or self.progress is None:
             return
         text = " · ".join([self.test_description, *self._figures, *more])
         self.progress.update(self.test_progress_bar_id, description=text)
