@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.robustness.smoothing import Certificate, Certifier, check_rows
+from common.robustness.classifiers import Classifier, unpadded
+from common.robustness.smoothing import Certificate, Certifier
 from common.units import sigma_to_pixel, whole
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.lipschitz import draw_losses, ranked
+from ndc.lipschitz import draw_losses, one_by_one, ranked
 
 Constants = Literal["reference", "paper"]
 
@@ -50,17 +50,12 @@ class Claimed(Certifier):
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 
-    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Claim]:
         """One `Claim` per image (B,C,H,W), from one row of noise each."""
-        check_rows(image, noise)
         classifier = unpadded(classifier)
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
             raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")
-        if classifier.num_classes != self.num_classes:
-            raise ValueError(f"num_classes must be the classifier's, {classifier.num_classes}; got {self.num_classes}")
-        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            rows = [slice(b, b + 1) for b in range(len(image))]
-            return [self._claim(classifier, image[b], noise.rows(b)) for b in rows]
+        return one_by_one(partial(self._claim, classifier), self.num_classes, classifier, image, noise)
 
     def _claim(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Claim:
         dimension = image[0].numel()

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from common.units import whole
 from ndc.likelihood import Nodes
 
 Terms = Callable[[Sequence[int], Tensor, Tensor], Tensor]
@@ -69,18 +70,18 @@ class Elimination:
         if not (0 <= self.errors < math.inf and self.margin >= 0):
             raise ValueError(f"errors and margin must not be negative; got {self.errors} and {self.margin}")
         stages = self.stages
-        if not all(isinstance(number, int) for number in (*(stages or ()), *_numbers(self.keep))):
-            raise ValueError(f"stages and keep are whole numbers; got {stages} and {self.keep}")
+        for number in stages or ():
+            whole("each of the stages, numbers of nodes,", number, 1)
+        for number in _numbers(self.keep):
+            whole("keep, a number of classes,", number, 1)
         if self.keep is not None and stages is None:
             raise ValueError(
                 f"keep, a number of classes, needs stages to say after how many nodes; got keep={self.keep}"
             )
-        if stages is not None and (not stages or stages[0] < 1 or any(a >= b for a, b in pairwise(stages))):
+        if stages is not None and (not stages or any(a >= b for a, b in pairwise(stages))):
             raise ValueError(f"stages must be numbers of nodes, ascending from at least 1; got {list(stages)}")
         if stages is not None and self.errors and stages[0] < 2:
             raise ValueError("a standard error takes two nodes: start the stages at 2 or more, or set errors=0")
-        if min(_numbers(self.keep), default=1) < 1:
-            raise ValueError(f"keep must be at least one class; got {self.keep}")
         if not isinstance(self.keep, int | None) and len(self.keep) != len(stages or ()):
             raise ValueError(f"keep needs one number for each of the stages {stages}, or one in all; got {self.keep}")
 

@@ -37,7 +37,8 @@ Source of the weak law for DC: Chen et al., arXiv 2402.02316 (v2), theorem 3.1; 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -48,8 +49,10 @@ from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.smoothing import ABSTAIN, Certificate, Certifier, check_rows
 from common.units import sigma_to_pixel, whole
 from ndc.bounded import BoundedDiffusionClassifier
+from ndc.classifier import NoisedDiffusionClassifier
 
 Law = Literal["strong", "weak"]
+C = TypeVar("C", bound=Certificate)
 
 _DRAWS = 1024  # copies of an image that are handed to the classifier at a time; how they are batched is its own affair
 
@@ -89,16 +92,11 @@ class Lipschitz(Certifier):
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
-        check_rows(image, noise)
         classifier = unpadded(classifier)
         if not isinstance(classifier, BoundedDiffusionClassifier):
             got = type(classifier).__name__
             raise ValueError(f"a Lipschitz bound needs bounded terms, a BoundedDiffusionClassifier; got a {got}")
-        if classifier.num_classes != self.num_classes:
-            raise ValueError(f"num_classes must be the classifier's, {classifier.num_classes}; got {self.num_classes}")
-        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            rows = [slice(b, b + 1) for b in range(len(image))]
-            return [self._certificate(classifier, image[b], noise.rows(b)) for b in rows]
+        return one_by_one(partial(self._certificate, classifier), self.num_classes, classifier, image, noise)
 
     def _certificate(self, dc: BoundedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
         dimension = image[0].numel()
@@ -142,6 +140,21 @@ class Lipschitz(Certifier):
             return float((gap - lost.sum(0) / scale).min())
 
         return sigma_to_pixel(last_positive(left, 2 * root))
+
+
+def one_by_one(
+    certificate: Callable[[Tensor, Noise], C],
+    num_classes: int,
+    dc: NoisedDiffusionClassifier,
+    image: Tensor,
+    noise: Noise,
+) -> list[C]:
+    """``certificate`` of each image (B,C,H,W) by itself and its row of noise, ``dc`` as it is deployed."""
+    check_rows(image, noise)
+    if dc.num_classes != num_classes:
+        raise ValueError(f"num_classes must be the classifier's, {dc.num_classes}; got {num_classes}")
+    with deployed(dc), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        return [certificate(image[b : b + 1], noise.rows(slice(b, b + 1))) for b in range(len(image))]
 
 
 def draw_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:

@@ -91,6 +91,11 @@ def is_foreseen(rows: Sequence[Record]) -> bool:
     return any("procedure" in row.values for row in rows)
 
 
+def is_open(row: Record, radius: float) -> bool:
+    """Whether a foreseen verdict about ``radius`` is a guess."""
+    return radius in row.values.get("undecided", ())
+
+
 def _certificates(run: Run, summary: Summary, radii: list[float]) -> list[Entry]:
     rows, asked = run.rows(summary.evaluator), targets(run, summary.evaluator)
     shares = [_entry(rows, radius) if asked is None or radius in asked else None for radius in radii]
@@ -123,9 +128,8 @@ def _curve(run: Run, name: str) -> Cell:
 
 def _share(rows: Sequence[Record], radius: float) -> str:
     """Certified accuracy in percent; from .. to where the verdicts that are open may fall either way."""
-    open_ones = [radius in row.values.get("undecided", ()) for row in rows]
-    low = sum(is_certified(row, radius) and not o for row, o in zip(rows, open_ones, strict=True)) / len(rows)
-    high = sum(is_certified(row, radius) or o for row, o in zip(rows, open_ones, strict=True)) / len(rows)
+    low = sum(is_certified(row, radius) and not is_open(row, radius) for row in rows) / len(rows)
+    high = sum(is_certified(row, radius) or is_open(row, radius) for row in rows) / len(rows)
     return f"{100 * low:.1f}" if low == high else f"{100 * low:.1f} to {100 * high:.1f}"
 
 

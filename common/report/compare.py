@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from common.report.certification import targets
+from common.report.certification import is_open, targets
 from common.report.paired import Outcomes, Paired, holm, paired
 from common.report.runs import Run, family
 from common.report.settings import budget, differences, expression
@@ -92,7 +92,7 @@ def _compare_runs(
 def _open(run: Run, name: str, rows: Sequence[Record], radii: list[float] | None) -> Iterator[str]:
     """Where verdicts are foreseen: how many of them are guesses."""
     for radius in radii or ():
-        count = sum(radius in row.values.get("undecided", ()) for row in rows)
+        count = sum(is_open(row, radius) for row in rows)
         if count:
             yield f"{run.name}, {name}: foreseen; verdicts about {radius:g} still open: {count}, taken as is likelier."
 

@@ -16,7 +16,7 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
 from common.robustness.threat import ThreatModel, norm_ball
-from common.units import number
+from common.units import number, whole
 
 Start = Literal["near", "random"]
 Inner = Literal["kl", "cross_entropy"]
@@ -44,10 +44,9 @@ class InnerMaximum:
 
     def __post_init__(self) -> None:
         norm_ball(self.threat, "adversarial training")
-        sized = self.step_size is None or 0 < number(self.step_size) < math.inf
-        if not (isinstance(self.steps, int) and self.steps >= 1 and sized):
-            got = f"steps={self.steps}, step_size={self.step_size}"
-            raise ValueError(f"the inner maximum needs whole steps >= 1 and finite step_size > 0 in pixels; got {got}")
+        whole("steps of the inner maximum", self.steps, 1)
+        if self.step_size is not None and not 0 < number(self.step_size) < math.inf:
+            raise ValueError(f"step_size of the inner maximum must be finite and > 0, in pixels; got {self.step_size}")
         if self.start not in get_args(Start):
             raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, TargetedLoss, margin
+from common.units import whole
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,11 @@ def _gradient(loss: Tensor, x: Tensor) -> Tensor:
 
 
 def check_counts(chunk: int | None, **counts: int) -> None:
-    """``ValueError`` unless every one of an attack's ``counts`` is at least 1, and ``chunk`` too, or None."""
+    """``ValueError`` unless all of an attack's ``counts`` are whole and at least 1, and ``chunk`` too, or None."""
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least one row, or None for no limit; got {chunk}")
+        whole(name, value, 1)
+    if chunk is not None:
+        whole("chunk, rows in a call or None for no limit,", chunk, 1)
 
 
 def likely(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:
