@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 SPEED_ONLY = {
     *("batch_size", "chunk", "workers", "compile", "channels_last"),
-    *("keep_images", "training", "test_images", "limit"),
+    *("keep_images", "training", "test_images"),
 }
 """Settings that change how fast a number is computed, or how many, but never the number."""
+LIMIT = "limit"  # of an evaluator: how many images it is shown; of a classifier or certifier it decides numbers
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -53,12 +54,15 @@ def settings(part: Any, inside: bool = False) -> Any:
         return f"{part.__module__}.{part.__qualname__}"
     name = f"{type(part).__module__}.{type(part).__qualname__}"
     if not isinstance(part, nn.Module):
-        return {"class": name, **_public(vars(part) if hasattr(part, "__dict__") else {}, inside)}
+        own = dict(vars(part)) if hasattr(part, "__dict__") else {}
+        if callable(part) and hasattr(part, "name"):
+            own.pop(LIMIT, None)
+        return {"class": name, **_public(own, inside)}
     weights = {} if inside else {"weights": weights_hash(part)}
     if not name.startswith(("agdm.", "common.", "diffpure.", "ndc.")):
         return {"class": name, **weights}
     config = getattr(part, "config", None)
-    own = config if isinstance(config, Mapping) else {**vars(part), **part._modules}
+    own = dict(config) if isinstance(config, Mapping) else {**vars(part), **part._modules}
     return {"class": name, **_public(own, inside=True), **weights}
 
 

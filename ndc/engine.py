@@ -1,11 +1,13 @@
 """Many rows through a network: in calls of bounded size, at a chosen precision, recomputed for a gradient."""
 
+import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from types import MethodType
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ class Engine:
             if self.channels_last:
                 network.to(memory_format=torch.channels_last)
             if self.compile and "forward" not in vars(network):  # once, if several classifiers share it
-                network.forward = torch.compile(network.forward)
+                network.forward = Compiled(network)
 
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """D(x, sigma, label), in x's precision."""
@@ -64,6 +66,20 @@ class Engine:
         with torch.autocast(x.device.type, dtype=dtype, enabled=self.precision != "32"):
             x0: Tensor = denoiser(x, sigma, label)
         return x0.to(x.dtype)
+
+
+class Compiled:
+    """``network.forward`` through ``torch.compile``; a deep copy of the network gets one of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._forward: Callable[..., Any] = torch.compile(MethodType(type(network).forward, network))
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self._forward(*inputs, **named)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Compiled":
+        return Compiled(copy.deepcopy(self.network, memo))
 
 
 class Calls:

@@ -158,10 +158,16 @@ def one_by_one(
 
 
 def draw_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:
-    """``losses`` of one image (1,C,H,W) in n = ``samples`` draws: (T,n,K) float64, on the CPU."""
+    """``losses`` of one image (1,C,H,W) in n = ``samples`` draws: (T,n,K) float64, on the CPU.
+
+    ``ValueError`` where one is not finite.
+    """
     rows = noise.draws(samples)
     parts = [rows.rows(slice(start, start + _DRAWS)) for start in range(0, samples, _DRAWS)]
-    return torch.cat([losses(image.expand(len(p), *image.shape[1:]), p).cpu().double() for p in parts], dim=1)
+    found = torch.cat([losses(image.expand(len(p), *image.shape[1:]), p).cpu().double() for p in parts], dim=1)
+    if not bool(found.isfinite().all()):
+        raise ValueError("a certificate needs numbers: of this image the denoiser's errors are NaN or infinite")
+    return found
 
 
 def ranked(logits: Tensor) -> tuple[int, list[int]]:

@@ -22,7 +22,7 @@ COST = (
     "Network evaluations per image are counted, every row that passes a network; samples are all that were drawn, also "
     "those that choose the class. Where it says foreseen, the verdicts are those of the fixed procedure, foreseen from "
     "fewer of its samples, and its samples and evaluations are those that the procedure itself takes. The ratio is to "
-    "the dearest run of the same evaluation, data and noise."
+    "the dearest run of the same evaluation, data and noise, on the images of both."
 )
 
 
@@ -58,16 +58,15 @@ def claims_table(runs: Sequence[Run]) -> Table:
 def certification_cost_table(runs: Sequence[Run]) -> Table:
     """Per run and certifier: certified accuracy at its target radii, samples, network evaluations, and the saving."""
     asked = [(run, summary.evaluator) for run in runs for summary in run.of_kind(2)]
-    costs = {(run.name, name): evaluations(run.rows(name)) for run, name in asked}
-    same = {(run.name, name): _question(run, name) for run, name in asked}
+    groups: dict[str, list[Sequence[Record]]] = {}
+    for run, name in asked:
+        groups.setdefault(_question(run, name), []).append(run.rows(name))
     rows: list[list[Entry]] = []
     for run, name in asked:
-        found, cost = run.rows(name), costs[run.name, name]
-        dearest = max(c or 0.0 for key, c in costs.items() if same[key] == same[run.name, name])
-        saved = Cell(f"{dearest / cost:,.1f}", "", True) if cost and len(runs) > 1 else None
-        selected = run.part(name).get("smoothing", {}).get("n0", 0)
-        samples = _mean([row.values.get("procedure", row.values["samples"] + selected) for row in found])
-        entries: list[Entry] = [f"{samples:,.0f}", "not recorded" if not cost else f"{cost:,.0f}", saved]
+        found, cost = run.rows(name), evaluations(run.rows(name))
+        saved = max((times for other in groups[_question(run, name)] if (times := _dearer(other, found))), default=None)
+        ratio = Cell(f"{saved:,.1f}", "", True) if saved and len(runs) > 1 else None
+        entries: list[Entry] = [_samples(run, name), "not recorded" if not cost else f"{cost:,.0f}", ratio]
         rows.append([run.name, name, len(found), _curve(run, name), *entries])
     columns = ["Defence", "Evaluation", "Images", "Certified, %, at radius", "Samples", "Evaluations", "Times fewer"]
     return Table("Cost of certification, per image", columns, rows, names=2, notes=[COST] if rows else [])
@@ -77,7 +76,20 @@ def evaluations(rows: Sequence[Record]) -> float | None:
     """Mean network evaluations per image: of the procedure where it was foreseen, else as counted; None if unknown."""
     values = [row.values.get("evaluations", row.cost.get("evaluations")) for row in rows]
     known = [float(value) for value in values if value is not None]
-    return _mean(known) if len(known) == len(rows) else None
+    return _mean(known) if rows and len(known) == len(rows) else None
+
+
+def _dearer(other: Sequence[Record], rows: Sequence[Record]) -> float | None:
+    """How many times the evaluations of ``rows`` the ``other`` ones took, on the images of both; None if unknown."""
+    common = {row.index for row in other} & {row.index for row in rows}
+    theirs, ours = (evaluations([row for row in part if row.index in common]) for part in (other, rows))
+    return theirs / ours if theirs and ours else None
+
+
+def _samples(run: Run, name: str) -> str:
+    """Mean samples per image, those that choose the class included; of the procedure where it was foreseen."""
+    selected = run.part(name).get("smoothing", {}).get("n0", 0)
+    return f"{_mean([row.values.get('procedure', row.values['samples'] + selected) for row in run.rows(name)]):,.0f}"
 
 
 def targets(run: Run, name: str) -> list[float] | None:
@@ -99,8 +111,9 @@ def is_open(row: Record, radius: float) -> bool:
 def _certificates(run: Run, summary: Summary, radii: list[float]) -> list[Entry]:
     rows, asked = run.rows(summary.evaluator), targets(run, summary.evaluator)
     shares = [_entry(rows, radius) if asked is None or radius in asked else None for radius in radii]
-    samples = f"{summary.metrics['samples'][0]:g}"
-    return [run.name, summary.evaluator, summary.n, *shares, summary.metrics["abstained"], samples]
+    return [
+        run.name, summary.evaluator, summary.n, *shares, summary.metrics["abstained"], _samples(run, summary.evaluator)
+    ]  # fmt: skip
 
 
 def _entry(rows: Sequence[Record], radius: float) -> Entry:

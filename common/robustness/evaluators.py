@@ -22,7 +22,7 @@ from common.robustness.checks import probe
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.cost import Meter
 from common.robustness.decisions import Rule, ask, check_rule, decided, scores
-from common.robustness.foreseen import Foreseen
+from common.robustness.journal import rounded_down
 from common.robustness.pictures import pictures
 from common.robustness.records import Record
 from common.robustness.replay import Replayed, seen
@@ -218,8 +218,10 @@ class Certified:
 
     ``prediction`` (-1: abstained), ``radius`` (L2, pixels), what that implies for L-inf, ``radius_linf`` =
     radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right and
-    not abstained). ``sound`` is false for a claim that proves nothing, such as a published formula that does not hold.
-    A verdict that was only foreseen (`Foreseen`) is about the label's class, and says so by ``procedure``, the samples
+    not abstained); bounds are rounded down. ``sound`` is false for a claim that proves nothing, such as a published
+    formula that does not hold.
+    A certifier may ask about the label's class alone (``labelled``): an image that another class would be certified of
+    abstains then. A verdict that was only foreseen (`Foreseen`) does, and says that it is by ``procedure``, the samples
     that it would take.
 
     Before a classifier is smoothed for the first time it is asked whether it may be (`check_once`).
@@ -240,14 +242,14 @@ class Certified:
         if isinstance(self.smoothing, Smoothing) and len(image):
             check_once(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            about = {"label": label} if isinstance(self.smoothing, Foreseen) else {}
+            about = {"label": label} if getattr(self.smoothing, "labelled", False) else {}
             certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **about)
         rows = [
             {
                 "prediction": c.prediction,
-                "radius": float(c.radius),
-                "radius_linf": float(c.radius) / image[0].numel() ** 0.5,
-                "p_lower": float(c.p_lower),
+                "radius": rounded_down(c.radius),
+                "radius_linf": rounded_down(c.radius / image[0].numel() ** 0.5),
+                "p_lower": rounded_down(c.p_lower),
                 "samples": c.samples,
                 "count": c.count,
                 "correct": c.prediction == truth,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from scipy.stats import binom, hypergeom, norm
@@ -60,6 +61,7 @@ class Foreseen(Smoothing):
     growth: float = 1.5
     limit: int | None = None
     error: float = 1e-3
+    labelled: ClassVar[bool] = True  # an evaluator hands over the labels
 
     def __post_init__(self) -> None:
         super().__post_init__()

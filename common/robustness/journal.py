@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Context
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,11 @@ def _plain(value: Any, where: str) -> Any:
     if type(value) is float and math.isfinite(value):
         return float(f"{value:.{DIGITS}g}")
     raise ValueError(f"a record must hold plain, finite JSON; {where} is {value!r} ({type(value).__name__})")
+
+
+def rounded_down(value: float) -> float:
+    """The largest number of `DIGITS` digits that is at most ``value``: what may be stored of a lower bound."""
+    return float(Context(prec=DIGITS, rounding=ROUND_FLOOR).create_decimal(repr(float(value))))
 
 
 def _another_run(path: Path, found: Header, header: Header) -> str:

@@ -11,8 +11,9 @@ from scipy.stats import norm
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier
-from common.robustness.smoothing import Certificate, Smoothing, clopper_pearson_lower
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.journal import DIGITS, rounded_down
+from common.robustness.smoothing import Certificate, Smoothing, check_rows, clopper_pearson_lower
 from common.units import whole
 
 
@@ -42,6 +43,10 @@ class Sequential(Smoothing):
     (r = sigma, n0 = 32, n = 10,000, alpha = 0.001, first = 60, growth = 1.6; 2,000 simulated images each.) A single
     target answers one question at a small price; all radii of a curve cost more.
 
+    Certified accuracy asks about the label's class alone. ``labelled`` is for it: an image whose n0 samples choose
+    another class takes no more and abstains, so that none are spent on proving a mistake. Certificates of the right
+    class are the same ones; `certify` needs the labels then, and an evaluator hands them over.
+
     Sample i is the same as in `Smoothing` with the same noise, so the two can be compared image by image.
     Raises ``ValueError`` as `Smoothing` does, and for targets that n samples cannot reach.
     Sources: Cohen et al. (arXiv 1902.02918) for the bound; a union bound over fixed stages.
@@ -51,6 +56,7 @@ class Sequential(Smoothing):
     first: int = 100
     growth: float = 2.0
     futility: float = 0.01
+    labelled: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,13 +82,27 @@ class Sequential(Smoothing):
     def _level(self) -> float:
         return self.alpha / len(self.stages)
 
+    def certify(
+        self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
+    ) -> list[Certificate]:
+        """One certificate per image (B,C,H,W), from one row of noise each; ``label`` (B,) if ``labelled``."""
+        if self.labelled != (label is not None):
+            raise ValueError(f"labels are for labelled=True, and it needs them; got labelled={self.labelled}, {label}")
+        check_rows(image, noise)
+        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            votes, chosen = self._select(classifier, image, noise)
+            votes = votes if label is None else votes.where(chosen == label, -1)
+            return self._estimate(classifier, image, noise.stream("estimate"), chosen, votes)
+
     def _estimate(
         self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor, votes: Tensor
     ) -> list[Certificate]:
+        """As `Smoothing`'s; of votes below 0 nothing is asked."""
         agreed, best = [0] * len(image), [0.0] * len(image)
         spent = [0] * len(image)
         least = needed_count(self.level, self.targets[0], self.n, self._level)
-        active = [row for row, count in enumerate(votes.tolist()) if self._hopeful(count, self.n0, least)]
+        hopeful = [count >= 0 and self._hopeful(count, self.n0, least) for count in votes.tolist()]
+        active = [row for row, hope in enumerate(hopeful) if hope]
         before = 0
         for size in self.stages:
             if not active:
@@ -116,6 +136,8 @@ def check_targets(targets: Sequence[float], zero: bool) -> None:
     if not isinstance(targets, list | tuple):
         raise ValueError(f"targets must be radii, a list even of one; got {targets!r}")
     known = targets and all(map(math.isfinite, targets)) and list(targets) == sorted(set(targets))
+    if known and (long := [radius for radius in targets if rounded_down(radius) != radius]):
+        raise ValueError(f"targets may have {DIGITS} digits, as records hold no more; got {long}")
     if not known or targets[0] < 0 or (targets[0] == 0 and not zero):
         raise ValueError(f"targets must be radii {'>=' if zero else '>'} 0 (pixels), ascending; got {list(targets)}")
 

@@ -92,8 +92,13 @@ class Smoothing(Certifier):
         """One certificate per image (B,C,H,W), from one row of noise each."""
         check_rows(image, noise)
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            votes, chosen = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
+            votes, chosen = self._select(classifier, image, noise)
             return self._estimate(classifier, image, noise.stream("estimate"), chosen, votes)
+
+    def _select(self, classifier: Classifier, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The class that most of n0 samples answer, and how many of them, (B,) each: votes, class."""
+        votes, chosen = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
+        return votes, chosen
 
     def _estimate(
         self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor, votes: Tensor

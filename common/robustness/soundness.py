@@ -16,15 +16,17 @@ from common.robustness.classifiers import Classifier, deployed, unpadded
 _ROWS, _PART = 8, 5
 _SOUND: WeakSet[Classifier] = WeakSet()  # those that passed
 _ALIKE = 0.02  # of what the logits differ by between noisy images; rounding and precision stay well below
+_ROUNDING = 1e-5  # of the largest logit: answers to one image in several rows of a call that are the same
 _CHANGED = 0.25  # share of the rows that may change all the same: by a tie, a vote or a class dropped
 
 
 def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
-    """Asks the classifier 29 times about noisy copies of one image (1,C,H,W), pixels, with one row of noise.
+    """Asks the classifier 37 times about noisy copies of one image (1,C,H,W), pixels, with one row of noise.
 
     ``ValueError`` where an answer is NaN, or not the same again, where it depends on the place or the company in a
-    call, and where a classifier that calls itself randomised does not heed its noise. What it is asked for is what
-    `Smoothing` asks. A function that passes may still have been made to deceive.
+    call, and where a classifier that calls itself randomised does not heed its noise, or says the same of a noisy
+    image in every draw. What it is asked for is what `Smoothing` asks. A function that passes may still have been made
+    to deceive.
     """
     rows = noise.draws(_ROWS)
     z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
@@ -34,6 +36,7 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
         first, again = classifier(noisy, rows), classifier(noisy, rows)
         part = classifier(noisy[turned], rows.rows(turned))
         other = classifier(noisy, rows.stream("other"))
+        draws = classifier(noisy[:1].expand_as(noisy), rows)
     if bool(first.isnan().any()):
         raise ValueError("a certificate needs numbers: of a noisy image this classifier's logits are NaN")
     if _differ(first, first, again):
@@ -51,6 +54,12 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
             "a certificate of a randomised classifier is about fresh noise: this one is randomised = True and answers "
             "alike whatever `noise` it is handed. Its noise is fixed, or made from the image; if it has none, "
             "say randomised = False"
+        )
+    if classifier.randomised and bool((draws - draws[0]).abs().max() <= _ROUNDING * (1 + draws.abs().max())):
+        raise ValueError(
+            "a certificate of a randomised classifier is about fresh noise: to one noisy image this one gives the same "
+            "answer in every draw. Its noise must differ between the draws of an image (`Noise.draws`), not only "
+            "between images; if it has none, say randomised = False"
         )
 
 

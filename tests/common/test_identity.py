@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from common.diffusion.denoisers import EDMDenoiser
 from common.identity import identify, weights_hash
 from common.networks import SmallCNN
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.transfer import Transfer
 from common.robustness.classifiers import NetworkClassifier
-from common.robustness.evaluators import Attacked
+from common.robustness.evaluators import Attacked, Certified
+from common.robustness.foreseen import Foreseen
+from common.robustness.smoothing import Smoothing
 from common.robustness.threat import ThreatModel
+from ndc.bounded import BoundedDiffusionClassifier
 
 
 def classifier(seed=0):
@@ -29,6 +33,7 @@ def test_equal_runs_are_equal_and_speed_does_not_count():
     assert run() == run()
     assert run(attack=PGD(steps=20, chunk=8)) == run()
     assert run(keep_images=3) == run()
+    assert run(limit=3) == run()
     frozen = classifier().freeze()
     assert run(frozen) == run()
 
@@ -43,6 +48,18 @@ def test_equal_runs_are_equal_and_speed_does_not_count():
 )  # fmt: skip
 def test_every_setting_and_every_weight_counts(change):
     assert run(**change) != run()
+
+
+def test_a_limit_counts_where_it_decides_numbers():
+    """An evaluator's says how many images it sees; a certifier's how many samples, a classifier's where it is cut."""
+    denoiser = EDMDenoiser(nn.Identity(), num_classes=10)
+    cut = [identify({"classifier": BoundedDiffusionClassifier(denoiser, 10, limit=at)})[0] for at in (0.1, 5.0, None)]
+    seen = [
+        identify({"evaluators": [Certified(Foreseen(0.25, n=10_000, limit=limit))]})[0] for limit in (150, 1500, None)
+    ]
+    assert len({*cut}) == len({*seen}) == 3
+    fewer = [identify({"evaluators": [Certified(Smoothing(0.25), limit=limit)]})[0] for limit in (2, None)]
+    assert fewer[0] == fewer[1]
 
 
 def test_weights_hidden_in_an_evaluator_count():

@@ -182,6 +182,8 @@ class Shaky(Classifier):
         count = len(image)
         if self.source == "noise":
             return noise.normal(0, (4,))
+        if self.source == "draw":  # the noise's own rows, but the same for all draws of an image
+            return Noise(noise.seed, noise.index, torch.zeros_like(noise.draw)).normal(0, (4,))
         if self.source == "image":
             seeds = image.double().sum((1, 2, 3)).view(torch.int64).abs() % 2**32
             return Noise.of(0, seeds).normal(0, (4,))
@@ -210,6 +212,7 @@ class Shaky(Classifier):
         ("company", "depends on its place in the batch, or on the other images there"),
         ("fixed", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
         ("image", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
+        ("draw", "to one noisy image this one gives the same answer in every draw"),
         ("nowhere", "logits are NaN"),
         ("memory", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
     ],
@@ -278,7 +281,7 @@ BAD = [  # (the classifier's settings, the smoothing's, the message), the same i
     ({"num_classes": 10}, {}, "num_classes must be the denoiser's, 4; got 10"),
     ({"batch_size": 0}, {}, "batch_size must be at least 1"),
 ]
-COMMANDS = [0, 5, 9, 11, 12, 13, 16, 17, 19, 20]  # of these also what the command line says: every place that refuses
+COMMANDS = [0, 2, 9, 11, 12, 13, 16, 17, 19, 20]  # of these also what the command line says: every place that refuses
 GOOD = {"num_classes": 4, "sigma": 0.25}, {"sigma": 0.25, "n0": 5, "n": 60, "num_classes": 4}
 
 

@@ -1,5 +1,6 @@
 """How networks are run: full calls, a size that finds itself, mixed precision, and little time beside the network."""
 
+import copy
 import math
 import time
 
@@ -190,6 +191,20 @@ def test_networks_are_compiled_once_and_still_counted(monkeypatch):
     with torch.no_grad(), Meter(fast[1]) as meter:
         torch.testing.assert_close(fast[1](image, noise), plain(image, noise))
     assert meter.cost(6)["evaluations"] == 41
+
+
+def test_a_copy_of_a_compiled_network_is_its_own(monkeypatch):
+    """`Verify` compares with a copy in float64, which must not run the original."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    subject = classifier(engine=Engine(compile=True))
+    doubled = copy.deepcopy(subject).double()
+    image, noise = batch()
+    with torch.no_grad():
+        expected = copy.deepcopy(classifier()).double()(image.double(), noise)
+        torch.testing.assert_close(doubled(image.double(), noise), expected)
+        for weight in subject.parameters():
+            weight.zero_()
+        torch.testing.assert_close(doubled(image.double(), noise), expected)
 
 
 def test_a_denoiser_that_is_no_network_is_run_too():

@@ -113,9 +113,9 @@ class World:
         return torch.stack(found) / self.dc.scale(2)
 
 
-def steep(seed, limit):
+def steep(seed, limit, batch_size=8192):
     nodes = Nodes(3, "log", 0.25, 1.0)
-    return BoundedDiffusionClassifier(Steep(seed), 3, nodes, "lognormal", limit, batch_size=8192)
+    return BoundedDiffusionClassifier(Steep(seed), 3, nodes, "lognormal", limit, batch_size=batch_size)
 
 
 # The bounds ----------------------------------------------------------------------------------------------------------
@@ -355,8 +355,7 @@ def test_what_is_undecided_is_abstained_on_and_never_correct():
 def test_a_certificate_does_not_depend_on_batches(batch_size):
     image, rows = torch.cat([point(0.1, 0.1), point(0.8, -0.5)]), Noise.of(4, torch.tensor([7, 3]))
     whole = Lipschitz(3, samples=20).certify(steep(0, 0.5), image, rows)
-    dc = steep(0, 0.5)
-    dc.batch_size = batch_size
+    dc = steep(0, 0.5, batch_size)
     alone = [Lipschitz(3, samples=20).certify(dc, image[b : b + 1], rows.rows(slice(b, b + 1)))[0] for b in range(2)]
     for a, b in zip(whole, alone, strict=True):
         assert (a.prediction, a.count) == (b.prediction, b.count)

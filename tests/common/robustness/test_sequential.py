@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
+from common.robustness.evaluators import Certified
 from common.robustness.sequential import Sequential
 from common.robustness.smoothing import ABSTAIN, Smoothing, clopper_pearson_lower
 
@@ -99,6 +100,23 @@ def test_an_image_without_hope_is_given_up_after_the_samples_that_choose_its_cla
     assert clear.samples > 0 and clear.radius >= 0.75
     assert Sequential(SIGMA, n0=100, targets=(0.0, 0.75), **asked).certify(*given)[0].samples >= 100
     assert Sequential(SIGMA, n0=2, targets=(0.75,), **asked).certify(*given)[0].samples == 100
+
+
+def test_with_labels_no_sample_proves_a_mistake():
+    """The right class gets the certificates that it gets without labels, another one none, after n0 samples."""
+    settings = {**COMMON, "targets": (0.25, 0.5), "first": 25}
+    x, label = images(0.75, -0.75, 0.02, 0.3, -0.3), torch.tensor([1, 1, 0, 0, 0])
+    plain = Sequential(SIGMA, **settings).certify(Known(), x, rows(5))
+    told = Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5), label)
+    assert [told[i] == plain[i] for i in (0, 4)] == [True, True] and plain[1].prediction == 0 and plain[1].samples > 0
+    assert all((told[i].prediction, told[i].radius, told[i].samples) == (ABSTAIN, 0.0, 0) for i in (1, 3))
+    with pytest.raises(ValueError, match="labels are for labelled=True, and it needs them"):
+        Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5))
+    with pytest.raises(ValueError, match="labels are for labelled=True"):
+        Sequential(SIGMA, **settings).certify(Known(), x, rows(5), label)
+    batch = images(0.75, 0.75), torch.tensor([1, 0]), torch.arange(2)
+    _, record = Certified(Sequential(SIGMA, **settings, labelled=True))(Known(), batch)
+    assert record.values["prediction"] == ABSTAIN and not record.values["correct"]
 
 
 def test_an_image_that_n_samples_would_not_certify_is_given_up_though_its_radius_is_true():
