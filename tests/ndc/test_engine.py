@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from statistics import median
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from common.robustness.smoothing import Smoothing
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.elimination import Elimination
 from ndc.engine import RECORDED, Calls, Engine, Growth
+from ndc.likelihood import Nodes
 
 DIGITS = {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_channels": 16, "channel_mult": (1, 2)}
 
@@ -227,11 +229,21 @@ def test_an_unknown_precision_is_refused():
         Engine("half")
 
 
+@pytest.mark.parametrize("nodes", [Nodes(6), Nodes(6, control=False), Nodes(5, "linspace")])
+@pytest.mark.parametrize("variant", ["dc", "epndc", "apndc"])
+def test_what_a_full_search_takes_is_what_is_counted(variant, nodes):
+    """The cost of the published procedure is this number times its samples."""
+    subject = NoisedDiffusionClassifier(small(), 10, 0.0 if variant == "dc" else 0.25, variant, nodes)
+    with torch.no_grad(), Meter(subject) as meter:
+        subject(*batch(4))
+    assert meter.cost(4)["evaluations"] == subject.evaluations
+
+
 # Cost ----------------------------------------------------------------------------------------------------------------
 
 
 def test_certification_spends_its_time_in_the_network():
-    """At most a tenth beside it, in processor time on one thread, best of three; measured 2 % with 256 rows a call."""
+    """At most a tenth beside it, in processor time on one thread, median of three; 2 % was measured."""
     denoiser, inside = small(), [0.0, 0.0]
     denoiser.network.register_forward_pre_hook(lambda module, x: inside.__setitem__(1, time.process_time()))
     denoiser.network.register_forward_hook(
@@ -243,12 +255,12 @@ def test_certification_spends_its_time_in_the_network():
         inside[0], start = 0.0, time.process_time()
         Smoothing(0.25, n0=1, n=31, batch_size=32).certify(subject, image, Noise.of(trial, torch.zeros(1).long()))
         ratios.append((time.process_time() - start) / inside[0])
-    assert min(ratios) < 1.1
+    assert median(ratios) < 1.1, ratios
 
 
 def test_a_sequential_certification_costs_what_its_rows_cost_the_bare_network():
     """Elimination's late stages have few rows, yet at most a tenth is lost to them and to everything else: processor
-    time on one thread with the settings of configs/studies/cost, the best of five; 3 % was measured."""
+    time on one thread with the settings of configs/studies/cost, the median of five; 3 % was measured."""
     settings = {"nodes": 32, "weight": "reference", "elimination": Elimination(), "engine": Engine("bf16")}
     subject = NoisedDiffusionClassifier(small(), 10, 0.25, batch_size="auto", **settings)
     smoothing = Sequential(0.25, n0=32, n=96, targets=[0.25], first=60, growth=1.6, futility=0.0)
@@ -269,4 +281,4 @@ def test_a_sequential_certification_costs_what_its_rows_cost_the_bare_network():
             assert certificate.samples >= 60
             each = (time.process_time() - start) / meter.cost(1)["evaluations"]
             ratios.append(each / ((before + bare()) / 2))
-    assert min(ratios) < 1.1, ratios
+    assert median(ratios) < 1.1, ratios

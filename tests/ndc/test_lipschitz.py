@@ -454,3 +454,14 @@ IMAGE = point(0.0)
 def test_contradictions_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("certifier", [Lipschitz(3, 20), Lipschitz(3, 20, law="weak"), Claimed(3)])
+def test_a_denoiser_that_breaks_down_proves_nothing(certifier):
+    class Broken(Steep):
+        def forward(self, x, sigma, label=None):
+            return super().forward(x, sigma, label) + torch.where(label == 2, math.nan, 0.0).view(-1, 1, 1, 1)
+
+    dc = BoundedDiffusionClassifier(Broken(0), 3, Nodes(3, "log", 0.25, 1.0), "lognormal", None)
+    with pytest.raises(ValueError, match="a certificate needs numbers: of this image the denoiser's errors are NaN"):
+        certifier.certify(dc, point(0.1, 0.1), Noise.of(0, torch.tensor([0])))

@@ -398,3 +398,15 @@ def test_the_worst_case_never_lies_above_its_attacks(draws):
     assert {row.evaluator for row in worst} == {"worst of a weak, b strong"}
     assert len(worst) == 200
     assert average(worst) <= average(strong)
+
+
+def test_what_is_stored_of_a_bound_is_no_more_than_the_bound():
+    """Six digits, rounded down; a number that has no more stays as it is."""
+    for value in (0.25, 0.3, 1.0, 0.0, 1e-9, 0.123456, 123456.0):
+        assert journal.rounded_down(value) == value
+    assert journal.rounded_down(0.2519999) == 0.251999 and journal.rounded_down(64 / 255) == 0.25098
+    generator = random.Random(0)
+    for value in (generator.random() for _ in range(1000)):
+        stored = journal.rounded_down(value)
+        assert value * (1 - 1e-5) < stored <= value
+        assert Record("certified", 0, 0, {"radius": stored}).values == {"radius": stored}
