@@ -1,4 +1,8 @@
-"""What was certified, and what it cost in network evaluations: the figure that does not depend on the machine."""
+"""What was certified, and what it cost in network evaluations.
+
+They are all rows that passed a network, also those that fill up a call: with calls of automatic size they depend on the
+machine by some percent.
+"""
 
 import json
 import math
@@ -26,8 +30,17 @@ COST = (
 )
 
 
+LABELLED = (
+    "Where the label's class alone was asked about (labelled, foreseen), an image of which another class would be "
+    "certified counts as abstained."
+)
+
+
 def certified_table(runs: Sequence[Run]) -> Table:
-    """One row per run and certifier; a column per radius that any of them reaches or was asked about."""
+    """One row per run and certifier; a column per radius that any of them reaches or was asked about.
+
+    Samples are all that were drawn per image, also those that choose the class.
+    """
     summaries = [(run, summary) for run in runs for summary in run.of_kind(2)]
     reached = {float(name.split("@")[1]) for _, summary in summaries for name in summary.metrics if "@" in name}
     questions = [targets(run, summary.evaluator) for run, summary in summaries]
@@ -36,6 +49,7 @@ def certified_table(runs: Sequence[Run]) -> Table:
     rows = [_certificates(run, summary, radii) for run, summary in summaries]
     notes = [NORMS.format("; ".join(found))] if (found := _linf(summaries)) else []
     notes += [ASKED] if any(asked is not None for asked in questions) else []
+    notes += [LABELLED] if any(_is_labelled(run, summary.evaluator) for run, summary in summaries) else []
     return Table("Certified accuracy, %, at L2 radius r in pixels", columns, rows, notes=notes)
 
 
@@ -101,6 +115,10 @@ def targets(run: Run, name: str) -> list[float] | None:
 def is_foreseen(rows: Sequence[Record]) -> bool:
     """Whether the verdicts are a procedure's that was not run to its end, which certifies nothing."""
     return any("procedure" in row.values for row in rows)
+
+
+def _is_labelled(run: Run, name: str) -> bool:
+    return bool(run.part(name).get("smoothing", {}).get("labelled")) or is_foreseen(run.rows(name))
 
 
 def is_open(row: Record, radius: float) -> bool:

@@ -61,7 +61,7 @@ class Foreseen(Smoothing):
     growth: float = 1.5
     limit: int | None = None
     error: float = 1e-3
-    labelled: ClassVar[bool] = True  # an evaluator hands over the labels
+    labelled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

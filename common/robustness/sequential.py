@@ -48,7 +48,7 @@ class Sequential(Smoothing):
     class are the same ones; `certify` needs the labels then, and an evaluator hands them over.
 
     Sample i is the same as in `Smoothing` with the same noise, so the two can be compared image by image.
-    Raises ``ValueError`` as `Smoothing` does, and for targets that n samples cannot reach.
+    Raises ``ValueError`` as `Smoothing` does, and for targets that n samples cannot reach or of more than six digits.
     Sources: Cohen et al. (arXiv 1902.02918) for the bound; a union bound over fixed stages.
     """
 
@@ -89,6 +89,8 @@ class Sequential(Smoothing):
         if self.labelled != (label is not None):
             raise ValueError(f"labels are for labelled=True, and it needs them; got labelled={self.labelled}, {label}")
         check_rows(image, noise)
+        if label is not None and label.shape != (len(image),):
+            raise ValueError(f"one label per image: {len(image)} images, labels of shape {tuple(label.shape)}")
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             votes, chosen = self._select(classifier, image, noise)
             votes = votes if label is None else votes.where(chosen == label, -1)
@@ -132,7 +134,10 @@ class Sequential(Smoothing):
 
 
 def check_targets(targets: Sequence[float], zero: bool) -> None:
-    """``ValueError`` unless ``targets`` are finite radii, ascending; the first may be 0 where ``zero`` says so."""
+    """``ValueError`` unless ``targets`` are finite radii, ascending, of `DIGITS` digits at most.
+
+    The first may be 0 where ``zero`` says so.
+    """
     if not isinstance(targets, list | tuple):
         raise ValueError(f"targets must be radii, a list even of one; got {targets!r}")
     known = targets and all(map(math.isfinite, targets)) and list(targets) == sorted(set(targets))

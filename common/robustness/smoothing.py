@@ -34,7 +34,8 @@ class Certificate:
 class Certifier(ABC):
     """What certifies: ``certify(classifier, image, noise)`` -> one `Certificate` per image, from one row of noise each.
 
-    ``sigma`` (pixels) is the noise that it adds before it asks, 0 for none; ``num_classes`` the classifier's.
+    ``sigma`` (pixels) is the noise that it adds before it asks, 0 for none; ``num_classes`` the classifier's. One that
+    is ``labelled`` asks about the label's class alone, and its ``certify`` takes ``label`` (B,) besides.
     """
 
     sigma: float | str

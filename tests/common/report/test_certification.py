@@ -17,12 +17,12 @@ FORESEEN = [  # radius, prediction, what is open
 SPENT = [(0.61, 1, 100), (0.3, 1, 400), (0.1, 1, 60), (0.0, -1, 0)]  # radius, prediction, samples
 
 
-def write(path, rows, costs, **smoothing):
+def write(path, rows, costs, start=0, **smoothing):
     smoothing = {"sigma": 0.25, "n0": 32, "n": 1000, "alpha": 0.001, **smoothing}
     part = {"class": "x.Certified", "name": "curve", "smoothing": smoothing}
     records = Records(path, "fingerprint", {"classifier": {"class": "x"}, "evaluators": [part], "data": {"of": "both"}})
     records.append(
-        [Record("curve", i, 1, v, {"evaluations": c}) for i, (v, c) in enumerate(zip(rows, costs, strict=True))]
+        [Record("curve", i, 1, v, {"evaluations": c}) for i, (v, c) in enumerate(zip(rows, costs, strict=True), start)]
     )
     return path
 
@@ -54,6 +54,29 @@ def test_costs_are_those_of_the_procedure_or_as_counted_with_the_samples_that_ch
     samples = 32 + (100 + 400 + 60 + 0) / 4
     assert fast == [4, Cell("50.0 at 0.25, 25.0 at 0.5"), f"{samples:,.0f}", "1,250", Cell("80.0", "", True)]
     assert fixed[1:] == [Cell("–"), "1,100", "5,000", Cell("20.0", "", True)]
+
+
+def test_costs_are_compared_on_the_images_of_both(tmp_path):
+    """A dear image that only one run has seen is no saving of the other."""
+    rows = [values(0.5, 1, 100)] * 4
+    paths = [
+        write(tmp_path / "cheap", rows, [10, 10, 10, 1000]),
+        write(tmp_path / "dear", rows, [20, 40, 60, 10_000], start=1),
+        write(tmp_path / "elsewhere", rows, [10**6] * 4, start=10),
+        write(tmp_path / "unknown", rows, [None] * 4),
+    ]
+    cheap, dear, elsewhere, unknown = (row[5:] for row in certification_cost_table(read_runs(paths)).rows)
+    assert cheap == ["258", Cell("1.0", "", True)]  # of images 1 to 3: 20 + 40 + 60 for 10 + 10 + 1000
+    assert dear == ["2,530", Cell(f"{1020 / 120:,.1f}", "", True)]
+    assert elsewhere == ["1,000,000", Cell("1.0", "", True)]
+    assert unknown == ["not recorded", None]
+
+
+def test_abstention_of_what_knows_the_label_is_explained(tmp_path):
+    for labelled in (False, True):
+        path = write(tmp_path / str(labelled), [values(0.0, -1, 0)], [10], labelled=labelled)
+        notes = certified_table(read_runs([path])).notes
+        assert any("counts as abstained" in note for note in notes) == labelled
 
 
 def test_without_evaluations_there_is_no_saving(tmp_path):

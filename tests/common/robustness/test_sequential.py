@@ -114,6 +114,8 @@ def test_with_labels_no_sample_proves_a_mistake():
         Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5))
     with pytest.raises(ValueError, match="labels are for labelled=True"):
         Sequential(SIGMA, **settings).certify(Known(), x, rows(5), label)
+    with pytest.raises(ValueError, match="one label per image: 5 images"):
+        Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5), label[:1])
     batch = images(0.75, 0.75), torch.tensor([1, 0]), torch.arange(2)
     _, record = Certified(Sequential(SIGMA, **settings, labelled=True))(Known(), batch)
     assert record.values["prediction"] == ABSTAIN and not record.values["correct"]
