@@ -42,7 +42,7 @@ def run(tmp_path, *configs):
     ("evaluators", "message"),
     [
         ([attacked({"loss": "hinge"})], "loss must be one of"),
-        ([attacked({"eot": 0})], "eot must be at least 1; got 0"),
+        ([attacked({"eot": 0})], "eot must be at least 1, a whole number; got 0"),
         ([attacked(draws=5, resubmissions=10)], "resubmissions M must be in"),
         ([attacked(seed=[2, 2])], "seeds must be distinct"),
         ([attacked(), attacked()], "distinct names"),
