@@ -54,15 +54,14 @@ def settings(part: Any, inside: bool = False) -> Any:
         return f"{part.__module__}.{part.__qualname__}"
     name = f"{type(part).__module__}.{type(part).__qualname__}"
     if not isinstance(part, nn.Module):
-        own = dict(vars(part)) if hasattr(part, "__dict__") else {}
-        if callable(part) and hasattr(part, "name"):
-            own.pop(LIMIT, None)
-        return {"class": name, **_public(own, inside)}
+        evaluator = callable(part) and hasattr(part, "name")
+        shown = {key: value for key, value in getattr(part, "__dict__", {}).items() if key != LIMIT or not evaluator}
+        return {"class": name, **_public(shown, inside)}
     weights = {} if inside else {"weights": weights_hash(part)}
     if not name.startswith(("agdm.", "common.", "diffpure.", "ndc.")):
         return {"class": name, **weights}
     config = getattr(part, "config", None)
-    own = dict(config) if isinstance(config, Mapping) else {**vars(part), **part._modules}
+    own = config if isinstance(config, Mapping) else {**vars(part), **part._modules}
     return {"class": name, **_public(own, inside=True), **weights}
 
 

@@ -6,8 +6,9 @@ machine by some percent.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from common.report.runs import Run
 from common.report.tables import Cell, Entry, Table
@@ -28,8 +29,6 @@ COST = (
     "fewer of its samples, and its samples and evaluations are those that the procedure itself takes. The ratio is to "
     "the dearest run of the same evaluation, data and noise, on the images of both."
 )
-
-
 LABELLED = (
     "Where the label's class alone was asked about (labelled, foreseen), an image of which another class would be "
     "certified counts as abstained."
@@ -72,13 +71,15 @@ def claims_table(runs: Sequence[Run]) -> Table:
 def certification_cost_table(runs: Sequence[Run]) -> Table:
     """Per run and certifier: certified accuracy at its target radii, samples, network evaluations, and the saving."""
     asked = [(run, summary.evaluator) for run in runs for summary in run.of_kind(2)]
+    questions = [_question(run, name) for run, name in asked]
     groups: dict[str, list[Sequence[Record]]] = {}
-    for run, name in asked:
-        groups.setdefault(_question(run, name), []).append(run.rows(name))
+    for (run, name), question in zip(asked, questions, strict=True):
+        groups.setdefault(question, []).append(run.rows(name))
     rows: list[list[Entry]] = []
-    for run, name in asked:
-        found, cost = run.rows(name), evaluations(run.rows(name))
-        saved = max((times for other in groups[_question(run, name)] if (times := _dearer(other, found))), default=None)
+    for (run, name), question in zip(asked, questions, strict=True):
+        found = run.rows(name)
+        cost = evaluations(found)
+        saved = max((times for other in groups[question] if (times := _dearer(other, found))), default=None)
         ratio = Cell(f"{saved:,.1f}", "", True) if saved and len(runs) > 1 else None
         entries: list[Entry] = [_samples(run, name), "not recorded" if not cost else f"{cost:,.0f}", ratio]
         rows.append([run.name, name, len(found), _curve(run, name), *entries])
@@ -102,13 +103,13 @@ def _dearer(other: Sequence[Record], rows: Sequence[Record]) -> float | None:
 
 def _samples(run: Run, name: str) -> str:
     """Mean samples per image, those that choose the class included; of the procedure where it was foreseen."""
-    selected = run.part(name).get("smoothing", {}).get("n0", 0)
+    selected = _settings(run, name).get("n0", 0)
     return f"{_mean([row.values.get('procedure', row.values['samples'] + selected) for row in run.rows(name)]):,.0f}"
 
 
 def targets(run: Run, name: str) -> list[float] | None:
     """The radii that a certifier was asked about; None if it answers about all."""
-    found = run.part(name).get("smoothing", {}).get("targets")
+    found = _settings(run, name).get("targets")
     return None if found is None else [float(radius) for radius in found]
 
 
@@ -118,7 +119,7 @@ def is_foreseen(rows: Sequence[Record]) -> bool:
 
 
 def _is_labelled(run: Run, name: str) -> bool:
-    return bool(run.part(name).get("smoothing", {}).get("labelled")) or is_foreseen(run.rows(name))
+    return bool(_settings(run, name).get("labelled")) or is_foreseen(run.rows(name))
 
 
 def is_open(row: Record, radius: float) -> bool:
@@ -147,7 +148,7 @@ def _linf(summaries: Sequence[tuple[Run, Summary]]) -> list[str]:
 
 def _question(run: Run, name: str) -> str:
     """What runs must share for their costs to be compared: the evaluation's name, the images and the noise."""
-    sigma = run.part(name).get("smoothing", {}).get("sigma")
+    sigma = _settings(run, name).get("sigma")
     return json.dumps([name, run.config.get("data"), sigma], sort_keys=True, default=str)
 
 
@@ -162,6 +163,12 @@ def _share(rows: Sequence[Record], radius: float) -> str:
     low = sum(is_certified(row, radius) and not is_open(row, radius) for row in rows) / len(rows)
     high = sum(is_certified(row, radius) or is_open(row, radius) for row in rows) / len(rows)
     return f"{100 * low:.1f}" if low == high else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _settings(run: Run, name: str) -> Mapping[str, Any]:
+    """Those of an evaluation's certifier, as the run's header has them."""
+    found: Mapping[str, Any] = run.part(name).get("smoothing", {})
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -242,7 +242,7 @@ class Certified:
         if isinstance(self.smoothing, Smoothing) and len(image):
             check_once(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            about = {"label": label} if getattr(self.smoothing, "labelled", False) else {}
+            about = {"label": label} if self.smoothing.labelled else {}
             certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **about)
         rows = [
             {

@@ -11,9 +11,9 @@ from scipy.stats import norm
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed
+from common.robustness.classifiers import Classifier
 from common.robustness.journal import DIGITS, rounded_down
-from common.robustness.smoothing import Certificate, Smoothing, check_rows, clopper_pearson_lower
+from common.robustness.smoothing import Certificate, Smoothing, clopper_pearson_lower
 from common.units import whole
 
 
@@ -88,13 +88,9 @@ class Sequential(Smoothing):
         """One certificate per image (B,C,H,W), from one row of noise each; ``label`` (B,) if ``labelled``."""
         if self.labelled != (label is not None):
             raise ValueError(f"labels are for labelled=True, and it needs them; got labelled={self.labelled}, {label}")
-        check_rows(image, noise)
         if label is not None and label.shape != (len(image),):
             raise ValueError(f"one label per image: {len(image)} images, labels of shape {tuple(label.shape)}")
-        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            votes, chosen = self._select(classifier, image, noise)
-            votes = votes if label is None else votes.where(chosen == label, -1)
-            return self._estimate(classifier, image, noise.stream("estimate"), chosen, votes)
+        return self._certify(classifier, image, noise, label)
 
     def _estimate(
         self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor, votes: Tensor

@@ -41,6 +41,11 @@ class Certifier(ABC):
     sigma: float | str
     num_classes: int
 
+    @property
+    def labelled(self) -> bool:
+        """Whether `certify` takes the labels."""
+        return False
+
     @abstractmethod
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> Sequence[Certificate]:
         """One certificate per image (B,C,H,W)."""
@@ -91,15 +96,17 @@ class Smoothing(Certifier):
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
+        return self._certify(classifier, image, noise)
+
+    def _certify(
+        self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
+    ) -> list[Certificate]:
+        """n0 samples choose, the others estimate; an image of another class than its ``label`` has -1 votes."""
         check_rows(image, noise)
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            votes, chosen = self._select(classifier, image, noise)
+            votes, chosen = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
+            votes = votes if label is None else votes.where(chosen == label, -1)
             return self._estimate(classifier, image, noise.stream("estimate"), chosen, votes)
-
-    def _select(self, classifier: Classifier, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """The class that most of n0 samples answer, and how many of them, (B,) each: votes, class."""
-        votes, chosen = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
-        return votes, chosen
 
     def _estimate(
         self, classifier: Classifier, image: Tensor, noise: Noise, chosen: Tensor, votes: Tensor

@@ -24,8 +24,7 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
 
     ``ValueError`` where an answer is NaN, or not the same again, where it depends on the place or the company in a
     call, and where a classifier that calls itself randomised does not heed its noise, or heeds its seed but not its
-    draw. What it is asked for is what `Smoothing` asks. A function that passes may still have been made
-    to deceive.
+    draw. What it is asked for is what `Smoothing` asks. A function that passes may still have been made to deceive.
     """
     rows = noise.draws(_ROWS)
     z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
@@ -48,14 +47,15 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
             "a certificate needs samples that are independent: what this classifier says of a noisy image depends on "
             "its place in the batch, or on the other images there. Let its noise come from its own row of `noise`"
         )
-    if classifier.randomised and torch.equal(first, other):
+    # How many rows heed the noise's seed, and how many its draw: not all do where votes agree.
+    seed, draw = (int((found != first).any(1).sum()) for found in (other, shifted))
+    if classifier.randomised and not seed:
         raise ValueError(
             "a certificate of a randomised classifier is about fresh noise: this one is randomised = True and answers "
             "alike whatever `noise` it is handed. Its noise is fixed, or made from the image; if it has none, "
             "say randomised = False"
         )
-    heeds = [int((found != first).any(1).sum()) for found in (other, shifted)]  # rows; where votes agree, not all
-    if classifier.randomised and heeds[0] >= _MOST and not heeds[1]:
+    if classifier.randomised and seed >= _MOST and not draw:
         raise ValueError(
             "a certificate of a randomised classifier is about fresh noise: to one noisy image this one gives the same "
             "answer in every draw. Its noise must differ between the draws of an image (`Noise.draws`), not only "
