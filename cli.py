@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.markup import escape
 
 import agdm.task  # noqa: F401  (what is imported here can be named in YAML without its module)
+import common.data.benchmarks
 import common.data.digits
-import common.data.images
 import common.data.synthetic  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
-from common.commands import COMMANDS
-from common.predict import SavePredictions
-from common.progress import LiveProgressBar
-from common.rehearsal import rehearse
+from common.commands.progress_bar import LiveProgressBar
+from common.commands.subcommands import COMMANDS
+from common.experiments.rehearsal import rehearse
+from common.tasks.prediction import SavePredictions
 
 TRAINER = {
     "inference_mode": False,  # attacks and guidance take gradients inside test and validation

@@ -1,0 +1,28 @@
+"""AGDM (arXiv 2403.16067): purification guided by an adversarially trained network."""
+
+from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidance, gdmp_scale
+from agdm.guidance import AdversarialGuidance, Guidance, GuidanceClassifier, Potential
+from agdm.networks import AdaptedNetwork, GuidanceNetwork
+from agdm.objective import Trades, TradesLoss
+from agdm.purifier import AGDM
+from agdm.steering import Steering
+from agdm.task import AGDMTask, GuidanceTask
+
+__all__ = [
+    "AGDM",
+    "AGDMTask",
+    "AdaptedNetwork",
+    "AdversarialGuidance",
+    "ClassifierGuidance",
+    "ContrastiveGuidance",
+    "Guidance",
+    "GuidanceClassifier",
+    "GuidanceNetwork",
+    "GuidanceTask",
+    "PixelGuidance",
+    "Potential",
+    "Steering",
+    "Trades",
+    "TradesLoss",
+    "gdmp_scale",
+]

@@ -20,7 +20,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from agdm.guidance import Potential, hard, soft
 from agdm.networks import variance_preserving
-from common.data.modules import ImageData
+from common.data.module import ImageData
 from common.robustness.classifiers import Classifier
 from common.units import to_model, to_pixel
 
@@ -44,7 +44,7 @@ class PixelGuidance(Potential):
         AGDM(denoiser, PixelGuidance(weighted=True), t_star=0.036, scale=gdmp_scale(60000, terms=100 * 3072),
              solver="ancestral", schedule=DDPM(), t_end=0.0, steering=Steering("independent", form="sigma"))
 
-    repeated 4 times (``common.diffusion.composed.Repeated``) on CIFAR-10. Raises ``ValueError`` for another distance.
+    repeated 4 times (``common.diffusion.Repeated``) on CIFAR-10. Raises ``ValueError`` for another distance.
     """
 
     def __init__(self, distance: PixelDistance = "mse", weighted: bool = False, window: float = 1.5) -> None:

@@ -14,7 +14,7 @@ from common.noise import Noise
 from common.robustness.adversarial_training import Inner, InnerMaximum, check_trades, inner_loss
 from common.robustness.classifiers import deployed
 from common.robustness.losses import cross_entropy, kl
-from common.robustness.threat import ThreatModel
+from common.robustness.threats.norm_ball import ThreatModel
 from common.units import to_model
 
 # steps of a training noise: the time, the diffusion, the adversary's start, the attacked branch's own diffusion

@@ -11,7 +11,7 @@ from agdm.guidance import Guidance
 from agdm.steering import GuidedSteps, Steering, steered
 from common.diffusion.gradients import Gradient
 from common.diffusion.purifiers import DiffusionPurifier
-from common.diffusion.reverse import ReverseProcess
+from common.diffusion.reverse_process import ReverseProcess
 from common.diffusion.schedules import VP, Schedule, per_row
 from common.diffusion.solvers import Solver
 from common.noise import Noise

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from common.diffusion.reverse import Draws, ReverseProcess
+from common.diffusion.reverse_process import Draws, ReverseProcess
 from common.diffusion.schedules import per_row
 from common.diffusion.solvers import Ancestral, Denoise, level_of
 

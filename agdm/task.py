@@ -11,12 +11,12 @@ from agdm.objective import Trades, draw_sigma
 from agdm.purifier import AGDM
 from common.diffusion.purifiers import Purifier
 from common.diffusion.schedules import VP, Schedule
-from common.evaluation import RobustTask, Verification
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified
-from common.robustness.evaluators import Evaluator
-from common.robustness.threat import Threat
-from common.training import Batch, Recipe, TrainingTask, check_gradients, robust_validation
+from common.robustness.evaluation.evaluators import Evaluator
+from common.robustness.threats.norm_ball import Threat
+from common.tasks.robust import RobustTask, Verification
+from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, robust_validation
 
 
 class GuidanceTask(TrainingTask):

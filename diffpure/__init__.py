@@ -1,0 +1,17 @@
+"""DiffPure (arXiv 2205.07460): purification by the reverse VP-SDE, and its variants."""
+
+from diffpure.gradual import Block, GradualNoise
+from diffpure.langevin import Langevin, LangevinDiffPure
+from diffpure.purifier import DiffPure
+from diffpure.randomised import RandomisedDiffPure
+from diffpure.task import DiffPureTask
+
+__all__ = [
+    "Block",
+    "DiffPure",
+    "DiffPureTask",
+    "GradualNoise",
+    "Langevin",
+    "LangevinDiffPure",
+    "RandomisedDiffPure",
+]

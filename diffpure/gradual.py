@@ -36,7 +36,7 @@ class GradualNoise(Chain):
     """A chain of ``blocks``, by default the paper's for CIFAR-10: t_star 0.03 four times, 0.05 and 0.125 twice each.
 
     Every round diffuses to the block's depth and is denoised all the way. The default is the paper's sampler: DDPM,
-    one step for each index. It votes over ten runs (``common.robustness.classifiers.Voting``), and its attack
+    one step for each index. It votes over ten runs (``common.robustness.Voting``), and its attack
     differentiated surrogates of 1, 1 and 5 steps (``Block.surrogate``). Blocks share the denoiser; the other
     arguments are those of ``DiffPure``, the same in every block.
     """

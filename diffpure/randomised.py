@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from common.diffusion.gradients import Gradient
-from common.diffusion.grids import Grid, RowGrid
 from common.diffusion.schedules import Schedule
 from common.diffusion.solvers import Solver, TorchSDE
+from common.diffusion.time_grids import Grid, RowGrid
 from common.noise import Noise
 from diffpure.purifier import DiffPure
 

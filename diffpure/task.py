@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from common.diffusion.purifiers import Purifier
-from common.evaluation import RobustTask, Verification
 from common.robustness.classifiers import Classifier, Purified
-from common.robustness.evaluators import Evaluator
-from common.robustness.threat import Threat
+from common.robustness.evaluation.evaluators import Evaluator
+from common.robustness.threats.norm_ball import Threat
+from common.tasks.robust import RobustTask, Verification
 
 
 class DiffPureTask(RobustTask):

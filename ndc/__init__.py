@@ -1,0 +1,27 @@
+"""NDC (arXiv 2402.02316): noised diffusion classifiers and their certificates."""
+
+from ndc.bounded import BoundedDiffusionClassifier
+from ndc.claimed import Claimed
+from ndc.classifier import NoisedDiffusionClassifier
+from ndc.denoised import DenoisedClassifier, Denoising
+from ndc.elimination import Elimination
+from ndc.likelihood import Nodes
+from ndc.lipschitz import Lipschitz
+from ndc.noise_weights import ELBO, Flat, LogNormal, Weight
+from ndc.task import NDCTask
+
+__all__ = [
+    "BoundedDiffusionClassifier",
+    "Claimed",
+    "DenoisedClassifier",
+    "Denoising",
+    "ELBO",
+    "Elimination",
+    "Flat",
+    "Lipschitz",
+    "LogNormal",
+    "NDCTask",
+    "Nodes",
+    "NoisedDiffusionClassifier",
+    "Weight",
+]

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from common.diffusion.clipping import Clipped
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import edm_weight
+from common.diffusion.wrappers import Clipped
+from common.engine.engine import BatchSize, Engine
 from common.noise import Noise
 from common.units import to_model
 from ndc.classifier import NamedWeight, NoisedDiffusionClassifier
-from ndc.engine import BatchSize, Engine
 from ndc.likelihood import Nodes
-from ndc.weights import Weight
+from ndc.noise_weights import Weight
 
 
 class BoundedDiffusionClassifier(NoisedDiffusionClassifier):

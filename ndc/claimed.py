@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from common.noise import Noise
+from common.robustness.certification.smoothing import Certificate, Certifier
 from common.robustness.classifiers import Classifier, unpadded
-from common.robustness.smoothing import Certificate, Certifier
 from common.units import sigma_to_pixel, whole
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import draw_losses, one_by_one, ranked
@@ -30,7 +30,7 @@ class Claimed(Certifier):
 
         radius = (largest mean logit - second largest) / sum_i slope_i,     means over ``samples`` draws of the noise
 
-    In place of `ndc.lipschitz.Lipschitz`, for any `NoisedDiffusionClassifier` of variant "dc", with a `Claim` for each
+    In place of `ndc.Lipschitz`, for any `NoisedDiffusionClassifier` of variant "dc", with a `Claim` for each
     image. Nothing bounds what the draws leave open; the published script takes one. The denoised images need not be
     clipped, though both derivations suppose it. No image is abstained on.
 

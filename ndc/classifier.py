@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
+from common.engine.engine import BatchSize, Calls, Engine, recomputed
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import number, sigma_to_model, to_model, to_pixel, whole
 from ndc.elimination import Elimination
-from ndc.engine import BatchSize, Calls, Engine, recomputed
 from ndc.likelihood import Bound, Nodes
+from ndc.noise_weights import WEIGHTS, Weight
 from ndc.terms import Terms
-from ndc.weights import WEIGHTS, Weight
 
 Variant = Literal["apndc", "epndc", "dc"]
 NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]
@@ -46,7 +46,7 @@ class NoisedDiffusionClassifier(Classifier):
         temperature: divides the sum; None is the weight's own: the paper's D for the training weights, 1 for "elbo".
         log_prior: log p(y), K numbers; None is uniform.
         unconditional: the denoiser of APNDC's first step; None is ``denoiser`` without a label.
-        batch_size: rows (image, class, node) in one call of the network; "auto" finds out (`ndc.engine.Calls`). What
+        batch_size: rows (image, class, node) in one call of the network; "auto" finds out (`common.engine.Calls`). What
             takes several calls is recomputed call by call in the backward pass, so that one call bounds the memory.
         engine: precision of the networks and what else makes them faster.
         elimination: drops classes on the way instead of asking all at every node.

@@ -21,7 +21,7 @@ tight: DC's class differences are the log-likelihood ratios of clean data, EPNDC
 so that what the limits cost is O(lower^2 - sigma_tau^2) + O(upper^-2).
 
 Everything here is in the model frame; an image has D = C H W numbers. Nodes and weights are float64.
-Weights are in `ndc.weights`. Source: arXiv 2402.02316 (v2).
+Weights are in `ndc.noise_weights`. Source: arXiv 2402.02316 (v2).
 """
 
 import math
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from common.units import whole
-from ndc.weights import Weight
+from ndc.noise_weights import Weight
 
 
 @dataclass(frozen=True)

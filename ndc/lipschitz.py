@@ -45,8 +45,9 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from common.noise import Noise
+from common.records.rows import ABSTAIN
+from common.robustness.certification.smoothing import Certificate, Certifier, check_rows
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.robustness.smoothing import ABSTAIN, Certificate, Certifier, check_rows
 from common.units import sigma_to_pixel, whole
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier

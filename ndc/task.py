@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from common.evaluation import RobustTask, Verification
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluators import Certified, Evaluator
-from common.robustness.threat import Threat
+from common.robustness.evaluation.evaluators import Certified, Evaluator
+from common.robustness.threats.norm_ball import Threat
+from common.tasks.robust import RobustTask, Verification
 
 
 class NDCTask(RobustTask):
@@ -33,7 +33,7 @@ class NDCTask(RobustTask):
             kind = type(classifier).__name__
             raise ValueError(
                 f"a {kind} does not say what noise it reads (sigma, pixels). For a classifier of clean images use "
-                "common.tasks.RobustTask; ndc.denoised.DenoisedClassifier puts a denoiser before it"
+                "common.tasks.RobustTask; ndc.DenoisedClassifier puts a denoiser before it"
             )
         for evaluator in evaluators:
             if isinstance(evaluator, Certified):

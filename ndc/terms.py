@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.engine.engine import Calls, recomputed
 from common.noise import Noise
-from ndc.engine import Calls, recomputed
 from ndc.likelihood import Bound, noised_pair, pull_variate, squared_errors
 
 

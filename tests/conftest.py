@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a classifier of digits trained for a second, and an untrained denoiser and guidance network."""
     import cli
     from agdm.guidance import GuidanceNetwork
-    from common.checkpoints import save
+    from common.checkpoints.loading import save
     from common.diffusion.denoisers import EDMDenoiser
     from common.diffusion.networks import DDPMpp
 
@@ -69,27 +69,27 @@ def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
         threat = {"norm": "inf", "eps": "51/255", **changes.pop("threat", {})}
         attacked = {
             "attack": {
-                "class_path": "common.robustness.attacks.pgd.PGD",
+                "class_path": "common.robustness.PGD",
                 "init_args": {"steps": 3, "eot": 2} | (attack or {}),
             },
-            "threat": {"class_path": "common.robustness.threat.ThreatModel", "init_args": threat},
+            "threat": {"class_path": "common.robustness.ThreatModel", "init_args": threat},
             "draws": 3,
             "keep_images": 2,
         }
         config = {
             "model": {
-                "class_path": "diffpure.task.DiffPureTask",
+                "class_path": "diffpure.DiffPureTask",
                 "init_args": {
-                    "purifier": {"class_path": "diffpure.purifier.DiffPure", "init_args": purifier},
+                    "purifier": {"class_path": "diffpure.DiffPure", "init_args": purifier},
                     "classifier": part["classifier"],
                     "evaluators": [
-                        {"class_path": "common.robustness.evaluators.Clean", "init_args": {"draws": 2}},
-                        {"class_path": "common.robustness.evaluators.Attacked", "init_args": attacked},
+                        {"class_path": "common.robustness.Clean", "init_args": {"draws": 2}},
+                        {"class_path": "common.robustness.Attacked", "init_args": attacked},
                     ],
                     "records": str(records or tmp_path / "records"),
                 },
             },
-            "data": {"class_path": "common.data.digits.Digits", "init_args": {"batch_size": 7, "test_images": 13}},
+            "data": {"class_path": "common.data.Digits", "init_args": {"batch_size": 7, "test_images": 13}},
             "trainer": {
                 "logger": False,
                 "enable_progress_bar": False,

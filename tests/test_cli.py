@@ -12,9 +12,9 @@ import torch
 import yaml
 
 import cli
-from common.checkpoints import load_classifier
+from common.checkpoints.loading import load_classifier
 from common.data.digits import Digits
-from common.weights import CARDS
+from common.hub.published import CARDS
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,14 +19,15 @@ from torch import nn
 
 import cli
 from agdm.guidance import GuidanceNetwork
-from common import checkpoints, weights
+from common import checkpoints
+from common.checkpoints.formats.options import build
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
+from common.experiments.study import Study
+from common.hub import published as hub
+from common.hub.published import CARDS
 from common.networks import CIFARResNet, SmallCNN, WideResNet
-from common.published.options import build
 from common.robustness.classifiers import NetworkClassifier
-from common.study import Study
-from common.weights import CARDS
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs").rglob("*.study.yaml"))
@@ -177,13 +178,13 @@ def stand_ins(tiny, monkeypatch) -> list[str]:
     for name, options in TINY.items():
         card = replace(CARDS[name], config=options, filename=f"{name}.safetensors", sha256=None, size=None)
         monkeypatch.setitem(CARDS, name, card)
-    real = weights.fetch
+    real = hub.fetch
 
     def fetch(name: str, *arguments: Any) -> Path:
         asked.append(name)
         return real(name, *arguments)
 
-    monkeypatch.setattr(weights, "fetch", fetch)
+    monkeypatch.setattr(hub, "fetch", fetch)
 
     def replaced(name: str) -> Any:
         real = getattr(checkpoints, name)

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import cli
-from common.checkpoints import load_denoiser, save
+from common.checkpoints.loading import load_denoiser, save
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,15 +102,15 @@ def tiny_certification(tiny_test, weights, tmp_path):
         config = yaml.safe_load(path.read_text())
         denoiser = {"class_path": "common.checkpoints.load_denoiser", "init_args": {"path": str(file)}}
         classifier = {"denoiser": denoiser, "num_classes": 10, "sigma": 0.25, "nodes": 4, "batch_size": rows}
-        classifier["elimination"] = {"class_path": "ndc.elimination.Elimination"}
+        classifier["elimination"] = {"class_path": "ndc.Elimination"}
         smoothing = {"sigma": 0.25, "n0": 10, "n": 80, "alpha": 0.1, "targets": [0.1, 0.25], "first": 20}
-        certifier = {"class_path": "common.robustness.sequential.Sequential", "init_args": smoothing}
+        certifier = {"class_path": "common.robustness.Sequential", "init_args": smoothing}
         evaluator = {"smoothing": certifier | {"init_args": smoothing | {"batch_size": samples}}}
         config["model"] = {
-            "class_path": "ndc.task.NDCTask",
+            "class_path": "ndc.NDCTask",
             "init_args": {
-                "classifier": {"class_path": "ndc.classifier.NoisedDiffusionClassifier", "init_args": classifier},
-                "evaluators": [{"class_path": "common.robustness.evaluators.Certified", "init_args": evaluator}],
+                "classifier": {"class_path": "ndc.NoisedDiffusionClassifier", "init_args": classifier},
+                "evaluators": [{"class_path": "common.robustness.Certified", "init_args": evaluator}],
                 "records": str(records),
             },
         }
@@ -141,7 +141,7 @@ def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows,
 
 
 def test_a_finished_run_has_nothing_left_to_do(reference, tiny_test, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("common.robustness.evaluators.Attacked._searched", lambda *_: pytest.fail("attacked again"))
+    monkeypatch.setattr("common.robustness.Attacked._searched", lambda *_: pytest.fail("attacked again"))
     cli.main(["test", "-c", str(tiny_test(records=tmp_path / "reference"))])
     assert rows(tmp_path / "reference") == reference
 
@@ -152,7 +152,7 @@ def test_guidance_fits_on_two_processes(tmp_path):
     run(2, "fit", "-c", str(config), "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
         "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu", f"--model.init_args.export={export}",
         f"--trainer.default_root_dir={tmp_path}", "--model.init_args.val_steps=1")  # fmt: skip
-    from common.checkpoints import load_network
+    from common.checkpoints.loading import load_network
 
     assert type(load_network(export)).__name__ == "GuidanceNetwork"
 

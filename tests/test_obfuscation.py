@@ -19,11 +19,11 @@ from common.diffusion.solvers import DDIM, EulerMaruyama, ProbabilityFlowHeun
 from common.networks.small_cnn import SmallCNN
 from common.networks.wide_resnet import WideResNet
 from common.robustness.attacks.pgd import PGD
-from common.robustness.checks import examine
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady, Voting
-from common.robustness.evaluators import Attacked
-from common.robustness.threat import ThreatModel
-from common.robustness.verification import Verify, complaint
+from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.gradient_check.verify import Verify, complaint
+from common.robustness.masking.checks import examine
+from common.robustness.threats.norm_ball import ThreatModel
 from diffpure.langevin import LangevinDiffPure
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from common.diffusion.networks import NCSNpp
-from common.robustness.records import Records
-from common.weights import CARDS, file_size
+from common.hub.published import CARDS, file_size
+from common.records.store import Records
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -74,7 +74,7 @@ def test_the_example_of_an_attack_is_short_and_runs_from_yaml(weights, tmp_path)
     (named,) = re.findall(r"`attack: (\{class_path: fgsm.*?\})`", README)
     config = yaml.safe_load((ROOT / "configs" / "tour" / "05-undefended.test.yaml").read_text())
     arguments = config["model"]["init_args"]
-    evaluator = {"class_path": "common.robustness.evaluators.Attacked", "init_args": {"attack": yaml.safe_load(named)}}
+    evaluator = {"class_path": "common.robustness.Attacked", "init_args": {"attack": yaml.safe_load(named)}}
     arguments |= {"evaluators": [evaluator], "records": "records", "verify": "off"}
     config["data"]["init_args"] |= {"test_images": 32}
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(config))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.folders import PictureData, PictureDataset
-from common.data.pictures import Crop, list_pictures
+from common.data.image_files import Crop, list_pictures
 
 TEST = 2  # CelebA's number of that part
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.data.modules import ImageData, ImageDataset
+from common.data.module import ImageData, ImageDataset
 
 TEST_IMAGES = 512
 VAL_IMAGES = 128

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from common.data.modules import Example, ImageData
-from common.data.pictures import Crop, UnreadableError, decode, list_pictures, measure
+from common.data.image_files import Crop, UnreadableError, decode, list_pictures, measure
+from common.data.module import Example, ImageData
 
 HELD_OUT = 10  # of so many training pictures one is for validation, if there is no folder for that
 SAMPLED = 64  # files whose sizes take part in a set's identity

@@ -203,13 +203,13 @@ def _cifar10(labels: Tensor, subset: Subset) -> Tensor:
     """
     first = hashlib.sha256("".join(map(str, labels[:500].tolist())).encode()).hexdigest()
     there = len(labels) == 10_000 and labels.bincount().tolist() == [1000] * 10 and first == CIFAR10_TEST_STARTS
-    return _meant(there, 10_000, "test images of CIFAR-10, as published (common.data.images.CIFAR10)", labels, subset)
+    return _meant(there, 10_000, "test images of CIFAR-10, as published (common.data.CIFAR10)", labels, subset)
 
 
 def _imagenet(labels: Tensor, subset: Subset) -> Tensor:
     """The labels, if they are those of the ImageNet validation images by class, 50 each: torchvision's order."""
     there = torch.equal(labels, torch.arange(50_000) // 50)
-    return _meant(there, 50_000, "ImageNet validation images, by class (common.data.images.ImageNet)", labels, subset)
+    return _meant(there, 50_000, "ImageNet validation images, by class (common.data.ImageNet)", labels, subset)
 
 
 def _meant(there: bool, images: int, what: str, labels: Tensor, subset: Subset) -> Tensor:

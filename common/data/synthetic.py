@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.data.modules import ImageData, ImageDataset
+from common.data.module import ImageData, ImageDataset
 from common.exact import GaussianMixture
 from common.noise import Noise
 from common.units import to_pixel

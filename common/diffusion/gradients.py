@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from common.diffusion.grids import TimeGrid
-from common.diffusion.reverse import ReverseProcess
+from common.diffusion.reverse_process import ReverseProcess
 from common.diffusion.solvers import MARGINAL, EulerMaruyama, Solver, TorchSDE, as_solver, reverse_drift
+from common.diffusion.time_grids import TimeGrid
 from common.noise import Noise
 
 Reverse = Callable[[ReverseProcess, Tensor, Noise, tuple[Tensor, ...]], Tensor]
@@ -161,7 +161,7 @@ class Adjoint(Gradient):
             raise ValueError("the adjoint needs a grid of equal steps (the last may be shorter); use TimeGrid.uniform")
 
     def reverse(self, process: ReverseProcess, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
-        from common.diffusion.reverse_sde import integrate_adjoint  # torchsde is slow to import and rarely needed
+        from common.diffusion.torchsde_adapter import integrate_adjoint  # torchsde is slow to import and rarely needed
 
         process = self.attacked(process)
         draws = process.draws(noise, xt)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from common.diffusion.gradients import Checkpoint, Gradient, GradientError, Reverse, as_gradient
-from common.diffusion.grids import Grid, TimeGrid
-from common.diffusion.reverse import ReverseProcess
+from common.diffusion.reverse_process import ReverseProcess
 from common.diffusion.schedules import Schedule, per_row
 from common.diffusion.solvers import Solver, as_solver
+from common.diffusion.time_grids import Grid, TimeGrid
 from common.diffusion.trajectories import Trajectory
-from common.findings import Finding
 from common.noise import Noise
+from common.numerics.finding import Finding
 from common.units import to_model, to_pixel
 
 
@@ -160,8 +160,8 @@ class DiffusionPurifier(Purifier):
             self._trajectories = outer
 
     def verify(self, image: Tensor, noise: Noise, double: "DiffusionPurifier | None" = None) -> list[Finding]:
-        """What ``common.diffusion.verification`` finds; ``double`` is a float64 copy."""
-        from common.diffusion.verification import verify  # which differentiates purifiers
+        """What ``common.diffusion.gradient_check.verify`` finds; ``double`` is a float64 copy."""
+        from common.diffusion.gradient_check.verify import verify  # which differentiates purifiers
 
         return verify(self, image, noise, double)
 

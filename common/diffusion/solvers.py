@@ -234,7 +234,7 @@ class TorchSDE(Solver):
         z: Tensor | None,
         last: bool = False,
     ) -> Tensor:
-        from common.diffusion.reverse_sde import integrate_step  # torchsde is slow to import and rarely needed
+        from common.diffusion.torchsde_adapter import integrate_step  # torchsde is slow to import and rarely needed
 
         def drift(x: Tensor, time: Tensor) -> Tensor:
             return reverse_drift(denoise, schedule, x, time)

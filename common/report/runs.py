@@ -7,11 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from common.report.settings import evaluator_parts
-from common.robustness.checks import Check, examine
-from common.robustness.comparisons import MASKING
-from common.robustness.journal import DIAGNOSTICS, MERGED, PARTS, load, merge
-from common.robustness.records import Record, Summary, summarise, worst_case
+from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load, merge
+from common.records.store import Record, Summary, summarise, worst_case
+from common.report.header import evaluator_parts
+from common.robustness.masking.checks import Check, examine
+from common.robustness.masking.paired_checks import MASKING
 
 SEEDED = "/seed="  # what tells the evaluators apart that one evaluator with several seeds became
 _OF_WORST = ("predictions", "clean_predictions", "distance", "norm", "eps")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.report.certification import evaluations, targets
-from common.report.drawing import MARKERS, Drawn, Style, label_axes, legend, new_figure, plain_axes
+from common.experiments.study import Study, Values, numeric
+from common.records.store import certified_share, radius_grid
+from common.report.figures.drawing import MARKERS, Drawn, Style, label_axes, legend, new_figure, plain_axes
+from common.report.header import budget
 from common.report.runs import Run
-from common.report.scores import average
-from common.report.settings import budget
-from common.report.tables import Entry, Table, Triple
-from common.robustness.records import certified_share, radius_grid
-from common.study import Study, Values, numeric
+from common.report.tables.certification import evaluations, targets
+from common.report.tables.scores import average
+from common.report.tables.table import Entry, Table, Triple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,67 @@
+"""Classifiers, threats, attacks, certification and their evaluation."""
+
+from common.robustness.adversarial_training import Objective, PGDTraining, TradesTraining
+from common.robustness.attacks.apgd import APGD
+from common.robustness.attacks.attack import Attack, Found
+from common.robustness.attacks.auto_attack import AutoAttack
+from common.robustness.attacks.diffattack import DiffAttack
+from common.robustness.attacks.diffhammer import DiffHammer
+from common.robustness.attacks.fab import FAB
+from common.robustness.attacks.library import ReferenceAutoAttack, TorchAttacks
+from common.robustness.attacks.low_frequency import LowFrequency
+from common.robustness.attacks.pgd import PGD
+from common.robustness.attacks.square import Square
+from common.robustness.attacks.stadv import StAdv
+from common.robustness.attacks.through import Through
+from common.robustness.attacks.transfer import Transfer
+from common.robustness.certification.forecast import Foreseen
+from common.robustness.certification.sequential import Sequential
+from common.robustness.certification.smoothing import Certificate, Certifier, Smoothing
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Voting
+from common.robustness.evaluation.evaluators import Attacked, Certified, Clean, Evaluator
+from common.robustness.gradient_check.verify import Verify
+from common.robustness.masking.variants import Baseline
+from common.robustness.threats.norm_ball import Threat, ThreatModel
+from common.robustness.threats.perceptual import LPIPS, Perceptual
+from common.robustness.threats.spatial import SpatialThreat
+
+__all__ = [
+    "APGD",
+    "Attack",
+    "Attacked",
+    "AutoAttack",
+    "Baseline",
+    "Certificate",
+    "Certified",
+    "Certifier",
+    "Classifier",
+    "Clean",
+    "DiffAttack",
+    "DiffHammer",
+    "Evaluator",
+    "FAB",
+    "Foreseen",
+    "Found",
+    "LPIPS",
+    "LowFrequency",
+    "NetworkClassifier",
+    "Objective",
+    "PGD",
+    "PGDTraining",
+    "Perceptual",
+    "Purified",
+    "ReferenceAutoAttack",
+    "Sequential",
+    "Smoothing",
+    "SpatialThreat",
+    "Square",
+    "StAdv",
+    "Threat",
+    "ThreatModel",
+    "Through",
+    "TorchAttacks",
+    "TradesTraining",
+    "Transfer",
+    "Verify",
+    "Voting",
+]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
-from common.robustness.threat import ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import ThreatModel, norm_ball
 from common.units import number, whole
 
 Start = Literal["near", "random"]

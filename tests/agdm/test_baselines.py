@@ -10,13 +10,13 @@ from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidanc
 from agdm.guidance import GuidanceClassifier, GuidanceNetwork
 from agdm.purifier import AGDM
 from agdm.steering import Steering
-from common.data.modules import ImageData, ImageDataset
+from common.data.module import ImageData, ImageDataset
 from common.diffusion.schedules import DDPM
 from common.diffusion.solvers import Ancestral
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.verification import Verify, complaint
+from common.robustness.gradient_check.verify import Verify, complaint
 from common.units import to_model, to_pixel
 
 SHAPE = (1, 6, 6)

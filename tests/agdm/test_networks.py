@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from agdm.networks import AdaptedNetwork, Film, GuidanceNetwork
-from common.checkpoints import load_network, save
+from common.checkpoints.loading import load_network, save
 from common.networks import SmallCNN, TimmNetwork, WideResNet
 from common.robustness.classifiers import NetworkClassifier
 from common.units import to_pixel
@@ -146,7 +146,7 @@ def test_files_that_name_the_old_place_still_load(tmp_path, x):
     path = save(phi, tmp_path / "new.safetensors")
     with safe_open(path, framework="pt") as file:
         text = file.metadata()["robust_diffusion"]
-    assert json.loads(text)["class"] == "agdm.networks.GuidanceNetwork"
+    assert json.loads(text)["class"] == "agdm.GuidanceNetwork"
     assert "time" not in json.loads(text)["config"]
     old = {"robust_diffusion": text.replace("agdm.networks", "agdm.guidance")}
     save_file(load_file(path), tmp_path / "old.safetensors", metadata=old)

@@ -8,8 +8,8 @@ from agdm.networks import GuidanceNetwork
 from agdm.objective import DIFFUSION, OTHER, START, Trades, draw_sigma
 from common.diffusion.schedules import VP
 from common.noise import Noise
-from common.robustness.spatial import SpatialThreat
-from common.robustness.threat import ThreatModel
+from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.threats.spatial import SpatialThreat
 from common.units import to_model
 
 SHAPE = (1, 4, 4)

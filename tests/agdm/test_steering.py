@@ -14,10 +14,10 @@ from common.diffusion.gradients import Surrogate
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import Ancestral, EulerMaruyama
 from common.exact import ExactDenoiser, GaussianMixture
-from common.identity import identify
 from common.noise import Noise
+from common.records.fingerprint import identify
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.verification import Verify, complaint
+from common.robustness.gradient_check.verify import Verify, complaint
 from common.units import to_model
 
 SHAPE = (1, 2, 3)

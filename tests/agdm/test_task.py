@@ -14,19 +14,19 @@ from agdm.networks import GuidanceNetwork
 from agdm.objective import Trades
 from agdm.purifier import AGDM
 from agdm.task import AGDMTask, GuidanceTask
-from common.checkpoints import load_network
-from common.data.modules import ImageDataset, ShardSampler
+from common.checkpoints.loading import load_network
+from common.data.module import ImageDataset, ShardSampler
 from common.diffusion.composed import Resized
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP
 from common.exact import ExactDenoiser, GaussianMixture
-from common.identity import weights_hash
+from common.experiments.study import Study
 from common.noise import Noise
+from common.records.fingerprint import weights_hash
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
-from common.robustness.evaluators import Attacked, Clean
-from common.robustness.threat import ThreatModel
-from common.study import Study
+from common.robustness.evaluation.evaluators import Attacked, Clean
+from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks import ClassifierTask, Recipe
 
 ROWS, CLASSES = 24, 3

@@ -8,24 +8,24 @@ import torch
 import yaml
 
 import cli
-from common.checkpoints import save
-from common.data.modules import ImageData, ImageDataset
+from common.checkpoints.loading import save
+from common.data.module import ImageData, ImageDataset
 from common.diffusion.denoisers import Denoiser, EDMDenoiser
 from common.diffusion.networks import DDPMpp
+from common.engine.engine import Engine
 from common.exact import ExactDenoiser, GaussianMixture
-from common.identity import identify
 from common.noise import Noise
+from common.records.fingerprint import identify
+from common.robustness.certification.preconditions import check_sound
+from common.robustness.certification.sequential import Sequential
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, Voting
-from common.robustness.evaluators import Certified
-from common.robustness.sequential import Sequential
-from common.robustness.smoothing import Smoothing
-from common.robustness.soundness import check_sound
+from common.robustness.evaluation.evaluators import Certified
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.denoised import DenoisedClassifier
 from ndc.elimination import Elimination
-from ndc.engine import Engine
 from ndc.lipschitz import Lipschitz
 from ndc.task import NDCTask
 
@@ -324,13 +324,13 @@ def test_and_on_the_command_line(tmp_path, denoiser_file, classifier, smoothing,
     settings = {"denoiser": part, **GOOD[0], **classifier}
     certify = {"class_path": f"common.robustness.{kind}", "init_args": GOOD[1] | smoothing}
     arguments = {
-        "classifier": {"class_path": "ndc.classifier.NoisedDiffusionClassifier", "init_args": settings},
-        "evaluators": [{"class_path": "common.robustness.evaluators.Certified", "init_args": {"smoothing": certify}}],
+        "classifier": {"class_path": "ndc.NoisedDiffusionClassifier", "init_args": settings},
+        "evaluators": [{"class_path": "common.robustness.Certified", "init_args": {"smoothing": certify}}],
         "records": str(tmp_path / "records"),
     }
     config = {
-        "model": {"class_path": "ndc.task.NDCTask", "init_args": arguments},
-        "data": {"class_path": "common.data.digits.Digits", "init_args": {"test_images": 1}},
+        "model": {"class_path": "ndc.NDCTask", "init_args": arguments},
+        "data": {"class_path": "common.data.Digits", "init_args": {"test_images": 1}},
         "trainer": {"logger": False, "accelerator": "cpu", "default_root_dir": str(tmp_path)},
     }
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))

@@ -10,11 +10,11 @@ from torch import nn
 from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
-from common.robustness.smoothing import Smoothing
+from common.robustness.certification.smoothing import Smoothing
 from common.units import to_model, to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.likelihood import Nodes
-from ndc.weights import ELBO, LogNormal
+from ndc.noise_weights import ELBO, LogNormal
 
 POINTS = torch.tensor([[0.1, 0.4], [-0.6, 0.2], [0.7, -0.9]], dtype=torch.float64).view(3, 1, 1, 1, 2)
 LABELS = torch.arange(3)

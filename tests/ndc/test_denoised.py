@@ -9,11 +9,11 @@ from common.diffusion.denoisers import Denoiser
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
+from common.robustness.certification.preconditions import check_sound
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluators import Certified
-from common.robustness.smoothing import Smoothing
-from common.robustness.soundness import check_sound
-from common.robustness.verification import Verify, complaint
+from common.robustness.evaluation.evaluators import Certified
+from common.robustness.gradient_check.verify import Verify, complaint
 from common.units import to_model, to_pixel
 from ndc.denoised import DenoisedClassifier, Denoising
 from ndc.task import NDCTask

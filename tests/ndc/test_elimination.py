@@ -9,7 +9,7 @@ import torch
 from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
-from common.robustness.smoothing import Smoothing
+from common.robustness.certification.smoothing import Smoothing
 from common.units import to_model, to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.elimination import Elimination, order
@@ -122,7 +122,7 @@ def test_sift_and_refine_of_many_classes():
 @pytest.mark.parametrize(("sigma", "least"), [(0.25, 1.9), (0.5, 2.7)])
 def test_same_class_as_the_full_search_on_digits(sigma, least):
     """200 noisy images: at least 99.5 % alike. Of 256 it was 100 %, for 82 and 48 of 161 evaluations."""
-    from common.checkpoints import load_denoiser
+    from common.checkpoints.loading import load_denoiser
     from common.data.digits import Digits
 
     data = Digits()

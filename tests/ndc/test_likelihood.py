@@ -11,7 +11,7 @@ from common.noise import Noise
 from common.units import to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.likelihood import Bound, Nodes, chain_ratio, noised_pair, pull_variate, squared_errors
-from ndc.weights import ELBO, Flat, LogNormal
+from ndc.noise_weights import ELBO, Flat, LogNormal
 
 
 def test_the_flat_weight_is_one_and_its_equal_nodes_are_equally_wide():

@@ -9,9 +9,10 @@ from scipy.stats import binom, norm
 from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
+from common.records.rows import ABSTAIN
+from common.robustness.certification.smoothing import Certificate
 from common.robustness.classifiers import Steady
-from common.robustness.evaluators import Certified
-from common.robustness.smoothing import ABSTAIN, Certificate
+from common.robustness.evaluation.evaluators import Certified
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claim, Claimed, paper_slopes, reference_slopes

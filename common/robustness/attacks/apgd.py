@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
-from common.robustness.attacks.climbing import Climb, SparseClimb
+from common.robustness.attacks.apgd_steps import Climb, SparseClimb
+from common.robustness.attacks.attack import Attack, Found, attacking
+from common.robustness.attacks.best_iterates import Progress
 from common.robustness.attacks.expectation import Oracle, alive, check_counts, like, likely
-from common.robustness.attacks.progress import Progress
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import LOSSES, TARGETED, Loss, TargetedLoss, margin
-from common.robustness.threat import Threat, norm_ball
+from common.robustness.threats.norm_ball import Threat, norm_ball
 
 _NAMED: dict[str, Loss | TargetedLoss] = {**LOSSES, **TARGETED}
 _TARGETS = 9

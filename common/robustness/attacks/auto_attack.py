@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
 from common.robustness.attacks.apgd import APGD
+from common.robustness.attacks.attack import Attack, Found, attacking
+from common.robustness.attacks.best_iterates import Progress
 from common.robustness.attacks.expectation import Answers, Oracle, check_counts
 from common.robustness.attacks.fab import FAB
 from common.robustness.attacks.library import ReferenceAutoAttack, installed
-from common.robustness.attacks.progress import Progress
 from common.robustness.attacks.square import Square
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin
-from common.robustness.threat import Threat, norm_ball
+from common.robustness.threats.norm_ball import Threat, norm_ball
 
 Version = Literal["standard", "rand"]
 Implementation = Literal["auto", "reference", "assembled"]

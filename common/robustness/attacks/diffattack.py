@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.robustness.attacks import Found
-from common.robustness.attacks.around import Around, hooks, loss_of, with_loss
+from common.robustness.attacks.attack import Found
+from common.robustness.attacks.wrapped import Around, hooks, loss_of, with_loss
 from common.robustness.classifiers import Classifier, Purified, Voting
 from common.robustness.losses import Loss
-from common.robustness.threat import Threat
+from common.robustness.threats.norm_ball import Threat
 
 
 class Recorded(Protocol):

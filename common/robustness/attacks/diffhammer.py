@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.noise import Noise
-from common.robustness.attacks import Found
-from common.robustness.attacks.around import Around, loss_of, with_loss
+from common.robustness.attacks.attack import Found
+from common.robustness.attacks.wrapped import Around, loss_of, with_loss
 from common.robustness.classifiers import Classifier, Purified, Voting
 from common.robustness.losses import Loss
-from common.robustness.threat import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.attack import Attack, Found, attacking
 from common.robustness.attacks.expectation import Answers, Oracle, alive, check_counts, like, likely
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin, targeted_margin
-from common.robustness.threat import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
 
 _BIAS = 0.1  # largest weight of the way from the clean image
 _OVERSHOOT = 1.05

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.attack import Attack, Found, attacking
 from common.robustness.attacks.expectation import check_counts
+from common.robustness.attacks.known_noise import Replayed, one_by_one
 from common.robustness.classifiers import Classifier
-from common.robustness.replay import Replayed, one_by_one
-from common.robustness.threat import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
 from common.units import number
 
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.attack import Attack, Found, attacking
+from common.robustness.attacks.best_iterates import Progress
 from common.robustness.attacks.expectation import Oracle, alive, check_counts, like
-from common.robustness.attacks.progress import Progress
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
-from common.robustness.perceptual import Perceptual
-from common.robustness.threat import Threat, served, unit
+from common.robustness.threats.norm_ball import Threat, served, unit
+from common.robustness.threats.perceptual import Perceptual
 
 _TRIALS = 10  # points on the way from the image to the chain's, of which every other halves what is left of it
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.attack import Attack, Found, attacking
+from common.robustness.attacks.best_iterates import Progress
 from common.robustness.attacks.expectation import alive, ask, check_counts, like
-from common.robustness.attacks.progress import Progress
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
-from common.robustness.threat import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
 from common.units import number
 
 Direction = Literal["steepest", "sign"]

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.attack import Attack, Found, attacking
+from common.robustness.attacks.best_iterates import Progress
 from common.robustness.attacks.expectation import Answers, Oracle, check_counts
-from common.robustness.attacks.progress import Progress
-from common.robustness.attacks.proposals import Proposals
+from common.robustness.attacks.square_proposals import Proposals
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin
-from common.robustness.threat import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 proposals
 _CURVE = 100  # points that are kept of a curve

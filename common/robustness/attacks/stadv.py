@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack, Found, attacking
+from common.robustness.attacks.attack import Attack, Found, attacking
+from common.robustness.attacks.best_iterates import Progress
 from common.robustness.attacks.expectation import Oracle, alive, check_counts, like
-from common.robustness.attacks.progress import Progress
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
-from common.robustness.spatial import SpatialThreat
-from common.robustness.threat import Threat, served
+from common.robustness.threats.norm_ball import Threat, served
+from common.robustness.threats.spatial import SpatialThreat
 
 _SMOOTHNESS = 0.0025  # over eps
 

@@ -8,16 +8,16 @@ from typing import Any, Literal, Protocol, get_args
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Found
-from common.robustness.attacks.around import Around, hooks
+from common.robustness.attacks.attack import Found
+from common.robustness.attacks.wrapped import Around, hooks
 from common.robustness.classifiers import Classifier
-from common.robustness.threat import Threat
+from common.robustness.threats.norm_ball import Threat
 
 Mode = Literal["checkpoint", "full", "bpda", "adjoint", "surrogate"]
 
 
 class Differentiation(Protocol):
-    """A way to differentiate a purification, with its settings: a ``common.diffusion.gradients.Gradient``."""
+    """A way to differentiate a purification, with its settings: a ``common.diffusion.Gradient``."""
 
     def check(self, process: Any) -> None: ...
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks import Attack
+from common.robustness.attacks.attack import Attack
 from common.robustness.classifiers import Classifier
-from common.robustness.threat import Threat
+from common.robustness.threats.norm_ball import Threat
 
 
 @dataclass(frozen=True)

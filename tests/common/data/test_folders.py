@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from common.data.benchmarks import ImageFiles
 from common.data.celebahq import CelebAHQ
 from common.data.folders import Folder, ImageNet
-from common.data.images import ImageFiles
 from common.data.subsets import Balanced
 
 

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 
 import cli
 from common.data.digits import Digits
-from common.data.modules import ImageData
+from common.data.module import ImageData
 from common.data.subsets import (
     NDCCIFAR10,
     Balanced,
@@ -22,8 +22,8 @@ from common.data.subsets import (
     NDCImageNet,
     Seeded,
 )
-from common.identity import settings
-from common.robustness.records import Records
+from common.records.fingerprint import settings
+from common.records.store import Records
 
 # the first labels of CIFAR-10's test_batch, as people print them; the rest here is only of the right number
 CIFAR_STARTS = (
@@ -150,7 +150,7 @@ def test_bad_settings_are_refused():
     ("words", "expected"),
     [
         (["--data.subset=Seeded", "--data.subset.seed=5"], Seeded(5)),
-        (["--data.subset", '{"class_path": "common.data.subsets.Every", "init_args": {"step": 7}}'], Every(7)),
+        (["--data.subset", '{"class_path": "common.data.Every", "init_args": {"step": 7}}'], Every(7)),
     ],
 )
 def test_subsets_are_named_on_the_command_line(words, expected):
@@ -210,6 +210,6 @@ def test_records_name_their_subset_grow_with_it_and_refuse_another(tiny_test, ro
     assert {index for _, index in run(2, seed=6)} == {*order[:2]}
     assert run(4, seed=6) == [(name, index) for name in ("attacked", "clean") for index in sorted(order[:4])]
     stated = Records.describe(records).config["data"]
-    assert stated["subset"] == {"class": "common.data.subsets.Seeded", "seed": 6}
+    assert stated["subset"] == {"class": "common.data.Seeded", "seed": 6}
     with pytest.raises(ValueError, match=r"data\.subset\.seed: 6 -> 7"):
         run(4, seed=7)

@@ -7,10 +7,10 @@ from torch.autograd.gradcheck import GradcheckError
 
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Full, GradientError, Surrogate, as_gradient
-from common.diffusion.grids import TimeGrid
 from common.diffusion.purifiers import DiffusionPurifier, measure_gradient
 from common.diffusion.schedules import DDPM, VP, per_row
 from common.diffusion.solvers import DDIM, Ancestral, Solver
+from common.diffusion.time_grids import TimeGrid
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from common.diffusion.grids import TimeGrid
-from common.diffusion.reverse import Draws, ReverseProcess
+from common.diffusion.reverse_process import Draws, ReverseProcess
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.diffusion.solvers import (
     DDIM,
@@ -18,6 +17,7 @@ from common.diffusion.solvers import (
     TorchSDE,
     as_solver,
 )
+from common.diffusion.time_grids import TimeGrid
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 
@@ -323,7 +323,7 @@ def test_reverse_process_restores_the_law_of_a_mixture(name):
 def test_draws_are_the_same_kept_or_drawn_again(monkeypatch):
     noise, like = Noise.of(4, torch.tensor([7, 3])), torch.zeros(2, 1, 2, 2, dtype=F64)
     kept = Draws(noise, 5, like)
-    monkeypatch.setattr("common.diffusion.reverse._DRAWN_AT_ONCE", 10)
+    monkeypatch.setattr("common.diffusion.reverse_process._DRAWN_AT_ONCE", 10)
     again = Draws(noise, 5, like)
     assert kept.kept is not None
     assert again.kept is None

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from common.checkpoints import load_classifier, save
+from common.checkpoints.loading import load_classifier, save
 from common.networks import CIFARResNet
 from common.robustness.classifiers import NetworkClassifier
 

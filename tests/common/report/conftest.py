@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.robustness.pictures import encode
-from common.robustness.records import Record, Records
+from common.records.store import Record, Records
+from common.robustness.evaluation.stored_images import encode
 
 EPS = 8 / 255
 
@@ -18,17 +18,17 @@ EPS = 8 / 255
 def purified(gradient: str = "Checkpoint", **settings: Any) -> dict[str, Any]:
     """The header's description of a purified classifier."""
     mode = {"class": f"common.diffusion.gradients.{gradient}", **({"steps": 3} if gradient == "Surrogate" else {})}
-    grid = {"class": "common.diffusion.grids.TimeGrid", "times": [0.1, 0.08, 0.06, 0.04, 0.02, 1e-5]}
-    solver = {"class": "common.diffusion.solvers.EulerMaruyama"}
-    purifier = {"class": "diffpure.purifier.DiffPure", "gradient": mode, "grid": grid, "solver": solver, **settings}
-    return {"class": "common.robustness.classifiers.Purified", "purifier": purifier, "randomised": True}
+    grid = {"class": "common.diffusion.TimeGrid", "times": [0.1, 0.08, 0.06, 0.04, 0.02, 1e-5]}
+    solver = {"class": "common.diffusion.EulerMaruyama"}
+    purifier = {"class": "diffpure.DiffPure", "gradient": mode, "grid": grid, "solver": solver, **settings}
+    return {"class": "common.robustness.Purified", "purifier": purifier, "randomised": True}
 
 
 def attack_part(name: str, **settings: Any) -> dict[str, Any]:
     """The header's description of an attacked evaluator; ``steps``, ``eot``, ``loss`` and ``kind`` are the attack's."""
-    attack = {"class": f"common.robustness.attacks.x.{settings.pop('kind', 'PGD')}", "restarts": 1}
+    attack = {"class": f"common.robustness.attacks.attack.x.{settings.pop('kind', 'PGD')}", "restarts": 1}
     attack |= {key: settings.pop(key) for key in ("steps", "eot", "loss", "random_start") if key in settings}
-    threat = {"class": "common.robustness.threat.ThreatModel", "norm": "inf", "eps": settings.pop("eps", EPS)}
+    threat = {"class": "common.robustness.ThreatModel", "norm": "inf", "eps": settings.pop("eps", EPS)}
     protocol = {"draws": 10, "rule": "single", "votes": 1, "resubmissions": 1, "knows": "model", "seed": 0}
     return {"class": "x.Attacked", "name": name, "attack": attack, "threat": threat, **protocol, **settings}
 

@@ -17,20 +17,22 @@ from scipy.optimize import brentq
 from scipy.special import betainc
 from scipy.stats import binomtest
 
-from common.report import build, drawing, figures, protocol, summary_table
-from common.report.drawing import DARK, LIGHT
-from common.report.grids import grid
+from common.records.store import Record, Records
+from common.report.build import build, summary_table
+from common.report.figures import accuracy, drawing
+from common.report.figures.drawing import DARK, LIGHT
+from common.report.figures.image_grids import grid
+from common.report.header import budget, differences, expression, ratio
 from common.report.runs import read_runs
-from common.report.settings import budget, differences, expression, ratio
-from common.robustness.pictures import encode
-from common.robustness.records import Record, Records
+from common.report.tables import protocol
+from common.robustness.evaluation.stored_images import encode
 
 N, DRAWS = 40, 5
 ACCURACY = "Accuracy, %"
 CONFIG = {
     "classifier": {
-        "class": "common.robustness.classifiers.Purified",
-        "purifier": {"class": "diffpure.purifier.DiffPure", "gradient": {"class": "x.Checkpoint"}, "t_star": 0.1},
+        "class": "common.robustness.Purified",
+        "purifier": {"class": "diffpure.DiffPure", "gradient": {"class": "x.Checkpoint"}, "t_star": 0.1},
         "randomised": True,
     },
     "evaluators": [
@@ -153,7 +155,7 @@ def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsy
     """Radii that prove nothing: a table of their own, no certified accuracy, no curve; and the protocol says so."""
     values = {"prediction": 1, "samples": 1, "sound": False}
     claims = [Record("published", i, 1 if i else 2, {**values, "radius": 2.0 + i}) for i in range(4)]
-    names = {"published": "ndc.claimed.Claimed", "certified": "ndc.lipschitz.Lipschitz"}
+    names = {"published": "ndc.Claimed", "certified": "ndc.Lipschitz"}
     config = {"evaluators": [{"name": name, "smoothing": {"class": kind}} for name, kind in names.items()]}
     run = write(tmp_path / "both", certified(), claims, config=config)
     html = page_of(build([run], tmp_path / "report"))
@@ -167,7 +169,7 @@ def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsy
     assert row[1] == "certified"
     protocol_rows = {row[0]: row[1:] for row in table_rows(html, "both: protocol")}
     assert protocol_rows["Attack"] == ["Lipschitz bound, no smoothing", "published constants, no certificate"]
-    (axes,) = figures.certified_curves(read_runs([run]), LIGHT).axes
+    (axes,) = accuracy.certified_curves(read_runs([run]), LIGHT).axes
     assert len(axes.lines) == 1
     assert axes.get_xlim()[1] < 2
     assert "claim, proves nothing" in " ".join(capsys.readouterr().out.split())
@@ -270,13 +272,13 @@ def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
 
 def test_matplotlib_is_left_as_it_was(built):
     before = dict(matplotlib.rcParams)
-    drawing.to_svg(lambda style: figures.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    drawing.to_svg(lambda style: accuracy.accuracy_bars(read_runs(built[0]), style), LIGHT)
     assert dict(matplotlib.rcParams) == before
 
 
 def test_bars_and_whiskers_have_the_length_of_the_numbers(built):
     runs = read_runs(built[0][:1])
-    (axes,) = figures.accuracy_bars(runs, LIGHT).axes
+    (axes,) = accuracy.accuracy_bars(runs, LIGHT).axes
     clean, pgd = runs[0].of_kind(0)[0].metrics, runs[0].of_kind(1)[0].metrics
     metrics = [clean["Avg"], pgd["Avg"], pgd[f"Wor@{DRAWS}"]]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * value for value, _, _ in metrics])
@@ -286,9 +288,9 @@ def test_bars_and_whiskers_have_the_length_of_the_numbers(built):
 
 @pytest.mark.parametrize("finest", [400, 7])
 def test_the_curve_is_the_certified_accuracy_at_every_radius(built, finest, monkeypatch):
-    monkeypatch.setattr(figures, "FINEST", finest)
+    monkeypatch.setattr(accuracy, "FINEST", finest)
     runs = read_runs(built[0][:1])
-    (axes,) = figures.certified_curves(runs, LIGHT).axes
+    (axes,) = accuracy.certified_curves(runs, LIGHT).axes
     x, y = axes.lines[0].get_data()
     assert axes.lines[0].get_drawstyle() == "steps-post"
     rows = runs[0].rows("certified")
@@ -345,7 +347,7 @@ def test_differences_name_every_path():
 
 
 def test_dark_figures_are_the_light_ones_in_other_colours(built):
-    light = drawing.to_svg(lambda style: figures.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    light = drawing.to_svg(lambda style: accuracy.accuracy_bars(read_runs(built[0]), style), LIGHT)
     dark = drawing.darkened(light)
     colours = [set(re.findall(rb"#[0-9a-f]{6}", svg)) for svg in (light, dark)]
     assert LIGHT.colour(0).encode() in colours[0]

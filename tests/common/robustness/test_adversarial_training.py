@@ -10,9 +10,9 @@ from common.noise import Noise
 from common.robustness.adversarial_training import InnerMaximum, PGDTraining, TradesTraining
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
-from common.robustness.spatial import SpatialThreat
-from common.robustness.threat import ThreatModel
-from common.tasks import ClassifierTask
+from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.threats.spatial import SpatialThreat
+from common.tasks.classifier import ClassifierTask
 
 SHAPE, ROWS, CLASSES = (3, 16, 16), 8, 3
 BALLS = [("inf", 8 / 255), (2, 0.5), (1, 8.0)]

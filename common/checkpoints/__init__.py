@@ -1,0 +1,10 @@
+"""Files to networks, denoisers and classifiers; nothing in a file is executed."""
+
+from common.checkpoints.loading import load_classifier, load_denoiser, load_network, save
+
+__all__ = [
+    "load_classifier",
+    "load_denoiser",
+    "load_network",
+    "save",
+]

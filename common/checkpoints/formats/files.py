@@ -1,0 +1,111 @@
+"""Published files -> tensors under the names of the network they belong to, without running anything in the file."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from common.checkpoints.formats import legacy_torch
+from common.checkpoints.formats.unpickler import read_tensors, unreadable
+from common.checkpoints.state import some
+
+ZIP = b"PK\x03\x04"
+
+_scalar = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS: list[Any] = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64")),
+]
+"""Harmless things beside the weights: accuracies and epochs that trainers leave there."""
+
+
+def read(path: Path, format: str) -> Any:
+    """What a file holds, tensors on the CPU. Nothing in it is run.
+
+    Of Score-SDE's files three quarters are optimiser state and raw weights. They stay on the disk: the tensors of this
+    format are views of the file, to be copied where they are kept.
+
+    Raises ``ValueError`` for a file that is damaged, foreign, or holds code.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    is_safetensors, is_torch = path.suffix == ".safetensors", start.startswith((ZIP, legacy_torch.MAGIC))
+    if format == "edm" and not is_safetensors and not is_torch:
+        return read_tensors(path, "ema")
+    mapped = format == "score_sde"
+    try:
+        if is_safetensors:
+            return load_file(path)
+        if not is_torch:
+            raise pickle.UnpicklingError("not written by torch.save")
+        if mapped and not start.startswith(ZIP):
+            return legacy_torch.read_mapped(path)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged file may raise nearly anything
+        raise unreadable(path, f"{format} checkpoint", error) from error
+
+
+def select(content: Any, format: str, network: nn.Module, source: str) -> dict[str, Tensor]:
+    """The tensors of ``network`` among what a file holds."""
+    if format == "score_sde" and isinstance(content, Mapping) and "ema" in content:
+        return _moving_average(content, network, source)
+    if format == "robustbench_wrn" and isinstance(content, Mapping):
+        content = content.get("state_dict", content.get("model_state_dict", content))
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        came = some([str(name) for name in content]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        average = "averaged weights under ema, or " if format == "score_sde" else ""
+        raise ValueError(
+            f"{source} must hold {average}tensors by name and nothing else, as {format} files do; it holds {came}. "
+            "Check the format."
+        )
+    state = {str(name): value for name, value in content.items()}
+    for prefix in ("module.", "model."):  # left by wrappers that spread a network over devices or precondition it
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    own = network.state_dict()
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked") and name not in state:
+            state[name] = torch.zeros((), dtype=value.dtype)  # files older than this counter
+        filter_differs = name.endswith("resample_filter") and name in state and state[name].shape == value.shape
+        if filter_differs and not torch.allclose(state[name].to(value), value):
+            raise ValueError(f"{source}: {name} is not that of the config's resample_filter; correct the config.")
+    return state
+
+
+def _moving_average(content: Mapping[str, Any], network: nn.Module, source: str) -> dict[str, Tensor]:
+    """Score-SDE's averaged weights: a list in the order of the trained parameters."""
+    average = content["ema"].get("shadow_params") if isinstance(content["ema"], Mapping) else None
+    if not isinstance(average, list) or not all(isinstance(value, Tensor) for value in average):
+        raise ValueError(f"{source} must hold averaged weights as a list under ema.shadow_params; it does not.")
+    trained = [(name, p.shape) for name, p in network.named_parameters() if p.requires_grad]
+    if len(average) != len(trained):
+        raise ValueError(
+            f"{source} must hold the {len(trained)} averaged weights of the network that the config describes; "
+            f"it holds {len(average)}. Check the config."
+        )
+    for position, ((name, shape), value) in enumerate(zip(trained, average, strict=True)):
+        if value.shape != shape:
+            raise ValueError(
+                f"{source}: averaged weight {position} must be {name} with shape {tuple(shape)}; "
+                f"it has shape {tuple(value.shape)}. Check the config."
+            )
+    state = {name: value for (name, _), value in zip(trained, average, strict=True)}
+    fixed = [name for name, p in network.named_parameters() if not p.requires_grad]
+    model = content.get("model")
+    for name in fixed:  # random Fourier frequencies are not averaged
+        value = model.get(f"module.{name}", model.get(name)) if isinstance(model, Mapping) else None
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{source} must hold {name}, which the config's Fourier features have and no average covers, under "
+                "model; it does not. Check embedding_type, or take the publishers' own file."
+            )
+        state[name] = value
+    return state | {name: value for name, value in network.named_buffers() if name in network.state_dict()}

@@ -1,0 +1,1 @@
+"""The commands beside Lightning's own, and the progress bar."""

@@ -1,0 +1,71 @@
+"""The progress bar of every command: Lightning's rich one, with live figures in a test as well."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+
+from common.engine.meter import Meter
+
+OFTEN = 0.5  # seconds between two figures
+
+
+class LiveProgressBar(RichProgressBar):
+    """``RichProgressBar`` that shows what a test has logged so far, this rank's accuracies, beside its bar.
+
+    Lightning's own shows metrics while training only. As a batch may take hours, of attacks or of certification, the
+    network evaluations spent on it so far stand there too, and how many they are a second.
+    """
+
+    _meter: Meter | None = None
+    _figures: tuple[str, ...] = ()
+
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if not self.is_disabled and self.test_progress_bar_id is not None:
+            self._figures = self._figures if batch_idx else ()
+            self._begun = self._shown = time.perf_counter()
+            self._meter = Meter(pl_module, self._spent)
+            self._meter.__enter__()
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if self._meter is None:  # no bar is shown
+            return
+        self._forget()
+        metrics = self.get_metrics(trainer, pl_module)
+        self._figures = tuple(f"{name} {value:.1%}" for name, value in metrics.items() if isinstance(value, float))
+        self._describe()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._forget()
+        super().on_exception(trainer, pl_module, exception)
+
+    def _forget(self) -> None:
+        if self._meter is not None:
+            self._meter.__exit__()
+            self._meter = None
+
+    def _spent(self, evaluations: int) -> None:
+        now = time.perf_counter()
+        if now - self._shown >= OFTEN:
+            self._shown = now
+            self._describe(f"{evaluations:,} evaluations, {evaluations / (now - self._begun):,.0f}/s")
+
+    def _describe(self, *more: str) -> None:
+        if self.test_progress_bar_id is None or self.progress is None:
+            return
+        text = " · ".join([self.test_description, *self._figures, *more])
+        self.progress.update(self.test_progress_bar_id, description=text)
+        self.refresh()

@@ -1,0 +1,1 @@
+"""Checks of a purifier's gradient."""

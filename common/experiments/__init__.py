@@ -1,0 +1,1 @@
+"""Studies, staged runs and their rehearsal."""

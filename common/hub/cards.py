@@ -1,0 +1,128 @@
+"""Cards of the weights that the papers use: where each file is, whose it is, what it holds, how to know it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.checkpoints.loading import Format
+
+
+@dataclass(frozen=True)
+class Card:
+    """A published file: where it is, whose it is, what it holds, how to know it.
+
+    ``use`` is what the file is. ``page`` is where a browser finds it if ``url`` fails. ``sha256`` and ``size`` (bytes)
+    are None where nobody has stated them; what the first download was is trusted then, see `common.hub.checksums`.
+    """
+
+    use: str
+    url: str
+    page: str
+    filename: str
+    licence: str
+    format: Format
+    config: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+    size: int | None = None
+
+
+def _drive(identifier: str) -> str:
+    return f"https://drive.usercontent.google.com/download?id={identifier}&export=download&confirm=t"
+
+
+_EDM_CIFAR = {
+    "model_type": "SongUNet",
+    "img_resolution": 32,
+    "img_channels": 3,
+    "augment_dim": 9,
+    "model_channels": 128,
+    "channel_mult": [2, 2, 2],
+    "num_blocks": 4,
+    "attn_resolutions": [16],
+    "dropout": 0.13,
+}
+_EDM_LICENCE = "CC BY-NC-SA 4.0 (non-commercial)"
+
+CARDS: dict[str, Card] = {
+    "score_sde_cifar10": Card(
+        use="DDPM++ deep, continuous VP, CIFAR-10: the denoiser of DiffPure and AGDM",
+        url=_drive("16_-Ahc6ImZV5ClUc0vM5Iivf8OJ1VSif"),
+        page="https://drive.google.com/file/d/16_-Ahc6ImZV5ClUc0vM5Iivf8OJ1VSif/view",
+        filename="checkpoint_8.pth",
+        licence="Apache-2.0 (Score-SDE's; none is stated for the file itself)",
+        format="score_sde",
+        size=1_707_310_559,
+    ),
+    "guided_diffusion_imagenet256": Card(
+        use="ADM, unconditional, ImageNet 256: the denoiser of DiffPure and AGDM",
+        url="https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
+        page="https://github.com/openai/guided-diffusion",
+        filename="256x256_diffusion_uncond.pt",
+        licence="MIT",
+        format="guided_diffusion",
+        config={
+            "image_size": 256,
+            "model_channels": 256,
+            "out_channels": 6,
+            "num_res_blocks": 2,
+            "attention_resolutions": [8, 16, 32],
+            "channel_mult": [1, 1, 2, 2, 4, 4],
+            "num_head_channels": 64,
+            "use_scale_shift_norm": True,
+            "resblock_updown": True,
+        },
+        sha256="a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
+        size=2_211_383_297,
+    ),
+    "sdedit_celebahq256": Card(
+        use="Ho et al.'s U-Net, CelebA-HQ 256: the denoiser of DiffPure",
+        url="https://image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints/celeba_hq.ckpt",
+        page="https://github.com/ermongroup/SDEdit",
+        filename="celeba_hq.ckpt",
+        licence="MIT (SDEdit's; none is stated for the file itself)",
+        format="sdedit_ddpm",
+        config={"image_size": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4, 4], "attn_resolutions": [16]},
+    ),
+    "edm_cifar10_conditional": Card(
+        use="DDPM++, class-conditional, CIFAR-10: the denoiser of NDC",
+        url="https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-cond-vp.pkl",
+        page="https://github.com/NVlabs/edm",
+        filename="edm-cifar10-32x32-cond-vp.pkl",
+        licence=_EDM_LICENCE,
+        format="edm",
+        config={**_EDM_CIFAR, "label_dim": 10},
+    ),
+    "edm_cifar10_unconditional": Card(
+        use="DDPM++, unconditional, CIFAR-10",
+        url="https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl",
+        page="https://github.com/NVlabs/edm",
+        filename="edm-cifar10-32x32-uncond-vp.pkl",
+        licence=_EDM_LICENCE,
+        format="edm",
+        config=_EDM_CIFAR,
+    ),
+    "edm_imagenet64_conditional": Card(
+        use="ADM, class-conditional, ImageNet 64: the denoiser of NDC",
+        url="https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-imagenet-64x64-cond-adm.pkl",
+        page="https://github.com/NVlabs/edm",
+        filename="edm-imagenet-64x64-cond-adm.pkl",
+        licence=_EDM_LICENCE,
+        format="edm",
+        config={"model_type": "DhariwalUNet", "img_resolution": 64, "img_channels": 3, "label_dim": 1000},
+    ),
+    "robustbench_cifar10_standard": Card(
+        use="WRN-28-10, CIFAR-10, standard training: the classifier of DiffPure and AGDM",
+        url=_drive("1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC"),
+        page="https://github.com/RobustBench/robustbench",
+        filename="Standard.pt",
+        licence="MIT (RobustBench's; none is stated for the file itself)",
+        format="robustbench_wrn",
+        config={"depth": 28, "widen_factor": 10, "num_classes": 10},
+    ),
+}
+
+
+def card(name: str) -> Card:
+    """The card of that name; ``ValueError`` with the names there are."""
+    if name not in CARDS:
+        raise ValueError(f"there is no card {name!r}. There are {', '.join(CARDS)}.")
+    return CARDS[name]

@@ -1,0 +1,79 @@
+"""What a run is, as plain JSON: the objects that decide its numbers, and a hash over them.
+
+Records of different runs must not be mixed. A run is identified by its parts themselves (class, settings, weights),
+not by the file that configured them, so that a script and a YAML which build the same thing continue each other.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.records.public_names import public_name
+
+SPEED_ONLY = {
+    *("batch_size", "chunk", "workers", "compile", "channels_last"),
+    *("keep_images", "training", "test_images"),
+}
+"""Settings that change how fast a number is computed, or how many, but never the number."""
+LIMIT = "limit"  # of an evaluator: how many images it is shown; of a classifier or certifier it decides numbers
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over names, types, shapes and values of a module's parameters and buffers, in name order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def settings(part: Any, inside: bool = False) -> Any:
+    """A part and its settings as JSON: class names, public attributes, nested parts; speed-only settings left out.
+
+    A module with a ``config`` dictionary (every network of ours) is described by it, other networks by their class.
+    The outermost module of a nest also gets the hash of all weights in it; ``inside`` says that one has it already.
+    """
+    if isinstance(part, float):
+        return part if math.isfinite(part) else str(part)
+    if part is None or isinstance(part, bool | int | str):
+        return part
+    if isinstance(part, PurePath | torch.dtype | torch.device):
+        return str(part)
+    if isinstance(part, Tensor):
+        return {"shape": list(part.shape), "sha256": hashlib.sha256(part.detach().cpu().numpy().tobytes()).hexdigest()}
+    if isinstance(part, Mapping):
+        return {str(key): settings(value, inside) for key, value in part.items() if key not in SPEED_ONLY}
+    if isinstance(part, list | tuple | set | frozenset | range):
+        return [settings(value, inside) for value in (sorted(part) if isinstance(part, set | frozenset) else part)]
+    if callable(part) and hasattr(part, "__qualname__"):
+        return public_name(part)
+    name = public_name(type(part))
+    if not isinstance(part, nn.Module):
+        evaluator = callable(part) and hasattr(part, "name")
+        shown = {key: value for key, value in getattr(part, "__dict__", {}).items() if key != LIMIT or not evaluator}
+        return {"class": name, **_public(shown, inside)}
+    weights = {} if inside else {"weights": weights_hash(part)}
+    if not name.startswith(("agdm.", "common.", "diffpure.", "ndc.")):
+        return {"class": name, **weights}
+    config = getattr(part, "config", None)
+    own = config if isinstance(config, Mapping) else {**vars(part), **part._modules}
+    return {"class": name, **_public(own, inside=True), **weights}
+
+
+def _public(attributes: Mapping[str, Any], inside: bool) -> dict[str, Any]:
+    names = sorted(name for name in attributes if not name.startswith("_") and name not in SPEED_ONLY)
+    return {name: settings(attributes[name], inside) for name in names}
+
+
+def identify(parts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(fingerprint, description) of a run made of ``parts``."""
+    description = {name: settings(part) for name, part in parts.items()}
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16], description

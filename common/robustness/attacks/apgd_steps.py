@@ -1,0 +1,141 @@
+"""How APGD moves: from the losses and gradients that it has seen to its next points, image by image."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from common.robustness.attacks.expectation import like
+from common.robustness.threats.norm_ball import ThreatModel
+
+_MOMENTUM = 0.75  # weight of the new direction; the rest goes to the previous one
+_RISING = 0.75  # share of the steps since the last checkpoint that must have raised the loss
+_SPARSER, _THINNING = 0.95, 1.5  # L1: what counts as sparser; divisor of the step size and of the support
+
+
+def checkpoints(steps: int) -> set[int]:
+    """``ceil(p_j steps)``: p_0 = 0, p_1 = 0.22, p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06). arXiv 2003.01690."""
+    percent, period, found = 22, 22, set()
+    while percent < 100:
+        found.add(math.ceil(percent * steps / 100))
+        period = max(period - 3, 6)
+        percent += period
+    return found
+
+
+class Climb:
+    """One run of APGD in L-inf or L2: ``x`` (A,C,H,W) are the points to be asked about next.
+
+    With P the projection and s the steepest direction (`ThreatModel.ascend`),
+
+        z = P(x_k + eta s(g_k)),    x_(k+1) = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_(k-1))),    eta = 2 eps at first.
+
+    At each checkpoint eta is halved, and the run goes on from its best point so far, for every image whose loss rose in
+    fewer than 75 % of the steps since the last checkpoint, or whose best loss is what it was there, with the same eta.
+    The losses are those that `see` is given: EOT means. After a jump to the best point there is no momentum.
+    """
+
+    def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int) -> None:
+        self.ball, self.image, self.x, self.previous = ball, image, start, start
+        self._checkpoints = self._schedule(steps)
+        self._step = self._last = 0
+        self.best, self.gradient, self.best_gradient = start, torch.zeros_like(start), torch.zeros_like(start)
+        self.loss = image.new_full((len(image),), -torch.inf)
+        self.best_loss, self.marked_loss = self.loss, self.loss
+        self.rises = torch.zeros_like(self.loss)
+        self.size = torch.full_like(self.loss, self._first_size())
+        self.changed = torch.zeros_like(self.loss, dtype=torch.bool)
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows alone, (A,) bool."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[rows])
+
+    def see(self, loss: Tensor, gradient: Tensor) -> None:
+        """Takes in loss (A,) and gradient (A,C,H,W) at ``x``, and moves ``x`` on."""
+        if self._step:
+            self.rises = self.rises + (loss > self.loss)
+        higher = loss > self.best_loss
+        self.loss, self.gradient = loss, gradient
+        self.best_loss = torch.where(higher, loss, self.best_loss)
+        self.best = torch.where(like(higher, self.x), self.x, self.best)
+        self.best_gradient = torch.where(like(higher, self.x), gradient, self.best_gradient)
+        if not self._step:
+            self.marked_loss = self.best_loss
+        elif self._step in self._checkpoints:
+            self._check()
+            self.marked_loss, self.rises, self._last = self.best_loss, torch.zeros_like(self.rises), self._step
+        following = self.ball.project(self.image, self._moved())
+        self.previous, self.x = self.x, following
+        self._step += 1
+
+    def _schedule(self, steps: int) -> set[int]:
+        return checkpoints(steps)
+
+    def _first_size(self) -> float:
+        return 2 * self.ball.eps
+
+    def _moved(self) -> Tensor:
+        ahead = self.ball.project(self.image, self.ball.ascend(self.x, self.gradient, like(self.size, self.x)))
+        if not self._step:
+            return ahead
+        return self.x + _MOMENTUM * (ahead - self.x) + (1 - _MOMENTUM) * (self.x - self.previous)
+
+    def _check(self) -> None:
+        few = self.rises < _RISING * (self._step - self._last)
+        stuck = ~self.changed & (self.best_loss <= self.marked_loss)
+        self.changed = few | stuck
+        self.size = torch.where(self.changed, self.size / 2, self.size)
+        self._jump(self.changed)
+
+    def _jump(self, rows: Tensor) -> None:
+        """Back to the best point so far, where ``rows`` (A,) bool says so."""
+        wide = like(rows, self.x)
+        self.x, self.previous = torch.where(wide, self.best, self.x), torch.where(wide, self.best, self.previous)
+        self.gradient = torch.where(wide, self.best_gradient, self.gradient)
+        self.loss = torch.where(rows, self.best_loss, self.loss)
+
+
+class SparseClimb(Climb):
+    """One run of APGD in L1 (Croce & Hein, arXiv 2103.01208): ``x_(k+1) = P(x_k + eta s(g_k))``, eta = eps at first.
+
+    s is the gradient on the k coordinates where it is largest, over its L1 norm. k is a fifth of all at first. Every
+    4 % of the steps k becomes the number of coordinates at which the best point so far differs from the image, over
+    1.5. Where that number fell by more than 5 %, eta is eps again and the run goes on from the best point; elsewhere
+    eta is divided by 1.5, down to eps / 100.
+
+    The paper's s is the sign of those k entries, wherever the box ends, and eta stays above eps / 10. That gives all of
+    them the same, so that too large a k is never corrected, and pushes against the box: on linear models it stops at 90
+    to 100 % of the optimum. Hence s goes by size here, over coordinates that the box does not hold: 99.4 to 100 %.
+    """
+
+    def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int) -> None:
+        super().__init__(ball, image, start, steps)
+        dimension = image[0].numel()
+        self.kept = torch.full_like(self.loss, dimension / 5)
+        self.support = torch.full_like(self.loss, dimension)
+
+    def _schedule(self, steps: int) -> set[int]:
+        period = max(4 * steps // 100, 1)
+        return set(range(period, steps, period))
+
+    def _first_size(self) -> float:
+        return self.ball.eps
+
+    def _moved(self) -> Tensor:
+        held = torch.where(self.gradient > 0, self.x >= 1, self.x <= 0)
+        g = torch.where(held, 0.0, self.gradient).flatten(1)
+        g = g / g.abs().amax(1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+        order = g.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        sparse = torch.where(order < self.kept.clamp(min=1).floor()[:, None], g, 0.0)
+        direction = sparse / sparse.abs().sum(1, keepdim=True).clamp(min=1)
+        return self.x + like(self.size, self.x) * direction.view_as(self.x)
+
+    def _check(self) -> None:
+        support = (self.best != self.image).flatten(1).sum(1).to(self.loss)
+        sparser = support < _SPARSER * self.support
+        self.kept, self.support = support / _THINNING, support
+        smaller = (self.size / _THINNING).clamp(min=self.ball.eps / 100)
+        self.size = torch.where(sparser, self.ball.eps, smaller)
+        self._jump(sparser)

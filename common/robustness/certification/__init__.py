@@ -1,0 +1,1 @@
+"""Certifiers by randomised smoothing, and their preconditions."""

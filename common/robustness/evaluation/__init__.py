@@ -1,0 +1,1 @@
+"""Evaluators: classifier and batch to records."""

@@ -1,0 +1,1 @@
+"""Checks of a classifier's gradient, run before an attack."""

@@ -1,0 +1,1 @@
+"""Threat models: the images that an attacker may return."""

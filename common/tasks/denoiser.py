@@ -1,0 +1,63 @@
+"""Training of denoisers by denoising score matching."""
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from common.diffusion.denoisers import Denoiser
+from common.diffusion.losses import draw_sigma_lognormal, edm_loss
+from common.noise import Noise
+from common.tasks.training import Batch, Recipe, TrainingTask
+from common.units import to_model
+
+
+class DenoiserTask(TrainingTask):
+    """Train a denoiser D(x, σ, y) by denoising score matching with EDM's weighting (Karras et al., arXiv 2206.00364).
+
+    Labels are dropped with probability ``label_dropout``, so that one network is conditional (NDC) and unconditional
+    (DiffPure, AGDM, APNDC's first denoising). ln σ ~ N(P_mean, P_std²), σ in the model frame.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        label_dropout: float = 0.2,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        recipe: Recipe | None = None,
+        export: str | None = None,
+    ) -> None:
+        super().__init__(recipe, export)
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout is a probability; got {label_dropout}")
+        if p_std <= 0:
+            raise ValueError(f"p_std must be > 0; got {p_std}")
+        self.denoiser, self.label_dropout, self.p_mean, self.p_std = denoiser, label_dropout, p_mean, p_std
+        self.val_loss = MeanMetric()
+
+    def trained(self) -> nn.Module:
+        return self.denoiser
+
+    @property
+    def classes(self) -> int | None:
+        return self.denoiser.num_classes
+
+    def loss(self, batch: Batch, noise: Noise) -> Tensor:
+        """Weighted denoising error per image, (B,)."""
+        image, label, _ = batch
+        x0 = to_model(image)
+        sigma = draw_sigma_lognormal(noise.normal(0, (), x0.dtype), self.p_mean, self.p_std)
+        keep = noise.uniform(1, ()) >= self.label_dropout
+        label = torch.where(keep, label, torch.full_like(label, -1))  # -1: no label
+        known = None if self.denoiser.num_classes is None else label
+        return edm_loss(self.denoiser, x0, sigma, noise.normal(2, x0.shape[1:], x0.dtype), known)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch, self.noise(self.checked(batch)[2])).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        index = self.checked(batch)[2]
+        self.val_loss(self.loss(batch, Noise.of(self.recipe.seed, index).stream("validation")))
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True)

@@ -1,0 +1,50 @@
+import pytest
+import yaml
+
+import cli
+from common.commands import progress_bar
+from common.engine.meter import Meter
+
+
+@pytest.fixture
+def descriptions(monkeypatch):
+    """What stands beside the bar, whenever it is drawn."""
+    seen = []
+
+    class Recorder(progress_bar.LiveProgressBar):
+        def refresh(self, hard=False):
+            seen.extend(task.description for task in getattr(self.progress, "tasks", []))
+            super().refresh(hard)
+
+    monkeypatch.setattr(progress_bar, "OFTEN", 0.0)
+    monkeypatch.setattr(cli, "LiveProgressBar", Recorder)
+    return seen
+
+
+def with_bar(tiny_test, path):
+    config = yaml.safe_load(tiny_test().read_text())
+    config["trainer"]["enable_progress_bar"] = True
+    path.write_text(yaml.safe_dump(config))
+    return ["test", "-c", str(path)]
+
+
+def test_the_bar_of_a_test_shows_what_a_batch_has_cost_so_far_and_what_is_known(tiny_test, tmp_path, descriptions):
+    cli.main(with_bar(tiny_test, tmp_path / "bar.yaml"))
+    spent = [int(text.rsplit(" · ", 1)[1].split(" evaluations, ")[0]) for text in descriptions if "/s" in text]
+    assert spent[0] == 0 and len(set(spent)) > 2 and max(spent) > 0
+    assert "%" in descriptions[-1] and "evaluations" not in descriptions[-1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_networks_are_let_go_of(tiny_test, tmp_path, descriptions, monkeypatch, fails):
+    began, ended = [], []
+    enter, leave = Meter.__enter__, Meter.__exit__
+    monkeypatch.setattr(Meter, "__enter__", lambda self: began.append(self) or enter(self))
+    monkeypatch.setattr(Meter, "__exit__", lambda self, *error: ended.append(self) or leave(self, *error))
+    if fails:
+        monkeypatch.setattr("common.tasks.RobustTask.test_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(with_bar(tiny_test, tmp_path / "bar.yaml"))
+    else:
+        cli.main(with_bar(tiny_test, tmp_path / "bar.yaml"))
+    assert began and set(began) == set(ended)

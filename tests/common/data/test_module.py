@@ -1,0 +1,82 @@
+"""Every image once: on any number of ranks, in any batch size, and always under the same index."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from common.data.digits import Digits
+from common.data.module import ImageDataset, ShardSampler
+from common.data.synthetic import Synthetic
+
+DIGITS_FIRST_LABELS = [6, 5, 9, 8, 2, 3, 5, 9, 9, 5, 3, 1, 8, 3, 8, 5, 5, 4, 7, 7]
+
+
+@pytest.mark.parametrize(("images", "world"), [(101, 1), (101, 2), (101, 4), (3, 4), (8, 4)])
+def test_shards_cover_every_image_once(images, world):
+    dataset = ImageDataset(torch.zeros(images, 1, 2, 2), torch.zeros(images, dtype=torch.int64))
+    shards = [ShardSampler(dataset, world, rank) for rank in range(world)]
+    assert sorted(i for shard in shards for i in shard) == list(range(images))
+    assert [len(shard) for shard in shards] == [len(list(shard)) for shard in shards]
+    loader = DataLoader(dataset, 7, sampler=shards[-1])
+    assert sum(len(batch[2]) for batch in loader) == len(shards[-1])
+
+
+def test_digits_split_is_fixed_stratified_and_disjoint():
+    data = Digits(batch_size=100)
+    data.setup()
+    assert (len(data.train), len(data.val), len(data.held_out)) == (1157, 128, 512)
+    rows = [image.flatten() for part in (data.train, data.val, data.held_out) for image in part.images]
+    assert len({tuple(row.tolist()) for row in rows}) == 1797  # no image in two parts
+    counts = torch.bincount(data.held_out.labels)
+    assert counts.min() >= 49 and counts.max() <= 53
+    image, label, index = next(iter(data.test_dataloader()))
+    assert image.dtype == torch.float32 and image.min() == 0 and image.max() == 1
+    assert index.tolist() == list(range(100))
+    assert label.dtype == torch.int64
+    # the first images of the split, by their labels: a changed split would silently change every published number
+    assert label[:20].tolist() == DIGITS_FIRST_LABELS
+
+
+def test_test_images_limits_and_is_checked():
+    data = Digits(batch_size=64, test_images=70)
+    data.setup()
+    assert sum(len(batch[0]) for batch in data.test_dataloader()) == 70
+    too_many = Digits(test_images=513)
+    too_many.setup()
+    with pytest.raises(ValueError, match="at most 512"):
+        too_many.test_dataloader()
+    with pytest.raises(ValueError, match="test_images must be >= 1"):
+        Digits(test_images=0)
+    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+        Digits(batch_size=0)
+
+
+def test_synthetic_images_follow_their_mixture():
+    data = Synthetic(num_classes=3, std=0.1, seed=4)
+    data.setup()
+    images, labels = data.train.images, data.train.labels
+    assert images.min() >= 0 and images.max() <= 1
+    for y in range(3):
+        chosen = 2 * images[labels == y] - 1
+        error = (chosen.mean(0) - data.mixture.means[y]).abs().max()
+        assert error < 5 * 0.1 / len(chosen) ** 0.5  # 64 pixels: by chance 4 in 100,000
+        assert abs(float((chosen - data.mixture.means[y]).std()) - 0.1) < 0.002
+    again = Synthetic(num_classes=3, std=0.1, seed=4)
+    again.setup()
+    assert torch.equal(again.held_out.images, data.held_out.images)
+    assert not torch.equal(data.held_out.images[:256], data.val.images)
+
+
+def test_settings_can_be_chosen_on_validation_images():
+    data = Digits(test_on="validation", test_images=50, batch_size=50)
+    data.setup("test")
+    image, label, index = next(iter(data.test_dataloader()))
+    known, labels, places = next(iter(data.val_dataloader()))
+    assert torch.equal(image, known[:50]) and torch.equal(label, labels[:50]) and torch.equal(index, places[:50])
+    assert data.identity() == {"hold_out_validation": True, "test_on": "validation"}
+    assert "test_on" not in Digits().identity()
+    data.test_images = 129
+    with pytest.raises(ValueError, match="at most 128, the validation images"):
+        data.test_dataloader()
+    with pytest.raises(ValueError, match="test_on must be"):
+        Digits(test_on="train")

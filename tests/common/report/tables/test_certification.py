@@ -1,0 +1,123 @@
+"""What was certified and what it cost, of records whose numbers are known."""
+
+import pytest
+
+from common.records.store import Record, Records
+from common.report.figures import accuracy
+from common.report.figures.drawing import LIGHT
+from common.report.runs import read_runs
+from common.report.tables.certification import certification_cost_table, certified_table, claims_table
+from common.report.tables.comparisons import run_table
+from common.report.tables.table import Cell
+
+TARGETS = [0.25, 0.5]
+FORESEEN = [  # radius, prediction, what is open
+    (0.5, 1, []), (0.25, 1, [0.5]), (0.25, 1, []), (0.0, -1, [0.25]),
+]  # fmt: skip
+SPENT = [(0.61, 1, 100), (0.3, 1, 400), (0.1, 1, 60), (0.0, -1, 0)]  # radius, prediction, samples
+
+
+def write(path, rows, costs, start=0, **smoothing):
+    smoothing = {"sigma": 0.25, "n0": 32, "n": 1000, "alpha": 0.001, **smoothing}
+    part = {"class": "x.Certified", "name": "curve", "smoothing": smoothing}
+    records = Records(path, "fingerprint", {"classifier": {"class": "x"}, "evaluators": [part], "data": {"of": "both"}})
+    records.append(
+        [Record("curve", i, 1, v, {"evaluations": c}) for i, (v, c) in enumerate(zip(rows, costs, strict=True), start)]
+    )
+    return path
+
+
+def values(radius, prediction, samples, **more):
+    return {"prediction": prediction, "radius": radius, "radius_linf": radius / 8, "samples": samples, **more}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    foreseen = {"samples": 10, "procedure": 1032, "evaluations": 100_000}
+    published = [values(radius, c, **foreseen, undecided=undecided) for radius, c, undecided in FORESEEN]
+    fast = [values(*row) for row in SPENT]
+    bound = [values(0.4, 1, 1000), values(0.7, 1, 1000), values(0.1, 2, 1000), values(0.0, -1, 1000)]
+    paths = [
+        write(tmp_path / "published", published, [7.0] * 4, targets=TARGETS),
+        write(tmp_path / "fast", fast, [1000, 3000, 900, 100], targets=TARGETS),
+        write(tmp_path / "fixed", bound, [5000] * 4, n0=100),
+    ]
+    return read_runs(paths)
+
+
+def test_costs_are_those_of_the_procedure_or_as_counted_with_the_samples_that_choose(runs):
+    """Times fewer: to the dearest of the same question. Where verdicts are open, from .. to."""
+    published, fast, fixed = (row[2:] for row in certification_cost_table(runs).rows)
+    assert published == [
+        4, Cell("75.0 to 100.0 at 0.25, 25.0 to 50.0 at 0.5", "foreseen"), "1,032", "100,000", Cell("1.0", "", True),
+    ]  # fmt: skip
+    samples = 32 + (100 + 400 + 60 + 0) / 4
+    assert fast == [4, Cell("50.0 at 0.25, 25.0 at 0.5"), f"{samples:,.0f}", "1,250", Cell("80.0", "", True)]
+    assert fixed[1:] == [Cell("–"), "1,100", "5,000", Cell("20.0", "", True)]
+
+
+def test_costs_are_compared_on_the_images_of_both(tmp_path):
+    """A dear image that only one run has seen is no saving of the other."""
+    rows = [values(0.5, 1, 100)] * 4
+    paths = [
+        write(tmp_path / "cheap", rows, [10, 10, 10, 1000]),
+        write(tmp_path / "dear", rows, [20, 40, 60, 10_000], start=1),
+        write(tmp_path / "elsewhere", rows, [10**6] * 4, start=10),
+        write(tmp_path / "unknown", rows, [None] * 4),
+    ]
+    cheap, dear, elsewhere, unknown = (row[5:] for row in certification_cost_table(read_runs(paths)).rows)
+    assert cheap == ["258", Cell("1.0", "", True)]  # of images 1 to 3: 20 + 40 + 60 for 10 + 10 + 1000
+    assert dear == ["2,530", Cell(f"{1020 / 120:,.1f}", "", True)]
+    assert elsewhere == ["1,000,000", Cell("1.0", "", True)]
+    assert unknown == ["not recorded", None]
+
+
+def test_abstention_of_what_knows_the_label_is_explained(tmp_path):
+    for labelled in (False, True):
+        path = write(tmp_path / str(labelled), [values(0.0, -1, 0)], [10], labelled=labelled)
+        notes = certified_table(read_runs([path])).notes
+        assert any("counts as abstained" in note for note in notes) == labelled
+
+
+def test_without_evaluations_there_is_no_saving(tmp_path):
+    records = Records(tmp_path / "old", "fingerprint")
+    records.append([Record("curve", 0, 1, values(0.5, 1, 10))])
+    (row,) = certification_cost_table(read_runs([tmp_path / "old", tmp_path / "old"])[:1]).rows
+    assert row[5:] == ["not recorded", None]
+
+
+def test_certified_accuracy_is_shown_at_the_radii_that_were_asked_about(runs):
+    table = certified_table(runs)
+    assert table.columns[3:-2] == ["r = 0", "r = 0.25", "r = 0.5", "r = 0.75", "r = 1"]
+    published, fast, fixed = (row[3:-2] for row in table.rows)
+    assert published == [None, Cell("75.0 to 100.0", "foreseen"), Cell("25.0 to 50.0", "foreseen"), None, None]
+    assert fast[0] is None and fast[1][0] == 0.5 and fast[2][0] == 0.25 and fast[3:] == [None, None]
+    assert [share[0] for share in fixed] == [0.5, 0.5, 0.25, 0, 0]
+    assert "L-inf radius r / sqrt(D): r / 8." in table.notes[0] and "Foreseen" in table.notes[1]
+
+
+def test_a_curve_steps_down_where_it_was_asked_and_says_that_it_is_foreseen(runs):
+    figure = accuracy.certified_curves(runs, LIGHT)
+    (axes,) = figure.axes
+    drawn = [[(round(float(x), 2), float(y)) for x, y in line.get_xydata()][:-1] for line in axes.lines[:3]]
+    assert drawn[0] == [(0, 75), (0.25, 25), (0.5, 0)]
+    assert drawn[1] == [(0, 50), (0.25, 25), (0.5, 0)]
+    assert drawn[2] == [(0, 50), (0.4, 25), (0.7, 0)]
+    said = [text.get_text() for legend in [*figure.legends, axes.get_legend()] if legend for text in legend.get_texts()]
+    assert said == ["published, foreseen", "fast", "fixed"]
+
+
+def test_what_is_foreseen_is_no_certificate_beside_claims(tmp_path):
+    records = Records(tmp_path / "all", "fingerprint")
+    records.append([Record("foreseen", 0, 1, values(0.5, 1, 10, procedure=1032))])
+    records.append([Record("fast", 0, 1, values(0.3, 1, 100))])
+    records.append([Record("claimed", 0, 1, {**values(3.0, 1, 1), "sound": False})])
+    rows = claims_table(read_runs([tmp_path / "all"])).rows
+    assert [row[1:3] for row in rows] == [["fast", "certificate"], ["claimed", "claim, proves nothing"]]
+
+
+def test_open_verdicts_are_named_where_runs_are_compared(runs):
+    notes = run_table(runs[:2]).notes
+    assert [
+        f"published, curve: foreseen; verdicts about {r} still open: 1, taken as is likelier." for r in TARGETS
+    ] == [note for note in notes if "open" in note]

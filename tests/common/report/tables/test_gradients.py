@@ -1,0 +1,123 @@
+"""What a run says of its gradients, and the banner that repeats it."""
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+
+from common.numerics.finding import Finding
+from common.records.store import Record
+from common.report.build import summary_table
+from common.report.page.page import page
+from common.report.runs import read_runs, state
+from common.report.tables.gradients import findings, gradients
+from common.report.tables.protocol import protocol_table
+from common.robustness.masking.checks import Check
+
+GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.").values()
+BAD = Finding("guidance path", False, 0.3, "Guidance is detached somewhere.").values()
+UNSURE = Finding.undecided("single precision", "Float64 is out of reach.").values()
+DECLARED = Finding.undecided("declared gradient", "The gradient BPDA is declared approximate.", 0.9).values()
+
+
+def read(run, path):
+    return read_runs([run.write(path / "run")])[0]
+
+
+def through(run, name, mode):
+    run.attacked(name)
+    run.parts[-1]["attack"] = {"class": "x.Through", "gradient": mode, "attack": run.parts[-1]["attack"]}
+    return run
+
+
+def asides(paths):
+    parsed = ET.fromstring(page(read_runs(paths), [], [[], []], []))
+    return {aside.get("aria-label"): " ".join("".join(aside.itertext()).split()) for aside in parsed.iter("aside")}
+
+
+@pytest.mark.parametrize(
+    ("gradient", "found", "expected"),
+    [
+        ("Checkpoint", [GOOD], "exact"),
+        ("Checkpoint", [GOOD, BAD], "failed"),
+        ("BPDA", [GOOD, DECLARED], "approximate"),
+        ("BPDA", [GOOD, DECLARED, BAD], "failed"),
+        ("Adjoint", [], "approximate"),
+        ("Surrogate", [], "approximate"),
+        ("Checkpoint", [], "unknown"),
+        ("MyOwn", [GOOD, DECLARED], "approximate"),
+        ("Checkpoint", [GOOD, UNSURE], "exact"),
+    ],
+)
+def test_the_state_of_the_gradients(made, tmp_path, gradient, found, expected):
+    run = made(gradient, n=5).attacked("pgd")
+    assert gradients(read(run.verified(*found) if found else run, tmp_path)).state == expected
+
+
+def test_a_run_is_approximate_only_if_all_its_attacks_are(made, tmp_path):
+    weak = through(made(n=5).verified(GOOD), "bpda", "bpda")
+    assert gradients(read(weak, tmp_path / "a")).state == "approximate"
+    assert gradients(read(weak.attacked("pgd"), tmp_path / "b")).state == "exact"
+    strong = through(made("BPDA", n=5).verified(GOOD, DECLARED), "exact", "checkpoint")
+    assert gradients(read(strong, tmp_path / "c")).state == "exact"
+
+
+def test_without_gradients_there_is_nothing_to_verify(made, tmp_path):
+    run = made(n=5).clean().attacked("square")
+    run.rows = [
+        replace(row, values={**row.values, "white_box": False}) if "distance" in row.values else row for row in run.rows
+    ]
+    assert gradients(read(run, tmp_path)) is None
+
+
+def test_of_several_images_the_one_that_speaks_against_the_gradient_counts(made, tmp_path):
+    run = made(n=5).attacked("pgd").verified(GOOD, UNSURE)
+    worse = [GOOD | {"passed": False, "sentence": "No."}, UNSURE]
+    run.rows.append(Record("verify", 1, int(run.label[1]), {"verified": False, "findings": worse}))
+    found = {one.name: (one.state, one.sentence) for one in findings(read(run, tmp_path))}
+    assert found == {"full graph": ("failed", "No."), "single precision": ("undecided", UNSURE["sentence"])}
+
+
+def test_the_page_carries_a_banner(made, tmp_path, capsys):
+    runs = [
+        made(n=10).attacked("pgd").verified(GOOD, BAD, UNSURE).write(tmp_path / "wrong"),
+        made("BPDA", n=10, seed=1).attacked("pgd").verified(DECLARED).write(tmp_path / "weak"),
+        made(n=10, seed=2).attacked("pgd").write(tmp_path / "silent"),
+        made(n=10, seed=3).attacked("pgd").verified(GOOD).write(tmp_path / "good"),
+    ]
+    found = asides(runs)
+    (wrong,) = [said for title, said in found.items() if "are wrong" in title]
+    assert "wrong. Guidance path: Guidance is detached somewhere." in wrong
+    (weak,) = [said for title, said in found.items() if title.startswith("Approximate")]
+    assert "weak. The gradient BPDA is declared approximate." in weak
+    assert "silent. Nothing says" in found["The gradients were not verified"]
+    (unsure,) = [said for title, said in found.items() if "could not decide" in title]
+    assert "wrong, verify: single precision. Float64 is out of reach." in unsure
+    assert "declared" not in unsure
+    assert not any("good." in said for said in found.values())
+    summary_table(runs[:1])
+    assert "gradients: Guidance path: Guidance is detached somewhere." in " ".join(capsys.readouterr().out.split())
+
+
+def test_verification_is_no_score(made, tmp_path):
+    run = read(made(n=5).clean().verified(GOOD), tmp_path)
+    assert [summary.evaluator for summary in run.summaries] == ["clean"]
+    assert run.evaluators == ["clean", "verify"]
+
+
+def test_the_protocol_says_how_each_attack_differentiates(made, tmp_path):
+    run = made(n=5).attacked("exact")
+    through(run, "bpda", "bpda")
+    through(run, "coarse", {"class": "common.diffusion.Surrogate", "steps": 2, "solver": {"class": "x.DDIM"}})
+    rows = {row[0]: row[1:] for row in protocol_table(read(run, tmp_path)).rows}
+    assert rows["Attack"] == ["Through(PGD), white box"] * 2 + ["PGD, white box"]
+    assert rows["Gradient of the defence"] == ["BPDA", "Surrogate(solver=DDIM, steps=2)", "Checkpoint"]
+    backwards = "forward as deployed, backward as if it were the identity"
+    assert rows["Sampler in the attack"] == [backwards, "DDIM, 2 steps", "as deployed"]
+    assert rows["Sampler in the defence"] == ["EulerMaruyama, 5 steps, t* = 0.1"] * 3
+
+
+def test_a_check_may_be_undecided():
+    assert state(Check("name", True, "It cannot tell.", decided=False)) == "undecided"
+    assert state(Check("name", True, "Yes.")) == "passed"
+    assert state(Check("name", False, "No.")) == "failed"

@@ -1,0 +1,165 @@
+"""Scores beside the summaries', computed again from the rows."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from common.records.store import Record, Records
+from common.report.runs import read_runs
+from common.report.tables.gradients import gradients
+from common.report.tables.scores import (
+    class_table,
+    control_table,
+    cost_table,
+    in_loop,
+    probe_table,
+    resubmitted,
+    seed_table,
+)
+from common.report.tables.table import as_cell
+
+
+def right(rows, key="predictions"):
+    return np.array([np.array(row.values[key]) == row.label for row in rows])
+
+
+def exact(successes, n):
+    found = binomtest(int(successes), n).proportion_ci(0.95, "exact")
+    return pytest.approx((successes / n, found.low, found.high), abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def run(made, tmp_path_factory):
+    made = made(n=50).clean().attacked("pgd", steps=5, eot=2).attacked("apgd", resubmissions=3)
+    return read_runs([made.write(tmp_path_factory.mktemp("scores") / "run")])[0]
+
+
+def test_every_score_stands_beside_its_matched_controls(run):
+    table = control_table([run])
+    assert table.columns[-1] == "Worst of M"
+    rows = {tuple(row[1:3]): row[3:] for row in table.rows}
+    kept = {
+        "attacked image": "predictions",
+        "clean image": "clean_predictions",
+        "random perturbation": "random_predictions",
+    }
+    for name in ("pgd", "apgd"):
+        for asked, key in kept.items():
+            correct = right(run.rows(name), key)
+            queries, average, worst, majority, _ = rows[name, asked]
+            assert queries == 10
+            assert average[0] == pytest.approx(correct.mean())
+            assert worst == exact(correct.all(1).sum(), 50)
+            plural = [max(sorted(set(r.values[key])), key=r.values[key].count) == r.label for r in run.rows(name)]
+            assert majority == exact(sum(plural), 50)
+    queries, average, worst, majority, _ = rows["pgd", "any point of its loop"]
+    assert (queries, average, majority) == ("12", None, None)  # 5 steps and the end, 2 draws each
+    assert worst == exact(sum(not row.values["broken"] for row in run.rows("pgd")), 50)
+
+
+def test_resubmissions_are_scored_by_all_ways_to_choose_them(run):
+    correct = right(run.rows("apgd"))
+    ways = [list(way) for way in combinations(range(10), 3)]
+    expected = np.mean([[row[way].all() for way in ways] for row in correct])
+    assert resubmitted(run.rows("apgd"), 3)[0] == pytest.approx(expected)
+    rows = {tuple(row[1:3]): row[-1] for row in control_table([run]).rows}
+    assert rows["apgd", "attacked image"][0] == pytest.approx(expected)
+    assert rows["pgd", "attacked image"] is None
+    assert resubmitted(run.rows("apgd"), 1)[0] == pytest.approx(correct.mean())
+    assert resubmitted(run.rows("apgd"), 10)[0] == pytest.approx(correct.all(1).mean())
+
+
+def test_old_records_have_no_loop_and_no_random_control():
+    rows = [Record("pgd", i, 1, {"predictions": [1], "clean_predictions": [1], "distance": 0.1}) for i in range(3)]
+    assert in_loop(rows) is None
+
+
+def test_classes_add_up_to_the_whole(run):
+    table = class_table(run)
+    assert table.columns == ["Class", "Images", "clean", "apgd", "pgd", "worst attack, L∞ ≤ 8/255"]
+    assert [row[0] for row in table.rows] == [str(label) for label in sorted({row.label for row in run.rows("pgd")})]
+    for row in table.rows:
+        same = [record for record in run.rows("pgd") if str(record.label) == row[0]]
+        assert row[1] == len(same)
+        assert row[4][0] == pytest.approx(right(same).mean())
+    weighted = sum(row[1] * row[4][0] for row in table.rows) / 50
+    assert weighted == pytest.approx(right(run.rows("pgd")).mean())
+
+
+def test_a_class_of_which_an_attack_saw_less_says_so(made, tmp_path):
+    made = made(n=40).clean(draws=1).attacked("pgd", draws=1)
+    label = int(made.label[0])
+    made.rows = [row for row in made.rows if row.evaluator == "clean" or row.index in (0, 1)]
+    (read,) = read_runs([made.write(tmp_path / "run")])
+    (row,) = [row for row in class_table(read).rows if row[0] == str(label)]
+    assert row[1] == sum(made.label == label)
+    assert as_cell(row[3]).note.endswith("of 1")
+    assert any(None in row for row in class_table(read).rows)
+
+
+def test_without_a_clean_evaluator_the_control_is_the_clean_accuracy(made, tmp_path):
+    (read,) = read_runs([made(n=20).attacked("pgd").write(tmp_path / "run")])
+    table = class_table(read)
+    assert table.columns[2:] == ["clean", "pgd"]
+    total = sum(row[1] * row[2][0] for row in table.rows) / 20
+    assert total == pytest.approx(right(read.rows("pgd"), "clean_predictions").mean())
+
+
+def test_seeds_have_a_mean_and_a_spread(made, tmp_path):
+    made = made(n=30).clean()
+    for seed in range(3):
+        made.attacked(f"pgd/seed={seed}", seed=seed)
+    (read,) = read_runs([made.write(tmp_path / "run")])
+    values = [100 * right(read.rows(f"pgd/seed={seed}")).mean() for seed in range(3)]
+    (row,) = seed_table([read]).rows
+    assert row[:3] == ["run", "pgd", 3]
+    expected = [np.mean(values), min(values), max(values), np.std(values, ddof=1)]
+    assert [float(entry) for entry in row[3:]] == pytest.approx(expected, abs=0.051)
+
+
+def test_cost_is_per_image_and_said_to_be_missing_in_a_merged_file(made, tmp_path):
+    made = made(n=10).attacked("pgd", steps=5, eot=2)
+    made.rows = [replace(row, cost=row.cost | {"seconds": 0.1 * row.index}) for row in made.rows]
+    made.verified()
+    path = made.write(tmp_path / "run")
+    table = cost_table(read_runs([path]))
+    assert table.rows[0][1:] == ["pgd", 10, "110", "0.45", "1.50"]  # 11 x 5 x 2 evaluations, mean of 0 .. 0.9 s
+    assert table.rows[1][1:] == ["verify", 1, *["not recorded"] * 3]
+    merged = Records(path, "0").merge()
+    assert cost_table(read_runs([merged])).rows[0][3:] == ["not recorded"] * 3
+
+
+def test_what_only_serves_the_checks_is_no_result(made, tmp_path):
+    made = made(n=30).attacked("pgd").attacked("masking/eps=0.5", 4.0, eps=0.5, limit=10)
+    made.attacked("masking/undefended", 5.0, limit=10)
+    made.rows = [
+        replace(row, values={**row.values, "baseline": "undefended"}) if row.evaluator.endswith("defended") else row
+        for row in made.rows
+    ]
+    (read,) = read_runs([made.write(tmp_path / "run")])
+    assert [summary.evaluator for summary in read.summaries] == ["pgd"]
+    assert read.worst == []
+    assert list(read.worst_names.values()) == ["pgd"]
+    rows = {row[1]: row[2:] for row in probe_table([read]).rows}
+    assert rows["masking/eps=0.5"][:3] == ["the defence", "L∞ ≤ 0.5", 10]
+    assert rows["masking/undefended"][:3] == ["undefended classifier", "L∞ ≤ 8/255", 10]
+    assert rows["masking/eps=0.5"][3][0] == pytest.approx(right(read.rows("masking/eps=0.5")).mean())
+    assert [row[1] for row in control_table([read]).rows] == ["pgd"] * 4
+
+
+def test_diagnostics_beside_the_records_belong_to_the_run(made, tmp_path):
+    path = made(n=30).attacked("pgd", steps=20).write(tmp_path / "run")
+    good = {"name": "full graph", "passed": True, "error": 0.0, "sentence": "Yes.", "decided": True}
+    beside = made(n=30, seed=1).verified(good).attacked("masking/steps=5", steps=5, limit=10)
+    beside.write(path / "diagnostics")
+    for place in (path, Records(path, "0", Records.describe(path).config).merge()):
+        (read,) = read_runs([place])
+        assert [summary.evaluator for summary in read.summaries] == ["pgd"]
+        assert [summary.evaluator for summary in read.probes] == ["masking/steps=5"]
+        assert gradients(read).state == "exact"
+        assert read.part("masking/steps=5")["attack"]["steps"] == 5
+        assert "pgd: not weaker than masking/steps=5" in [check.name for check in read.checks]
+    assert [run.name for run in read_runs([tmp_path])] == ["run"]

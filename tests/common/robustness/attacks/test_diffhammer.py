@@ -1,0 +1,277 @@
+"""DiffHammer: its weights by hand, its limit, and the dilemma that it is for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.noise import Noise
+from common.robustness.attacks.apgd import APGD
+from common.robustness.attacks.attack import Attack, Found
+from common.robustness.attacks.diffhammer import DiffHammer
+from common.robustness.attacks.expectation import ask
+from common.robustness.attacks.known_noise import Replayed
+from common.robustness.attacks.library import TorchAttacks
+from common.robustness.attacks.pgd import PGD
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady, Voting
+from common.robustness.losses import margin
+from common.robustness.threats.norm_ball import ThreatModel
+
+F64 = torch.float64
+LINF = ThreatModel("inf", 0.1)
+IMAGE = 0.3 + 0.4 * torch.rand(3, 1, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+LABEL = torch.zeros(3, dtype=torch.int64)
+NOISE = Noise.of(3, torch.tensor([5, 2, 9]))
+
+
+class Bent(Classifier):
+    """Margin sum_p sin(3 x_p + shift_p) of pixels, with a shift for each draw: smooth, and different for each."""
+
+    randomised = True
+
+    def forward(self, image, noise=None):
+        x = image.flatten(1)
+        along = torch.sin(3 * x + 2 * noise.normal(0, x.shape[1:], x.dtype)).sum(1)
+        return torch.stack((torch.zeros_like(along), along), 1)
+
+
+class Cleaner(nn.Module):
+    """A purifier that mixes neighbours and adds noise; counts the rows whose gradient it is asked to record."""
+
+    def __init__(self, mixing=0.4):
+        super().__init__()
+        self.mixing, self.recorded = mixing, 0
+
+    def forward(self, image, noise=None):
+        self.recorded += len(image) if image.requires_grad else 0
+        noisy = image + 0.2 * noise.normal(0, image.shape[1:], image.dtype)
+        return noisy + self.mixing * torch.tanh(noisy.roll(1, -1))
+
+
+class Fixed(Classifier):
+    """A deterministic `Bent`."""
+
+    def forward(self, image, noise=None):
+        x = image.flatten(1)
+        along = torch.sin(5 * x + torch.arange(6, dtype=x.dtype)).sum(1)
+        return torch.stack((torch.zeros_like(along), along), 1)
+
+
+@dataclass(frozen=True)
+class Thrice(Attack):
+    """Asks at three fixed points, and keeps the gradients that it was told, (3,B,...)."""
+
+    loss: object = margin
+    eot: int = 4
+    chunk: int | None = None
+
+    def search(self, classifier, image, label, threat, noise):
+        told = [
+            ask(classifier, image + shift, label, noise.stream(f"{shift}").draws(self.eot), self.loss, True, self.chunk)
+            for shift in (0.0, 0.01, -0.02)
+        ]
+        return Found(torch.stack([answers.gradient for answers in told]), told[0].loss)
+
+
+def single_draws(classifier, x, draws):
+    """Margins (B,n) and their gradients (B,n,D), one draw at a time."""
+    rows = x.repeat_interleave(4, 0).requires_grad_()
+    losses = torch.cat([margin(classifier(rows[k : k + 1], draws.rows([k])), LABEL[:1]) for k in range(len(rows))])
+    (gradient,) = torch.autograd.grad(losses.sum(), rows)
+    return losses.detach().view(-1, 4).numpy(), gradient.view(len(x), 4, -1).numpy()
+
+
+def step(r, norm, eps):
+    length = {np.inf: 1.0, 2.0: np.linalg.norm(r), 1.0: np.abs(r).sum()}[norm]
+    return eps * (np.sign(r) if norm == np.inf else r) / length
+
+
+def weighed(losses, gradients, norm, eps, temperature, rounds):
+    """The formulas of the docstring for one image: losses (n,), gradients (n,D)."""
+    reached = [[losses[j] + step(gradients[i], norm, eps) @ gradients[j] for j in range(4)] for i in range(4)]
+    score = [sum(v if v > 0 else np.expm1(v) for v in row) for row in reached]
+    first = int(np.argmax(score))
+    r = gradients[first]
+    for _ in range(rounds):
+        w = 1 / (1 + np.exp(-(losses + gradients @ step(r, norm, eps)) / temperature))
+        r = (w[:, None] * gradients).sum(0) / w.sum()
+    return r, first
+
+
+@pytest.mark.parametrize("norm", [np.inf, 2.0, 1.0])
+@pytest.mark.parametrize(("temperature", "rounds", "memory"), [(1.0, 1, 0.0), (0.2, 3, 0.5)])
+def test_the_gradient_is_that_of_the_formulas(norm, temperature, rounds, memory):
+    threat = ThreatModel(norm, 0.5)
+    attack = DiffHammer(Thrice(), temperature, rounds, memory)
+    told = attack.search(Bent(), IMAGE, LABEL, threat, NOISE).adv.flatten(2).numpy()
+    before = None
+    for t, shift in enumerate((0.0, 0.01, -0.02), start=1):
+        losses, gradients = single_draws(Bent(), IMAGE + shift, NOISE.stream(f"{shift}").draws(4))
+        r = np.stack([weighed(losses[b], gradients[b], norm, 0.5, temperature, rounds)[0] for b in range(3)])
+        before = r if before is None else t**-memory * r + (1 - t**-memory) * before
+        np.testing.assert_allclose(told[t - 1], before, rtol=1e-12, atol=1e-13)
+    assert np.abs(told[2] - gradients.mean(1)).max() > 0.05 * np.abs(told[2]).max(), "not the EOT mean"
+
+
+def test_grafting_pulls_the_weighed_gradient_back_through_one_purification():
+    """g_j at the purified images by hand, and the vector-Jacobian product of the chosen draw by torch."""
+    cleaner = Cleaner()
+    classifier = Purified(cleaner, Fixed())
+    told = DiffHammer(Thrice(), 0.5, 2, 0.0, graft=True).search(classifier, IMAGE, LABEL, LINF, NOISE).adv[0]
+    assert cleaner.recorded == 3 * 3, "of each image one draw, at each of three points"
+    draws = NOISE.stream("0.0").draws(4)
+    purified = cleaner(IMAGE.repeat_interleave(4, 0), draws).view(3, 4, -1)
+    for b in range(3):
+        points = purified[b].detach().requires_grad_()
+        losses = margin(Fixed()(points.view(4, 1, 2, 3)), LABEL[:1].expand(4))
+        (slopes,) = torch.autograd.grad(losses.sum(), points)
+        r, first = weighed(losses.detach().numpy(), slopes.numpy(), np.inf, 0.1, 0.5, 2)
+        x = IMAGE[b : b + 1].clone().requires_grad_()
+        result = cleaner(x, draws.rows([4 * b + first]))
+        (expected,) = torch.autograd.grad(result, x, torch.from_numpy(r).view_as(result))
+        torch.testing.assert_close(told[b], expected[0], rtol=1e-12, atol=1e-13)
+
+
+def test_behind_the_identity_grafting_is_exact():
+    classifier = Purified(Cleaner(mixing=0.0), Fixed())
+    exact, grafted = (
+        DiffHammer(PGD(steps=4, eot=4, loss="margin"), graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE)
+        for graft in (False, True)
+    )
+    torch.testing.assert_close(grafted.adv, exact.adv, rtol=0, atol=1e-12)
+    torch.testing.assert_close(grafted.loss, exact.loss, rtol=0, atol=1e-12)
+    assert exact.queries.tolist() == [20] * 3
+    assert grafted.queries.tolist() == [24] * 3, "one purification more at each step"
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=5, eot=4), PGD(steps=5, eot=4, loss="margin"), APGD(steps=6, eot=4)])
+def test_equal_weights_are_the_attack_itself(attack):
+    found, plain = (
+        each.search(Bent(), IMAGE, LABEL, LINF, NOISE) for each in (DiffHammer(attack, 1e12, memory=0.0), attack)
+    )
+    torch.testing.assert_close(found.adv, plain.adv, rtol=0, atol=1e-9)
+    for name in ("loss", "curve", "dead"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=0, atol=1e-9)
+    assert torch.equal(found.queries, plain.queries)
+    assert torch.equal(found.broken, plain.broken)
+    assert not torch.equal(DiffHammer(attack, 0.1)(Bent(), IMAGE, LABEL, LINF, NOISE), plain.adv)
+
+
+class Dilemma(Classifier):
+    """Of the draws a half breaks if all pixels rise by 0.05; the others never do, but their slope falls steeply."""
+
+    randomised = True
+
+    def forward(self, image, noise=None):
+        rise = (image - 0.5).flatten(1).mean(1)
+        weak = noise.uniform(0, (), image.dtype) < 0.5
+        along = torch.where(weak, 10 * (rise - 0.05), -50 * rise - 6)
+        return torch.stack((torch.zeros_like(along), along), 1)
+
+
+def test_a_shared_weakness_is_found_where_the_mean_gradient_leads_away():
+    """Slopes 10 and -50 in equal shares: the mean leads down, where nothing breaks; the weights go to the weak half."""
+    image, label = torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.int64)
+    noise = Noise.of(0, torch.arange(8))
+    share = {}
+    for name, attack in (
+        ("mean", PGD(steps=10, eot=16, loss="margin")),
+        ("hammer", DiffHammer(PGD(steps=10, eot=16, loss="margin"))),
+    ):
+        adv = attack(Dilemma(), image, label, LINF, noise.stream("attack"))
+        logits = Dilemma()(adv.repeat_interleave(64, 0), noise.stream("score").draws(64))
+        share[name] = float((logits.argmax(1) == 1).double().mean())
+    weak = noise.stream("score").draws(64).uniform(0, ()) < 0.5
+    assert share["mean"] == 0
+    assert share["hammer"] == float(weak.double().mean()), "all that can be broken"
+
+
+def test_images_do_not_depend_on_their_batch_nor_on_chunks():
+    image = IMAGE.float()
+    for graft, classifier in ((False, Bent()), (True, Steady(Purified(Cleaner(), Fixed())))):
+        whole = DiffHammer(PGD(steps=4, eot=4), graft=graft)(classifier, image, LABEL, LINF, NOISE)
+        for chunk, sizes in ((None, [1, 2]), (4, [3]), (8, [3])):
+            attack = DiffHammer(PGD(steps=4, eot=4, chunk=chunk), graft=graft)
+            rows = torch.arange(3).split(sizes)
+            parts = [attack(classifier, image[r], LABEL[r], LINF, NOISE.rows(r)) for r in rows]
+            torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("graft", [False, True])
+def test_a_deterministic_classifier_has_one_draw(graft):
+    """Whose weight is one."""
+    classifier = Replayed(Purified(Cleaner(), Fixed()), NOISE)
+    attack = PGD(steps=4, eot=4)
+    found = DiffHammer(attack, memory=0.0, graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE)
+    plain = attack.search(classifier, IMAGE, LABEL, LINF, NOISE)
+    torch.testing.assert_close(found.adv, plain.adv, rtol=0, atol=1e-12)
+    assert found.queries.tolist() == [9 if graft else 5] * 3
+
+
+def test_dead_draws_are_no_obstacle():
+    """A draw whose gradient is zero everywhere, and one whose gradient is not a number for one image."""
+
+    class Partly(Bent):
+        def forward(self, image, noise=None):
+            flat, sick = (noise.draw % 4 == 0)[:, None], ((noise.draw % 4 == 1) & (noise.index == 2))[:, None]
+            logits, x = super().forward(image, noise), image.flatten(1)[:, :1]
+            steep = torch.where(sick, x - x.detach(), 1.0).sqrt()  # 0 with an infinite slope, or 1 with none
+            return torch.where(flat, logits.detach(), logits) + torch.cat((torch.zeros_like(steep), steep), 1)
+
+    found = DiffHammer(PGD(steps=4, eot=4)).search(Partly(), IMAGE, LABEL, LINF, NOISE)
+    assert bool(found.adv.isfinite().all())
+    assert found.dead.tolist() == [0, 0, 0]
+    plain = PGD(steps=4, eot=4).search(Partly(), IMAGE, LABEL, LINF, NOISE)
+    assert plain.dead.tolist() == [0, 1, 0], "in a mean one such draw spoils all"
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        (Bent(), "Bent has 0 and no vote"),
+        (Voting(Purified(Cleaner(), Fixed()), 2), "Voting has 1 and a vote"),
+        (Purified(Cleaner(), Purified(Cleaner(), Fixed())), "Purified has 2 and no vote"),
+    ],
+)
+def test_what_cannot_be_grafted_is_refused_before_the_attack(classifier, message):
+    attack = DiffHammer(PGD(eot=2), graft=True)
+    classifier.forward = lambda *_: pytest.fail("asked")
+    with pytest.raises(ValueError, match=message):
+        attack(classifier, IMAGE, LABEL, LINF, NOISE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attack": PGD()}, "needs eot >= 2; got 1"),
+        ({"attack": PGD(eot=2, restarts=2)}, "use restarts=1"),
+        ({"attack": PGD(eot=4, chunk=6)}, "chunk must be a multiple of eot, 4"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"rounds": 0}, "rounds at least 1"),
+        ({"memory": -0.5}, "memory at least 0"),
+        ({"attack": TorchAttacks("EOTPGD")}, "must have a loss"),
+        ({"attack": TorchAttacks("Square")}, "uses none"),
+    ],
+)
+def test_senseless_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DiffHammer(**{"attack": PGD(eot=2)} | settings)
+
+
+def test_it_serves_norms_alone():
+    with pytest.raises(ValueError, match="DiffHammer attacks within a norm"):
+        DiffHammer(PGD(eot=2)).check(object())
+
+
+def test_networks_behind_purifiers_of_any_kind():
+    """Graft and exact agree in direction where the purifier is nearly the identity: cosine above 0.99."""
+    layer = nn.Linear(6, 3, dtype=F64)
+    layer.weight.data = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=F64)
+    classifier = Purified(Cleaner(mixing=0.02), NetworkClassifier(nn.Sequential(nn.Flatten(), layer)))
+    told = [
+        DiffHammer(Thrice(), memory=0.0, graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE).adv[0].flatten(1)
+        for graft in (False, True)
+    ]
+    assert bool((nn.functional.cosine_similarity(*told) > 0.99).all())

@@ -1,0 +1,49 @@
+"""The transferred image is the source's own adversarial image: optimal for it, whatever is under test."""
+
+import torch
+from torch import nn
+
+from common.noise import Noise
+from common.robustness.attacks.pgd import PGD
+from common.robustness.attacks.transfer import Transfer
+from common.robustness.classifiers import Classifier, NetworkClassifier
+from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.threats.norm_ball import ThreatModel
+
+
+class Linear(nn.Module):
+    """Two classes, told apart by the sign of w . (x - 1/2)."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(w).view(1, 1, 1, -1))
+
+    def forward(self, x):
+        score = ((x - 0.5) * self.w).flatten(1).sum(1)
+        return torch.stack((-score, score), dim=1)
+
+
+class Opaque(Classifier):
+    """Gives no gradient, so that a white-box attack on it is impossible."""
+
+    def forward(self, image, noise=None):
+        raise AssertionError("a transfer attack asked the defence")
+
+
+def test_the_source_alone_decides():
+    source = NetworkClassifier(Linear([1.0, -2.0, 0.5]))
+    image, label, threat = torch.full((3, 1, 1, 3), 0.5), torch.ones(3, dtype=torch.int64), ThreatModel("inf", 0.1)
+    noise = Noise.of(0, torch.arange(3))
+    adv = Transfer(source, PGD(steps=10))(Opaque(), image, label, threat, noise)
+    optimum = image + torch.tensor([-0.1, 0.1, -0.1])  # against the signs of w
+    torch.testing.assert_close(adv, optimum.expand_as(adv))
+
+
+def test_it_is_a_black_box_and_moves_with_the_defence():
+    source, defence = NetworkClassifier(Linear([1.0, 1.0])), NetworkClassifier(Linear([1.0, -1.0]))
+    evaluator = Attacked(Transfer(source, PGD(steps=5)), ThreatModel("inf", 0.2))
+    image, label = torch.tensor([[[[0.7, 0.6]]], [[[0.9, 0.6]]]]), torch.tensor([1, 1])
+    records = evaluator(defence, (image, label, torch.tensor([0, 1])))
+    assert all(record.values["white_box"] is False for record in records)
+    # the source lowers both pixels alike; the defence sees their difference, which stays
+    assert [record.values["correct"] for record in records] == [[True], [True]]

@@ -1,0 +1,201 @@
+"""The evaluator: records, cost, what it leaves behind, and what it does without a float64 copy."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from common.diffusion.denoisers import EDMDenoiser
+from common.noise import Noise
+from common.numerics.finding import LARGEST, Finding
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady
+from common.robustness.gradient_check.recorder import Calls, observe
+from common.robustness.gradient_check.verify import Verify, complaint, deterministic
+from diffpure.purifier import DiffPure
+
+
+class Body(nn.Module):
+    """A tanh layer that knows the noise level."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, label, class_labels=None):
+        return torch.tanh(self.conv(x) + label[:, None, None, None])
+
+
+def network():
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    for parameter in layers.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 2
+    return NetworkClassifier(layers)
+
+
+def diffpure(steps=3):
+    torch.manual_seed(0)
+    return Purified(DiffPure(EDMDenoiser(Body()), 0.1, steps=steps), network())
+
+
+def batch(images=2):
+    image = torch.rand(images, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return image, torch.zeros(images, dtype=torch.int64), torch.arange(images)
+
+
+def names(records, passed=False):
+    return {f["name"] for record in records for f in record.values["findings"] if f["passed"] == passed}
+
+
+def test_a_record_is_about_one_image_whatever_it_shares_a_batch_with():
+    classifier = diffpure().freeze()
+    image, label, index = batch(3)
+    together = Verify()(classifier, (image, label, index))
+    alone = [r for row in range(3) for r in Verify()(classifier, (image[[row]], label[[row]], index[[row]]))]
+    assert [(r.key, r.label, r.values) for r in together] == [(r.key, r.label, r.values) for r in alone]
+    assert [r.evaluator for r in together] == ["verify"] * 3
+    assert Verify()(classifier, (image[:0], label[:0], index[:0])) == []
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_the_cost_is_what_is_promised(directions):
+    """Per step 9 evaluations for gradients and replays, 4 for each direction; the classifier's do not depend on S."""
+
+    def evaluations(steps):
+        (record,) = Verify(directions=directions)(diffpure(steps).freeze(), batch(1))
+        return record.cost["evaluations"]
+
+    assert evaluations(16) - evaluations(8) == (9 + 4 * directions) * 8
+    assert evaluations(8) - (9 + 4 * directions) * 8 <= 30
+
+
+def test_a_steady_classifier_costs_no_more():
+    bare, steady = (Verify()(c.freeze(), batch(1))[0] for c in (diffpure(), Steady(diffpure(), 16)))
+    assert steady.values == bare.values
+    assert steady.cost["evaluations"] == bare.cost["evaluations"]
+
+
+def test_nothing_is_left_behind():
+    classifier = diffpure().train()
+    for parameter in classifier.classifier.parameters():
+        parameter.requires_grad_(True)
+    state = torch.random.get_rng_state()
+    Verify()(classifier, batch())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert classifier.training
+    assert all(parameter.requires_grad for parameter in classifier.classifier.parameters())
+    for module in classifier.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_kernels_are_deterministic_and_precise_for_a_while():
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    cudnn.benchmark = True
+    try:
+        with deterministic():
+            assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+            assert cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert cudnn.benchmark
+    finally:
+        cudnn.benchmark = before[1]
+    after = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    assert after == before
+
+
+class Locked(Classifier):
+    """Cannot be copied; ``share`` of its gradient is kept."""
+
+    def __init__(self, share=1.0):
+        super().__init__()
+        self.inside, self.share, self.lock = network(), share, threading.Lock()
+
+    def forward(self, image, noise=None):
+        return self.inside(self.share * image + (1 - self.share) * image.detach())
+
+
+def test_without_a_float64_copy_differences_are_taken_in_float32():
+    (record,) = Verify()(Locked().freeze(), batch(1))
+    assert record.values["verified"]
+    assert "finite differences" in names([record], passed=True)
+    assert "single precision" not in names([record], passed=True)
+    (record,) = Verify()(Locked(0.5).freeze(), batch(1))
+    assert names([record]) == {"finite differences"}
+    error = {f["name"]: f["error"] for f in record.values["findings"]}["finite differences"]
+    assert 0.01 < error < 2
+
+
+class Telling(nn.Module):
+    """Anything with a method ``verify`` is asked, once, with what it was called with and its float64 copy."""
+
+    randomised = False
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.heard = []
+
+    def forward(self, image, noise):
+        return self.weight * image
+
+    def verify(self, image, noise, double):
+        self.heard.append((image, noise, double))
+        return [Finding("its own", False, 0.5, "Something is wrong.")]
+
+
+def test_modules_tell_of_themselves():
+    purifier = Telling()
+    records = Verify()(Purified(purifier, network()).freeze(), batch(1))
+    ((image, noise, double),) = purifier.heard
+    assert image.shape == (1, 1, 4, 4)
+    assert noise.index.tolist() == [0]
+    assert double.weight.dtype == torch.float64
+    assert names(records) == {"its own"}
+    assert "- its own: Something is wrong. (error 0.5 at image 0)" in complaint(records)
+
+
+def test_the_outermost_recomputed_modules_are_compared():
+    class Checkpointed(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.first, self.rest = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh()), nn.Linear(8, 3)
+
+        def forward(self, image, noise=None):
+            return self.rest(torch.utils.checkpoint.checkpoint(self.first, image, use_reentrant=False))
+
+    classifier, calls = Checkpointed(), Calls()
+    with calls.counted(classifier):
+        observe(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, calls.turn_round)
+    assert {"first", "first.1"} <= calls.recomputed
+    assert calls.outermost() == {"first"}
+    seen = Calls()
+    with seen.compared(classifier, {"first"}):
+        observe(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, seen.turn_round)
+    assert [len(side["into first"]) for side in seen.seen] == [1, 1]
+    assert seen.error() == 0
+    seen.seen[1]["into first"][0][0, 0] *= 1.01  # as long as an input that is one per cent longer
+    assert seen.error() == pytest.approx(0.01 / 1.01)
+
+
+def test_findings_are_finite_json():
+    assert Finding("a", False, float("inf"), "b").values()["error"] == LARGEST
+    assert not Finding.of("a", float("nan"), 1.0, "good", "bad").passed
+    assert Finding.of("a", 0.5, 0.5, "good", "bad").sentence == "good"
+    assert Finding.undecided("a", "b").values() == {
+        "name": "a", "passed": True, "error": 0.0, "sentence": "b", "decided": False,
+    }  # fmt: skip
+
+
+def test_settings_and_batches_that_make_no_sense():
+    for settings in ({"directions": 0}, {"limit": 0}):
+        with pytest.raises(ValueError, match="needs directions >= 1 and limit >= 1"):
+            Verify(**settings)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
+        Verify()(network(), batch())
+    image, label, index = batch()
+    with pytest.raises(ValueError, match="float32"):
+        Verify()(network(), (image.double(), label, index))
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2"):
+        Verify()(network(), (image, label + 3, index))

@@ -1,0 +1,275 @@
+"""Each check passes on an honest attack and fails on the fault that it is there to find."""
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from common.noise import Noise
+from common.records.store import Record
+from common.robustness.attacks.pgd import PGD
+from common.robustness.classifiers import Classifier, NetworkClassifier
+from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.masking import checks, paired_checks
+from common.robustness.masking.checks import Check, examine, probe
+from common.robustness.threats.norm_ball import ThreatModel
+
+HONEST = {"zero_gradient": False, "probabilities": False, "repeatable": True, "norm": "Linf", "eps": 0.1}
+
+
+def rows(clean, attacked, name="attacked", distance=0.1, **values):
+    """One record per image from strings of draws: "11" right twice, "10" right once."""
+    pairs = zip(clean, attacked, strict=True)
+    entries = [
+        {"predictions": [int(c) for c in a], "clean_predictions": [int(c) for c in b], "distance": distance}
+        for b, a in pairs
+    ]
+    return [Record(name, i, 1, {**HONEST, **entry, **values}) for i, entry in enumerate(entries)]
+
+
+def named(found, name):
+    (check,) = [check for check in found if check.name.endswith(name)]
+    return check
+
+
+def test_an_honest_attack_passes_everything():
+    found = examine(rows(["11"] * 20, ["00"] * 15 + ["11"] * 5))
+    assert len(found) == 6
+    assert [check.sentence for check in found if not check.passed] == []
+    assert all(check.sentence.endswith(".") and check.name.startswith("attacked: ") for check in found)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [
+        ("zero_gradient", True, "gradient reaches the image"),
+        ("probabilities", True, "outputs are logits"),
+        ("repeatable", False, "randomness is declared"),
+    ],
+)
+def test_flags_fail_their_check_alone(flag, value, name):
+    found = examine(rows(["1"] * 20, ["0"] * 20, **{flag: value}))
+    assert [check.name for check in found if not check.passed] == [f"attacked: {name}"]
+
+
+def test_five_percent_of_zero_gradients_are_tolerated():
+    good, bad = rows(["1"] * 100, ["0"] * 100), rows(["1"] * 100, ["0"] * 100, zero_gradient=True)
+    assert checks.gradient_reaches_the_image(bad[:5] + good[5:]).passed
+    assert not checks.gradient_reaches_the_image(bad[:6] + good[6:]).passed
+    assert "6.0 %" in checks.gradient_reaches_the_image(bad[:6] + good[6:]).sentence
+
+
+def test_an_attack_that_gives_up_is_found_and_misclassified_images_do_not_count():
+    still = rows(["11"] * 20, ["11"] * 20, distance=0.0005)
+    assert not checks.attack_moves_images(still).passed
+    already_wrong = rows(["01"] * 20, ["01"] * 20, distance=0.0)
+    assert checks.attack_moves_images(already_wrong).passed
+    assert not checks.attack_moves_images(still[:2] + rows(["11"] * 20, ["00"] * 20)[2:]).passed
+    assert checks.attack_moves_images(still[:1] + rows(["11"] * 20, ["00"] * 20)[1:]).passed
+
+
+def test_an_attack_that_only_asks_again_is_found():
+    """Noise alone makes some draw wrong on half the images, under attack and without."""
+    clean, attacked = ["10", "11"] * 20, ["11", "10"] * 20
+    assert not checks.attack_beats_asking_again(rows(clean, attacked)).passed
+    assert checks.attack_beats_asking_again(rows(clean, ["00"] * 40)).passed
+
+
+def test_too_few_images_to_tell_are_no_failure_but_an_attack_that_breaks_none_of_many_is():
+    def found(images, broken):
+        check = checks.attack_beats_asking_again(rows(["1"] * images, ["0"] * broken + ["1"] * (images - broken)))
+        return check.passed, check.decided
+
+    assert found(3, 0) == found(50, 2) == (True, False)
+    assert found(7, 0) == (False, True)
+
+
+def test_an_attack_that_is_blind_along_the_way_is_found():
+    """More than 5 % of the images spent more than half of their steps without a gradient."""
+    seeing, blind = rows(["1"] * 40, ["0"] * 40, dead=0.5), rows(["1"] * 40, ["0"] * 40, dead=0.51)
+    assert named(examine(seeing[:38] + blind[38:]), "steps have gradients").passed
+    check = named(examine(seeing[:37] + blind[37:]), "steps have gradients")
+    assert not check.passed
+    assert "7.5 %" in check.sentence
+    assert not [c for c in examine(rows(["1"] * 9, ["0"] * 9, dead=1.0, white_box=False)) if "have gradients" in c.name]
+
+
+def part(name, eps=0.1, **attack):
+    return {
+        "class": "Attacked", "name": name, "draws": 10, "seed": 0, "threat": {"norm": "inf", "eps": eps},
+        "attack": {"class": "PGD", "steps": 20, "eot": 4, "step_size": None, **attack},
+    }  # fmt: skip
+
+
+BASE = part("pgd")
+
+
+@pytest.mark.parametrize(
+    ("other", "stronger"),
+    [
+        (part("masking/eps=0.2", eps=0.2), "masking/eps=0.2"),
+        (part("masking/eps=0.2", eps=0.2, step_size=0.02), "masking/eps=0.2"),
+        (part("masking/steps=5", steps=5), "pgd"),
+        (part("masking/eot=1", eot=1), "pgd"),
+        (part("five restarts", restarts=5), None),  # the first has no such setting: nothing to compare
+        (part("masking/steps=5", steps=5, eot=1), None),  # differ in two settings
+        ({**part("other seed", steps=5), "seed": 1}, None),  # other draws
+    ],
+)
+def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
+    config = {"evaluators": [BASE, other]}
+    names = ["pgd", other["name"]]
+    weaker = next(name for name in names if name != stronger)
+    right = {stronger: ["0"] * 30 + ["1"] * 10, weaker: ["1"] * 40}
+    for survivors, passed in ((right, True), ({stronger: right[weaker], weaker: right[stronger]}, False)):
+        records = [r for name in names for r in rows(["1"] * 40, survivors.get(name, ["0"] * 40), name=name)]
+        found = [check for check in examine(records, config) if "not weaker" in check.name]
+        assert not [check for check in examine(records) if "not weaker" in check.name]
+        if stronger is None:
+            assert found == []
+            continue
+        (check,) = found
+        assert check.name == f"{stronger}: not weaker than {weaker}"
+        assert check.passed == passed
+        assert "25.0 % survive" in check.sentence
+        assert check.sentence.endswith("." if passed else "keeps its books wrongly.")
+
+
+def test_trends_pair_common_images_and_say_when_these_are_too_few():
+    config = {"evaluators": [BASE, part("masking/steps=5", steps=5), part("masking/steps=2", steps=2)]}
+    base = rows(["1"] * 40, ["1"] * 40, name="pgd")
+    found = examine([*base, *rows(["1"] * 6, ["0"] * 6, name="masking/steps=5")], config)
+    check = named(found, "not weaker than masking/steps=5")
+    assert check.passed
+    assert not check.decided
+    found = examine(
+        [*base, *(r for k in (5, 2) for r in rows(["1"] * 9, [str(k % 2)] * 9, name=f"masking/steps={k}"))], config
+    )
+    trends = {check.name: check.passed for check in found if "not weaker" in check.name}
+    assert trends == {  # neighbours only: 20 against 5, 5 against 2
+        "pgd: not weaker than masking/steps=5": True,
+        "masking/steps=5: not weaker than masking/steps=2": False,
+    }
+
+
+def test_what_is_there_to_be_compared_is_not_judged_by_itself():
+    records = rows(["1"] * 40, ["1"] * 40, name="masking/steps=5", distance=0.0, white_box=True)
+    black = rows(["1"] * 40, ["0"] * 40, name="square", white_box=False)
+    assert {check.name.split(":")[0] for check in examine(records + black)} == {"square"}
+    grey = rows(["1"] * 40, ["1"] * 40, name="masking/grey", norm="L2", eps=4.0)
+    (check,) = examine(grey)
+    assert not check.passed
+    assert "huge" in check.name
+
+
+def test_the_attack_must_break_the_baseline():
+    falls, stands, few = (
+        rows(["1"] * n, ["0"] * k + ["1"] * (n - k), name="masking/undefended", baseline="undefended")
+        for n, k in ((20, 15), (20, 3), (6, 6))
+    )
+    (good,), (bad,), (unclear,) = examine(falls), examine(stands), examine(few)
+    assert (good.passed, bad.passed, unclear.passed, unclear.decided) == (True, False, True, False)
+    assert "25.0 % under the attack: it works." in good.sentence
+
+
+def test_robustness_above_clean_accuracy_is_found():
+    assert not checks.robust_is_not_above_clean(rows(["0"] * 20, ["1"] * 20)).passed
+    assert checks.robust_is_not_above_clean(rows(["1"] * 20, ["1"] * 20)).passed
+
+
+@pytest.mark.parametrize(("lost", "won"), [(6, 0), (7, 0), (10, 1), (10, 2), (9, 2), (0, 0), (0, 9)])
+def test_paired_comparison_is_the_exact_sign_test(lost, won):
+    clean, attacked = ["1"] * lost + ["0"] * won + ["1"] * 5, ["0"] * lost + ["1"] * won + ["1"] * 5
+    significant = lost + won > 0 and binomtest(lost, lost + won, 0.5, alternative="greater").pvalue < 0.01
+    check = checks.attack_beats_asking_again(rows(clean, attacked))
+    few = lost + won < 7
+    assert check.decided == (not few)
+    assert check.passed == (significant or few)
+    assert ("7 might" in check.sentence) == few
+
+
+def test_a_huge_budget_must_leave_no_more_than_chance():
+    def huge(right, norm="Linf", eps=0.6):
+        found = rows(["1"] * 40, ["1"] * right + ["0"] * (40 - right), eps=eps, norm=norm, distance=0.5)
+        return [check for check in examine(found) if "huge" in check.name]
+
+    assert huge(30, eps=0.1) == huge(30, norm="L2") == []
+    assert [check.passed for check in huge(40) + huge(5)] == [False, True]
+
+
+def test_black_box_must_not_beat_white_box():
+    white = rows(["1"] * 20, ["1"] * 18 + ["0"] * 2, name="pgd", white_box=True)
+    black = rows(["1"] * 20, ["0"] * 18 + ["1"] * 2, name="square", white_box=False)
+    check = named(examine(white + black), "pgd: not weaker than square")
+    assert not check.passed
+    assert "10.0 % the black-box" in check.sentence
+    weak = rows(["1"] * 20, ["1"] * 20, name="square", white_box=False)
+    assert named(examine(white + weak), "not weaker than square").passed
+    other = rows(["1"] * 20, ["0"] * 20, name="square", white_box=False, eps=0.2)
+    assert not [check for check in examine(white + other) if "not weaker" in check.name]
+    with pytest.raises(ValueError, match="share none"):
+        paired_checks.transfer(white[:5], black[5:])
+
+
+def test_nothing_to_examine():
+    assert examine([]) == examine([Record("clean", 0, 1, {"predictions": [1]})]) == []
+    assert Check("a", True, "b").passed
+
+
+# What is seen from outside
+
+
+class Faulty(Classifier):
+    randomised = True
+
+    def __init__(self, fault=None):
+        super().__init__()
+        self.fault, self.calls = fault, 0
+
+    def forward(self, image, noise=None):
+        self.calls += 1
+        score = (image + 0.1 * noise.normal(0, image.shape[1:])).flatten(1).sum(1)
+        logits = torch.stack([score, 0.3 * score], 1)
+        if self.fault == "rounds":
+            return logits.round()
+        if self.fault == "detaches":
+            return logits.detach()
+        if self.fault == "softmax":
+            return logits.softmax(1)
+        if self.fault == "other noise":
+            return logits + self.calls
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (None, (False, False, True)),
+        ("rounds", (True, False, True)),
+        ("detaches", (True, False, True)),
+        ("softmax", (False, True, True)),
+        ("other noise", (False, False, False)),
+    ],
+)
+def test_probe_sees_the_fault(fault, expected):
+    image, label = Noise.of(0, torch.arange(4)).uniform(0, (1, 4, 4)), torch.tensor([0, 1, 0, 1])
+    noise, classifier = Noise.of(1, torch.arange(4)), Faulty(fault)
+    logits = classifier(image, noise).detach()
+    with torch.no_grad():
+        found = probe(classifier, image, label, noise, logits)
+    assert [tuple(flags.values()) for flags in found] == [expected] * 4
+    assert list(found[0]) == ["zero_gradient", "probabilities", "repeatable"]
+
+
+def test_a_saturated_classifier_is_caught_from_the_evaluator_to_the_sentence():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    index = torch.arange(32)
+    image = Noise.of(0, index).uniform(0, (1, 4, 4))
+    label = network(image).argmax(1)
+    masked = nn.Sequential(network, nn.Hardtanh(-1e-7, 1e-7))
+    attack = Attacked(PGD(steps=3), ThreatModel("inf", 0.49))
+    found = examine(attack(NetworkClassifier(masked), (image, label, index)))
+    assert not named(found, "gradient reaches the image").passed
+    found = examine(attack(NetworkClassifier(network), (image, label, index)))
+    assert [check.sentence for check in found if not check.passed] == []
