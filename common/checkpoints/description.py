@@ -1,12 +1,10 @@
-"""A network, denoiser or classifier as JSON, and back: the class and the arguments of its constructor, nested.
+"""Networks, denoisers and classifiers as JSON, and back: public class name and constructor arguments, nested.
 
-Building runs the constructors of this project's modules, of noise schedules, of timm's models and of diffusers' U-Net,
-and nothing else, so a description from an untrusted file is no more than a choice among those.
+Building calls constructors of this project's exported modules, of noise schedules, of timm's models and of diffusers'
+U-Net, and nothing else: a description from an untrusted file can only choose among those.
 """
 
-import importlib
 import inspect
-import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -14,25 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.records.public_names import public_name
+from common.diffusion.schedules import DDPM, EDM, VP
+from common.naming.public_names import PACKAGES, import_public, is_ours, public_name
 
-PACKAGES = ("agdm", "common", "diffpure", "ndc")
-SCHEDULES = "common.diffusion.schedules"
+ALLOWED = f"a checkpoint may name exported modules of {', '.join(PACKAGES)}, noise schedules and timm models"
+SCHEDULES = (DDPM, EDM, VP)
+NETWORK_ROOMS = ("common.diffusion.networks.", "common.networks.")
 
 
 def describe(part: Any) -> dict[str, Any]:
-    """``{"class": name, "config": arguments}`` of a part; arguments that are parts themselves are described in turn.
+    """``{"class": public name, "config": constructor arguments}``; arguments that are parts are described in turn.
 
     The arguments come from the part's dictionary ``config`` or else from its attributes of the same names. Raises
-    ``ValueError`` for a part that could not be built again.
+    ``ValueError`` for a class that no room exports, and for arguments that the part does not keep or JSON cannot hold.
     """
     kind = type(part)
     name = public_name(kind)
-    package = kind.__module__.split(".")[0]
-    if package == "timm":
+    if kind.__module__.split(".")[0] == "timm":
         return {"class": "timm", "config": _timm_arguments(part)}
-    if package not in PACKAGES:
-        raise ValueError(f"a checkpoint can hold modules of {', '.join(PACKAGES)} and timm models; got {name}.")
+    if not is_ours(kind):
+        raise ValueError(f"{ALLOWED}; got {name}.")
+    _exported_class(name)
     config = getattr(part, "config", None)
     if not isinstance(config, Mapping):
         config = {argument: _attribute(part, argument) for argument in inspect.signature(kind).parameters}
@@ -44,7 +44,7 @@ def _attribute(part: Any, argument: str) -> Any:
         return getattr(part, argument)
     except AttributeError as error:
         raise ValueError(
-            f"{type(part).__qualname__} must keep its argument {argument!r} as an attribute, or all of them in a "
+            f"{type(part).__qualname__} must keep its argument {argument!r} as an attribute, or all arguments in a "
             "dictionary `config`, to be described in a checkpoint; it does neither."
         ) from error
 
@@ -58,22 +58,22 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, where) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item, where) for key, item in value.items()}
-    if isinstance(value, nn.Module) or type(value).__module__ == SCHEDULES:
+    if isinstance(value, nn.Module | DDPM | EDM | VP):
         return describe(value)
     raise ValueError(f"{where} is a {type(value).__qualname__}, which a checkpoint cannot describe; use plain values.")
 
 
 def _timm_arguments(model: nn.Module) -> dict[str, Any]:
-    stated: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    first = stated.get("first_conv") or ()
+    pretrained_cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    first = pretrained_cfg.get("first_conv") or ()
     names = [first] if isinstance(first, str) else list(first)
     in_chans = model.get_parameter(f"{names[0]}.weight").shape[1] if names else 3
     classes = getattr(model, "num_classes", None)
-    return {"model_name": stated.get("architecture"), "num_classes": classes, "in_chans": in_chans}
+    return {"model_name": pretrained_cfg.get("architecture"), "num_classes": classes, "in_chans": in_chans}
 
 
 def build(description: Mapping[str, Any]) -> Any:
-    """The part that `describe` described. Networks are on the meta device: their weights are yet to come.
+    """The part that `describe` described; networks are on the meta device and have no weights yet.
 
     Raises ``ValueError`` for a class that a checkpoint may not name, one that this version does not have, and arguments
     that it does not take.
@@ -84,9 +84,9 @@ def build(description: Mapping[str, Any]) -> Any:
     arguments = {key: build(value) if _is_part(value) else value for key, value in config.items()}
     if "pretrained" in arguments:
         arguments["pretrained"] = False  # the weights come from the checkpoint, never from the network
-    kind = _timm_model if name == "timm" else _allowed(name)
-    bare = name == "timm" or ".networks" in kind.__module__
-    with torch.device("meta") if bare else nullcontext():
+    kind = _timm_model if name == "timm" else _exported_class(name)
+    device = torch.device("meta") if name == "timm" or name.startswith(NETWORK_ROOMS) else nullcontext()
+    with device, torch.random.fork_rng(devices=()):  # initial weights draw no numbers from the caller's generator
         try:
             return kind(**arguments)
         except TypeError as error:
@@ -109,17 +109,11 @@ def _timm_model(model_name: str, **arguments: Any) -> nn.Module:
     return model
 
 
-def _allowed(name: str) -> Any:
-    """The class of that name: a module of our packages or a noise schedule."""
-    refusal = f"a checkpoint may name modules of {', '.join(PACKAGES)}, noise schedules and timm; got {name!r}."
-    if not re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", name):
-        raise ValueError(refusal)
-    module, _, attribute = name.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"this version of the project has no {name}; another one wrote the description.") from error
-    ours = isinstance(kind, type) and public_name(kind) == name  # a name that a room exports
-    if not ours or not (issubclass(kind, nn.Module) or kind.__module__ == SCHEDULES):
-        raise ValueError(refusal)
+def _exported_class(name: str) -> Any:
+    """The class with this public name: a module of this project or a noise schedule."""
+    if not is_ours(name):
+        raise ValueError(f"{ALLOWED}; got {name!r}.")
+    kind = import_public(name)
+    if not isinstance(kind, type) or not (issubclass(kind, nn.Module) or kind in SCHEDULES):
+        raise ValueError(f"{ALLOWED}; got {name!r}.")
     return kind

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-OURS = ("agdm.", "common.", "diffpure.", "ndc.")
+from common.naming.public_names import is_ours
 
 
 def networks(module: nn.Module) -> list[nn.Module]:
@@ -16,7 +16,7 @@ def networks(module: nn.Module) -> list[nn.Module]:
 
     Classifiers, purifiers and denoisers only arrange what these compute.
     """
-    foreign = not f"{type(module).__module__}.".startswith(OURS)
+    foreign = not is_ours(type(module))
     if foreign and not isinstance(module, nn.ModuleList | nn.ModuleDict):
         return [module]
     if isinstance(getattr(module, "config", None), Mapping):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.records.public_names import public_name
+from common.naming.public_names import is_ours, public_name
 
 SPEED_ONLY = {
     *("batch_size", "chunk", "workers", "compile", "channels_last"),
@@ -60,7 +60,7 @@ def settings(part: Any, inside: bool = False) -> Any:
         shown = {key: value for key, value in getattr(part, "__dict__", {}).items() if key != LIMIT or not evaluator}
         return {"class": name, **_public(shown, inside)}
     weights = {} if inside else {"weights": weights_hash(part)}
-    if not name.startswith(("agdm.", "common.", "diffpure.", "ndc.")):
+    if not is_ours(name):
         return {"class": name, **weights}
     config = getattr(part, "config", None)
     own = config if isinstance(config, Mapping) else {**vars(part), **part._modules}

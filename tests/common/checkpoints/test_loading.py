@@ -164,7 +164,8 @@ def test_foreign_files(tmp_path):
 )
 def test_a_file_may_name_only_our_modules(name, tmp_path):
     path = described(tmp_path, {"format": 1, "class": name, "config": {}})
-    with pytest.raises(ValueError, match=r"a checkpoint may name modules of|this version of the project has no"):
+    refusals = "a checkpoint may name exported modules of|must start with a package of|has no common|that the room"
+    with pytest.raises(ValueError, match=refusals):
         load(path)
 
 
@@ -236,7 +237,7 @@ def test_the_wrong_kind_of_file(denoiser, tmp_path):
 
 
 def test_only_what_can_be_built_again_is_saved(denoiser, tmp_path):
-    with pytest.raises(ValueError, match=r"got torch.nn.modules.linear.Linear"):
+    with pytest.raises(ValueError, match=r"got torch.nn.Linear"):
         save(nn.Linear(2, 2), tmp_path / "n.safetensors")
     with pytest.raises(ValueError, match=r"Use d\.safetensors"):
         save(denoiser, tmp_path / "d.pt")
