@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -159,8 +160,8 @@ class DiffusionPurifier(Purifier):
         finally:
             self._trajectories = outer
 
-    def verify(self, image: Tensor, noise: Noise, double: "DiffusionPurifier | None" = None) -> list[Finding]:
-        """What ``common.diffusion.gradient_check.verify`` finds; ``double`` is a float64 copy."""
+    def gradient_findings(self, image: Tensor, noise: Noise, double: Any = None) -> list[Finding]:
+        """Gradient checks of this purifier, see ``common.diffusion.gradient_check``; ``double``: a float64 copy."""
         from common.diffusion.gradient_check.verify import verify  # which differentiates purifiers
 
         return verify(self, image, noise, double)

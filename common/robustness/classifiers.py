@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
+from common.robustness.protocols import Randomised, SupportsDiffuse
 
 C = TypeVar("C", bound="Classifier")
 
@@ -90,7 +91,8 @@ class Purified(Classifier):
         super().__init__()
         self.purifier = purifier
         self.classifier = classifier
-        self.randomised = bool(getattr(purifier, "randomised", True)) or classifier.randomised
+        declared = purifier.randomised if isinstance(purifier, Randomised) else True
+        self.randomised = bool(declared) or classifier.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = _given(noise, image)
@@ -100,8 +102,8 @@ class Purified(Classifier):
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """``diffused`` (where the purifier can show it) and ``purified``, from the same noise."""
         noise = _given(noise, image)
-        diffuse = getattr(self.purifier, "diffuse", None)
-        diffused = {} if diffuse is None else {"diffused": diffuse(image, noise)}
+        purifier = self.purifier
+        diffused = {"diffused": purifier.diffuse(image, noise)} if isinstance(purifier, SupportsDiffuse) else {}
         return {**diffused, "purified": self.purifier(image, noise)}
 
 

@@ -1,26 +1,21 @@
 """DiffAttack's loss: an attack that also drives the reverse process away from the forward one."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Found
-from common.robustness.attacks.wrapped import Around, hooks, loss_of, with_loss
+from common.robustness.attacks.wrapped import Around, loss_of, with_loss
 from common.robustness.classifiers import Classifier, Purified, Voting
 from common.robustness.losses import Loss
+from common.robustness.protocols import RecordedTrajectory, SupportsRecording
 from common.robustness.threats.norm_ball import Threat
-
-
-class Recorded(Protocol):
-    """What a purifier's ``recorded()`` collects: one for each purification, with its deviation per row."""
-
-    def deviation(self, times: int | None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,7 @@ class DiffAttack(Around):
     digits the attack was weaker than the one inside (76 % of the answers right instead of 66 %); with it no difference
     was seen. At weight 0 this is the attack itself.
 
-    The purifiers are those modules of the classifier, at any depth, that have a method ``recorded()``: a context
-    manager that yields a list, to which it adds each purification that records a gradient (`Recorded`). Raises
+    The purifiers are the modules of the classifier, at any depth, that satisfy `SupportsRecording`. Raises
     ``ValueError`` before the attack starts where there is none, or where its gradient does not reach the states on the
     way (BPDA, adjoint).
     """
@@ -59,13 +53,13 @@ class DiffAttack(Around):
         loss_of(self.attack)
 
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        records: list[Callable[[], AbstractContextManager[list[Recorded]]]] = hooks(classifier, "recorded")
-        if not records:
+        purifiers = [part for part in classifier.modules() if isinstance(part, SupportsRecording)]
+        if not purifiers:
             raise ValueError(
                 f"DiffAttack needs a diffusion purifier, whose states it can see; {type(classifier).__name__} has none"
             )
         with ExitStack() as stack:
-            seen = [stack.enter_context(record()) for record in records]
+            seen = [stack.enter_context(part.recorded()) for part in purifiers]
             loss = _Deviating(self, loss_of(self.attack), seen, _votes(classifier))
             hook = classifier.register_forward_pre_hook(loss.forget)
             stack.callback(hook.remove)
@@ -75,7 +69,7 @@ class DiffAttack(Around):
 class _Deviating:
     """``loss`` with the gradient of ``loss + weight L_dev``, from the purifications of the last call alone."""
 
-    def __init__(self, attack: DiffAttack, loss: Loss, seen: list[list[Recorded]], votes: int) -> None:
+    def __init__(self, attack: DiffAttack, loss: Loss, seen: Sequence[list[RecordedTrajectory]], votes: int) -> None:
         self.attack, self.loss, self.seen, self.votes = attack, loss, seen, votes
 
     def forget(self, classifier: nn.Module, given: tuple[Any, ...]) -> None:

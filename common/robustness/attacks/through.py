@@ -1,7 +1,6 @@
 """What an attack differentiates, as a setting of the attack: so several can meet the same defence in one test."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Found
-from common.robustness.attacks.wrapped import Around, hooks
+from common.robustness.attacks.wrapped import Around
 from common.robustness.classifiers import Classifier
+from common.robustness.protocols import SupportsDifferentiation
 from common.robustness.threats.norm_ball import Threat
 
 Mode = Literal["checkpoint", "full", "bpda", "adjoint", "surrogate"]
@@ -55,13 +55,13 @@ class Through(Around):
             )
 
     def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        ways: list[Callable[..., AbstractContextManager[bool]]] = hooks(classifier, "differentiated")
-        if not ways:
+        purifiers = [part for part in classifier.modules() if isinstance(part, SupportsDifferentiation)]
+        if not purifiers:
             raise ValueError(
                 f"no part of {type(classifier).__name__} can be differentiated in another way: it has no diffusion "
                 "purifier. Use the attack without Through"
             )
         with ExitStack() as stack:
-            deployed = [stack.enter_context(way(self.gradient)) for way in ways]
+            deployed = [stack.enter_context(part.differentiated(self.gradient)) for part in purifiers]
             found = super().search(classifier, image, label, threat, noise)
         return found if all(deployed) else replace(found, curve=None, broken=None)

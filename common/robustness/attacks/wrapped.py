@@ -1,10 +1,9 @@
 """Attacks around an attack: they change what it sees, never how it searches."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, Found
@@ -38,11 +37,6 @@ class Around(Attack):
     def chunk(self) -> int | None:
         """How many rows the attack works on at a time; None for no limit."""
         return getattr(self.attack, "chunk", None)
-
-
-def hooks(classifier: nn.Module, name: str) -> list[Callable[..., Any]]:
-    """The methods called ``name`` of all modules in a classifier, for which it needs no other class than theirs."""
-    return [getattr(module, name) for module in classifier.modules() if callable(getattr(module, name, None))]
 
 
 def loss_of(attack: Attack) -> Loss:

@@ -16,6 +16,7 @@ from common.robustness.evaluation.batches import check_labels
 from common.robustness.gradient_check import findings as gradient_findings
 from common.robustness.gradient_check.findings import gap
 from common.robustness.gradient_check.recorder import Answer, Calls, observe
+from common.robustness.protocols import SupportsDifferentiation, SupportsGradientCheck
 
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
 SLOPE = 1e-3  # relative, float64: central differences err by 1e-7, a wrong gradient by per cents
@@ -75,7 +76,9 @@ class Subject:
         """What modules find in themselves; ``heard`` is what they were called with."""
         for name, (image, noise) in heard.items():
             double = None if self.double is None else self.double.get_submodule(name)
-            yield from _verify(self.classifier.get_submodule(name), image, noise, double)
+            part = self.classifier.get_submodule(name)
+            if isinstance(part, SupportsGradientCheck):
+                yield from part.gradient_findings(image, noise, double)
 
     def _weights(self, logits: Tensor) -> Tensor:
         """A random projection of the logits: unlike a loss it never saturates."""
@@ -86,8 +89,8 @@ class Subject:
         """Gradient against finite differences; in float64, if the copy has the ``logits`` that the deployed one has."""
         with ExitStack() as stack:
             for module in self.double.modules() if self.double is not None and declared else ():
-                if (differentiated := getattr(module, "differentiated", None)) is not None:
-                    stack.enter_context(differentiated("checkpoint"))
+                if isinstance(module, SupportsDifferentiation):
+                    stack.enter_context(module.differentiated("checkpoint"))
             fine = self._double_answer(logits)
             if fine is not None and self.double is not None:
                 yield from self._compared(self.double, self.point.double(), fine)
@@ -147,13 +150,8 @@ def _overheard(classifier: nn.Module, heard: dict[str, tuple[Tensor, Noise]]) ->
         return hook
 
     with ExitStack() as stack:
-        for name, module in classifier.named_modules():
-            if hasattr(module, "verify"):
-                stack.callback(module.register_forward_pre_hook(listen(name), with_kwargs=True).remove)
+        checked = [name for name, module in classifier.named_modules() if isinstance(module, SupportsGradientCheck)]
+        for name in checked:
+            module = classifier.get_submodule(name)
+            stack.callback(module.register_forward_pre_hook(listen(name), with_kwargs=True).remove)
         yield
-
-
-def _verify(module: Any, image: Tensor, noise: Noise, double: nn.Module | None) -> list[Finding]:
-    """A module's own tests."""
-    found: list[Finding] = module.verify(image, noise, double)
-    return found

@@ -1,7 +1,7 @@
 """Before a long attack: are the gradients of this very classifier what they claim to be?
 
 Each test has a name, measures an error and says what it means. What only a purifier can tell of itself is asked of it:
-a module with a method ``verify(image, noise, double) -> list[Finding]`` is handed what it was called with, and its
+a `SupportsGradientCheck` is handed what it was called with, and its
 float64 copy. Where a gradient is declared to be approximate ("declared gradient" among what the purifier found),
 nothing is held against it; what is around it is tested with the exact one, through the module's ``differentiated``.
 """

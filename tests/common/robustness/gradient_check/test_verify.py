@@ -140,7 +140,7 @@ class Telling(nn.Module):
     def forward(self, image, noise):
         return self.weight * image
 
-    def verify(self, image, noise, double):
+    def gradient_findings(self, image, noise, double):
         self.heard.append((image, noise, double))
         return [Finding("its own", False, 0.5, "Something is wrong.")]
 
