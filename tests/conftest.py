@@ -1,4 +1,4 @@
-"""Shared by all tests: GPU tests run where there is a GPU, one thread per process, a tiny run to point the CLI at."""
+"""Fixtures and hooks of the whole suite: readable ids, one thread per process, trained weights shared by workers."""
 
 import json
 import os
@@ -13,11 +13,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name of a parameter's class, where pytest has no text for it; ``None`` leaves the choice to pytest."""
+    if isinstance(val, torch.dtype):
+        return str(val).removeprefix("torch.")
+    plain = str | bytes | int | float | complex | bool | None | list | tuple | dict | set | torch.Tensor
+    return None if isinstance(val, plain) or hasattr(val, "__name__") else type(val).__name__
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse ids that differ between processes; skip what needs an accelerator where there is none."""
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unstable:
+        raise pytest.UsageError(f"ids of parameters must not hold addresses, workers would disagree: {unstable[:5]}")
     if torch.cuda.is_available():
         return
     for item in items:
@@ -32,14 +45,27 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a classifier of digits trained for a second, and an untrained denoiser and guidance network."""
+    """Folder with a digits classifier trained for a second, an untrained denoiser and an untrained guidance network.
+
+    The first worker of a run that needs it makes it; the others wait at a lock and read the same files.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "weights"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = tmp_path_factory.mktemp("weights")
+            _train(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def _train(folder: Path) -> None:
     import cli
     from agdm.guidance import GuidanceNetwork
     from common.checkpoints.loading import save
     from common.diffusion.denoisers import EDMDenoiser
     from common.diffusion.networks import DDPMpp
 
-    folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     body = DDPMpp(img_resolution=8, img_channels=1, label_dim=10, model_channels=16, channel_mult=[1], num_blocks=1,
                   attn_resolutions=[4], dropout=0.0)  # fmt: skip
@@ -50,12 +76,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
          f"--model.init_args.export={folder / 'classifier.safetensors'}", "--trainer.enable_progress_bar=false",
          f"--trainer.default_root_dir={folder}"]
     )  # fmt: skip
-    return folder
 
 
 @pytest.fixture
 def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes the YAML of a DiffPure test on 13 digits, all of it real but small; keyword arguments replace entries."""
+    """Writer of the YAML of a small DiffPure test on 13 digits; keyword arguments replace entries."""
 
     def write(records: Path | str | None = None, attack: dict[str, Any] | None = None, **changes: Any) -> Path:
         part = {
@@ -109,7 +134,7 @@ def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def rows() -> Callable[[Path], list[dict[str, Any]]]:
-    """The merged records of a directory as plain JSON, without what they cost."""
+    """Reader of the merged records of a folder as plain JSON, without their cost."""
 
     def read(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]

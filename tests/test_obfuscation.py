@@ -30,7 +30,8 @@ from diffpure.randomised import RandomisedDiffPure
 from ndc.classifier import NoisedDiffusionClassifier
 
 SIDE, CLASSES = 4, 3
-SOLVERS = ["euler_maruyama", "ancestral", "ddim", DDIM(0.7), "probability_flow_euler", "probability_flow_heun"]
+NAMED_SOLVERS = ["euler_maruyama", "ancestral", "ddim", "probability_flow_euler", "probability_flow_heun"]
+SOLVERS = {name: name for name in NAMED_SOLVERS} | {"ddim eta 0.7": DDIM(0.7)}
 
 
 def awake(network, seed=0):
@@ -106,7 +107,7 @@ def timm_network(seed=0):
 
 
 HONEST = {
-    **{f"DiffPure {solver}": lambda seed, s=solver: diffpure(solver=s, seed=seed) for solver in SOLVERS},
+    **{f"DiffPure {name}": lambda seed, s=solver: diffpure(solver=s, seed=seed) for name, solver in SOLVERS.items()},
     "DiffPure torchsde": lambda seed: diffpure(solver="torchsde", steps=2, seed=seed),
     "DiffPure full graph": lambda seed: diffpure(gradient="full", seed=seed),
     "DiffPure long": lambda seed: diffpure(steps=12, seed=seed),

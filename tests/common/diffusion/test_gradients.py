@@ -78,7 +78,7 @@ def gradient_of(purifier, leaf, noise=NOISE):
 
 @pytest.mark.parametrize("kind", [DiffusionPurifier, GuidedPurifier])
 @pytest.mark.parametrize("gradient", ["full", "checkpoint"])
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_image_to_logits(kind, gradient, solver):
     purifier = kind(denoiser(), VP(), 0.2, steps=3, solver=solver, gradient=gradient)
     torch.autograd.gradcheck(lambda x: logits(purifier(x, NOISE)), image().requires_grad_())
@@ -86,7 +86,7 @@ def test_image_to_logits(kind, gradient, solver):
 
 @pytest.mark.parametrize("kind", [DiffusionPurifier, GuidedPurifier])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_checkpoint_is_full_bit_for_bit(kind, dtype, solver):
     x = image(dtype, side=8)
     full, checkpoint = (
@@ -139,7 +139,7 @@ def test_memory_is_states_and_not_networks():
     assert saved_bytes(Full()) > 16 * 20 * state
 
 
-@pytest.mark.parametrize("gradient", ["full", "checkpoint", "adjoint", "bpda", Surrogate(2)], ids=str)
+@pytest.mark.parametrize("gradient", ["full", "checkpoint", "adjoint", "bpda", Surrogate(2)])
 def test_networks_get_no_gradient(gradient):
     """Not even with a network whose parameters ask for one, and not by backward() either."""
     network = denoiser()

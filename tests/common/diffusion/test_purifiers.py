@@ -84,7 +84,7 @@ def test_steps_read_their_own_noise(denoiser, image):
     torch.testing.assert_close(2 * purifier(image, NOISE) - 1, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", ["checkpoint", "full", "adjoint", "bpda", Surrogate(2)], ids=str)
+@pytest.mark.parametrize("gradient", ["checkpoint", "full", "adjoint", "bpda", Surrogate(2)])
 def test_a_graph_is_formed_only_when_the_image_asks(denoiser, image, gradient):
     purifier = DiffusionPurifier(denoiser, VP(), 0.1, steps=4, gradient=gradient)
     denoiser.requires_grad_(True)  # somebody unfroze it: still no graph

@@ -67,7 +67,7 @@ def test_what_is_declared_to_be_approximate():
     assert approximate(Own()) == "Own"
 
 
-@pytest.mark.parametrize("solver", ["euler_maruyama", "probability_flow_heun", TorchSDE("midpoint")], ids=str)
+@pytest.mark.parametrize("solver", ["euler_maruyama", "probability_flow_heun", TorchSDE("midpoint")])
 @pytest.mark.parametrize("kind", [DiffusionPurifier, Guided])
 def test_an_honest_purifier(kind, solver):
     for steps in (3, 9):
