@@ -19,10 +19,10 @@ from common.diffusion.solvers import DDIM, EulerMaruyama, ProbabilityFlowHeun
 from common.networks.small_cnn import SmallCNN
 from common.networks.wide_resnet import WideResNet
 from common.robustness.attacks.pgd import PGD
-from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady, Voting
+from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified, Voting
 from common.robustness.evaluation.evaluators import Attacked
-from common.robustness.gradient_check.verify import Verify, complaint
-from common.robustness.masking.checks import examine
+from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.masking.checks import masking_checks
 from common.robustness.threats.norm_ball import ThreatModel
 from diffpure.langevin import LangevinDiffPure
 from diffpure.purifier import DiffPure
@@ -87,8 +87,8 @@ def batch(images=1, seed=0, channels=1, side=SIDE):
 
 def failed(classifier, images=1, seed=0, **shape):
     """Names of the tests that failed."""
-    records = Verify(seed=seed)(classifier.freeze(), batch(images, seed, **shape))
-    assert all(record.values["verified"] == (complaint([record]) == "") for record in records)
+    records = GradientCheck(seed=seed)(classifier.freeze(), batch(images, seed, **shape))
+    assert all(record.values["verified"] == (failure_message([record]) == "") for record in records)
     return {f["name"] for record in records for f in record.values["findings"] if not f["passed"]}
 
 
@@ -139,7 +139,7 @@ HONEST = {
     "NDC in pieces": lambda seed: ndc("apndc", seed, batch_size=4),
     "majority": lambda seed: Voting(diffpure(seed=seed), 3),
     "mean logit": lambda seed: Voting(diffpure(seed=seed), 2, "mean_logit"),
-    "steady": lambda seed: Steady(head(seed), 4),
+    "steady": lambda seed: Padded(head(seed), 4),
     "ReLU network": lambda seed: NetworkClassifier(awake(SmallCNN(CLASSES, 1, width=8), seed)),
     "float32 inside": lambda seed: Through(lambda image: image.float().to(image.dtype), head(seed)),
     "clamped": lambda seed: Through(lambda image: image.clamp(0, 1), head(seed)),
@@ -175,7 +175,7 @@ def test_no_false_alarm_for_deep_networks(name):
 
 
 def test_a_defence_that_nothing_is_wrong_with_is_tested_by_all_that_applies():
-    (record,) = Verify()(agdm().freeze(), batch())
+    (record,) = GradientCheck()(agdm().freeze(), batch())
     assert [finding["name"] for finding in record.values["findings"]] == [
         "same noise", "declared randomness", "outputs are logits", "attacked as deployed", "recomputed networks",
         "recomputed states", "time grids", "time labels", "full graph", "guidance path", "gradient reaches the image",
@@ -510,9 +510,9 @@ def test_another_face_for_the_attack():
 
 @pytest.mark.parametrize("gradient", ["bpda", "adjoint", Surrogate(2), Adjoint(dt=0.05)])
 def test_declared_approximations_are_named_but_not_refused(gradient):
-    records = Verify()(diffpure(steps=5, gradient=gradient).freeze(), batch())
+    records = GradientCheck()(diffpure(steps=5, gradient=gradient).freeze(), batch())
     findings = {finding["name"]: finding for finding in records[0].values["findings"]}
-    assert complaint(records) == ""
+    assert failure_message(records) == ""
     assert not findings["declared gradient"]["decided"]
     assert "upper bound" in findings["declared gradient"]["sentence"]
     assert findings["declared gradient"]["error"] > 1e-3
@@ -531,19 +531,19 @@ def test_logits_that_saturate_are_found_by_the_checks_of_an_attack():
     plant = After(head(), lambda logits: 1e5 * logits).freeze()
     image, _, index = batch(16)
     label = plant(image).argmax(1)
-    (first, *_) = Verify()(plant, (image[:1], label[:1], index[:1]))
+    (first, *_) = GradientCheck()(plant, (image[:1], label[:1], index[:1]))
     alive = {f["name"]: f for f in first.values["findings"]}["gradient reaches the image"]
     assert alive["passed"]
     assert not alive["decided"]
     attacked = Attacked(PGD(steps=3), ThreatModel("inf", 0.1), keep_images=0)
-    checks = examine(attacked(plant, (image, label, index)))
+    checks = masking_checks(attacked(plant, (image, label, index)))
     assert "attacked: gradient reaches the image" in {check.name for check in checks if not check.passed}
 
 
 def test_the_refusal_names_every_fault_its_meaning_and_what_to_do():
-    records = Verify()(agdm(DetachedReference).freeze(), batch(2))
-    text = complaint(records)
+    records = GradientCheck()(agdm(DetachedReference).freeze(), batch(2))
+    text = failure_message(records)
     assert text.count("\n- ") == 2
     assert "guidance path: Finite differences contradict the gradient along the reference" in text
     assert "verify: warn" in text
-    assert complaint(Verify()(head().freeze(), batch())) == complaint([]) == ""
+    assert failure_message(GradientCheck()(head().freeze(), batch())) == failure_message([]) == ""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load, merge
 from common.records.store import Record, Summary, summarise, worst_case
 from common.report.header import evaluator_parts
-from common.robustness.masking.checks import Check, examine
+from common.robustness.masking.checks import MaskingCheck, masking_checks
 from common.robustness.masking.paired_checks import MASKING
 
 SEEDED = "/seed="  # what tells the evaluators apart that one evaluator with several seeds became
@@ -48,9 +48,9 @@ class Run:
         return summarise([row for row in self.records if is_scored(row) and not is_judged(row)])
 
     @cached_property
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[MaskingCheck]:
         """Masking checks that the records allow."""
-        return examine(self.records, self.config)
+        return masking_checks(self.records, self.config)
 
     @cached_property
     def parts(self) -> dict[str, dict[str, Any]]:
@@ -110,7 +110,7 @@ def family(evaluator: str) -> str:
     return evaluator.split(SEEDED)[0] or evaluator
 
 
-def state(check: Check) -> Literal["passed", "failed", "undecided"]:
+def state(check: MaskingCheck) -> Literal["passed", "failed", "undecided"]:
     """Of a check: one that proves nothing either way has neither passed nor failed."""
     if not check.decided:
         return "undecided"

@@ -2,7 +2,7 @@
 
 from common.robustness.adversarial_training import Objective, PGDTraining, TradesTraining
 from common.robustness.attacks.apgd import APGD
-from common.robustness.attacks.attack import Attack, Found
+from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.auto_attack import AutoAttack
 from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
@@ -19,7 +19,7 @@ from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Certificate, Certifier, Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Voting
 from common.robustness.evaluation.evaluators import Attacked, Certified, Clean, Evaluator
-from common.robustness.gradient_check.verify import Verify
+from common.robustness.gradient_check.evaluator import GradientCheck
 from common.robustness.masking.variants import Baseline
 from common.robustness.threats.norm_ball import Threat, ThreatModel
 from common.robustness.threats.perceptual import LPIPS, Perceptual
@@ -28,6 +28,7 @@ from common.robustness.threats.spatial import SpatialThreat
 __all__ = [
     "APGD",
     "Attack",
+    "AttackResult",
     "Attacked",
     "AutoAttack",
     "Baseline",
@@ -41,7 +42,7 @@ __all__ = [
     "Evaluator",
     "FAB",
     "Foreseen",
-    "Found",
+    "GradientCheck",
     "LPIPS",
     "LowFrequency",
     "NetworkClassifier",
@@ -62,6 +63,5 @@ __all__ = [
     "TorchAttacks",
     "TradesTraining",
     "Transfer",
-    "Verify",
     "Voting",
 ]

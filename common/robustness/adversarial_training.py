@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
-from common.robustness.threats.norm_ball import ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.units import number, whole
 
 Start = Literal["near", "random"]
@@ -43,7 +43,7 @@ class InnerMaximum:
     start: Start = "near"
 
     def __post_init__(self) -> None:
-        norm_ball(self.threat, "adversarial training")
+        require_norm_ball(self.threat, "adversarial training")
         whole("steps of the inner maximum", self.steps, 1)
         if self.step_size is not None and not 0 < number(self.step_size) < math.inf:
             raise ValueError(f"step_size of the inner maximum must be finite and > 0, in pixels; got {self.step_size}")
@@ -78,7 +78,7 @@ class InnerMaximum:
         return adv
 
 
-class Outcome(NamedTuple):
+class TrainingLoss(NamedTuple):
     """Per image: the ``loss`` (B,) to descend, and the ``logits`` (B,K) whose accuracy is worth a look."""
 
     loss: Tensor
@@ -90,7 +90,7 @@ class Objective(Protocol):
 
     threat: ThreatModel
 
-    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Outcome:
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> TrainingLoss:
         """Losses of images (B,C,H,W) in pixels."""
         ...
 
@@ -107,11 +107,11 @@ class PGDTraining:
         self.threat = threat
         self.inner = InnerMaximum(threat, steps, step_size, start="random")
 
-    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Outcome:
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> TrainingLoss:
         """Losses of images (B,C,H,W) in pixels, and the logits of the attacked ones."""
         adv = self.inner(classifier, lambda at: cross_entropy(classifier(at), label), image, noise)
         logits = classifier(adv)
-        return Outcome(cross_entropy(logits, label), logits)
+        return TrainingLoss(cross_entropy(logits, label), logits)
 
 
 class TradesTraining:
@@ -135,14 +135,14 @@ class TradesTraining:
         self.threat, self.weight, self.loss = threat, weight, inner
         self.inner = InnerMaximum(threat, steps, step_size)
 
-    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Outcome:
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> TrainingLoss:
         """Losses of images (B,C,H,W) in pixels, and their logits."""
         with deployed(classifier), torch.no_grad():
             reference = classifier(image)
         target = reference if self.loss == "kl" else label
         adv = self.inner(classifier, lambda at: inner_loss(self.loss)(classifier(at), target), image, noise)
         logits = classifier(image)
-        return Outcome(cross_entropy(logits, label) + self.weight * kl(classifier(adv), logits), logits)
+        return TrainingLoss(cross_entropy(logits, label) + self.weight * kl(classifier(adv), logits), logits)
 
 
 def inner_loss(name: Inner) -> Callable[[Tensor, Tensor], Tensor]:

@@ -107,7 +107,7 @@ class Purified(Classifier):
         return {**diffused, "purified": self.purifier(image, noise)}
 
 
-class Steady(Classifier):
+class Padded(Classifier):
     """The same classifier, never asked about fewer than ``rows`` images at a time.
 
     Convolution and matrix kernels for a handful of rows add up in another order than those for many; the last bits
@@ -209,5 +209,5 @@ def deployed(classifier: nn.Module) -> Iterator[None]:
 
 
 def unpadded(classifier: Classifier) -> Classifier:
-    """What a test wraps in `Steady`: who needs more than logits asks it directly, in batches of its own."""
-    return classifier.classifier if isinstance(classifier, Steady) else classifier
+    """What a test wraps in `Padded`: who needs more than logits asks it directly, in batches of its own."""
+    return classifier.classifier if isinstance(classifier, Padded) else classifier

@@ -19,11 +19,11 @@ from common.records.store import Record, Records
 from common.report.build import summary_table
 from common.robustness.certification.preconditions import check_once
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, Steady
+from common.robustness.classifiers import Classifier, Padded
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluators import Attacked, Certified, Evaluator
 from common.robustness.evaluation.suite import suite
-from common.robustness.gradient_check.verify import Verify, complaint
+from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.robustness.masking.variants import Baseline, masking_suite
 from common.robustness.threats.norm_ball import Threat
 from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
@@ -43,8 +43,8 @@ class RobustTask(L.LightningModule):
     ``threat`` is that of the evaluators that name none.
 
     What can be found out about the attacks is in the directory ``records/diagnostics``. ``verify``: before an attack
-    that uses gradients, `Verify` asks at the test's first two images whether they are what they claim to be. "refuse"
-    stops a test that fails; "warn" goes on and marks its records (``verified: false``); "off" asks nothing.
+    that uses gradients, `GradientCheck` checks them at the test's first two images. "refuse" stops a test that fails;
+    "warn" goes on and marks its records (``verified: false``); "off" asks nothing.
     ``masking``: so many of the test's first images, though at most one in sixteen, are also attacked with the first
     white-box attack at larger budgets, with fewer steps and draws, and without the defence (`masking_suite`), which
     the masking checks compare.
@@ -66,7 +66,7 @@ class RobustTask(L.LightningModule):
             raise ValueError(f"verify must be one of {', '.join(get_args(Verification))}; got {verify!r}")
         self.evaluators, self.path = suite(evaluators, threat), records
         self.verify, self.masking = verify, masking
-        self.classifier = Steady(classifier.freeze())
+        self.classifier = Padded(classifier.freeze())
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
         self._accuracy: dict[str, Metric] = {}
         self._books: list[tuple[list[Evaluator], Records]] = []
@@ -116,8 +116,8 @@ class RobustTask(L.LightningModule):
         loader = self.trainer.test_dataloaders
         return getattr(loader[0] if isinstance(loader, list) else loader, "dataset", [])
 
-    def _verifier(self) -> list[Verify]:
-        return [Verify()] if self.verify != "off" and any(map(_uses_gradients, self.evaluators)) else []
+    def _verifier(self) -> list[GradientCheck]:
+        return [GradientCheck()] if self.verify != "off" and any(map(_uses_gradients, self.evaluators)) else []
 
     def _masking(self) -> list[Evaluator]:
         """What the first white-box attack is compared with."""
@@ -140,7 +140,7 @@ class RobustTask(L.LightningModule):
             rows = verify(self.classifier, (image, label, index))
             if self.trainer.is_global_zero:
                 self._books[1][1].append([row for row in rows if row.index not in self._done[verify.name]])
-            if text := complaint(rows):
+            if text := failure_message(rows):
                 if self.verify == "refuse":
                     raise ValueError(text)
                 rank_zero_warn(text)
@@ -149,7 +149,7 @@ class RobustTask(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         for evaluators, records in self._books:
             for evaluator in evaluators:
-                rows = [] if isinstance(evaluator, Verify) else self.evaluate(evaluator, batch)
+                rows = [] if isinstance(evaluator, GradientCheck) else self.evaluate(evaluator, batch)
                 if rows:
                     records.append(rows)
                     self._show(evaluator.name, rows)

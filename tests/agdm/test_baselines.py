@@ -16,7 +16,7 @@ from common.diffusion.solvers import Ancestral
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.gradient_check.verify import Verify, complaint
+from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.units import to_model, to_pixel
 
 SHAPE = (1, 6, 6)
@@ -178,9 +178,9 @@ def test_it_guides_and_verification_finds_nothing_against_it(guidance, at):
     image, label, index = randn(1).sigmoid().float(), torch.tensor([0]), torch.tensor([5])
     moved = float(purifier.shifts(image, Noise.of(0, index)).max())
     assert moved > 1e-4 or (at == "denoised" and getattr(guidance, "weighted", False) and moved == 0)
-    records = Verify()(Purified(purifier, classifier().float()).freeze(), (image, label, index))
+    records = GradientCheck()(Purified(purifier, classifier().float()).freeze(), (image, label, index))
     guidance.double()
-    assert complaint(records) == ""
+    assert failure_message(records) == ""
 
 
 @every

@@ -17,7 +17,7 @@ from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.fingerprint import identify
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.gradient_check.verify import Verify, complaint
+from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.units import to_model
 
 SHAPE = (1, 2, 3)
@@ -297,8 +297,8 @@ def test_verification_finds_nothing_against_an_honest_variant(denoiser, guidance
     head = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)))
     purifier = AGDM(denoiser.float(), guidance.float(), 0.3, 1.0, 3, "ancestral", steering=steering)
     image, label, index = randn(1).sigmoid().float(), torch.tensor([0]), torch.tensor([5])
-    records = Verify()(Purified(purifier, head).freeze(), (image, label, index))
-    assert complaint(records) == ""
+    records = GradientCheck()(Purified(purifier, head).freeze(), (image, label, index))
+    assert failure_message(records) == ""
     assert "guidance path" in [finding["name"] for finding in records[0].values["findings"]]
 
 

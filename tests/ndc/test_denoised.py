@@ -13,7 +13,7 @@ from common.robustness.certification.preconditions import check_sound
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluators import Certified
-from common.robustness.gradient_check.verify import Verify, complaint
+from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.units import to_model, to_pixel
 from ndc.denoised import DenoisedClassifier, Denoising
 from ndc.task import NDCTask
@@ -140,8 +140,8 @@ def test_gradients_are_those_of_the_logits(exact, steps, votes):
 def test_its_gradient_passes_the_verification_before_an_attack(exact, steps, votes):
     classifier = DenoisedClassifier(exact, Side(), 0.25, steps, votes).freeze()
     image = torch.rand(2, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-    rows = Verify()(classifier, (image, torch.tensor([0, 1]), torch.arange(2)))
-    assert complaint(rows) == ""
+    rows = GradientCheck()(classifier, (image, torch.tensor([0, 1]), torch.arange(2)))
+    assert failure_message(rows) == ""
     findings = [finding for row in rows for finding in row.values["findings"]]
     assert {"time grids", "recomputed states", "full graph"} <= {finding["name"] for finding in findings}
 

@@ -11,7 +11,7 @@ from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.rows import ABSTAIN
 from common.robustness.certification.smoothing import Certificate
-from common.robustness.classifiers import Steady
+from common.robustness.classifiers import Padded
 from common.robustness.evaluation.evaluators import Certified
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
@@ -367,7 +367,7 @@ def test_a_certificate_does_not_depend_on_batches(batch_size):
 def test_a_test_asks_the_classifier_inside_its_padding(certifier):
     """A test wraps what it tests, so that small batches are filled up: the certificate is the same one."""
     dc, image = narrow(0.1, Halves(-0.8)), point(-0.95)
-    assert certifier.certify(Steady(dc), image, noise(1)) == certifier.certify(dc, image, noise(1))
+    assert certifier.certify(Padded(dc), image, noise(1)) == certifier.certify(dc, image, noise(1))
 
 
 def test_it_is_tested_like_smoothing():

@@ -1,6 +1,6 @@
 """Is a purification differentiated as it is deployed? The tests that need to see inside a purifier.
 
-``common.robustness.gradient_check.verify`` runs them, through ``DiffusionPurifier.gradient_findings``. For S network
+``common.robustness.gradient_check.evaluator`` runs them, through ``DiffusionPurifier.gradient_findings``. For S network
 evaluations forward they cost 2 S (a run and its recomputation; with ``Full`` S) and, on a chain of at most four steps,
 about 20 more, with guidance 200.
 """

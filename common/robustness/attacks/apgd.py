@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.apgd_steps import Climb, SparseClimb
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.best_iterates import Progress
-from common.robustness.attacks.expectation import Oracle, alive, check_counts, like, likely
+from common.robustness.attacks.apgd_steps import APGDSteps, SparseAPGDSteps
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.best_iterates import BestIterates
+from common.robustness.attacks.eot import EOTLoss, check_counts, is_usable, most_likely_classes, per_image
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import LOSSES, TARGETED, Loss, TargetedLoss, margin
-from common.robustness.threats.norm_ball import Threat, norm_ball
+from common.robustness.threats.norm_ball import Threat, require_norm_ball
 
 _NAMED: dict[str, Loss | TargetedLoss] = {**LOSSES, **TARGETED}
 _TARGETS = 9
@@ -20,7 +20,7 @@ _TARGETS = 9
 
 @dataclass(frozen=True)
 class APGD(Attack):
-    """Auto-PGD in L-inf and L2 (Croce & Hein, arXiv 2003.01690; `Climb`) and in L1 (arXiv 2103.01208; `SparseClimb`).
+    """Auto-PGD in L-inf and L2 (Croce & Hein, arXiv 2003.01690) and in L1 (arXiv 2103.01208).
 
     There is no step size to choose: it starts at 2 eps (L1: eps) and shrinks where the loss stops rising. Against a
     randomised classifier every loss is the mean over ``eot`` draws, fresh ones at every step and the very ones whose
@@ -58,28 +58,30 @@ class APGD(Attack):
             raise ValueError(f"targets={self.targets} needs a targeted loss, one of {names}; got {self.loss!r}")
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, "APGD")
+        require_norm_ball(threat, "APGD")
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        ball = norm_ball(threat, "APGD")
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        ball = require_norm_ball(threat, "APGD")
         certain = not classifier.randomised
-        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
+        oracle = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             clean = (
                 oracle(torch.arange(len(image), device=image.device), image, "clean", margin)
                 if self._targeted
                 else None
             )
-            targets = [None] if clean is None else likely(clean.logits, label, self.targets or _TARGETS)
+            targets = [None] if clean is None else most_likely_classes(clean.logits, label, self.targets or _TARGETS)
             length = len(targets) * self.restarts * (self.steps + 1) + (clean is not None)
-            progress = Progress(image, length, self.early_stop and certain, certain)
+            progress = BestIterates(image, length, self.early_stop and certain, certain)
             if clean is not None:
                 progress.note(progress.active, image, clean, oracle.eot)
             for number, target in enumerate(targets):
                 for restart in range(self.restarts):
                     rows, name = progress.active, f"target {number} restart {restart}"
                     start = ball.random_start(image[rows], noise.rows(rows).stream(f"{name} start"))
-                    climb = (SparseClimb if ball.norm == 1 else Climb)(ball, image[rows], start, self.steps)
+                    climb = (SparseAPGDSteps if ball.norm == 1 else APGDSteps)(ball, image[rows], start, self.steps)
                     self._run(oracle, progress, climb, target, name)
         return progress.found()
 
@@ -87,7 +89,7 @@ class APGD(Attack):
     def _targeted(self) -> bool:
         return self.loss in TARGETED
 
-    def _run(self, oracle: Oracle, progress: Progress, climb: Climb, target: Tensor | None, name: str) -> None:
+    def _run(self, oracle: EOTLoss, progress: BestIterates, climb: APGDSteps, target: Tensor | None, name: str) -> None:
         """All steps of one restart against one target, with the images that are not done."""
         rows = progress.active
         for step in range(self.steps + 1):
@@ -98,9 +100,9 @@ class APGD(Attack):
             ranked = answers if target is None else replace(answers, loss=answers.margin)
             going = progress.note(rows, climb.x, ranked, oracle.eot)
             if answers.gradient is not None:
-                living = alive(answers.gradient)
+                living = is_usable(answers.gradient)
                 progress.blind(rows, ~living)
-                climb.see(answers.loss, torch.where(like(living, climb.x), answers.gradient, 0.0))
+                climb.see(answers.loss, torch.where(per_image(living, climb.x), answers.gradient, 0.0))
             rows = rows[going]
             climb.keep(going)
 

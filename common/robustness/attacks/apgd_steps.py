@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from common.robustness.attacks.expectation import like
+from common.robustness.attacks.eot import per_image
 from common.robustness.threats.norm_ball import ThreatModel
 
 _MOMENTUM = 0.75  # weight of the new direction; the rest goes to the previous one
@@ -23,7 +23,7 @@ def checkpoints(steps: int) -> set[int]:
     return found
 
 
-class Climb:
+class APGDSteps:
     """One run of APGD in L-inf or L2: ``x`` (A,C,H,W) are the points to be asked about next.
 
     With P the projection and s the steepest direction (`ThreatModel.ascend`),
@@ -59,8 +59,8 @@ class Climb:
         higher = loss > self.best_loss
         self.loss, self.gradient = loss, gradient
         self.best_loss = torch.where(higher, loss, self.best_loss)
-        self.best = torch.where(like(higher, self.x), self.x, self.best)
-        self.best_gradient = torch.where(like(higher, self.x), gradient, self.best_gradient)
+        self.best = torch.where(per_image(higher, self.x), self.x, self.best)
+        self.best_gradient = torch.where(per_image(higher, self.x), gradient, self.best_gradient)
         if not self._step:
             self.marked_loss = self.best_loss
         elif self._step in self._checkpoints:
@@ -77,7 +77,7 @@ class Climb:
         return 2 * self.ball.eps
 
     def _moved(self) -> Tensor:
-        ahead = self.ball.project(self.image, self.ball.ascend(self.x, self.gradient, like(self.size, self.x)))
+        ahead = self.ball.project(self.image, self.ball.ascend(self.x, self.gradient, per_image(self.size, self.x)))
         if not self._step:
             return ahead
         return self.x + _MOMENTUM * (ahead - self.x) + (1 - _MOMENTUM) * (self.x - self.previous)
@@ -91,13 +91,13 @@ class Climb:
 
     def _jump(self, rows: Tensor) -> None:
         """Back to the best point so far, where ``rows`` (A,) bool says so."""
-        wide = like(rows, self.x)
+        wide = per_image(rows, self.x)
         self.x, self.previous = torch.where(wide, self.best, self.x), torch.where(wide, self.best, self.previous)
         self.gradient = torch.where(wide, self.best_gradient, self.gradient)
         self.loss = torch.where(rows, self.best_loss, self.loss)
 
 
-class SparseClimb(Climb):
+class SparseAPGDSteps(APGDSteps):
     """One run of APGD in L1 (Croce & Hein, arXiv 2103.01208): ``x_(k+1) = P(x_k + eta s(g_k))``, eta = eps at first.
 
     s is the gradient on the k coordinates where it is largest, over its L1 norm. k is a fifth of all at first. Every
@@ -130,7 +130,7 @@ class SparseClimb(Climb):
         order = g.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         sparse = torch.where(order < self.kept.clamp(min=1).floor()[:, None], g, 0.0)
         direction = sparse / sparse.abs().sum(1, keepdim=True).clamp(min=1)
-        return self.x + like(self.size, self.x) * direction.view_as(self.x)
+        return self.x + per_image(self.size, self.x) * direction.view_as(self.x)
 
     def _check(self) -> None:
         support = (self.best != self.image).flatten(1).sum(1).to(self.loss)

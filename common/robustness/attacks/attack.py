@@ -17,7 +17,7 @@ from common.robustness.threats.norm_ball import Threat
 
 
 @dataclass(frozen=True)
-class Found:
+class AttackResult:
     """What an attack returns, and what it saw on the way; what it does not know of itself is None.
 
     - ``adv`` (B,C,H,W) in pixels, and ``loss`` (B,), its value there as the attack measured it.
@@ -56,9 +56,11 @@ class Attack:
         """``search(...).adv``."""
         return self.search(classifier, image, label, threat, noise).adv
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
         """``adv`` with what the attack saw on the way."""
-        return Found(self(classifier, image, label, threat, noise))
+        return AttackResult(self(classifier, image, label, threat, noise))
 
     def check(self, threat: Threat) -> None:
         """Raises ``ValueError`` if the attack does not serve this threat: asked before any network is loaded."""

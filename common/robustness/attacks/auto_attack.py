@@ -7,15 +7,15 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.best_iterates import Progress
-from common.robustness.attacks.expectation import Answers, Oracle, check_counts
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.best_iterates import BestIterates
+from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts
 from common.robustness.attacks.fab import FAB
 from common.robustness.attacks.library import ReferenceAutoAttack, installed
 from common.robustness.attacks.square import Square
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin
-from common.robustness.threats.norm_ball import Threat, norm_ball
+from common.robustness.threats.norm_ball import Threat, require_norm_ball
 
 Version = Literal["standard", "rand"]
 Implementation = Literal["auto", "reference", "assembled"]
@@ -78,11 +78,13 @@ class AutoAttack(Attack):
         return f"{name}, assembled ({parts})"
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, "AutoAttack")
+        require_norm_ball(threat, "AutoAttack")
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        norm_ball(threat, "AutoAttack")
-        oracle = Oracle(classifier, label, noise, _CHOICE, self.chunk)
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        require_norm_ball(threat, "AutoAttack")
+        oracle = EOTLoss(classifier, label, noise, _CHOICE, self.chunk)
         with attacking(classifier, image, label, noise):
             self._check_classes(
                 oracle(torch.arange(1, device=image.device), image[:1], "classes", margin).logits.shape[1]
@@ -91,8 +93,8 @@ class AutoAttack(Attack):
                 return self.parts["reference"].search(classifier, image, label, threat, noise)
             return (self._worst if classifier.randomised else self._in_turn)(oracle, image, threat)
 
-    def _in_turn(self, oracle: Oracle, image: Tensor, threat: Threat) -> Found:
-        progress = Progress(image, 1 + len(self.parts), stop=True)
+    def _in_turn(self, oracle: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
+        progress = BestIterates(image, 1 + len(self.parts), stop=True)
         progress.note(progress.active, image, oracle(progress.active, image, "clean", margin), 1)
         for name, part in self.parts.items():
             rows = progress.active
@@ -102,7 +104,7 @@ class AutoAttack(Attack):
             progress.note(rows, found.adv, answers, 1 if found.queries is None else found.queries + 1)
         return progress.found(white_box=False)
 
-    def _worst(self, oracle: Oracle, image: Tensor, threat: Threat) -> Found:
+    def _worst(self, oracle: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
         every = torch.arange(len(image), device=image.device)
         results = [self._result(name, part, oracle, every, image, threat) for name, part in self.parts.items()]
         loss, best = torch.stack([answers.margin for _, answers in results]).max(0)
@@ -112,11 +114,11 @@ class AutoAttack(Attack):
         for found, _ in results:
             broken |= False if found.broken is None else found.broken
             queries += oracle.eot + (0 if found.queries is None else found.queries)
-        return Found(adv, loss, queries, broken=broken)
+        return AttackResult(adv, loss, queries, broken=broken)
 
     def _result(
-        self, name: str, part: Attack, oracle: Oracle, rows: Tensor, image: Tensor, threat: Threat
-    ) -> tuple[Found, Answers]:
+        self, name: str, part: Attack, oracle: EOTLoss, rows: Tensor, image: Tensor, threat: Threat
+    ) -> tuple[AttackResult, EOTEstimate]:
         """What a part finds for the images ``rows``, and what the classifier says of it, on the same draws for all."""
         noise = oracle.noise.rows(rows).stream(name)
         found = part.search(oracle.classifier, image[rows], oracle.label[rows], threat, noise)

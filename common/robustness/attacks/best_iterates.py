@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from common.robustness.attacks.attack import Found
-from common.robustness.attacks.expectation import Answers, like
+from common.robustness.attacks.attack import AttackResult
+from common.robustness.attacks.eot import EOTEstimate, per_image
 
 
-class Progress:
-    """The best point of each image and the bookkeeping of `Found`.
+class BestIterates:
+    """The best point of each image and the bookkeeping of `AttackResult`.
 
     ``image`` (B,C,H,W) is where the search began; ``length`` how many queries of the loop there can be. The best point
     is the one with the highest EOT-mean loss. With ``certain``, for a deterministic classifier, whose one answer
@@ -32,7 +32,9 @@ class Progress:
         """Indices (A,) of the images that the search goes on with."""
         return (~self._done).nonzero().flatten()
 
-    def note(self, rows: Tensor, points: Tensor, answers: Answers, draws: int | Tensor, renew: bool = False) -> Tensor:
+    def note(
+        self, rows: Tensor, points: Tensor, answers: EOTEstimate, draws: int | Tensor, renew: bool = False
+    ) -> Tensor:
         """Takes in what ``draws`` queries each said of ``points`` (A,C,H,W), images ``rows``; which go on, (A,).
 
         ``renew`` says that the points are the best ones themselves, asked again: the new answers replace the old.
@@ -44,7 +46,7 @@ class Progress:
             better = (better & (wrong == held)) | (wrong & ~held)
         if self.stop:
             self._done[rows] |= wrong
-        self.adv[rows] = torch.where(like(better, points), points, self.adv[rows])
+        self.adv[rows] = torch.where(per_image(better, points), points, self.adv[rows])
         self.loss[rows] = torch.where(better, answers.loss, self.loss[rows])
         self._right[rows] = torch.where(better, answers.right, self._right[rows])
         self._broken[rows] |= wrong
@@ -58,7 +60,7 @@ class Progress:
         self._steps[rows] += 1
         self._dead[rows] += dead
 
-    def found(self, white_box: bool = True) -> Found:
+    def found(self, white_box: bool = True) -> AttackResult:
         """All of it, ``dead`` only of a white box. ``RuntimeError`` where the loss of an image was never finite."""
         lost = int((self.loss == -torch.inf).sum())
         if lost:
@@ -66,4 +68,4 @@ class Progress:
         later = torch.arange(self._curve.shape[1], device=self._curve.device) >= self._points[:, None]
         curve = torch.where(later, self._right[:, None], self._curve)
         dead = self._dead / self._steps.clamp(min=1) if white_box else None
-        return Found(self.adv, self.loss, self._queries, curve, self._broken, dead)
+        return AttackResult(self.adv, self.loss, self._queries, curve, self._broken, dead)

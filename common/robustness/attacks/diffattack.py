@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Found
-from common.robustness.attacks.wrapped import Around, loss_of, with_loss
+from common.robustness.attacks.attack import AttackResult
+from common.robustness.attacks.wrapper import GradientWrapper, loss_of, with_loss
 from common.robustness.classifiers import Classifier, Purified, Voting
 from common.robustness.losses import Loss
 from common.robustness.protocols import RecordedTrajectory, SupportsRecording
@@ -19,7 +19,7 @@ from common.robustness.threats.norm_ball import Threat
 
 
 @dataclass(frozen=True)
-class DiffAttack(Around):
+class DiffAttack(GradientWrapper):
     """``attack`` climbing the loss of DiffAttack (Kang, Song and Li, arXiv 2311.16124),
 
         L = L_cls + weight L_dev,    L_dev = 1/n sum_k ||x_{t_k} - x'_{t_k}||^2 / D,
@@ -52,7 +52,9 @@ class DiffAttack(Around):
             raise ValueError(f"times must be at least 1, or None for all times of the sampler; got {self.times}")
         loss_of(self.attack)
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
         purifiers = [part for part in classifier.modules() if isinstance(part, SupportsRecording)]
         if not purifiers:
             raise ValueError(

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Found
-from common.robustness.attacks.wrapped import Around, loss_of, with_loss
+from common.robustness.attacks.attack import AttackResult
+from common.robustness.attacks.wrapper import GradientWrapper, loss_of, with_loss
 from common.robustness.classifiers import Classifier, Purified, Voting
 from common.robustness.losses import Loss
-from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
 
 
 @dataclass(frozen=True)
-class DiffHammer(Around):
+class DiffHammer(GradientWrapper):
     """``attack`` with the gradient of DiffHammer (Wang et al., NeurIPS 2024) in place of the EOT mean.
 
     The draws of an image may be weak in different directions, and their mean gradient in none. Let l_j be the loss of
@@ -66,13 +66,15 @@ class DiffHammer(Around):
             raise ValueError(f"temperature must be above 0, rounds at least 1, memory at least 0; got {got}")
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, "DiffHammer")
+        require_norm_ball(threat, "DiffHammer")
         super().check(threat)
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
         if self.graft:
             _purifier(classifier)
-        scale = _Scale(self, norm_ball(threat, "DiffHammer"), loss_of(self.attack))
+        scale = _Scale(self, require_norm_ball(threat, "DiffHammer"), loss_of(self.attack))
         found = with_loss(self.attack, scale.loss).search(_Weighed(classifier, scale), image, label, threat, noise)
         if found.queries is None or not self.graft:
             return found

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.expectation import Answers, Oracle, alive, check_counts, like, likely
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts, is_usable, most_likely_classes, per_image
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin, targeted_margin
-from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
 
 _BIAS = 0.1  # largest weight of the way from the clean image
 _OVERSHOOT = 1.05
@@ -47,17 +47,19 @@ class FAB(Attack):
         check_counts(self.chunk, steps=self.steps, targets=self.targets, eot=self.eot)
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, "FAB")
+        require_norm_ball(threat, "FAB")
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        ball = norm_ball(threat, "FAB")
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        ball = require_norm_ball(threat, "FAB")
         certain = not classifier.randomised
-        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
+        oracle = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             hunt = _Hunt(ball, image, oracle, ball.eps if self.early_stop and certain else 0.0)
             clean = oracle(hunt.active, image, "clean", margin)
             hunt.note(hunt.active, image, clean)
-            for number, target in enumerate(likely(clean.logits, label, self.targets)):
+            for number, target in enumerate(most_likely_classes(clean.logits, label, self.targets)):
                 rows = hunt.active
                 x = image[rows]
                 for step in range(self.steps):
@@ -67,7 +69,7 @@ class FAB(Attack):
                     plane = oracle(rows, x, name, targeted_margin, True, target[rows])
                     x = _approached(ball, image[rows], x, plane)
                     wrong = hunt.note(rows, x, oracle(rows, x, f"{name} arrived", margin), calls=2)
-                    x = torch.where(like(wrong, x), image[rows] + _BACK * (x - image[rows]), x)
+                    x = torch.where(per_image(wrong, x), image[rows] + _BACK * (x - image[rows]), x)
                     going = hunt.distance[rows] > hunt.enough
                     rows, x = rows[going], x[going]
         return hunt.found()
@@ -76,7 +78,7 @@ class FAB(Attack):
 class _Hunt:
     """The nearest misclassified point of each image so far; an image is done when it has one within ``enough``."""
 
-    def __init__(self, ball: ThreatModel, image: Tensor, oracle: Oracle, enough: float) -> None:
+    def __init__(self, ball: ThreatModel, image: Tensor, oracle: EOTLoss, enough: float) -> None:
         self.ball, self.image, self.enough, self.eot = ball, image, enough, oracle.eot
         self.nearest, self.loss = image.clone(), torch.zeros_like(image[:, 0, 0, 0])
         self.distance = torch.full_like(self.loss, torch.inf, dtype=torch.float64)
@@ -87,26 +89,26 @@ class _Hunt:
         """Indices (A,) of the images that the hunt goes on for."""
         return (self.distance > self.enough).nonzero().flatten()
 
-    def note(self, rows: Tensor, x: Tensor, answers: Answers, calls: int = 1) -> Tensor:
+    def note(self, rows: Tensor, x: Tensor, answers: EOTEstimate, calls: int = 1) -> Tensor:
         """Takes in the answers about x (A,C,H,W), images ``rows``; which are misclassified, (A,)."""
         wrong = answers.margin > 0
         distance = self.ball.distance(self.image[rows], x)
         none, nearer = self.distance[rows] == torch.inf, distance < self.distance[rows]
         taken = (wrong & nearer) | (~wrong & none)
-        self.nearest[rows] = torch.where(like(taken, x), x, self.nearest[rows])
+        self.nearest[rows] = torch.where(per_image(taken, x), x, self.nearest[rows])
         self.distance[rows] = torch.where(wrong & nearer, distance, self.distance[rows])
         self.queries[rows] += calls * self.eot
         return wrong
 
-    def found(self) -> Found:
+    def found(self) -> AttackResult:
         adv = self.ball.project(self.image, self.nearest)
-        return Found(adv, queries=self.queries, broken=self.distance <= self.ball.eps)
+        return AttackResult(adv, queries=self.queries, broken=self.distance <= self.ball.eps)
 
 
-def _approached(ball: ThreatModel, image: Tensor, x: Tensor, plane: Answers) -> Tensor:
+def _approached(ball: ThreatModel, image: Tensor, x: Tensor, plane: EOTEstimate) -> Tensor:
     """The next point (A,C,H,W): towards the plane where the linearised difference of logits is zero."""
     gradient = cast(Tensor, plane.gradient)
-    gradient = torch.where(like(alive(gradient), x), gradient, 0.0)
+    gradient = torch.where(per_image(is_usable(gradient), x), gradient, 0.0)
     start, here, w = (each.flatten(1).double() for each in (image, x, gradient))
     gap = -plane.loss.double()
     step = to_plane(here, w, gap, ball.norm)

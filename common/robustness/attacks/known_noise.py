@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Found
+from common.robustness.attacks.attack import AttackResult
 from common.robustness.classifiers import Classifier
 from common.robustness.threats.norm_ball import Threat
 
 
-class Replayed(Classifier):
+class KnownNoise(Classifier):
     """A randomised classifier under known draws: deterministic, each image under the row of ``noise`` with its index.
 
     ``noise`` has one row per image. Whoever asks hands over noise as always; of it only the index counts, which says
     whose draw is meant. So any attack becomes one that knows the noise, whatever rows it asks about and how often. One
-    that does not say which image a row belongs to (a library's, that picks rows out of a batch) sees them `one_by_one`.
+    that does not say which image a row belongs to (a library's, that picks rows out of a batch) attacks one by one.
 
     Raises ``ValueError`` for an index that is not in ``noise``, and without noise for another number of rows.
     """
@@ -50,7 +50,7 @@ class Replayed(Classifier):
         return self.noise.rows(self._order[place])
 
 
-def one_by_one(
+def attack_one_by_one(
     attack: Callable[..., Tensor], classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
 ) -> Tensor:
     """``adv`` (B,C,H,W) of an attack that is shown one image at a time: every row that it asks about is of that one."""
@@ -58,7 +58,7 @@ def one_by_one(
     return torch.cat([attack(classifier, image[row], label[row], threat, noise.rows(row)) for row in rows])
 
 
-def seen(found: Sequence[Found]) -> list[dict[str, Any]]:
+def merge_results(found: Sequence[AttackResult]) -> list[dict[str, Any]]:
     """What the attack saw of each image, as far as it says; of several attempts the sum, any and means."""
     rows: list[dict[str, Any]] = [{} for _ in found[0].adv]
     merged = {

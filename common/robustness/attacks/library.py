@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.expectation import check_counts
-from common.robustness.attacks.known_noise import Replayed, one_by_one
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.eot import check_counts
+from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
 from common.robustness.classifiers import Classifier
-from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
 from common.units import number
 
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack
@@ -62,7 +62,7 @@ class TorchAttacks(Attack):
             check_counts(None, **{key: self.options[key]})
 
     def check(self, threat: Threat) -> None:
-        self._settings(norm_ball(threat, str(self)))
+        self._settings(require_norm_ball(threat, str(self)))
 
     def __str__(self) -> str:
         """What to call it in a table. The package's AutoAttack runs its parts for 10 steps, the published one for
@@ -71,10 +71,12 @@ class TorchAttacks(Attack):
             return "torchattacks.AutoAttack (10 steps)"
         return f"torchattacks.{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        ball = norm_ball(threat, str(self))
-        if isinstance(classifier, Replayed) and len(image) > 1:
-            return Found(one_by_one(self, classifier, image, label, threat, noise))
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        ball = require_norm_ball(threat, str(self))
+        if isinstance(classifier, KnownNoise) and len(image) > 1:
+            return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))
         settings = self._settings(ball)
         seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:
@@ -85,7 +87,7 @@ class TorchAttacks(Attack):
                 settings["n_classes"] = model(image[:1]).shape[1]
             adv: Tensor = self._attack(model, **settings)(image.clone(), label.clone())
         adv = adv.detach().to(image.dtype)
-        return Found(ball.project(image, adv) if self.project else adv, queries=model.queries(len(image)))
+        return AttackResult(ball.project(image, adv) if self.project else adv, queries=model.queries(len(image)))
 
     def _settings(self, ball: ThreatModel) -> dict[str, Any]:
         """The options, with radius and norm filled in from the threat model; ``ValueError`` where they disagree."""
@@ -121,14 +123,16 @@ class ReferenceAutoAttack(Attack):
         self.version, self.chunk = version, chunk
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, "AutoAttack")
+        require_norm_ball(threat, "AutoAttack")
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
         from autoattack import AutoAttack
 
-        ball = norm_ball(threat, "AutoAttack")
-        if isinstance(classifier, Replayed) and len(image) > 1:
-            return Found(one_by_one(self, classifier, image, label, threat, noise))
+        ball = require_norm_ball(threat, "AutoAttack")
+        if isinstance(classifier, KnownNoise) and len(image) > 1:
+            return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))
         seed = noise.stream(f"autoattack {noise.index[:1].tolist()}").seed % 2**32
         with attacking(classifier, image, label, noise), _own_generators(seed), _own_trace():
             model = _Model(classifier, noise, image.device)
@@ -139,7 +143,7 @@ class ReferenceAutoAttack(Attack):
                 part.n_target_classes = min(part.n_target_classes, others)
             adv = attack.run_standard_evaluation(image.clone(), label.clone(), bs=self.chunk or len(image))
         adv = ball.project(image, adv.detach().to(image.dtype))
-        return Found(adv, queries=model.queries(len(image)))
+        return AttackResult(adv, queries=model.queries(len(image)))
 
 
 def installed(package: str) -> bool:

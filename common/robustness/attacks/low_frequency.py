@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.best_iterates import Progress
-from common.robustness.attacks.expectation import Oracle, alive, check_counts, like
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.best_iterates import BestIterates
+from common.robustness.attacks.eot import EOTLoss, check_counts, is_usable, per_image
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
-from common.robustness.threats.norm_ball import Threat, served, unit
+from common.robustness.threats.norm_ball import Threat, require_threat, unit
 from common.robustness.threats.perceptual import Perceptual
 
 _TRIALS = 10  # points on the way from the image to the chain's, of which every other halves what is left of it
@@ -69,12 +69,14 @@ class LowFrequency(Attack):
         self._loss_function()
 
     def check(self, threat: Threat) -> None:
-        served(threat, Perceptual, type(self).__name__)
+        require_threat(threat, Perceptual, type(self).__name__)
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        perceptual, certain = served(threat, Perceptual, type(self).__name__), not classifier.randomised
-        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
-        progress = Progress(image, self.steps + 1, self.early_stop and certain, certain)
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        perceptual, certain = require_threat(threat, Perceptual, type(self).__name__), not classifier.randomised
+        oracle = EOTLoss(classifier, label, noise, self.eot, self.chunk)
+        progress = BestIterates(image, self.steps + 1, self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):
             chain = _Chain(image, self.kernels, self.identity)
             rates = ((chain.filters, self.filter_rate), ([chain.modifier], self.modifier_rate))
@@ -89,8 +91,8 @@ class LowFrequency(Attack):
                 answers = oracle(rows, adv, f"step {step}", self._loss_function(), step < self.steps)
                 progress.note(rows, adv, answers, oracle.eot)
                 if answers.gradient is not None:
-                    progress.blind(rows, ~alive(answers.gradient))
-                    outside = like((distance > perceptual.eps).to(image.dtype), adv)
+                    progress.blind(rows, ~is_usable(answers.gradient))
+                    outside = per_image((distance > perceptual.eps).to(image.dtype), adv)
                     chain.differentiate(filtered, _unit(answers.gradient) - self.penalty * outside * _unit(slope))
                     adam.step()
                     chain.confine()
@@ -145,7 +147,7 @@ def _patches(x: Tensor, size: int) -> Tensor:
 
 def _unit(gradient: Tensor) -> Tensor:
     """Of length one, image by image; a gradient that is not finite counts as zero, and zero stays zero."""
-    return unit(torch.where(like(alive(gradient), gradient), gradient, 0.0))
+    return unit(torch.where(per_image(is_usable(gradient), gradient), gradient, 0.0))
 
 
 def _pieces(rows: int, chunk: int | None) -> Iterator[slice]:
@@ -169,7 +171,7 @@ def _within(threat: Perceptual, image: Tensor, adv: Tensor, distance: Tensor, ch
     Between a point inside and one outside, the root of the distance is nearly linear: the next point is where the line
     through both meets 0.985 eps, in turns with the middle, which is certain to halve the interval.
     """
-    best = torch.where(like(distance <= threat.eps, adv), adv.clamp(0, 1), image)
+    best = torch.where(per_image(distance <= threat.eps, adv), adv.clamp(0, 1), image)
     (rows,) = (~(distance <= threat.eps)).nonzero(as_tuple=True)
     low, high = torch.zeros_like(distance[rows]), torch.ones_like(distance[rows])
     inside, outside = torch.zeros_like(low), distance[rows].nan_to_num(torch.inf, torch.inf)
@@ -180,11 +182,11 @@ def _within(threat: Perceptual, image: Tensor, adv: Tensor, distance: Tensor, ch
         if trial % 2 == 0:
             line = ((0.985 * threat.eps) ** 0.5 - inside.sqrt()) / (outside.sqrt() - inside.sqrt())
             share = torch.where(outside < torch.inf, low + line * (high - low), share)
-        point = (image[rows] + like(share.to(image.dtype), image) * (adv[rows] - image[rows])).clamp(0, 1)
+        point = (image[rows] + per_image(share.to(image.dtype), image) * (adv[rows] - image[rows])).clamp(0, 1)
         pieces = [threat.distance(image[rows][piece], point[piece]) for piece in _pieces(len(rows), chunk)]
         found = torch.cat(pieces)
         near = found <= threat.eps
-        best[rows] = torch.where(like(near, point), point, best[rows])
+        best[rows] = torch.where(per_image(near, point), point, best[rows])
         low, inside = torch.where(near, share, low), torch.where(near, found, inside)
         high, outside = torch.where(near, high, share), torch.where(near, outside, found)
         going = ~(inside >= 0.97 * threat.eps)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.best_iterates import Progress
-from common.robustness.attacks.expectation import alive, ask, check_counts, like
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.best_iterates import BestIterates
+from common.robustness.attacks.eot import ask, check_counts, is_usable, per_image
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
-from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
 from common.units import number
 
 Direction = Literal["steepest", "sign"]
@@ -68,13 +68,15 @@ class PGD(Attack):
         self._loss_function()
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, type(self).__name__)
+        require_norm_ball(threat, type(self).__name__)
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        ball = norm_ball(threat, type(self).__name__)
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        ball = require_norm_ball(threat, type(self).__name__)
         size = self._length(ball, image[0].numel()) if self.step_size is None else number(self.step_size)
         eot, certain = (self.eot, False) if classifier.randomised else (1, True)
-        progress = Progress(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
+        progress = BestIterates(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
                 rows = progress.active
@@ -89,9 +91,9 @@ class PGD(Attack):
                     answers = ask(classifier, adv, label[rows], draws, self._loss_function(), not last, self.chunk)
                     going = progress.note(rows, adv, answers, eot)
                     if answers.gradient is not None:
-                        living = alive(answers.gradient)
+                        living = is_usable(answers.gradient)
                         progress.blind(rows, ~living)
-                        gradient = torch.where(like(living, adv), answers.gradient, 0.0)
+                        gradient = torch.where(per_image(living, adv), answers.gradient, 0.0)
                         adv = ball.project(image[rows], self._moved(ball, adv, gradient, size))
                     rows, adv = rows[going], adv[going]
         return progress.found()

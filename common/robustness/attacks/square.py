@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.best_iterates import Progress
-from common.robustness.attacks.expectation import Answers, Oracle, check_counts
-from common.robustness.attacks.square_proposals import Proposals
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.best_iterates import BestIterates
+from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts
+from common.robustness.attacks.square_proposals import SquareProposals
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin
-from common.robustness.threats.norm_ball import Threat, ThreatModel, norm_ball
+from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 proposals
 _CURVE = 100  # points that are kept of a curve
@@ -23,7 +23,7 @@ _CURVE = 100  # points that are kept of a curve
 class Square(Attack):
     """Square attack (Andriushchenko et al., arXiv 1912.00049) in L-inf, L2 and L1: no gradient is asked for.
 
-    From a first guess on, ``queries - 1`` proposals change the perturbation in a window each (`Proposals`) and are
+    From a first guess on, ``queries - 1`` proposals change a window of the perturbation (`SquareProposals`) and are
     accepted if the margin, ``max_{k != y} z_k - z_y``, grows. The window covers the share ``window`` of the pixels at
     first and is halved after 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the proposals. In L2 and L1, where it holds
     a bump, it is at least 3 pixels wide for the first fifth of the proposals and 2 until three fifths are done.
@@ -51,15 +51,17 @@ class Square(Attack):
             raise ValueError(f"window must be a share of the pixels, 0 < window <= 1; got {self.window}")
 
     def check(self, threat: Threat) -> None:
-        norm_ball(threat, "Square")
+        require_norm_ball(threat, "Square")
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        ball = norm_ball(threat, "Square")
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        ball = require_norm_ball(threat, "Square")
         certain = not classifier.randomised
-        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
+        oracle = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         rounds = self.queries if certain else 2 * self.queries - 1
-        progress = Progress(image, rounds, self.early_stop and certain, certain)
-        proposals = Proposals(ball, image, noise)
+        progress = BestIterates(image, rounds, self.early_stop and certain, certain)
+        proposals = SquareProposals(ball, image, noise)
         with attacking(classifier, image, label, noise), torch.no_grad():
             rows, points = progress.active, proposals.first()
             progress.note(rows, points, oracle(rows, points, "query 0", margin), oracle.eot)
@@ -87,8 +89,8 @@ class Square(Attack):
         return min(max(side, wide), height, width)
 
 
-def _halves(answers: Answers) -> tuple[Answers, Answers]:
-    """Answers about two points of each image, apart."""
+def _halves(answers: EOTEstimate) -> tuple[EOTEstimate, EOTEstimate]:
+    """Estimates of two points of each image, apart."""
     values = {name: value.chunk(2) for name, value in vars(answers).items() if value is not None}
     first, second = ({name: pair[side] for name, pair in values.items()} for side in (0, 1))
     return replace(answers, **first), replace(answers, **second)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.expectation import like
+from common.robustness.attacks.eot import per_image
 from common.robustness.threats.norm_ball import ThreatModel
 
 _BLOCK = 64  # proposals whose random numbers are drawn together
 _GRID = 5  # tiles to a side of the first guess
 
 
-class Proposals:
+class SquareProposals:
     """Random points of the ball, image by image, each from the image's own row of ``noise``.
 
     Andriushchenko et al., arXiv 1912.00049: algorithm 2 for L-inf, algorithm 3 for L2, and with p = 1 for L1.
@@ -39,7 +39,7 @@ class Proposals:
         shapes = _bumps(side).to(u.device)[:, self._lines[0] % side][..., self._lines[1] % side]
         bumps = torch.where(u[:, :1] < 0.5, shapes[0], shapes[1]) * _sign(u[:, 1:])
         length = torch.linalg.vector_norm(bumps.flatten(1), self._ball.norm, dim=1)
-        return self._placed(self._image, self._ball.eps * bumps / like(length, bumps))
+        return self._placed(self._image, self._ball.eps * bumps / per_image(length, bumps))
 
     def next(self, rows: Tensor, points: Tensor, query: int, side: int) -> Tensor:
         """Other points (A,C,H,W) in place of ``points``, images ``rows``; windows are ``side`` pixels high and wide."""

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found, attacking
-from common.robustness.attacks.best_iterates import Progress
-from common.robustness.attacks.expectation import Oracle, alive, check_counts, like
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.best_iterates import BestIterates
+from common.robustness.attacks.eot import EOTLoss, check_counts, is_usable, per_image
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
-from common.robustness.threats.norm_ball import Threat, served
+from common.robustness.threats.norm_ball import Threat, require_threat
 from common.robustness.threats.spatial import SpatialThreat
 
 _SMOOTHNESS = 0.0025  # over eps
@@ -55,18 +55,20 @@ class StAdv(Attack):
         self._loss_function()
 
     def check(self, threat: Threat) -> None:
-        served(threat, SpatialThreat, type(self).__name__)
+        require_threat(threat, SpatialThreat, type(self).__name__)
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
-        spatial, certain = served(threat, SpatialThreat, type(self).__name__), not classifier.randomised
-        oracle = Oracle(classifier, label, noise, self.eot, self.chunk)
-        progress = Progress(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
+        spatial, certain = require_threat(threat, SpatialThreat, type(self).__name__), not classifier.randomised
+        oracle = EOTLoss(classifier, label, noise, self.eot, self.chunk)
+        progress = BestIterates(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
                 self._run(oracle, progress, spatial, image, restart)
         return progress.found()
 
-    def _run(self, oracle: Oracle, progress: Progress, threat: SpatialThreat, image: Tensor, restart: int) -> None:
+    def _run(self, oracle: EOTLoss, progress: BestIterates, threat: SpatialThreat, image: Tensor, restart: int) -> None:
         flow = self._start(threat, image, oracle.noise, restart)
         adam = torch.optim.Adam([flow], lr=self.learning_rate, maximize=True)
         for step in range(self.steps + 1):
@@ -79,9 +81,11 @@ class StAdv(Attack):
             answers = oracle(rows, adv, name, self._loss_function(), step < self.steps)
             progress.note(rows, adv, answers, oracle.eot)
             if answers.gradient is not None:
-                living = alive(answers.gradient)
+                living = is_usable(answers.gradient)
                 progress.blind(rows, ~living)
-                flow.grad = self._gradient(threat, flow, warped, torch.where(like(living, adv), answers.gradient, 0.0))
+                flow.grad = self._gradient(
+                    threat, flow, warped, torch.where(per_image(living, adv), answers.gradient, 0.0)
+                )
                 adam.step()
                 with torch.no_grad():
                     flow.clamp_(-threat.eps, threat.eps)

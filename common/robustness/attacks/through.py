@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol, get_args
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Found
-from common.robustness.attacks.wrapped import Around
+from common.robustness.attacks.attack import AttackResult
+from common.robustness.attacks.wrapper import GradientWrapper
 from common.robustness.classifiers import Classifier
 from common.robustness.protocols import SupportsDifferentiation
 from common.robustness.threats.norm_ball import Threat
@@ -23,7 +23,7 @@ class Differentiation(Protocol):
 
 
 @dataclass(frozen=True)
-class Through(Around):
+class Through(GradientWrapper):
     """``attack`` against the same classifier, whose purifiers differentiate by ``gradient`` while it runs.
 
     Everything else stays as deployed: the sampler, the draws, and the evaluator's scores. ``gradient`` is
@@ -54,7 +54,9 @@ class Through(Around):
                 f"gradient must be one of {', '.join(get_args(Mode))}, or a Gradient; got {self.gradient!r}"
             )
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
         purifiers = [part for part in classifier.modules() if isinstance(part, SupportsDifferentiation)]
         if not purifiers:
             raise ValueError(

@@ -19,15 +19,15 @@ from common.engine.meter import Meter
 from common.noise import Noise
 from common.records.rows import rounded_down
 from common.records.store import Record
-from common.robustness.attacks.attack import Attack, Found
-from common.robustness.attacks.known_noise import Replayed, seen
+from common.robustness.attacks.attack import Attack, AttackResult
+from common.robustness.attacks.known_noise import KnownNoise, merge_results
 from common.robustness.certification.preconditions import check_once
 from common.robustness.certification.smoothing import Certifier, Smoothing
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation, check_labels
 from common.robustness.evaluation.decisions import Rule, ask, check_rule, decided, scores
 from common.robustness.evaluation.stored_images import pictures
-from common.robustness.masking.checks import probe
+from common.robustness.masking.checks import masking_signs
 from common.robustness.threats.norm_ball import Threat
 
 Knowledge = Literal["model", "noise"]
@@ -92,7 +92,7 @@ class Attacked:
       and on a random perturbation of the same size (`Threat.random_like`).
     - ``distance`` in the threat's norm (the largest, if there are several), ``norm``, ``eps``, ``within_budget``,
       ``white_box``, ``knows``, ``resubmissions``, ``rule``, ``votes``.
-    - ``queries``, ``broken``, ``dead``, ``curve``: what the attack saw (`Found`), where it says so.
+    - ``queries``, ``broken``, ``dead``, ``curve``: what the attack saw (`AttackResult`), where it says so.
     - ``zero_gradient``, ``probabilities``, ``repeatable``: signs of masking (`checks.probe`), for white-box attacks.
     - ``images``, for the first ``keep_images`` images: PNG in base64 of ``clean``, ``adversarial`` and the classifier's
       own views of the attacked image, under the noise of the first scored draw.
@@ -153,35 +153,35 @@ class Attacked:
         names = ("predictions", "correct", "clean_predictions", "random_predictions", "distance")
         rows = [dict(zip(names, row, strict=True)) | given for row in zip(*columns, strict=True)]
         views = pictures(classifier, image, found[0].adv, noise.stream("score"), self.keep_images)
-        return [a | b | c | d for a, b, c, d in zip(rows, flags, seen(found), views, strict=True)]
+        return [a | b | c | d for a, b, c, d in zip(rows, flags, merge_results(found), views, strict=True)]
 
     def _threat(self) -> Threat:
         if self.threat is None:
             raise ValueError(f"{self.name!r} has no threat: give it one, or the test that it belongs to")
         return self.threat
 
-    def _attempts(self, found: Sequence[Found]) -> list[tuple[Found, int, int]]:
+    def _attempts(self, found: Sequence[AttackResult]) -> list[tuple[AttackResult, int, int]]:
         """(what was found, first draw, draws) that it is scored on: one for all, or one for each."""
         return [(found[0], 0, self.draws)] if len(found) == 1 else [(f, j, 1) for j, f in enumerate(found)]
 
     def _found(
         self, classifier: Classifier, defence: Classifier, image: Tensor, label: Tensor, noise: Noise
-    ) -> list[Found]:
+    ) -> list[AttackResult]:
         """One attack, or one against each of the draws that will be scored."""
         attack = noise.stream("attack")
         if self.knows == "model" or not classifier.randomised:
             return [self._searched(classifier, image, label, attack)]
         score = noise.stream("score")
         return [
-            self._searched(Replayed(defence, score.draws(1, start=j)), image, label, attack.stream(f"draw {j}"))
+            self._searched(KnownNoise(defence, score.draws(1, start=j)), image, label, attack.stream(f"draw {j}"))
             for j in range(self.draws)
         ]
 
-    def _searched(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Found:
+    def _searched(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> AttackResult:
         threat = self._threat()
         with deployed(classifier), torch.autocast(image.device.type, enabled=False):
             given = (classifier, image.clone(), label.clone(), threat, noise)
-            found = self.attack.search(*given) if isinstance(self.attack, Attack) else Found(self.attack(*given))
+            found = self.attack.search(*given) if isinstance(self.attack, Attack) else AttackResult(self.attack(*given))
         adv = found.adv.detach()
         if adv.shape != image.shape or adv.dtype != image.dtype:
             got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
@@ -208,7 +208,7 @@ class Attacked:
         with deployed(classifier), torch.autocast(image.device.type, enabled=False):
             for begin in range(0, len(image), size):
                 rows = slice(begin, begin + size)
-                flags += probe(classifier, image[rows], label[rows], noise.rows(rows), logits[rows])
+                flags += masking_signs(classifier, image[rows], label[rows], noise.rows(rows), logits[rows])
         return [{"white_box": True, **flag} for flag in flags]
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from common.numerics.finding import Finding
-from common.robustness.gradient_check.recorder import Answer
+from common.robustness.gradient_check.recorder import ForwardBackward
 
 ROUNDING = 1e-5  # relative: what float32 may do to a value that is computed twice
 REPEATED = 1e-3  # relative: the same for gradients, in which rounding is magnified
@@ -32,7 +32,7 @@ def excused(finding: Finding) -> Finding:
     return Finding.undecided(finding.name, sentence, finding.error)
 
 
-def same(first: Answer, second: Answer) -> Finding:
+def same(first: ForwardBackward, second: ForwardBackward) -> Finding:
     """Twice the same noise."""
     error = max(gap(first.logits, second.logits), distance(first.gradient, second.gradient) * (ROUNDING / REPEATED))
     return Finding.of(
@@ -94,7 +94,7 @@ def recomputed(error: float) -> Finding:
     )
 
 
-def alive(answer: Answer, label: Tensor) -> Finding:
+def alive(answer: ForwardBackward, label: Tensor) -> Finding:
     """A gradient that is there, finite and far from underflow; where the cross-entropy has none, it is said."""
     name, size = "gradient reaches the image", 0.0
     if answer.gradient is not None:
@@ -137,7 +137,7 @@ def staircase(found: bool) -> Finding:
     )
 
 
-def single(answer: Answer, fine: Answer) -> Finding:
+def single(answer: ForwardBackward, fine: ForwardBackward) -> Finding:
     """The deployed gradient against that in float64."""
     return Finding.of(
         "single precision",

@@ -14,20 +14,20 @@ from common.robustness.classifiers import Classifier
 
 
 @dataclass(frozen=True)
-class Answer:
+class ForwardBackward:
     """Logits (1,K) and the gradient (1,C,H,W) of ``weights . logits`` in the image, None if it depends on none."""
 
     logits: Tensor
     gradient: Tensor | None
 
 
-def observe(
+def forward_backward(
     classifier: Classifier,
     image: Tensor,
     noise: Noise,
     weights: Callable[[Tensor], Tensor],
     turn_round: Callable[[], None] = lambda: None,
-) -> Answer:
+) -> ForwardBackward:
     """The answer to one image (1,C,H,W); ``turn_round`` is called between the forward and the backward pass."""
     with torch.enable_grad():
         leaf = image.detach().clone().requires_grad_()
@@ -35,10 +35,10 @@ def observe(
         value = (logits * weights(logits)).sum()
         turn_round()
         gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
-    return Answer(logits.detach(), None if gradient is None else gradient.detach())
+    return ForwardBackward(logits.detach(), None if gradient is None else gradient.detach())
 
 
-class Calls:
+class RecomputedCalls:
     """Calls of modules: which were made in the backward pass, and with what.
 
     Tensors are kept as two numbers, their length and one projection. Watching all modules tells who recomputes;

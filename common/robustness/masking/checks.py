@@ -1,8 +1,8 @@
 """Checks for gradient masking: does the attack that a number rests on deserve trust?
 
 After Athalye et al. (arXiv 1802.00420) and Carlini et al. (arXiv 1902.06705): a defence that merely hides its gradient
-looks robust. `probe` notes what can be seen from outside while an attack is evaluated; everything else is a function
-of records and speaks one sentence for the report. A failed check does not change a number. It says why not to trust it.
+looks robust. `masking_signs` measures what shows from outside while an attack is evaluated; everything else is a function
+of records and returns one sentence for the report. A failed check does not change a number. It says why not to trust it.
 A check that cannot tell, for want of images, says so and has not failed.
 """
 
@@ -17,9 +17,18 @@ from torch.nn import functional as F
 from common.noise import Noise
 from common.records.store import Record, summarise
 from common.robustness.classifiers import Classifier
-from common.robustness.masking.paired_checks import FEWEST, MASKING, Check, beats, percent, transfer, trends, turned
+from common.robustness.masking.paired_checks import (
+    FEWEST,
+    MASKING,
+    MaskingCheck,
+    beats,
+    percent,
+    transfer,
+    trends,
+    turned,
+)
 
-__all__ = ["Check", "examine", "probe", "transfer"]
+__all__ = ["MaskingCheck", "masking_checks", "masking_signs", "transfer"]
 
 HIDDEN = 0.05  # share of images that may show a sign of masking before a check fails
 UNMOVED = 0.01  # a perturbation below this share of eps does not count as one
@@ -28,7 +37,9 @@ HUGE = {"Linf": 0.5}  # from here on a grey image is within reach of every image
 GREY = f"{MASKING}grey"  # names an evaluator whose budget reaches a grey image in another norm
 
 
-def probe(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, logits: Tensor) -> list[dict[str, Any]]:
+def masking_signs(
+    classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, logits: Tensor
+) -> list[dict[str, Any]]:
     """Signs of masking, one dictionary of booleans per image; costs one forward and backward pass.
 
     ``logits`` (B,K) are what the classifier answered before to the same images with the same noise.
@@ -51,7 +62,7 @@ def probe(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, lo
     return [{"zero_gradient": h, "probabilities": p, "repeatable": s} for h, p, s in flags]
 
 
-def examine(records: Iterable[Record], config: Mapping[str, Any] | None = None) -> list[Check]:
+def masking_checks(records: Iterable[Record], config: Mapping[str, Any] | None = None) -> list[MaskingCheck]:
     """All checks that the records of one run allow, for each attacked evaluator in it.
 
     ``config`` is the run's header (``Records.describe(path).config``): it tells which attacks differ in one setting.
@@ -74,8 +85,8 @@ def examine(records: Iterable[Record], config: Mapping[str, Any] | None = None) 
     ]
 
 
-def _single(rows: list[Record]) -> list[Check]:
-    checks: list[Callable[[list[Record]], Check]] = []
+def _single(rows: list[Record]) -> list[MaskingCheck]:
+    checks: list[Callable[[list[Record]], MaskingCheck]] = []
     if "zero_gradient" in rows[0].values:
         checks += [gradient_reaches_the_image, outputs_are_logits, noise_is_declared]
     if "dead" in rows[0].values and rows[0].values.get("white_box", True):
@@ -84,15 +95,15 @@ def _single(rows: list[Record]) -> list[Check]:
     return [check(rows) for check in checks]
 
 
-def gradient_reaches_the_image(rows: Sequence[Record]) -> Check:
+def gradient_reaches_the_image(rows: Sequence[Record]) -> MaskingCheck:
     """Fails when the loss gradient of more than 5 % of the images is exactly zero, missing or not finite."""
     share = _share(rows, "zero_gradient")
     sentence = f"The loss gradient is zero or not finite for {percent(share)} of the images"
     end = "a gradient attack is blind there, so robustness is overstated" if share > HIDDEN else "the attack can see"
-    return Check(f"{rows[0].evaluator}: gradient reaches the image", share <= HIDDEN, f"{sentence}: {end}.")
+    return MaskingCheck(f"{rows[0].evaluator}: gradient reaches the image", share <= HIDDEN, f"{sentence}: {end}.")
 
 
-def steps_have_gradients(rows: Sequence[Record]) -> Check:
+def steps_have_gradients(rows: Sequence[Record]) -> MaskingCheck:
     """Fails when for more than 5 % of the images most of the attack's steps had a gradient that was zero or not finite.
 
     The gradient may be there at the clean image and vanish along the way.
@@ -100,19 +111,19 @@ def steps_have_gradients(rows: Sequence[Record]) -> Check:
     share = sum((row.values.get("dead") or 0.0) > DEAD for row in rows) / len(rows)
     sentence = f"Most steps of the attack had no usable gradient for {percent(share)} of the images"
     end = "it stood still there, so robustness is overstated" if share > HIDDEN else "it could move"
-    return Check(f"{rows[0].evaluator}: steps have gradients", share <= HIDDEN, f"{sentence}: {end}.")
+    return MaskingCheck(f"{rows[0].evaluator}: steps have gradients", share <= HIDDEN, f"{sentence}: {end}.")
 
 
-def outputs_are_logits(rows: Sequence[Record]) -> Check:
+def outputs_are_logits(rows: Sequence[Record]) -> MaskingCheck:
     """Fails when more than 5 % of the outputs are probabilities instead of logits."""
     share = _share(rows, "probabilities")
     if share <= HIDDEN:
-        return Check(f"{rows[0].evaluator}: outputs are logits", True, "The classifier's outputs are logits.")
+        return MaskingCheck(f"{rows[0].evaluator}: outputs are logits", True, "The classifier's outputs are logits.")
     sentence = f"{percent(share)} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
-    return Check(f"{rows[0].evaluator}: outputs are logits", False, sentence)
+    return MaskingCheck(f"{rows[0].evaluator}: outputs are logits", False, sentence)
 
 
-def noise_is_declared(rows: Sequence[Record]) -> Check:
+def noise_is_declared(rows: Sequence[Record]) -> MaskingCheck:
     """Fails when the same noise gave different outputs for any image."""
     count = sum(not row.values["repeatable"] for row in rows)
     sentence = "The same noise gives the same outputs."
@@ -121,10 +132,10 @@ def noise_is_declared(rows: Sequence[Record]) -> Check:
             f"For {count} of {len(rows)} images the same noise gave different outputs: the defence draws random "
             "numbers that it was not handed, so attack and score may not see the same defence."
         )
-    return Check(f"{rows[0].evaluator}: randomness is declared", not count, sentence)
+    return MaskingCheck(f"{rows[0].evaluator}: randomness is declared", not count, sentence)
 
 
-def attack_moves_images(rows: Sequence[Record]) -> Check:
+def attack_moves_images(rows: Sequence[Record]) -> MaskingCheck:
     """Fails when more than 5 % of the images that were right before the attack came back practically unchanged.
 
     Attacks made for deterministic classifiers skip an image that one lucky draw misclassified.
@@ -132,14 +143,14 @@ def attack_moves_images(rows: Sequence[Record]) -> Check:
     name = f"{rows[0].evaluator}: attack moves the images"
     asked = [row for row in rows if all(guess == row.label for guess in row.values["clean_predictions"])]
     if not asked:
-        return Check(name, True, "No image was classified correctly on all draws before the attack.")
+        return MaskingCheck(name, True, "No image was classified correctly on all draws before the attack.")
     share = sum(row.values["distance"] < UNMOVED * row.values["eps"] for row in asked) / len(asked)
     sentence = f"The attack left {percent(share)} of the correctly classified images where they were"
     end = "it gave up on them, so their robustness is untested" if share > HIDDEN else "it tried"
-    return Check(name, share <= HIDDEN, f"{sentence}: {end}.")
+    return MaskingCheck(name, share <= HIDDEN, f"{sentence}: {end}.")
 
 
-def attack_beats_asking_again(rows: Sequence[Record]) -> Check:
+def attack_beats_asking_again(rows: Sequence[Record]) -> MaskingCheck:
     """Fails unless the attack breaks significantly more images, over all draws, than clean queries of equal number.
 
     With K draws a randomised defence errs on some draw without any attack. Paired over images, exact. Fewer than seven
@@ -154,13 +165,13 @@ def attack_beats_asking_again(rows: Sequence[Record]) -> Check:
     lost, won = turned(clean, attacked)
     if lost + won < FEWEST and (lost or sum(clean) < FEWEST):
         end = f"the two differ in {lost + won} images, too few to tell ({FEWEST} might)"
-        return Check(name, True, f"{sentence}: {end}.", decided=False)
+        return MaskingCheck(name, True, f"{sentence}: {end}.", decided=False)
     passed = beats(clean, attacked)
     end = "the attack does real harm" if passed else "no more harm is shown than asking as often without an attack does"
-    return Check(name, passed, f"{sentence}: {end}.")
+    return MaskingCheck(name, passed, f"{sentence}: {end}.")
 
 
-def robust_is_not_above_clean(rows: Sequence[Record]) -> Check:
+def robust_is_not_above_clean(rows: Sequence[Record]) -> MaskingCheck:
     """Fails when attacked images are classified significantly better than clean ones (first draws, paired, exact)."""
     clean = [row.values["clean_predictions"][0] == row.label for row in rows]
     attacked = [row.values["predictions"][0] == row.label for row in rows]
@@ -168,10 +179,10 @@ def robust_is_not_above_clean(rows: Sequence[Record]) -> Check:
     after, before = percent(sum(attacked) / len(rows)), percent(sum(clean) / len(rows))
     sentence = f"First draws: {after} right under attack, {before} without"
     end = "as expected" if passed else "an attack that helps the defence is broken, perhaps in the sign of its loss"
-    return Check(f"{rows[0].evaluator}: robust is not above clean", passed, f"{sentence}: {end}.")
+    return MaskingCheck(f"{rows[0].evaluator}: robust is not above clean", passed, f"{sentence}: {end}.")
 
 
-def attack_breaks_the_baseline(rows: Sequence[Record]) -> Check:
+def attack_breaks_the_baseline(rows: Sequence[Record]) -> MaskingCheck:
     """Fails unless the same attack does significant harm to another classifier (first draws, paired, exact).
 
     An undefended network falls to any attack worth its name, an adversarially trained one loses something. If neither
@@ -183,13 +194,13 @@ def attack_breaks_the_baseline(rows: Sequence[Record]) -> Check:
     before, after = percent(sum(clean) / len(rows)), percent(sum(attacked) / len(rows))
     sentence = f"Of the {rows[0].values['baseline']} classifier's images {before} are right, {after} under the attack"
     if sum(clean) < FEWEST:
-        return Check(name, True, f"{sentence}: too few to tell ({FEWEST} right ones might).", decided=False)
+        return MaskingCheck(name, True, f"{sentence}: too few to tell ({FEWEST} right ones might).", decided=False)
     passed = beats(clean, attacked)
     end = "it works" if passed else "it does no harm even there, so it says nothing about the defence"
-    return Check(name, passed, f"{sentence}: {end}.")
+    return MaskingCheck(name, passed, f"{sentence}: {end}.")
 
 
-def huge_budget_breaks_all(rows: Sequence[Record], chance: float | None = None) -> Check:
+def huge_budget_breaks_all(rows: Sequence[Record], chance: float | None = None) -> MaskingCheck:
     """For an attack with a huge budget: fails when accuracy is significantly above ``chance`` (1 / classes seen)."""
     classes = len({row.label for row in rows})
     chance = 1 / max(classes, 2) if chance is None else chance
@@ -197,7 +208,7 @@ def huge_budget_breaks_all(rows: Sequence[Record], chance: float | None = None) 
     value, low, _ = summary.metrics["Avg"]
     sentence = f"With a budget of {rows[0].values['eps']:.3g} in {rows[0].values['norm']} {percent(value)} survive"
     end = "no more than guessing gives" if low <= chance else "a grey image is within reach, but the attack missed it"
-    return Check(f"{rows[0].evaluator}: a huge budget breaks everything", low <= chance, f"{sentence}: {end}.")
+    return MaskingCheck(f"{rows[0].evaluator}: a huge budget breaks everything", low <= chance, f"{sentence}: {end}.")
 
 
 def _share(rows: Sequence[Record], flag: str) -> float:

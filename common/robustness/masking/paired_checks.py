@@ -24,7 +24,7 @@ APART = {"name", "limit", "draws", "resubmissions", "keep_images"}  # settings t
 
 
 @dataclass(frozen=True)
-class Check:
+class MaskingCheck:
     """``name``, whether it ``passed``, and one ``sentence`` that says what was seen and what it means.
 
     ``decided=False``: there are too few images to tell, and ``passed`` says no more than that nothing was found.
@@ -54,7 +54,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def transfer(white: Sequence[Record], black: Sequence[Record]) -> Check:
+def transfer(white: Sequence[Record], black: Sequence[Record]) -> MaskingCheck:
     """Fails when an attack without the defence's gradient breaks significantly more images."""
     strong, weak = _common(white, black)
     if not strong:
@@ -64,7 +64,7 @@ def transfer(white: Sequence[Record], black: Sequence[Record]) -> Check:
     return _ordered(white, black, sentence, "the gradient misleads the white-box attack", end)
 
 
-def trends(runs: Mapping[str, Sequence[Record]], parts: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
+def trends(runs: Mapping[str, Sequence[Record]], parts: Sequence[Mapping[str, Any]]) -> Iterator[MaskingCheck]:
     """A check for each two neighbours in budget, steps, draws or restarts among attacks that are otherwise alike.
 
     ``runs`` are records by evaluator, ``parts`` the evaluators' descriptions in the run's header.
@@ -76,7 +76,7 @@ def trends(runs: Mapping[str, Sequence[Record]], parts: Sequence[Mapping[str, An
                 yield grows(runs[strong], runs[weak], setting, more, less)
 
 
-def grows(strong: Sequence[Record], weak: Sequence[Record], setting: str, more: float, less: float) -> Check:
+def grows(strong: Sequence[Record], weak: Sequence[Record], setting: str, more: float, less: float) -> MaskingCheck:
     """Fails when the attack with ``more`` of a setting breaks significantly fewer images than that with ``less``."""
     kept, other = _common(strong, weak)
     with_more, with_less = GROWING[setting].format(more), GROWING[setting].format(less)
@@ -85,14 +85,14 @@ def grows(strong: Sequence[Record], weak: Sequence[Record], setting: str, more: 
     return _ordered(strong, weak, sentence, bad, "nothing speaks against the attack")
 
 
-def _ordered(strong: Sequence[Record], weak: Sequence[Record], sentence: str, bad: str, unclear: str) -> Check:
+def _ordered(strong: Sequence[Record], weak: Sequence[Record], sentence: str, bad: str, unclear: str) -> MaskingCheck:
     kept, other = _common(strong, weak)
     name = f"{strong[0].evaluator}: not weaker than {weak[0].evaluator}"
     if len(kept) < FEWEST:
-        return Check(name, True, f"{sentence}: {_too_few(len(kept))}.", decided=False)
+        return MaskingCheck(name, True, f"{sentence}: {_too_few(len(kept))}.", decided=False)
     passed = not beats(kept, other)
     end = bad if not passed else "as expected" if beats(other, kept) else unclear
-    return Check(name, passed, f"{sentence}: {end}.")
+    return MaskingCheck(name, passed, f"{sentence}: {end}.")
 
 
 def _too_few(count: int) -> str:

@@ -170,16 +170,16 @@ class ThreatModel(Threat):
         return (g.sign() if self.norm == math.inf else _over_largest(g)).view_as(gradient)
 
 
-def served(threat: Threat, kind: type[T], attack: str) -> T:
+def require_threat(threat: Threat, kind: type[T], attack: str) -> T:
     """The threat, if it is of the kind; ``ValueError`` in the name of an attack that knows no other."""
     if not isinstance(threat, kind):
         raise ValueError(f"{attack} attacks within {kind.written}; the threat is {threat}.")
     return threat
 
 
-def norm_ball(threat: Threat, attack: str) -> ThreatModel:
+def require_norm_ball(threat: Threat, attack: str) -> ThreatModel:
     """The threat, if it is a ball of a norm; ``ValueError`` in the name of an attack that knows no other."""
-    return served(threat, ThreatModel, attack)
+    return require_threat(threat, ThreatModel, attack)
 
 
 def unit(gradient: Tensor) -> Tensor:

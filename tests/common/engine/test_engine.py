@@ -196,7 +196,7 @@ def test_networks_are_compiled_once_and_still_counted(monkeypatch):
 
 
 def test_a_copy_of_a_compiled_network_is_its_own(monkeypatch):
-    """`Verify` compares with a copy in float64, which must not run the original."""
+    """`GradientCheck` compares with a copy in float64, which must not run the original."""
     monkeypatch.setattr(torch, "compile", lambda function: function)
     subject = classifier(engine=Engine(compile=True))
     doubled = copy.deepcopy(subject).double()

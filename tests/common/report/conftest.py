@@ -95,7 +95,7 @@ class Made:
 
     def verified(self, *findings: dict[str, Any]) -> "Made":
         """Adds what a verification of the gradients found."""
-        self.parts.append({"class": "x.Verify", "name": "verify"})
+        self.parts.append({"class": "x.GradientCheck", "name": "verify"})
         self.rows.append(Record("verify", 0, int(self.label[0]), {"findings": list(findings)}))
         return self
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady, Voting, deployed
+from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified, Voting, deployed
 
 
 class Scripted(Classifier):
@@ -153,13 +153,13 @@ def test_steady_fills_small_batches_up_and_answers_for_the_images_alone(size):
 
     listening, image = Counting(), torch.rand(size, 1, 2, 2, requires_grad=True)
     pair = Purified(Jitter(), listening)
-    logits = Steady(pair, rows=5)(image, noise(size))
+    logits = Padded(pair, rows=5)(image, noise(size))
     assert listening.rows == max(size, 5)
     assert torch.equal(logits, pair(image, noise(size)))
     assert torch.equal(torch.autograd.grad(logits.sum(), image)[0][:, :, 0], torch.ones(size, 1, 2))
-    assert torch.equal(Steady(pair, rows=5).views(image, noise(size))["purified"], pair.purifier(image, noise(size)))
+    assert torch.equal(Padded(pair, rows=5).views(image, noise(size))["purified"], pair.purifier(image, noise(size)))
     with pytest.raises(ValueError, match="rows must be at least 1; got 0"):
-        Steady(pair, rows=0)
+        Padded(pair, rows=0)
 
 
 def test_the_majority_wins_however_sure_the_minority_is():

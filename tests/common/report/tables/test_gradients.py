@@ -12,7 +12,7 @@ from common.report.page.page import page
 from common.report.runs import read_runs, state
 from common.report.tables.gradients import findings, gradients
 from common.report.tables.protocol import protocol_table
-from common.robustness.masking.checks import Check
+from common.robustness.masking.checks import MaskingCheck
 
 GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.").values()
 BAD = Finding("guidance path", False, 0.3, "Guidance is detached somewhere.").values()
@@ -118,6 +118,6 @@ def test_the_protocol_says_how_each_attack_differentiates(made, tmp_path):
 
 
 def test_a_check_may_be_undecided():
-    assert state(Check("name", True, "It cannot tell.", decided=False)) == "undecided"
-    assert state(Check("name", True, "Yes.")) == "passed"
-    assert state(Check("name", False, "No.")) == "failed"
+    assert state(MaskingCheck("name", True, "It cannot tell.", decided=False)) == "undecided"
+    assert state(MaskingCheck("name", True, "Yes.")) == "passed"
+    assert state(MaskingCheck("name", False, "No.")) == "failed"

@@ -13,14 +13,14 @@ from common.diffusion.schedules import VP
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
-from common.robustness.attacks.attack import Attack, Found
+from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.diffattack import DiffAttack
-from common.robustness.attacks.expectation import ask
-from common.robustness.attacks.known_noise import Replayed
+from common.robustness.attacks.eot import ask
+from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
-from common.robustness.classifiers import NetworkClassifier, Purified, Steady, Voting
+from common.robustness.classifiers import NetworkClassifier, Padded, Purified, Voting
 from common.robustness.losses import cross_entropy
 from common.robustness.threats.norm_ball import ThreatModel
 
@@ -57,7 +57,7 @@ class Once(Attack):
 
     def search(self, classifier, image, label, threat, noise):
         answers = ask(classifier, image, label, noise.draws(self.eot), self.loss, True, self.chunk)
-        return Found(answers.gradient, answers.loss)
+        return AttackResult(answers.gradient, answers.loss)
 
 
 def by_hand(classifier, x, draws, weight):
@@ -109,11 +109,11 @@ def test_it_drives_the_reverse_process_away():
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda c: Steady(c),
+        lambda c: Padded(c),
         lambda c: Voting(c, 4, "mean_logit"),
-        lambda c: Steady(Voting(c, 3, "mean_logit")),
-        lambda c: Voting(Steady(c, 25), 2, "mean_logit"),
-        lambda c: Steady(Replayed(Voting(Steady(c), 3, "mean_logit"), NOISE)),
+        lambda c: Padded(Voting(c, 3, "mean_logit")),
+        lambda c: Voting(Padded(c, 25), 2, "mean_logit"),
+        lambda c: Padded(KnownNoise(Voting(Padded(c), 3, "mean_logit"), NOISE)),
     ],
 )
 def test_rows_that_fill_up_and_votes_are_told_apart(wrap):
@@ -143,7 +143,7 @@ def test_several_purifications_count_with_their_mean():
 
 
 def test_images_do_not_depend_on_their_batch_nor_on_chunks():
-    classifier, image = Steady(defence(torch.float32)), IMAGE.float()
+    classifier, image = Padded(defence(torch.float32)), IMAGE.float()
     whole = DiffAttack(PGD(steps=3, eot=2))(classifier, image, LABEL, LINF, NOISE)
     for attack, sizes in ((PGD(steps=3, eot=2), [1, 2]), (PGD(steps=3, eot=2, chunk=2), [3])):
         parts = [

@@ -9,13 +9,13 @@ from torch import nn
 
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
-from common.robustness.attacks.attack import Attack, Found
+from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.diffhammer import DiffHammer
-from common.robustness.attacks.expectation import ask
-from common.robustness.attacks.known_noise import Replayed
+from common.robustness.attacks.eot import ask
+from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
-from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady, Voting
+from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified, Voting
 from common.robustness.losses import margin
 from common.robustness.threats.norm_ball import ThreatModel
 
@@ -72,7 +72,7 @@ class Thrice(Attack):
             ask(classifier, image + shift, label, noise.stream(f"{shift}").draws(self.eot), self.loss, True, self.chunk)
             for shift in (0.0, 0.01, -0.02)
         ]
-        return Found(torch.stack([answers.gradient for answers in told]), told[0].loss)
+        return AttackResult(torch.stack([answers.gradient for answers in told]), told[0].loss)
 
 
 def single_draws(classifier, x, draws):
@@ -190,7 +190,7 @@ def test_a_shared_weakness_is_found_where_the_mean_gradient_leads_away():
 
 def test_images_do_not_depend_on_their_batch_nor_on_chunks():
     image = IMAGE.float()
-    for graft, classifier in ((False, Bent()), (True, Steady(Purified(Cleaner(), Fixed())))):
+    for graft, classifier in ((False, Bent()), (True, Padded(Purified(Cleaner(), Fixed())))):
         whole = DiffHammer(PGD(steps=4, eot=4), graft=graft)(classifier, image, LABEL, LINF, NOISE)
         for chunk, sizes in ((None, [1, 2]), (4, [3]), (8, [3])):
             attack = DiffHammer(PGD(steps=4, eot=4, chunk=chunk), graft=graft)
@@ -202,7 +202,7 @@ def test_images_do_not_depend_on_their_batch_nor_on_chunks():
 @pytest.mark.parametrize("graft", [False, True])
 def test_a_deterministic_classifier_has_one_draw(graft):
     """Whose weight is one."""
-    classifier = Replayed(Purified(Cleaner(), Fixed()), NOISE)
+    classifier = KnownNoise(Purified(Cleaner(), Fixed()), NOISE)
     attack = PGD(steps=4, eot=4)
     found = DiffHammer(attack, memory=0.0, graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE)
     plain = attack.search(classifier, IMAGE, LABEL, LINF, NOISE)

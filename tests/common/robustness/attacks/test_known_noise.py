@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.noise import Noise
-from common.robustness.attacks.known_noise import Replayed
+from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier
@@ -34,7 +34,7 @@ def test_rows_follow_the_index_whoever_asks():
     known = Noise.of(3, index).stream("score").draws(1, start=2)
     image = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = Turned()(image, known)
-    replayed = Replayed(Turned(), known)
+    replayed = KnownNoise(Turned(), known)
     assert not replayed.randomised
     order = torch.tensor([5, 0, 3, 3])
     asked = Noise.of(99, index).stream("attack").rows(order)
@@ -45,7 +45,7 @@ def test_rows_follow_the_index_whoever_asks():
     with pytest.raises(ValueError, match="must be the 6 known ones; got 2"):
         replayed(image[:2])
     with pytest.raises(ValueError, match="one row per image"):
-        Replayed(Turned(), known.rows(torch.tensor([0, 0])))
+        KnownNoise(Turned(), known.rows(torch.tensor([0, 0])))
 
 
 def test_who_knows_the_draw_moves_every_pixel_its_way():
@@ -75,7 +75,7 @@ def test_a_library_that_picks_rows_out_of_the_batch_meets_their_draws_as_well(na
     """Two images are wrong from the start and dropped at once, others in the middle; all are broken in the end."""
     image, label, index = batch(6)
     known = Noise.of(3, index).stream("score").draws(1)
-    classifier, noise = Replayed(Turned(), known), Noise.of(3, index).stream("attack")
+    classifier, noise = KnownNoise(Turned(), known), Noise.of(3, index).stream("attack")
     sign = torch.where(known.uniform(0, (16,)) < 0.5, -1.0, 1.0).view(6, 1, 4, 4)
     image = image + torch.tensor([0.08, 0.0, 0, 0.08, 0, 0]).view(6, 1, 1, 1) * sign
     assert (classifier(image, noise).argmax(1) == 1).tolist() == [True, False, False, True, False, False]

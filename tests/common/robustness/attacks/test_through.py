@@ -20,7 +20,7 @@ from common.robustness.attacks.attack import Attack
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Mode, Through
-from common.robustness.classifiers import NetworkClassifier, Purified, Steady, Voting
+from common.robustness.classifiers import NetworkClassifier, Padded, Purified, Voting
 from common.robustness.evaluation.evaluators import Attacked
 from common.robustness.threats.norm_ball import ThreatModel
 
@@ -71,7 +71,7 @@ def test_every_purifier_inside_is_reached_and_restored():
     shared = purifier(steps=22)
     parts = [shared, purifier("full"), purifier(steps=30), purifier(steps=21)]
     chain = Chain([Repeated(shared, 2), shared, Resized(parts[1], 3), FixedNoise(parts[2])])
-    classifier = Steady(Voting(Purified(chain, Purified(parts[3], head())), 2))
+    classifier = Padded(Voting(Purified(chain, Purified(parts[3], head())), 2))
     before, seen = [part.gradient for part in parts], []
 
     @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def test_scores_are_those_of_the_deployed_defence():
 
 
 def test_images_do_not_depend_on_their_batch():
-    attack, classifier = Through(PGD(steps=3, eot=2), "surrogate"), Steady(defence())
+    attack, classifier = Through(PGD(steps=3, eot=2), "surrogate"), Padded(defence())
     whole = attack(classifier, *GIVEN)
     parts = [attack(classifier, IMAGE[i], LABEL[i], LINF, GIVEN[3].rows(i)) for i in torch.arange(4).split(1)]
     assert torch.equal(torch.cat(parts), whole)

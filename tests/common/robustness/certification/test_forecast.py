@@ -8,7 +8,7 @@ from common.noise import Noise
 from common.records.rows import ABSTAIN
 from common.robustness.certification.forecast import Foreseen, needed_count
 from common.robustness.certification.smoothing import Smoothing, clopper_pearson_lower
-from common.robustness.classifiers import Classifier, Steady
+from common.robustness.classifiers import Classifier, Padded
 from common.robustness.evaluation.evaluators import Certified
 
 SIGMA = 0.5
@@ -99,7 +99,7 @@ def test_records_hold_the_procedure_and_its_cost():
     batch = (image, label, torch.arange(2))
     records = [
         row
-        for classifier in (HalfSpace(), Steady(HalfSpace()))  # a test fills batches up
+        for classifier in (HalfSpace(), Padded(HalfSpace()))  # a test fills batches up
         for row in Certified(Foreseen(SIGMA, **COMMON, targets=TARGETS))(classifier, batch)
     ]
     assert all(r.values["procedure"] == 2060 and r.values["evaluations"] == 2060 * 1261 for r in records)

@@ -11,7 +11,7 @@ from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.evaluation.evaluators import Attacked
 from common.robustness.masking import checks, paired_checks
-from common.robustness.masking.checks import Check, examine, probe
+from common.robustness.masking.checks import MaskingCheck, masking_checks, masking_signs
 from common.robustness.threats.norm_ball import ThreatModel
 
 HONEST = {"zero_gradient": False, "probabilities": False, "repeatable": True, "norm": "Linf", "eps": 0.1}
@@ -33,7 +33,7 @@ def named(found, name):
 
 
 def test_an_honest_attack_passes_everything():
-    found = examine(rows(["11"] * 20, ["00"] * 15 + ["11"] * 5))
+    found = masking_checks(rows(["11"] * 20, ["00"] * 15 + ["11"] * 5))
     assert len(found) == 6
     assert [check.sentence for check in found if not check.passed] == []
     assert all(check.sentence.endswith(".") and check.name.startswith("attacked: ") for check in found)
@@ -48,7 +48,7 @@ def test_an_honest_attack_passes_everything():
     ],
 )
 def test_flags_fail_their_check_alone(flag, value, name):
-    found = examine(rows(["1"] * 20, ["0"] * 20, **{flag: value}))
+    found = masking_checks(rows(["1"] * 20, ["0"] * 20, **{flag: value}))
     assert [check.name for check in found if not check.passed] == [f"attacked: {name}"]
 
 
@@ -87,11 +87,13 @@ def test_too_few_images_to_tell_are_no_failure_but_an_attack_that_breaks_none_of
 def test_an_attack_that_is_blind_along_the_way_is_found():
     """More than 5 % of the images spent more than half of their steps without a gradient."""
     seeing, blind = rows(["1"] * 40, ["0"] * 40, dead=0.5), rows(["1"] * 40, ["0"] * 40, dead=0.51)
-    assert named(examine(seeing[:38] + blind[38:]), "steps have gradients").passed
-    check = named(examine(seeing[:37] + blind[37:]), "steps have gradients")
+    assert named(masking_checks(seeing[:38] + blind[38:]), "steps have gradients").passed
+    check = named(masking_checks(seeing[:37] + blind[37:]), "steps have gradients")
     assert not check.passed
     assert "7.5 %" in check.sentence
-    assert not [c for c in examine(rows(["1"] * 9, ["0"] * 9, dead=1.0, white_box=False)) if "have gradients" in c.name]
+    assert not [
+        c for c in masking_checks(rows(["1"] * 9, ["0"] * 9, dead=1.0, white_box=False)) if "have gradients" in c.name
+    ]
 
 
 def part(name, eps=0.1, **attack):
@@ -123,8 +125,8 @@ def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
     right = {stronger: ["0"] * 30 + ["1"] * 10, weaker: ["1"] * 40}
     for survivors, passed in ((right, True), ({stronger: right[weaker], weaker: right[stronger]}, False)):
         records = [r for name in names for r in rows(["1"] * 40, survivors.get(name, ["0"] * 40), name=name)]
-        found = [check for check in examine(records, config) if "not weaker" in check.name]
-        assert not [check for check in examine(records) if "not weaker" in check.name]
+        found = [check for check in masking_checks(records, config) if "not weaker" in check.name]
+        assert not [check for check in masking_checks(records) if "not weaker" in check.name]
         if stronger is None:
             assert found == []
             continue
@@ -138,11 +140,11 @@ def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
 def test_trends_pair_common_images_and_say_when_these_are_too_few():
     config = {"evaluators": [BASE, part("masking/steps=5", steps=5), part("masking/steps=2", steps=2)]}
     base = rows(["1"] * 40, ["1"] * 40, name="pgd")
-    found = examine([*base, *rows(["1"] * 6, ["0"] * 6, name="masking/steps=5")], config)
+    found = masking_checks([*base, *rows(["1"] * 6, ["0"] * 6, name="masking/steps=5")], config)
     check = named(found, "not weaker than masking/steps=5")
     assert check.passed
     assert not check.decided
-    found = examine(
+    found = masking_checks(
         [*base, *(r for k in (5, 2) for r in rows(["1"] * 9, [str(k % 2)] * 9, name=f"masking/steps={k}"))], config
     )
     trends = {check.name: check.passed for check in found if "not weaker" in check.name}
@@ -155,9 +157,9 @@ def test_trends_pair_common_images_and_say_when_these_are_too_few():
 def test_what_is_there_to_be_compared_is_not_judged_by_itself():
     records = rows(["1"] * 40, ["1"] * 40, name="masking/steps=5", distance=0.0, white_box=True)
     black = rows(["1"] * 40, ["0"] * 40, name="square", white_box=False)
-    assert {check.name.split(":")[0] for check in examine(records + black)} == {"square"}
+    assert {check.name.split(":")[0] for check in masking_checks(records + black)} == {"square"}
     grey = rows(["1"] * 40, ["1"] * 40, name="masking/grey", norm="L2", eps=4.0)
-    (check,) = examine(grey)
+    (check,) = masking_checks(grey)
     assert not check.passed
     assert "huge" in check.name
 
@@ -167,7 +169,7 @@ def test_the_attack_must_break_the_baseline():
         rows(["1"] * n, ["0"] * k + ["1"] * (n - k), name="masking/undefended", baseline="undefended")
         for n, k in ((20, 15), (20, 3), (6, 6))
     )
-    (good,), (bad,), (unclear,) = examine(falls), examine(stands), examine(few)
+    (good,), (bad,), (unclear,) = masking_checks(falls), masking_checks(stands), masking_checks(few)
     assert (good.passed, bad.passed, unclear.passed, unclear.decided) == (True, False, True, False)
     assert "25.0 % under the attack: it works." in good.sentence
 
@@ -191,7 +193,7 @@ def test_paired_comparison_is_the_exact_sign_test(lost, won):
 def test_a_huge_budget_must_leave_no_more_than_chance():
     def huge(right, norm="Linf", eps=0.6):
         found = rows(["1"] * 40, ["1"] * right + ["0"] * (40 - right), eps=eps, norm=norm, distance=0.5)
-        return [check for check in examine(found) if "huge" in check.name]
+        return [check for check in masking_checks(found) if "huge" in check.name]
 
     assert huge(30, eps=0.1) == huge(30, norm="L2") == []
     assert [check.passed for check in huge(40) + huge(5)] == [False, True]
@@ -200,20 +202,20 @@ def test_a_huge_budget_must_leave_no_more_than_chance():
 def test_black_box_must_not_beat_white_box():
     white = rows(["1"] * 20, ["1"] * 18 + ["0"] * 2, name="pgd", white_box=True)
     black = rows(["1"] * 20, ["0"] * 18 + ["1"] * 2, name="square", white_box=False)
-    check = named(examine(white + black), "pgd: not weaker than square")
+    check = named(masking_checks(white + black), "pgd: not weaker than square")
     assert not check.passed
     assert "10.0 % the black-box" in check.sentence
     weak = rows(["1"] * 20, ["1"] * 20, name="square", white_box=False)
-    assert named(examine(white + weak), "not weaker than square").passed
+    assert named(masking_checks(white + weak), "not weaker than square").passed
     other = rows(["1"] * 20, ["0"] * 20, name="square", white_box=False, eps=0.2)
-    assert not [check for check in examine(white + other) if "not weaker" in check.name]
+    assert not [check for check in masking_checks(white + other) if "not weaker" in check.name]
     with pytest.raises(ValueError, match="share none"):
         paired_checks.transfer(white[:5], black[5:])
 
 
 def test_nothing_to_examine():
-    assert examine([]) == examine([Record("clean", 0, 1, {"predictions": [1]})]) == []
-    assert Check("a", True, "b").passed
+    assert masking_checks([]) == masking_checks([Record("clean", 0, 1, {"predictions": [1]})]) == []
+    assert MaskingCheck("a", True, "b").passed
 
 
 # What is seen from outside
@@ -256,7 +258,7 @@ def test_probe_sees_the_fault(fault, expected):
     noise, classifier = Noise.of(1, torch.arange(4)), Faulty(fault)
     logits = classifier(image, noise).detach()
     with torch.no_grad():
-        found = probe(classifier, image, label, noise, logits)
+        found = masking_signs(classifier, image, label, noise, logits)
     assert [tuple(flags.values()) for flags in found] == [expected] * 4
     assert list(found[0]) == ["zero_gradient", "probabilities", "repeatable"]
 
@@ -269,7 +271,7 @@ def test_a_saturated_classifier_is_caught_from_the_evaluator_to_the_sentence():
     label = network(image).argmax(1)
     masked = nn.Sequential(network, nn.Hardtanh(-1e-7, 1e-7))
     attack = Attacked(PGD(steps=3), ThreatModel("inf", 0.49))
-    found = examine(attack(NetworkClassifier(masked), (image, label, index)))
+    found = masking_checks(attack(NetworkClassifier(masked), (image, label, index)))
     assert not named(found, "gradient reaches the image").passed
-    found = examine(attack(NetworkClassifier(network), (image, label, index)))
+    found = masking_checks(attack(NetworkClassifier(network), (image, label, index)))
     assert [check.sentence for check in found if not check.passed] == []

@@ -10,9 +10,9 @@ from common.robustness.attacks.attack import Attack
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
 from common.robustness.attacks.transfer import Transfer
-from common.robustness.classifiers import NetworkClassifier, Purified, Steady, Voting
+from common.robustness.classifiers import NetworkClassifier, Padded, Purified, Voting
 from common.robustness.evaluation.evaluators import Attacked
-from common.robustness.masking.checks import examine
+from common.robustness.masking.checks import masking_checks
 from common.robustness.masking.paired_checks import MASKING
 from common.robustness.masking.variants import Baseline, masking_suite, undefended
 from common.robustness.threats.norm_ball import Threat, ThreatModel
@@ -103,7 +103,7 @@ def test_an_honest_attack_passes_and_the_header_pairs_it():
     records, config = run(
         [base, *masking_suite(base), Baseline(base, classifier, "linear", "masking/linear")], classifier
     )
-    found = examine(records, config)
+    found = masking_checks(records, config)
     assert [check.sentence for check in found if not check.passed or not check.decided] == []
     assert {check.name for check in found} >= {
         "masking/eps=0.2: not weaker than pgd", "masking/eps=0.5: not weaker than masking/eps=0.2",
@@ -117,7 +117,7 @@ def test_a_masked_gradient_is_found_at_a_huge_budget():
     classifier = NetworkClassifier(nn.Sequential(network(), nn.Hardtanh(-1e-3, 1e-3))).freeze()
     base = attacked(PGD(steps=8))
     records, config = run([base, *masking_suite(base)], classifier)
-    failed = {check.name for check in examine(records, config) if not check.passed}
+    failed = {check.name for check in masking_checks(records, config) if not check.passed}
     assert "masking/eps=0.5: a huge budget breaks everything" in failed
 
 
@@ -130,9 +130,9 @@ class Adding(nn.Module):
 
 def test_the_undefended_classifier_is_the_one_behind_the_purifier():
     plain = NetworkClassifier(network())
-    defence = Steady(Voting(Purified(Adding(), plain), 3), 4)
+    defence = Padded(Voting(Purified(Adding(), plain), 3), 4)
     assert undefended(defence) is plain
-    assert undefended(plain) is undefended(Steady(plain)) is None
+    assert undefended(plain) is undefended(Padded(plain)) is None
     base = attacked(PGD(steps=4))
     image, label, index = batch(plain, 8)
     rows = Baseline(base)(defence.freeze(), (image, label, index))

@@ -9,9 +9,9 @@ from torch import nn
 from common.diffusion.denoisers import EDMDenoiser
 from common.noise import Noise
 from common.numerics.finding import LARGEST, Finding
-from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Steady
-from common.robustness.gradient_check.recorder import Calls, observe
-from common.robustness.gradient_check.verify import Verify, complaint, deterministic
+from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified
+from common.robustness.gradient_check.evaluator import GradientCheck, deterministic, failure_message
+from common.robustness.gradient_check.recorder import RecomputedCalls, forward_backward
 from diffpure.purifier import DiffPure
 
 
@@ -51,11 +51,11 @@ def names(records, passed=False):
 def test_a_record_is_about_one_image_whatever_it_shares_a_batch_with():
     classifier = diffpure().freeze()
     image, label, index = batch(3)
-    together = Verify()(classifier, (image, label, index))
-    alone = [r for row in range(3) for r in Verify()(classifier, (image[[row]], label[[row]], index[[row]]))]
+    together = GradientCheck()(classifier, (image, label, index))
+    alone = [r for row in range(3) for r in GradientCheck()(classifier, (image[[row]], label[[row]], index[[row]]))]
     assert [(r.key, r.label, r.values) for r in together] == [(r.key, r.label, r.values) for r in alone]
     assert [r.evaluator for r in together] == ["verify"] * 3
-    assert Verify()(classifier, (image[:0], label[:0], index[:0])) == []
+    assert GradientCheck()(classifier, (image[:0], label[:0], index[:0])) == []
 
 
 @pytest.mark.parametrize("directions", [1, 2])
@@ -63,7 +63,7 @@ def test_the_cost_is_what_is_promised(directions):
     """Per step 9 evaluations for gradients and replays, 4 for each direction; the classifier's do not depend on S."""
 
     def evaluations(steps):
-        (record,) = Verify(directions=directions)(diffpure(steps).freeze(), batch(1))
+        (record,) = GradientCheck(directions=directions)(diffpure(steps).freeze(), batch(1))
         return record.cost["evaluations"]
 
     assert evaluations(16) - evaluations(8) == (9 + 4 * directions) * 8
@@ -71,7 +71,7 @@ def test_the_cost_is_what_is_promised(directions):
 
 
 def test_a_steady_classifier_costs_no_more():
-    bare, steady = (Verify()(c.freeze(), batch(1))[0] for c in (diffpure(), Steady(diffpure(), 16)))
+    bare, steady = (GradientCheck()(c.freeze(), batch(1))[0] for c in (diffpure(), Padded(diffpure(), 16)))
     assert steady.values == bare.values
     assert steady.cost["evaluations"] == bare.cost["evaluations"]
 
@@ -81,7 +81,7 @@ def test_nothing_is_left_behind():
     for parameter in classifier.classifier.parameters():
         parameter.requires_grad_(True)
     state = torch.random.get_rng_state()
-    Verify()(classifier, batch())
+    GradientCheck()(classifier, batch())
     assert torch.equal(state, torch.random.get_rng_state())
     assert classifier.training
     assert all(parameter.requires_grad for parameter in classifier.classifier.parameters())
@@ -117,11 +117,11 @@ class Locked(Classifier):
 
 
 def test_without_a_float64_copy_differences_are_taken_in_float32():
-    (record,) = Verify()(Locked().freeze(), batch(1))
+    (record,) = GradientCheck()(Locked().freeze(), batch(1))
     assert record.values["verified"]
     assert "finite differences" in names([record], passed=True)
     assert "single precision" not in names([record], passed=True)
-    (record,) = Verify()(Locked(0.5).freeze(), batch(1))
+    (record,) = GradientCheck()(Locked(0.5).freeze(), batch(1))
     assert names([record]) == {"finite differences"}
     error = {f["name"]: f["error"] for f in record.values["findings"]}["finite differences"]
     assert 0.01 < error < 2
@@ -147,13 +147,13 @@ class Telling(nn.Module):
 
 def test_modules_tell_of_themselves():
     purifier = Telling()
-    records = Verify()(Purified(purifier, network()).freeze(), batch(1))
+    records = GradientCheck()(Purified(purifier, network()).freeze(), batch(1))
     ((image, noise, double),) = purifier.heard
     assert image.shape == (1, 1, 4, 4)
     assert noise.index.tolist() == [0]
     assert double.weight.dtype == torch.float64
     assert names(records) == {"its own"}
-    assert "- its own: Something is wrong. (error 0.5 at image 0)" in complaint(records)
+    assert "- its own: Something is wrong. (error 0.5 at image 0)" in failure_message(records)
 
 
 def test_the_outermost_recomputed_modules_are_compared():
@@ -165,14 +165,14 @@ def test_the_outermost_recomputed_modules_are_compared():
         def forward(self, image, noise=None):
             return self.rest(torch.utils.checkpoint.checkpoint(self.first, image, use_reentrant=False))
 
-    classifier, calls = Checkpointed(), Calls()
+    classifier, calls = Checkpointed(), RecomputedCalls()
     with calls.counted(classifier):
-        observe(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, calls.turn_round)
+        forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, calls.turn_round)
     assert {"first", "first.1"} <= calls.recomputed
     assert calls.outermost() == {"first"}
-    seen = Calls()
+    seen = RecomputedCalls()
     with seen.compared(classifier, {"first"}):
-        observe(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, seen.turn_round)
+        forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, seen.turn_round)
     assert [len(side["into first"]) for side in seen.seen] == [1, 1]
     assert seen.error() == 0
     seen.seen[1]["into first"][0][0, 0] *= 1.01  # as long as an input that is one per cent longer
@@ -191,11 +191,11 @@ def test_findings_are_finite_json():
 def test_settings_and_batches_that_make_no_sense():
     for settings in ({"directions": 0}, {"limit": 0}):
         with pytest.raises(ValueError, match="needs directions >= 1 and limit >= 1"):
-            Verify(**settings)
+            GradientCheck(**settings)
     with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
-        Verify()(network(), batch())
+        GradientCheck()(network(), batch())
     image, label, index = batch()
     with pytest.raises(ValueError, match="float32"):
-        Verify()(network(), (image.double(), label, index))
+        GradientCheck()(network(), (image.double(), label, index))
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.2"):
-        Verify()(network(), (image, label + 3, index))
+        GradientCheck()(network(), (image, label + 3, index))

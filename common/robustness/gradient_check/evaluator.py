@@ -20,11 +20,11 @@ from common.noise import Noise
 from common.records.rows import Record
 from common.robustness.classifiers import Classifier, deployed, unpadded
 from common.robustness.evaluation.batches import Batch, check_evaluation
-from common.robustness.gradient_check.subject import FAILURES, Subject
+from common.robustness.gradient_check.point_check import FAILURES, PointCheck
 
 
 @dataclass(frozen=True)
-class Verify:
+class GradientCheck:
     """Tests of a classifier's gradient, at single images; one record each.
 
     - "same noise": twice the same noise gives twice the same logits and the same gradient.
@@ -52,7 +52,7 @@ class Verify:
     def __post_init__(self) -> None:
         if self.directions < 1 or (self.limit is not None and self.limit < 1):
             got = f"directions={self.directions}, limit={self.limit}"
-            raise ValueError(f"Verify needs directions >= 1 and limit >= 1, or None for all images; got {got}")
+            raise ValueError(f"GradientCheck needs directions >= 1 and limit >= 1, or None for all images; got {got}")
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
         image, label, index = check_evaluation(classifier, batch)
@@ -64,7 +64,7 @@ class Verify:
             for row, (i, y) in enumerate(zip(index.tolist(), label.tolist(), strict=True)):
                 rows = slice(row, row + 1)
                 with Meter(nn.ModuleList([bare] if double is None else [bare, double])) as meter:
-                    subject = Subject.at(bare, double, image[rows], noise.rows(rows), self.directions)
+                    subject = PointCheck.at(bare, double, image[rows], noise.rows(rows), self.directions)
                     findings = list(subject.findings(label[rows]))
                 values = {
                     "verified": all(finding.passed for finding in findings),
@@ -74,8 +74,8 @@ class Verify:
         return records
 
 
-def complaint(records: Sequence[Record]) -> str:
-    """What failed, what it means and what to do about it; empty if nothing did. Of the records of `Verify`."""
+def failure_message(records: Sequence[Record]) -> str:
+    """What failed, what it means and what to do about it; empty if nothing did. Of the records of `GradientCheck`."""
     failed: dict[str, str] = {}
     for record in records:
         for finding in record.values.get("findings", []):

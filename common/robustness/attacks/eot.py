@@ -12,7 +12,7 @@ from common.units import whole
 
 
 @dataclass(frozen=True)
-class Answers:
+class EOTEstimate:
     """What n draws say of B points: mean ``loss`` (B,), its ``gradient`` (B,C,H,W) or None, ``right`` (B,), the share
     of the draws classified as ``label``, the mean ``logits`` (B,K) and the mean ``margin`` (B,) (`losses.margin`)."""
 
@@ -32,7 +32,7 @@ def ask(
     differentiate: bool = True,
     chunk: int | None = None,
     target: Tensor | None = None,
-) -> Answers:
+) -> EOTEstimate:
     """``1/n sum_j loss(classifier(x, noise_j), y)`` for each row x of ``points`` (B,C,H,W), and its gradient in x.
 
     With ``target`` (B,), a class per point, the loss is a targeted one: ``loss(classifier(x, noise_j), y, t)``.
@@ -56,7 +56,7 @@ def ask(
             gradients.append(_gradient(values, x))
     logits = torch.cat(answers)
     right = (logits.argmax(1) == classes[0]).to(points.dtype)
-    return Answers(
+    return EOTEstimate(
         torch.cat(losses).view(-1, n).mean(1),
         torch.cat(gradients).view(-1, n, *points.shape[1:]).mean(1) if differentiate else None,
         right.view(-1, n).mean(1),
@@ -66,7 +66,7 @@ def ask(
 
 
 @dataclass(frozen=True)
-class Oracle:
+class EOTLoss:
     """What an attack asks a classifier about images with ``label`` (B,): ``eot`` draws each, new ones for each name.
 
     A deterministic classifier is asked once, whatever ``eot`` says.
@@ -90,7 +90,7 @@ class Oracle:
         loss: Loss | TargetedLoss,
         differentiate: bool = False,
         target: Tensor | None = None,
-    ) -> Answers:
+    ) -> EOTEstimate:
         """`ask` about ``points`` (A,C,H,W), one for each image in ``rows`` (A,); the same row twice, the same draws."""
         draws = self.noise.rows(rows).stream(name).draws(self.eot)
         return ask(self.classifier, points, self.label[rows], draws, loss, differentiate, self.chunk, target)
@@ -115,18 +115,18 @@ def check_counts(chunk: int | None, **counts: int) -> None:
         whole("chunk, rows in a call or None for no limit,", chunk, 1)
 
 
-def likely(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:
+def most_likely_classes(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:
     """The ``count`` most likely other classes (fewer if there are not so many), most likely first, (B,) each."""
     others = logits.scatter(1, label[:, None], -torch.inf)
     return list(others.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1))
 
 
-def alive(gradient: Tensor) -> Tensor:
+def is_usable(gradient: Tensor) -> Tensor:
     """(B,) bool: somewhere non-zero and everywhere finite."""
     largest = gradient.flatten(1).abs().amax(1)
     return (largest > 0) & (largest < torch.inf)
 
 
-def like(row: Tensor, image: Tensor) -> Tensor:
+def per_image(row: Tensor, image: Tensor) -> Tensor:
     """One number per image, (B,) -> (B,1,1,1), to go with ``image``."""
     return row.view(-1, *(1,) * (image.ndim - 1))

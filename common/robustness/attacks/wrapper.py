@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, Found
+from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
 from common.robustness.threats.norm_ball import Threat
@@ -15,7 +15,7 @@ A = TypeVar("A", bound=Attack)
 
 
 @dataclass(frozen=True)
-class Around(Attack):
+class GradientWrapper(Attack):
     """``attack``, while something about the classifier or the loss is changed. It must be one that uses gradients."""
 
     attack: Attack
@@ -27,7 +27,9 @@ class Around(Attack):
                 "Choose a white-box attack, such as PGD"
             )
 
-    def search(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Found:
+    def search(
+        self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
+    ) -> AttackResult:
         return self.attack.search(classifier, image, label, threat, noise)
 
     def check(self, threat: Threat) -> None:

@@ -15,7 +15,7 @@ from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import check_labels
 from common.robustness.gradient_check import findings as gradient_findings
 from common.robustness.gradient_check.findings import gap
-from common.robustness.gradient_check.recorder import Answer, Calls, observe
+from common.robustness.gradient_check.recorder import ForwardBackward, RecomputedCalls, forward_backward
 from common.robustness.protocols import SupportsDifferentiation, SupportsGradientCheck
 
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
@@ -26,7 +26,7 @@ FAR = 0.1  # pixels: a distance at which a classifier's logits move
 
 
 @dataclass(frozen=True)
-class Subject:
+class PointCheck:
     """A classifier at ``point`` (1,C,H,W) under one row of ``noise``; ``double`` is its float64 copy, if it has one."""
 
     classifier: Classifier
@@ -38,7 +38,7 @@ class Subject:
     @classmethod
     def at(
         cls, classifier: Classifier, double: Classifier | None, image: Tensor, noise: Noise, directions: int
-    ) -> "Subject":
+    ) -> "PointCheck":
         """At ``0.02 + 0.96 image``, moved by at most 0.01 at random: inside of [0,1] and off ties.
 
         At the border clamps have no derivative, and neither have ReLUs and poolings where a flat background leaves
@@ -49,12 +49,12 @@ class Subject:
 
     def findings(self, label: Tensor) -> Iterator[Finding]:
         """All that can be found; ``label`` (1,)."""
-        calls, again, heard = Calls(), Calls(), dict[str, tuple[Tensor, Noise]]()
+        calls, again, heard = RecomputedCalls(), RecomputedCalls(), dict[str, tuple[Tensor, Noise]]()
         with calls.counted(self.classifier), _overheard(self.classifier, heard):
-            first = observe(self.classifier, self.point, self.noise, self._weights, calls.turn_round)
+            first = forward_backward(self.classifier, self.point, self.noise, self._weights, calls.turn_round)
         check_labels(label, first.logits.shape[1])
         with again.compared(self.classifier, calls.outermost()):
-            second = observe(self.classifier, self.point, self.noise, self._weights, again.turn_round)
+            second = forward_backward(self.classifier, self.point, self.noise, self._weights, again.turn_round)
         with torch.no_grad():
             plain = self.classifier(self.point, self.noise)
             other = plain if self.classifier.randomised else self.classifier(self.point, self.noise.draws(1, start=1))
@@ -85,7 +85,7 @@ class Subject:
         weights: Tensor = self.noise.stream("weights").normal(0, logits.shape[1:]).to(logits)
         return weights
 
-    def _differences(self, answer: Answer, logits: Tensor, declared: bool) -> Iterator[Finding]:
+    def _differences(self, answer: ForwardBackward, logits: Tensor, declared: bool) -> Iterator[Finding]:
         """Gradient against finite differences; in float64, if the copy has the ``logits`` that the deployed one has."""
         with ExitStack() as stack:
             for module in self.double.modules() if self.double is not None and declared else ():
@@ -101,14 +101,18 @@ class Subject:
             else:
                 yield from self._compared(self.classifier, self.point, answer)
 
-    def _double_answer(self, logits: Tensor) -> Answer | None:
+    def _double_answer(self, logits: Tensor) -> ForwardBackward | None:
         try:
-            fine = None if self.double is None else observe(self.double, self.point.double(), self.noise, self._weights)
+            fine = (
+                None
+                if self.double is None
+                else forward_backward(self.double, self.point.double(), self.noise, self._weights)
+            )
         except FAILURES:
             return None
         return fine if fine is not None and gap(fine.logits, logits) <= LOOSE else None
 
-    def _compared(self, classifier: Classifier, point: Tensor, answer: Answer) -> Iterator[Finding]:
+    def _compared(self, classifier: Classifier, point: Tensor, answer: ForwardBackward) -> Iterator[Finding]:
         fine = point.dtype == torch.float64
 
         def projected(points: Tensor) -> Tensor:
