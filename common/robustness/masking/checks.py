@@ -1,9 +1,9 @@
 """Checks for gradient masking: does the attack that a number rests on deserve trust?
 
 After Athalye et al. (arXiv 1802.00420) and Carlini et al. (arXiv 1902.06705): a defence that merely hides its gradient
-looks robust. `masking_signs` measures what shows from outside while an attack is evaluated; everything else is a function
-of records and returns one sentence for the report. A failed check does not change a number. It says why not to trust it.
-A check that cannot tell, for want of images, says so and has not failed.
+looks robust. `masking_signs` measures what shows from outside while an attack is evaluated; every other check is a
+function of records and returns one sentence for the report. A failed check does not change a number: it says why not to
+trust it. A check that has too few images to decide says so and has not failed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
