@@ -1,7 +1,7 @@
-"""The two frames and the way between them: pixels in [0,1], the model's data in [-1,1].
+"""Pixel frame [0,1] and model frame [-1,1], and the conversions between them.
 
-The only home of ``2x - 1``. A noise level lives in the frame of the image it is added to, and the
-model frame is twice as wide, hence ``sigma_model = 2 sigma_pixel``.
+The only home of ``2x - 1``. A noise level belongs to the frame of the image it is added to; the model frame is twice as
+wide, hence ``sigma_model = 2 sigma_pixel``.
 """
 
 from fractions import Fraction
@@ -13,27 +13,27 @@ Level = TypeVar("Level", float, Tensor)
 
 
 def to_model(image: Tensor) -> Tensor:
-    """Pixels in [0,1] to the model frame [-1,1]: ``x0 = 2 image - 1``; any shape."""
+    """Pixel frame [0,1] to model frame [-1,1]: ``x0 = 2 image - 1``; any shape, never clamped."""
     return 2 * image - 1
 
 
 def to_pixel(x: Tensor) -> Tensor:
-    """Model frame [-1,1] to pixels in [0,1]: ``image = (x + 1) / 2``; any shape, never clamped."""
+    """Model frame [-1,1] to pixel frame [0,1]: ``image = (x + 1) / 2``; any shape, never clamped."""
     return (x + 1) / 2
 
 
 def sigma_to_model(sigma: Level) -> Level:
-    """Standard deviation of noise added to pixels -> the same noise seen in the model frame."""
+    """Noise level (standard deviation) in the model frame of noise added to pixels: ``2 sigma``."""
     return 2 * sigma
 
 
 def sigma_to_pixel(sigma: Level) -> Level:
-    """Standard deviation of noise in the model frame -> the same noise seen on pixels."""
+    """Noise level (standard deviation) in pixels of noise in the model frame: ``sigma / 2``."""
     return sigma / 2
 
 
-def number(value: float | str) -> float:
-    """A float, or a ratio as the field writes it: ``number("8/255") == 8 / 255``.
+def parse_number(value: float | str) -> float:
+    """A number, or a ratio as the field writes it, as a float: ``parse_number("8/255") == 8 / 255``.
 
     Raises ``ValueError`` for anything else.
     """
@@ -43,7 +43,7 @@ def number(value: float | str) -> float:
         raise ValueError(f"expected a number or a ratio such as 8/255; got {value!r}") from error
 
 
-def whole(name: str, value: object, least: int) -> None:
-    """Raises ``ValueError`` unless ``value``, the setting ``name``, is a whole number of at least ``least``."""
+def check_integer(name: str, value: object, least: int) -> None:
+    """Raise ``ValueError`` unless the setting ``name`` is an integer of at least ``least`` (a bool is none)."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be at least {least}, a whole number; got {value!r}")
+        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.certification.smoothing import Certificate, Certifier
 from common.robustness.classifiers import Classifier, unpadded
-from common.units import sigma_to_pixel, whole
+from common.units import check_integer, sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import draw_losses, one_by_one, ranked
 
@@ -45,8 +45,8 @@ class Claimed(Certifier):
     constants: Constants = "reference"
 
     def __post_init__(self) -> None:
-        whole("num_classes", self.num_classes, 2)
-        whole("samples, draws of the noise,", self.samples, 1)
+        check_integer("num_classes", self.num_classes, 2)
+        check_integer("samples, draws of the noise,", self.samples, 1)
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 

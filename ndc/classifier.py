@@ -12,7 +12,7 @@ from common.diffusion.denoisers import Denoiser
 from common.engine.engine import BatchSize, Calls, Engine, recomputed
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
-from common.units import number, sigma_to_model, to_model, to_pixel, whole
+from common.units import check_integer, parse_number, sigma_to_model, to_model, to_pixel
 from ndc.elimination import Elimination
 from ndc.likelihood import Bound, Nodes
 from ndc.noise_weights import WEIGHTS, Weight
@@ -75,7 +75,7 @@ class NoisedDiffusionClassifier(Classifier):
         elimination: Elimination | None = None,
     ) -> None:
         super().__init__()
-        sigma = number(sigma)
+        sigma = parse_number(sigma)
         _check_kinds((nodes, int | Nodes), (engine, Engine | None), (elimination, Elimination | None))
         _check_input(variant, sigma)
         _check_classes(denoiser, num_classes, log_prior)
@@ -192,7 +192,7 @@ def _check_input(variant: str, sigma: float) -> None:
 
 
 def _check_classes(denoiser: Denoiser, num_classes: int, log_prior: Sequence[float] | None) -> None:
-    whole("num_classes", num_classes, 2)
+    check_integer("num_classes", num_classes, 2)
     known = getattr(denoiser, "num_classes", num_classes)
     if known is None:
         raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")

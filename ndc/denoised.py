@@ -12,7 +12,7 @@ from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import DDIM, Solver
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified, Voting
-from common.units import number, sigma_to_model
+from common.units import parse_number, sigma_to_model
 
 
 class Denoising(DiffusionPurifier):
@@ -38,7 +38,7 @@ class Denoising(DiffusionPurifier):
         gradient: str | Gradient = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
-        level = sigma_to_model(number(sigma))
+        level = sigma_to_model(parse_number(sigma))
         if not 0 < level < math.inf:
             raise ValueError(f"sigma, the noise in the image, must be above 0, in pixel units; got {sigma}")
         low, high = float(getattr(denoiser, "sigma_min", 0.0)), float(getattr(denoiser, "sigma_max", math.inf))
@@ -95,7 +95,7 @@ class DenoisedClassifier(Classifier):
                 f"{votes} votes need randomness, else they are all the same: more steps of a solver that draws noise"
             )
         self.classifier: Classifier = purified if votes == 1 else Voting(purified, votes)
-        self.sigma, self.randomised = number(sigma), purified.randomised
+        self.sigma, self.randomised = parse_number(sigma), purified.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         logits: Tensor = self.classifier(image, noise)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from common.units import whole
+from common.units import check_integer
 from ndc.likelihood import Nodes
 
 Terms = Callable[[Sequence[int], Tensor, Tensor], Tensor]
@@ -71,9 +71,9 @@ class Elimination:
             raise ValueError(f"errors and margin must not be negative; got {self.errors} and {self.margin}")
         stages = self.stages
         for number in stages or ():
-            whole("each of the stages, numbers of nodes,", number, 1)
+            check_integer("each of the stages, numbers of nodes,", number, 1)
         for number in _numbers(self.keep):
-            whole("keep, a number of classes,", number, 1)
+            check_integer("keep, a number of classes,", number, 1)
         if self.keep is not None and stages is None:
             raise ValueError(
                 f"keep, a number of classes, needs stages to say after how many nodes; got keep={self.keep}"

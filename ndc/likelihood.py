@@ -32,7 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.units import whole
+from common.units import check_integer
 from ndc.noise_weights import Weight
 
 
@@ -64,7 +64,7 @@ class Nodes:
     control: bool = True
 
     def __post_init__(self) -> None:
-        whole("the count of nodes, levels of an integral,", self.count, 2)
+        check_integer("the count of nodes, levels of an integral,", self.count, 2)
         if self.rule not in ("equal", "log", "linspace"):
             raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
 

@@ -48,7 +48,7 @@ from common.noise import Noise
 from common.records.rows import ABSTAIN
 from common.robustness.certification.smoothing import Certificate, Certifier, check_rows
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.units import sigma_to_pixel, whole
+from common.units import check_integer, sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier
 
@@ -84,8 +84,8 @@ class Lipschitz(Certifier):
     law: Law = "strong"
 
     def __post_init__(self) -> None:
-        whole("num_classes", self.num_classes, 2)
-        whole("samples, draws of the noise,", self.samples, 2)
+        check_integer("num_classes", self.num_classes, 2)
+        check_integer("samples, draws of the noise,", self.samples, 2)
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
         if self.law not in get_args(Law):

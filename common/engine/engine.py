@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.engine.meter import networks
-from common.units import whole
+from common.units import check_integer
 
 Precision = Literal["32", "bf16", "16"]
 BatchSize = int | Literal["auto"]
@@ -96,7 +96,7 @@ class Calls:
 
     def __init__(self, batch_size: BatchSize) -> None:
         if batch_size != "auto":
-            whole("batch_size", batch_size, 1)
+            check_integer("batch_size", batch_size, 1)
         self.batch_size = batch_size
         self._growths: dict[tuple[object, ...], Growth] = {}
 

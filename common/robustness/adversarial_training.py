@@ -16,7 +16,7 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
-from common.units import number, whole
+from common.units import check_integer, parse_number
 
 Start = Literal["near", "random"]
 Inner = Literal["kl", "cross_entropy"]
@@ -44,8 +44,8 @@ class InnerMaximum:
 
     def __post_init__(self) -> None:
         require_norm_ball(self.threat, "adversarial training")
-        whole("steps of the inner maximum", self.steps, 1)
-        if self.step_size is not None and not 0 < number(self.step_size) < math.inf:
+        check_integer("steps of the inner maximum", self.steps, 1)
+        if self.step_size is not None and not 0 < parse_number(self.step_size) < math.inf:
             raise ValueError(f"step_size of the inner maximum must be finite and > 0, in pixels; got {self.step_size}")
         if self.start not in get_args(Start):
             raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
@@ -54,7 +54,7 @@ class InnerMaximum:
     def length(self) -> float:
         """The size of a step, in pixels."""
         if self.step_size is not None:
-            return number(self.step_size)
+            return parse_number(self.step_size)
         around = self.threat.norm == 2 and self.start == "random"
         path = 20.0 if self.threat.norm == 1 else 5.0 if around else 2.5
         return path * self.threat.eps / self.steps

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from common.units import number, sigma_to_model, sigma_to_pixel, to_model, to_pixel, whole
+from common.units import check_integer, parse_number, sigma_to_model, sigma_to_pixel, to_model, to_pixel
 
 
 def test_frames_are_inverse_and_noise_keeps_its_ratio():
@@ -13,15 +13,15 @@ def test_frames_are_inverse_and_noise_keeps_its_ratio():
 
 
 def test_number_reads_ratios():
-    assert number("8/255") == 8 / 255
-    assert number("0.5") == number(0.5) == 0.5
+    assert parse_number("8/255") == 8 / 255
+    assert parse_number("0.5") == parse_number(0.5) == 0.5
     for bad in ("eight", "1/0", "8/255/3"):
         with pytest.raises(ValueError, match="ratio such as 8/255"):
-            number(bad)
+            parse_number(bad)
 
 
-def test_whole_numbers():
-    whole("n0", 1, 1)
+def test_integers():
+    check_integer("n0", 1, 1)
     for bad in (0, 1.0, True, "1", None, float("nan")):
-        with pytest.raises(ValueError, match="n0 must be at least 1, a whole number; got"):
-            whole("n0", bad, 1)
+        with pytest.raises(ValueError, match="n0 must be an integer >= 1; got"):
+            check_integer("n0", bad, 1)

@@ -275,7 +275,7 @@ class Narrow(Denoiser):
 
 BAD = [  # (the classifier's settings, the smoothing's, the message), the same in Python and on the command line
     ({}, {"n0": 61}, "samples must satisfy 1 <= n0 <= n; got n0=61, n=60"),
-    ({}, {"n0": 0}, "n0 must be at least 1"),
+    ({}, {"n0": 0}, "n0 must be an integer >= 1"),
     ({}, {"alpha": 1.0}, r"alpha, the chance of a wrong certificate, must be in \(0,1\); got 1.0"),
     ({}, {"alpha": 0.0}, r"alpha, .* must be in \(0,1\); got 0.0"),
     ({}, {"alpha": -0.1}, r"alpha, .* must be in \(0,1\); got -0.1"),
@@ -283,8 +283,8 @@ BAD = [  # (the classifier's settings, the smoothing's, the message), the same i
     ({}, {"sigma": 0.0}, "sigma must be above 0, in pixel units; got 0.0"),
     ({}, {"sigma": -0.25}, "sigma must be above 0, in pixel units; got -0.25"),
     ({}, {"sigma": math.nan}, "sigma must be above 0, in pixel units; got nan"),
-    ({}, {"num_classes": 1}, "num_classes must be at least 2, a whole number; got 1"),
-    ({}, {"batch_size": 0}, "batch_size must be at least 1, a whole number; got 0"),
+    ({}, {"num_classes": 1}, "num_classes must be an integer >= 2; got 1"),
+    ({}, {"batch_size": 0}, "batch_size must be an integer >= 1; got 0"),
     ({}, {"targets": [0.25, 2.0], "first": 20}, "60 samples at sigma 0.25 certify at most .*; got the target 2"),
     ({}, {"sigma": 0.5}, r"smoothing adds noise of sigma 0.5 \(pixels\), the classifier expects 0.25"),
     ({}, {"num_classes": 10}, "num_classes must be the classifier's, 4; got 10"),
@@ -293,9 +293,9 @@ BAD = [  # (the classifier's settings, the smoothing's, the message), the same i
     ({"sigma": math.nan}, {}, "needs its pixel sigma > 0; got nan"),
     ({"sigma": 4.0}, {}, r"2 sigma, the input's noise level, must lie in the denoiser's range .*; got 8.0"),
     ({"sigma": 0.001}, {}, r"2 sigma, the input's noise level, must lie in the denoiser's range .*; got 0.002"),
-    ({"num_classes": 1}, {}, "num_classes must be at least 2, a whole number; got 1"),
+    ({"num_classes": 1}, {}, "num_classes must be an integer >= 2; got 1"),
     ({"num_classes": 10}, {}, "num_classes must be the denoiser's, 4; got 10"),
-    ({"batch_size": 0}, {}, "batch_size must be at least 1"),
+    ({"batch_size": 0}, {}, "batch_size must be an integer >= 1"),
 ]
 COMMANDS = [0, 2, 9, 11, 12, 13, 16, 17, 19, 20]  # of these also what the command line says: every place that refuses
 GOOD = {"num_classes": 4, "sigma": 0.25}, {"sigma": 0.25, "n0": 5, "n": 60, "num_classes": 4}
@@ -319,7 +319,7 @@ def test_contradictions_are_refused_in_python(classifier, smoothing, message):
 
 @pytest.mark.parametrize(("classifier", "smoothing", "message"), [BAD[i] for i in COMMANDS], ids=lambda x: str(x)[:40])
 def test_and_on_the_command_line(tmp_path, denoiser_file, classifier, smoothing, message):
-    kind = "sequential.Sequential" if "targets" in smoothing else "smoothing.Smoothing"
+    kind = "Sequential" if "targets" in smoothing else "Smoothing"
     part = {"class_path": "common.checkpoints.load_denoiser", "init_args": {"path": str(denoiser_file)}}
     settings = {"denoiser": part, **GOOD[0], **classifier}
     certify = {"class_path": f"common.robustness.{kind}", "init_args": GOOD[1] | smoothing}

@@ -273,7 +273,7 @@ def test_only_epndc_pays_for_a_control_variate(exact):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Nodes(1), "nodes.* at least 2"),
+        (lambda: Nodes(1), "nodes.* must be an integer >= 2"),
         (lambda: Nodes(8, "gauss"), "rule"),
         (lambda: Nodes().place(LogNormal(), 0.0, 3.0), "0 < sigma_min < sigma_max"),
         (lambda: Nodes().place(LogNormal(), 3.0, 3.0), "0 < sigma_min < sigma_max"),

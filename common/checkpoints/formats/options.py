@@ -24,7 +24,7 @@ BODIES: dict[str, type[nn.Module]] = {
 EDM_BODIES: dict[str, type[nn.Module]] = {"SongUNet": DDPMpp, "DhariwalUNet": EDMADM}
 
 TYPES: dict[Any, tuple[Any, str]] = {
-    int: (int, "a whole number"),
+    int: (int, "an integer"),
     float: (int | float, "a number"),
     bool: (bool, "true or false"),
     Sequence: (list | tuple, "a list of numbers"),

@@ -8,7 +8,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, TargetedLoss, margin
-from common.units import whole
+from common.units import check_integer
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def _gradient(loss: Tensor, x: Tensor) -> Tensor:
 def check_counts(chunk: int | None, **counts: int) -> None:
     """``ValueError`` unless all of an attack's ``counts`` are whole and at least 1, and ``chunk`` too, or None."""
     for name, value in counts.items():
-        whole(name, value, 1)
+        check_integer(name, value, 1)
     if chunk is not None:
-        whole("chunk, rows in a call or None for no limit,", chunk, 1)
+        check_integer("chunk, rows in a call or None for no limit,", chunk, 1)
 
 
 def most_likely_classes(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:

@@ -19,7 +19,7 @@ from common.robustness.attacks.eot import check_counts
 from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
 from common.robustness.classifiers import Classifier
 from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
-from common.units import number
+from common.units import parse_number
 
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack
 _RADII = ("eps", "max_epsilon")  # what torchattacks calls the radius
@@ -191,7 +191,7 @@ def _find(name: str) -> Any:
 
 
 def _read(value: Any) -> Any:
-    return number(value) if isinstance(value, str) and "/" in value else value
+    return parse_number(value) if isinstance(value, str) and "/" in value else value
 
 
 @contextmanager

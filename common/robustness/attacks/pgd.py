@@ -14,7 +14,7 @@ from common.robustness.attacks.eot import ask, check_counts, is_usable, per_imag
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, by_name
 from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
-from common.units import number
+from common.units import parse_number
 
 Direction = Literal["steepest", "sign"]
 
@@ -63,7 +63,7 @@ class PGD(Attack):
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
         if self.direction not in get_args(Direction):
             raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}; got {self.direction!r}")
-        if self.step_size is not None and not number(self.step_size) > 0:
+        if self.step_size is not None and not parse_number(self.step_size) > 0:
             raise ValueError(f"step_size must be in pixel units and above 0; got {self.step_size}")
         self._loss_function()
 
@@ -74,7 +74,7 @@ class PGD(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        size = self._length(ball, image[0].numel()) if self.step_size is None else number(self.step_size)
+        size = self._length(ball, image[0].numel()) if self.step_size is None else parse_number(self.step_size)
         eot, certain = (self.eot, False) if classifier.randomised else (1, True)
         progress = BestIterates(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
         with attacking(classifier, image, label, noise):

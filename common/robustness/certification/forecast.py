@@ -15,7 +15,7 @@ from common.records.rows import ABSTAIN
 from common.robustness.certification.sequential import check_targets, ladder, needed_count
 from common.robustness.certification.smoothing import Certificate, Smoothing, check_rows
 from common.robustness.classifiers import Classifier, deployed, unpadded
-from common.units import whole
+from common.units import check_integer
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Foreseen(Smoothing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.targets, zero=False)
-        whole("first, the samples of the first look,", self.first, 1)
-        whole("limit", self.most, self.first)
+        check_integer("first, the samples of the first look,", self.first, 1)
+        check_integer("limit", self.most, self.first)
         if self.most > self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"looks need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")
         if not 0 < self.error < 0.5:

@@ -14,7 +14,7 @@ from common.noise import Noise
 from common.records.rows import DIGITS, rounded_down
 from common.robustness.certification.smoothing import Certificate, Smoothing, clopper_pearson_lower
 from common.robustness.classifiers import Classifier
-from common.units import whole
+from common.units import check_integer
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Sequential(Smoothing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.targets, zero=True)
-        whole("first, the samples of the first stage,", self.first, 1)
+        check_integer("first, the samples of the first stage,", self.first, 1)
         if self.first > self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")
         if not 0 <= self.futility < 0.5:

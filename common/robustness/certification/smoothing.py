@@ -12,7 +12,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.records.rows import ABSTAIN
 from common.robustness.classifiers import Classifier, deployed
-from common.units import number, whole
+from common.units import check_integer, parse_number
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Smoothing(Certifier):
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", number(self.sigma))  # "64/255" becomes a float
+        object.__setattr__(self, "sigma", parse_number(self.sigma))  # "64/255" becomes a float
         if not 0 < self.level < float("inf"):
             raise ValueError(f"sigma must be above 0, in pixel units; got {self.sigma}")
-        whole("n0", self.n0, 1)
-        whole("n", self.n, 1)
-        whole("num_classes", self.num_classes, 2)
-        whole("batch_size", self.batch_size, 1)
+        check_integer("n0", self.n0, 1)
+        check_integer("n", self.n, 1)
+        check_integer("num_classes", self.num_classes, 2)
+        check_integer("batch_size", self.batch_size, 1)
         if self.n0 > self.n:
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
         if not 0 < self.alpha < 1:

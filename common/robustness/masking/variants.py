@@ -14,7 +14,7 @@ from common.robustness.evaluation.evaluators import Attacked, Evaluator
 from common.robustness.masking.checks import GREY, HUGE
 from common.robustness.masking.paired_checks import MASKING
 from common.robustness.threats.norm_ball import ThreatModel
-from common.units import number
+from common.units import parse_number
 
 GREYEST = {1.0: 1.0, 2.0: 0.5}  # exponent of the dimension D in the norm of an offset of 1/2 in every pixel
 
@@ -42,7 +42,9 @@ def masking_suite(attacked: Attacked, limit: int = 32, pixels: int | None = None
         for name, threat in _budgets(attacked.threat, pixels).items():
             ratio = threat.eps / attacked.threat.eps
             step = _get(attacked.attack, "step_size")
-            attack = attacked.attack if step is None else _with(attacked.attack, "step_size", ratio * number(step))
+            attack = (
+                attacked.attack if step is None else _with(attacked.attack, "step_size", ratio * parse_number(step))
+            )
             add(name, threat=threat, attack=attack)
     steps, eot = _get(attacked.attack, "steps"), _get(attacked.attack, "eot")
     if steps is not None and steps > 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.units import number
+from common.units import parse_number
 
 T = TypeVar("T", bound="Threat")
 
@@ -71,7 +71,7 @@ class ThreatModel(Threat):
 
     def __init__(self, norm: float | str, eps: float | str):
         self.norm = _norm(norm)
-        self.eps = number(eps)
+        self.eps = parse_number(eps)
         largest = _LARGEST[self.norm]
         if not 0 < self.eps <= largest:
             ratio = f" Write {self.eps:g}/255." if self.eps > largest else ""

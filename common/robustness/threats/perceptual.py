@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.robustness.threats.norm_ball import Threat
-from common.units import number
+from common.units import parse_number
 
 Net = Literal["vgg", "alex", "squeeze"]
 
@@ -73,7 +73,7 @@ class Perceptual(Threat):
     written = "a perceptual distance, Perceptual(eps, metric)"
 
     def __init__(self, eps: float | str = 0.05, metric: nn.Module | None = None):
-        self.eps = number(eps)
+        self.eps = parse_number(eps)
         if not 0 < self.eps < torch.inf:
             raise ValueError(f"eps must be a distance above 0, in the units of the metric; got {self.eps}")
         self.metric = (LPIPS() if metric is None else metric).requires_grad_(False).eval()

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from common.noise import Noise
 from common.robustness.threats.norm_ball import Threat
-from common.units import number
+from common.units import parse_number
 
 _ANYWHERE = 2.0  # the width of the image in its grid's units: a flow that long reaches every pixel from every other
 _HALVINGS = 16  # of the interval in which a distance lies: 1.5e-5 of its size
@@ -27,7 +27,7 @@ class SpatialThreat(Threat):
     written = "a flow, SpatialThreat(eps)"
 
     def __init__(self, eps: float | str = 0.05):
-        self.eps = number(eps)
+        self.eps = parse_number(eps)
         if not 0 < self.eps <= 1:
             raise ValueError(f"eps must be in units of the grid, 0 < eps <= 1, half the image; got {self.eps}")
 

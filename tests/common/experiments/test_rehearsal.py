@@ -42,7 +42,7 @@ def run(tmp_path, *configs):
     ("evaluators", "message"),
     [
         ([attacked({"loss": "hinge"})], "loss must be one of"),
-        ([attacked({"eot": 0})], "eot must be at least 1, a whole number; got 0"),
+        ([attacked({"eot": 0})], "eot must be an integer >= 1; got 0"),
         ([attacked(draws=5, resubmissions=10)], "resubmissions M must be in"),
         ([attacked(seed=[2, 2])], "seeds must be distinct"),
         ([attacked(), attacked()], "distinct names"),
@@ -81,7 +81,7 @@ def test_a_good_suite_gets_to_the_networks(tmp_path):
 
 def test_a_layered_suite_replaces_the_evaluators(tmp_path):
     layer = {"model": {"init_args": {"evaluators": [attacked({"eot": 0})]}}}
-    with pytest.raises(ValueError, match="eot must be at least 1"):
+    with pytest.raises(ValueError, match="eot must be an integer >= 1"):
         run(tmp_path, config_of([attacked()]), layer)
 
 

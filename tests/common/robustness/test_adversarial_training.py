@@ -179,10 +179,10 @@ def test_a_trained_classifier_withstands_what_another_does_not(kind):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda threat: InnerMaximum(threat, steps=0), "steps .* must be at least 1"),
+        (lambda threat: InnerMaximum(threat, steps=0), "steps .* must be an integer >= 1"),
         (lambda threat: InnerMaximum(threat, step_size=0.0), "step_size .* > 0, in pixels; got 0.0"),
         (lambda threat: InnerMaximum(threat, step_size=math.inf), "step_size .* must be finite .* got inf"),
-        (lambda threat: InnerMaximum(threat, steps=math.nan), "steps .* must be at least 1, a whole number; got nan"),
+        (lambda threat: InnerMaximum(threat, steps=math.nan), "steps .* must be an integer >= 1; got nan"),
         (lambda threat: PGDTraining(SpatialThreat(0.1)), "adversarial training attacks within a norm"),
         (lambda threat: TradesTraining("inf"), "adversarial training attacks within a norm"),
         (lambda threat: TradesTraining(threat, weight=math.nan), "finite weight >= 0"),

@@ -338,7 +338,7 @@ def test_guided_diffusion_as_its_command_line_spells_it():
         ("score_sde", {"zzz": 3}, r"format score_sde has no option 'zzz'. It has .*num_res_blocks"),
         ("score_sde", {"ch_mult": "1,2"}, "option ch_mult must be a list of numbers; got '1,2'"),
         ("score_sde", {"ch_mult": ["1"]}, "option ch_mult must be a list of numbers"),
-        ("score_sde", {"nf": "8"}, "option nf must be a whole number; got '8'"),
+        ("score_sde", {"nf": "8"}, "option nf must be an integer; got '8'"),
         ("score_sde", {"progressive": 1}, "option progressive must be a name; got 1"),
         ("score_sde", {"fir": "no"}, "option fir must be true or false"),
         ("score_sde", {"nf": -8}, "the config must describe a network; its sizes do not"),

@@ -204,7 +204,7 @@ def test_other_threats_and_senseless_settings_are_refused():
         LowFrequency().check(ThreatModel("inf", 0.1))
     LowFrequency().check(Perceptual())
     for setting, message in (
-        ({"steps": 0}, "steps must be at least 1, a whole number; got 0"),
+        ({"steps": 0}, "steps must be an integer >= 1; got 0"),
         ({"kernels": (5, 4)}, r"kernels must be odd sizes of at least 3 pixels; got \[5, 4\]"),
         ({"kernels": ()}, "kernels must be odd"),
         ({"filter_rate": 0.0}, "filter_rate must be above 0; got 0.0"),

@@ -260,10 +260,10 @@ def test_inference_mode_and_missing_rows_are_errors():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, a whole number; got 0"),
-        ({"eot": 0}, "eot must be at least 1"),
-        ({"restarts": 0}, "restarts must be at least 1"),
-        ({"chunk": 0}, "chunk, .* must be at least 1, a whole number; got 0"),
+        ({"steps": 0}, "steps must be an integer >= 1; got 0"),
+        ({"eot": 0}, "eot must be an integer >= 1"),
+        ({"restarts": 0}, "restarts must be an integer >= 1"),
+        ({"chunk": 0}, "chunk, .* must be an integer >= 1; got 0"),
         ({"step_size": 0.0}, "step_size must be"),
         ({"step_size": "two"}, "expected a number"),
         ({"loss": "hinge"}, "loss must be one of"),

@@ -114,14 +114,14 @@ def test_autoattack_is_named_by_its_parts_and_is_as_strong_as_each(digits_networ
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: APGD(eot=0), "eot must be at least 1"),
+        (lambda: APGD(eot=0), "eot must be an integer >= 1"),
         (lambda: APGD(loss="hinge"), "loss must be one of"),
         (lambda: APGD(targets=3), "targeted loss"),
-        (lambda: Square(queries=0), "queries must be at least 1"),
+        (lambda: Square(queries=0), "queries must be an integer >= 1"),
         (lambda: Square(window=0), "0 < window <= 1"),
-        (lambda: TorchAttacks("PGD", {"steps": 0}), "steps must be at least 1"),
+        (lambda: TorchAttacks("PGD", {"steps": 0}), "steps must be an integer >= 1"),
         (lambda: AutoAttack(version="plus"), "version must be"),
-        (lambda: AutoAttack(steps=0), "steps must be at least 1"),
+        (lambda: AutoAttack(steps=0), "steps must be an integer >= 1"),
     ],
 )
 def test_settings_are_checked(make, message):

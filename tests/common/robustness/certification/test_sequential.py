@@ -163,7 +163,7 @@ def test_certificates_do_not_depend_on_company_or_batch_size():
         ({"targets": (-0.1,)}, "targets must be radii >= 0"),
         ({"targets": (0.25, math.nan)}, "targets must be radii >= 0"),
         ({"targets": (0.25, 64 / 255)}, "targets may have 6 digits, as records hold no more; got"),
-        ({"first": 0}, "first, .* must be at least 1"),
+        ({"first": 0}, "first, .* must be an integer >= 1"),
         ({"growth": 1.0}, "growth > 1"),
         ({"futility": 0.5}, r"in \[0, 0.5\)"),
         ({"n": 100, "targets": (2.0,)}, r"100 samples at sigma 0\.5 certify at most .*got the target 2"),

@@ -158,12 +158,12 @@ def test_certifying_restores_the_mode_and_needs_no_gradient():
         ({"sigma": 0.0}, "sigma must be above 0"),
         ({"sigma": math.nan}, "sigma must be above 0"),
         ({"sigma": -1.0}, "sigma must be above 0"),
-        ({"sigma": 0.25, "n0": 0}, "n0 must be at least 1, a whole number; got 0"),
+        ({"sigma": 0.25, "n0": 0}, "n0 must be an integer >= 1; got 0"),
         ({"sigma": 0.25, "n0": 11, "n": 10}, "1 <= n0 <= n; got n0=11, n=10"),
         ({"sigma": 0.25, "alpha": 0.0}, "alpha"),
         ({"sigma": 0.25, "alpha": 1.0}, "alpha"),
-        ({"sigma": 0.25, "num_classes": 1}, "num_classes must be at least 2"),
-        ({"sigma": 0.25, "batch_size": 0}, "batch_size must be at least 1"),
+        ({"sigma": 0.25, "num_classes": 1}, "num_classes must be an integer >= 2"),
+        ({"sigma": 0.25, "batch_size": 0}, "batch_size must be an integer >= 1"),
     ],
 )
 def test_senseless_settings_are_refused(settings, message):

@@ -67,7 +67,7 @@ def test_several_seeds_are_several_evaluators():
         (lambda: Attacked(PGD(), LINF, knows="all"), "knows must be one of model, noise"),
         (lambda: Attacked(PGD(), LINF, limit=0), "limit must be at least 1"),
         (lambda: Attacked(PGD(loss="nothing"), LINF), "loss must be one of"),
-        (lambda: Attacked(PGD(eot=0), LINF), "eot must be at least 1, a whole number; got 0"),
+        (lambda: Attacked(PGD(eot=0), LINF), "eot must be an integer >= 1; got 0"),
     ],
 )
 def test_bad_suites_are_refused(make, message):
