@@ -128,4 +128,6 @@ def test_timm_network_takes_grey_images_and_refuses_unknown_names():
     "network", [SmallCNN(10, 1, activation="silu"), WideResNet(10, 2), TimmNetwork("test_resnet", 7)]
 )
 def test_config_rebuilds_the_network(network):
-    type(network)(**network.config).load_state_dict(network.state_dict(), strict=True)
+    rebuilt = type(network)(**network.config)
+    rebuilt.load_state_dict(network.state_dict(), strict=True)
+    assert rebuilt.config == network.config

@@ -17,17 +17,17 @@ def rows():
     return zip(LOGITS.numpy(), LABEL.tolist(), TARGET.tolist(), strict=True)
 
 
-def agree(loss, expected):
+def assert_agree(loss, expected):
     assert loss.shape == (40,)
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-12)
 
 
 def test_cross_entropy():
-    agree(cross_entropy(LOGITS, LABEL), [-np.log(softmax(z)[y]) for z, y, _ in rows()])
+    assert_agree(cross_entropy(LOGITS, LABEL), [-np.log(softmax(z)[y]) for z, y, _ in rows()])
 
 
 def test_margin():
-    agree(margin(LOGITS, LABEL), [np.delete(z, y).max() - z[y] for z, y, _ in rows()])
+    assert_agree(margin(LOGITS, LABEL), [np.delete(z, y).max() - z[y] for z, y, _ in rows()])
     assert torch.equal(margin(LOGITS, LABEL) > 0, LOGITS.argmax(1) != LABEL)
 
 
@@ -36,7 +36,7 @@ def test_dlr():
     for z, y, _ in rows():
         first, _, third = np.sort(z)[::-1][:3]
         expected.append(-(z[y] - np.delete(z, y).max()) / (first - third))
-    agree(dlr(LOGITS, LABEL), expected)
+    assert_agree(dlr(LOGITS, LABEL), expected)
 
 
 def test_targeted_dlr():
@@ -44,20 +44,20 @@ def test_targeted_dlr():
     for z, y, t in rows():
         first, _, third, fourth = np.sort(z)[::-1][:4]
         expected.append(-(z[y] - z[t]) / (first - (third + fourth) / 2))
-    agree(targeted_dlr(LOGITS, LABEL, TARGET), expected)
+    assert_agree(targeted_dlr(LOGITS, LABEL, TARGET), expected)
 
 
 def test_dlr_ignores_scale_and_shift_and_the_others_do_not():
     moved = 7 * LOGITS - 5
-    agree(dlr(moved, LABEL), dlr(LOGITS, LABEL))
-    agree(targeted_dlr(moved, LABEL, TARGET), targeted_dlr(LOGITS, LABEL, TARGET))
+    assert_agree(dlr(moved, LABEL), dlr(LOGITS, LABEL))
+    assert_agree(targeted_dlr(moved, LABEL, TARGET), targeted_dlr(LOGITS, LABEL, TARGET))
     assert not torch.allclose(margin(moved, LABEL), margin(LOGITS, LABEL))
 
 
 def test_kl():
     reference = LOGITS.flip(0)
     q, p = softmax(reference.numpy(), 1), softmax(LOGITS.numpy(), 1)
-    agree(kl(LOGITS, reference), rel_entr(q, p).sum(1))
+    assert_agree(kl(LOGITS, reference), rel_entr(q, p).sum(1))
     assert float(kl(LOGITS, LOGITS).abs().max()) < 1e-14
 
 

@@ -206,7 +206,9 @@ def test_twice_differentiable(awake):
     "network", [ADM(**SMALL, num_classes=3), EDMADM(8, 2, model_channels=32, channel_mult=(1, 2), augment_dim=4)]
 )
 def test_config_rebuilds_the_network(network):
-    type(network)(**network.config).load_state_dict(network.state_dict(), strict=True)
+    rebuilt = type(network)(**network.config)
+    rebuilt.load_state_dict(network.state_dict(), strict=True)
+    assert rebuilt.config == network.config
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def test_twice_differentiable(awake):
 
 def test_config_rebuilds_the_network():
     network = DDPMUNet(**SMALL, attn_resolutions=(4,))
-    DDPMUNet(**network.config).load_state_dict(network.state_dict(), strict=True)
+    rebuilt = DDPMUNet(**network.config)
+    rebuilt.load_state_dict(network.state_dict(), strict=True)
+    assert rebuilt.config == network.config
 
 
 @pytest.mark.parametrize(("change", "message"), [({"image_size": 9}, "multiple of 2"), ({"ch": 48}, "multiples of 32")])

@@ -219,7 +219,9 @@ def test_twice_differentiable(awake):
 
 def test_config_rebuilds_the_network():
     network = NCSNpp(**SMALL, embedding_type="fourier", fir_kernel=(1, 1))
-    NCSNpp(**network.config).load_state_dict(network.state_dict(), strict=True)
+    rebuilt = NCSNpp(**network.config)
+    rebuilt.load_state_dict(network.state_dict(), strict=True)
+    assert rebuilt.config == network.config
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ def test_the_number_of_classes_is_the_classifiers():
             return image.flatten(1)
 
     image = torch.rand(3, 1, 2, 2)
-    TorchAttacks("APGDT", {"steps": 2})(Four(), image, image.flatten(1).argmax(1), LINF, rows(3))
+    adv = TorchAttacks("APGDT", {"steps": 2})(Four(), image, image.flatten(1).argmax(1), LINF, rows(3))
+    assert adv.shape == image.shape and not torch.equal(adv, image)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,10 @@ def test_another_budget_than_the_threats_is_refused(problem, name, options, thre
 
 def test_the_same_budget_may_be_repeated(problem):
     classifier, image, label = problem
-    TorchAttacks("FGSM", {"eps": "51/510"})(classifier, image, label, LINF, rows(16))
+    stated, implied = (
+        TorchAttacks("FGSM", options)(classifier, image, label, LINF, rows(16)) for options in ({"eps": "51/510"}, {})
+    )
+    assert torch.equal(stated, implied)
 
 
 def test_unknown_names_and_options_are_refused_at_once():
