@@ -27,8 +27,8 @@ import common.data.digits
 import common.data.synthetic  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
+from common.commands import COMMANDS
 from common.commands.progress_bar import LiveProgressBar
-from common.commands.subcommands import COMMANDS
 from common.experiments.rehearsal import rehearse
 from common.tasks.prediction import SavePredictions
 

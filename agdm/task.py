@@ -1,6 +1,6 @@
 """AGDM as Lightning runs it: ``fit`` trains the guidance network, ``test`` evaluates the guided purifier."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from common.diffusion.purifiers import Purifier
 from common.diffusion.schedules import VP, Schedule
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified
-from common.robustness.evaluation.evaluators import Evaluator
-from common.robustness.threats.norm_ball import Threat
-from common.tasks.robust import RobustTask, Verification
+from common.tasks.robust import RobustTask
 from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, robust_validation
 
 
@@ -117,21 +115,21 @@ class GuidanceTask(TrainingTask):
 class AGDMTask(RobustTask):
     """Test ``classifier`` behind AGDM: ``robust-diffusion test -c configs/agdm/….yaml``.
 
-    ``purifier`` is an ``AGDM``, or holds one: at another resolution, repeated, in a chain. Attacks differentiate the
-    guidance too, through x_t and through the reference. Raises ``ValueError`` for a purifier without guidance.
+    Attacks differentiate the guidance too, through x_t and through the reference. Raises ``ValueError`` for a purifier
+    without guidance.
+
+    Parameters
+    ----------
+    purifier:
+        An ``AGDM``, or a purifier that holds one: at another resolution, repeated, in a chain.
+    classifier:
+        Classifier of purified images.
+    args, kwargs:
+        The other arguments of ``RobustTask``: evaluators, records, threat, verify, masking.
     """
 
-    def __init__(
-        self,
-        purifier: Purifier,
-        classifier: Classifier,
-        evaluators: Sequence[Evaluator],
-        records: str = "runs/agdm",
-        threat: Threat | None = None,
-        verify: Verification = "refuse",
-        masking: int = 16,
-    ) -> None:
+    def __init__(self, purifier: Purifier, classifier: Classifier, *args: Any, **kwargs: Any) -> None:
         if not any(isinstance(part, AGDM) for part in purifier.modules()):
-            got = type(purifier).__name__
-            raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {got}")
-        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify, masking)
+            kind = type(purifier).__name__
+            raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {kind}")
+        super().__init__(Purified(purifier, classifier), *args, **kwargs)

@@ -1,29 +1,26 @@
-"""DiffPure as a test: purify, classify, evaluate."""
+"""DiffPureTask: test a classifier behind DiffPure."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from common.diffusion.purifiers import Purifier
 from common.robustness.classifiers import Classifier, Purified
-from common.robustness.evaluation.evaluators import Evaluator
-from common.robustness.threats.norm_ball import Threat
-from common.tasks.robust import RobustTask, Verification
+from common.tasks.robust import RobustTask
 
 
 class DiffPureTask(RobustTask):
     """Test ``classifier`` behind DiffPure (arXiv 2205.07460): ``robust-diffusion test -c configs/diffpure/….yaml``.
 
-    ``purifier`` is a ``DiffPure``, one of its variants, or several in a chain. The evaluators attack the composition,
-    so gradients run through the sampler as the purifier's ``gradient`` says.
+    Attacks differentiate the composition, through the sampler as the purifier's ``gradient`` says.
+
+    Parameters
+    ----------
+    purifier:
+        A ``DiffPure``, one of its variants, or several in a chain.
+    classifier:
+        Classifier of purified images.
+    args, kwargs:
+        The other arguments of ``RobustTask``: evaluators, records, threat, verify, masking.
     """
 
-    def __init__(
-        self,
-        purifier: Purifier,
-        classifier: Classifier,
-        evaluators: Sequence[Evaluator],
-        records: str = "runs/diffpure",
-        threat: Threat | None = None,
-        verify: Verification = "refuse",
-        masking: int = 16,
-    ) -> None:
-        super().__init__(Purified(purifier, classifier), evaluators, records, threat, verify, masking)
+    def __init__(self, purifier: Purifier, classifier: Classifier, *args: Any, **kwargs: Any) -> None:
+        super().__init__(Purified(purifier, classifier), *args, **kwargs)

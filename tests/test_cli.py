@@ -152,10 +152,10 @@ def test_fetch_lists_what_there_is(offered, capsys):
     said = capsys.readouterr().out
     for name, card in CARDS.items():
         assert f"{name}: {card.use}\n" in said and f"licence {card.licence}\n" in said
-        assert f"not here yet: {offered / card.filename}\n" in said
+        assert f"not fetched: {offered / card.filename}\n" in said
     blocks = dict(zip(CARDS, re.split(r"\n(?=\w)", said), strict=True))
-    assert "1.71 GB; sha256 not stated, the first file is trusted;" in blocks["score_sde_cifar10"]
-    assert "2.21 GB; sha256 stated;" in blocks["guided_diffusion_imagenet256"]
+    assert "1.71 GB; checksum unpublished; pinned on first download;" in blocks["score_sde_cifar10"]
+    assert "2.21 GB; sha256 published;" in blocks["guided_diffusion_imagenet256"]
     assert "about 0.22 GB" in blocks["edm_cifar10_conditional"]  # 55.7 million parameters of 4 bytes
     assert not offered.exists()
 
@@ -173,7 +173,7 @@ def test_fetch_puts_files_into_the_cache(offered, capsys):
     assert f"fetched: {offered / 'one'}\n" in said and f"50% fetched: {offered / 'two.part'}\n" in said
     (offered / "one").write_bytes(b"one")
     cli.main(["fetch"])
-    assert f"another file: {offered / 'one'}\n" in capsys.readouterr().out
+    assert f"wrong size: {offered / 'one'}\n" in capsys.readouterr().out
 
 
 def test_fetch_refuses_what_changed_until_it_is_forced(offered, capsys):

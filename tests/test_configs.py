@@ -262,7 +262,7 @@ def test_what_is_tested_is_built(path, construct, stand_ins):
 def test_every_case_of_a_study_is_built(path, construct, stand_ins, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     study = Study.read(path)
-    assert study.purpose and not study.purpose.startswith("base:")
+    assert study.title and not study.title.startswith("base:")
     assert len({*(str(Study.read(other).records) for other in STUDIES)}) == len(STUDIES)
     for one in {one.case: one for one in study.combinations}.values():
         file = tmp_path / "one.test.yaml"

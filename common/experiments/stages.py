@@ -1,7 +1,7 @@
-"""A story told by running its stages: configs named ``NN-what.SUBCOMMAND.yaml``, several at a time, each a process.
+"""Stages: configs ``NN-name.SUBCOMMAND.yaml``, run as processes, several side by side.
 
-A stage starts when the weights that its config names are there. Small networks gain little from a second thread, so
-as many stages as there are processors run side by side, each on its share of the threads.
+A stage starts when the weights that its config reads exist. Small networks gain little from a second thread, so the
+processors are shared out among the stages that run side by side.
 """
 
 import math
@@ -21,84 +21,98 @@ from rich.table import Table
 
 from common.records.store import Records, summarise
 
+ROOT = Path(__file__).parents[2]  # of the project: cli.py, configs
 WEIGHTS = ".safetensors"
-FRESH = 5.0  # seconds for which figures are shown before they are read again
+REFRESH = 5.0  # seconds between two readings of a test's records, which may be many
 
 
 @dataclass
 class Stage:
-    """One config and what became of it. ``process`` is None before the start."""
+    """One config and its process, which is None before the start."""
 
     config: Path
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     settings: dict[str, Any] = field(init=False)
-    _seen: tuple[float, str] = field(default=(-math.inf, ""), init=False, repr=False)
+    _summary: tuple[float, str] = field(default=(-math.inf, ""), init=False, repr=False)  # time of reading, text
 
     def __post_init__(self) -> None:
         self.settings = yaml.safe_load(self.config.read_text())
 
     @property
-    def name(self) -> str:
-        """What the stage does, as the file's name says, without its number: ``fit denoiser``."""
-        what, subcommand = self.config.stem.rsplit(".", 1)
-        number, _, rest = what.partition("-")
-        return f"{subcommand} {rest if number.isdigit() else what}"
+    def subcommand(self) -> str:
+        """The part before ``.yaml``: ``fit`` or ``test``."""
+        return self.config.stem.rsplit(".", 1)[1]
 
     @property
-    def purpose(self) -> str:
-        """The first line of the config, which says what it is."""
+    def name(self) -> str:
+        """Subcommand and file name without its number: ``fit denoiser``."""
+        stem = self.config.stem.rsplit(".", 1)[0]
+        number, _, rest = stem.partition("-")
+        return f"{self.subcommand} {rest if number.isdigit() else stem}"
+
+    @property
+    def title(self) -> str:
+        """The config's first line."""
         return self.config.read_text().splitlines()[0].lstrip("# ")
 
     @property
     def export(self) -> Path | None:
-        """The weights that the stage writes, if it trains."""
-        export = self.settings["model"]["init_args"].get("export")
-        return None if export is None else Path(export)
+        """The weights file that the stage writes, if it trains."""
+        return self._path("export")
 
     @property
     def records(self) -> Path | None:
-        """The directory that the stage's rows go to, if it tests."""
-        records = self.settings["model"]["init_args"].get("records")
-        return None if records is None else Path(records)
+        """The directory of the stage's records, if it tests."""
+        return self._path("records")
+
+    def _path(self, key: str) -> Path | None:
+        value = self.settings["model"]["init_args"].get(key)
+        return None if value is None else Path(value)
 
     def missing(self) -> list[Path]:
-        """Weights that the stage reads and that are not there yet."""
-        named = {Path(text) for text in _strings(self.settings) if text.endswith(WEIGHTS)}
-        return sorted(path for path in named - {self.export} if not path.exists())
+        """Weights files that the stage reads and that do not exist yet."""
+        paths = {Path(text) for text in _strings(self.settings) if text.endswith(WEIGHTS)}
+        return sorted(path for path in paths - {self.export} if not path.exists())
 
-    def start(self, cli: Path, logs: Path, threads: int) -> None:
-        """Runs the stage's command in the background; what it prints goes into a file of ``logs``."""
-        command = [sys.executable, str(cli), self.config.stem.rsplit(".", 1)[1], "-c", str(self.config)]
+    def start(self, logs: Path, threads: int) -> None:
+        """Start the stage's process; its output goes to a file in ``logs``."""
+        command = [sys.executable, str(ROOT / "cli.py"), self.subcommand, "-c", str(self.config)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COLUMNS": "160"}
         self.started = time.monotonic()
         with self.log(logs).open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
+    @property
+    def running(self) -> bool:
+        """True between the start and the end of the process."""
+        return self.process is not None and self.process.poll() is None
+
     def log(self, logs: Path) -> Path:
+        """The file in ``logs`` that holds the stage's output."""
         return logs / f"{self.config.stem}.log"
 
-    def figures(self) -> str:
-        """How far a test is: accuracies of the rows written so far, read every few seconds, since rows may be many."""
-        if time.monotonic() < self._seen[0] + FRESH and self.process is not None and self.process.poll() is None:
-            return self._seen[1]
-        self._seen = time.monotonic(), self._figures()
-        return self._seen[1]
+    def summary(self) -> str:
+        """Accuracies of a test's records so far, read every few seconds while it runs."""
+        if time.monotonic() < self._summary[0] + REFRESH and self.running:
+            return self._summary[1]
+        self._summary = time.monotonic(), self._summarise()
+        return self._summary[1]
 
-    def _figures(self) -> str:
+    def _summarise(self) -> str:
         try:
             rows = Records.read(self.records) if self.records is not None else []
-        except ValueError:  # no row yet
+        except ValueError:  # no record yet
             return ""
-        first = ("Avg", "certified@0")
-        pairs = [(s, m) for s in summarise(rows) for m in first if m in s.metrics]
+        metrics = ("Avg", "certified@0")
+        pairs = [(s, m) for s in summarise(rows) for m in metrics if m in s.metrics]
         return " · ".join(f"{s.evaluator} {s.metrics[m][0]:.1%} of {s.n}" for s, m in pairs)
 
 
-def run_stages(stages: Sequence[Stage], cli: Path, logs: Path, jobs: int, console: Console) -> None:
-    """Runs all stages, at most ``jobs`` at a time, the first that can start first; returns when all are done.
+def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console) -> None:
+    """Run all stages, at most ``jobs`` side by side, in order as far as their weights exist.
 
-    Raises ``RuntimeError`` with the end of its log when a stage fails or can never start; the others are stopped.
+    Raises ``RuntimeError`` with the end of its log when a stage fails, and when none can start; the others are stopped.
     """
     logs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -107,16 +121,16 @@ def run_stages(stages: Sequence[Stage], cli: Path, logs: Path, jobs: int, consol
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             while waiting or running:
                 for stage in [s for s in waiting if not s.missing()][: jobs - len(running)]:
-                    stage.start(cli, logs, threads)
+                    stage.start(logs, threads)
                     console.print(f"[dim]{time.monotonic() - start:4.0f} s[/]  started   {stage.name}")
                     waiting.remove(stage)
                     running.append(stage)
                 if not running:
                     names = "; ".join(f"{s.name} needs {', '.join(map(str, s.missing()))}" for s in waiting)
-                    raise RuntimeError(f"nothing can start: {names}")
+                    raise RuntimeError(f"no stage can start: {names}")
                 live.update(_status(running))
                 time.sleep(0.5)
-                for stage in [s for s in running if s.process is not None and s.process.poll() is not None]:
+                for stage in [s for s in running if not s.running]:
                     running.remove(stage)
                     _finish(stage, logs, console, time.monotonic() - start)
     finally:
@@ -126,20 +140,21 @@ def run_stages(stages: Sequence[Stage], cli: Path, logs: Path, jobs: int, consol
 
 
 def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:
-    log = stage.log(logs).read_text(errors="replace")
     if stage.process is not None and stage.process.returncode:
+        log = stage.log(logs).read_text(errors="replace")
         raise RuntimeError(f"{stage.name} failed; {stage.log(logs)} ends with\n{log[-3000:]}")
-    console.print(f"[dim]{elapsed:4.0f} s[/]  finished  {stage.name}  [bold]{stage.figures()}[/]")
+    console.print(f"[dim]{elapsed:4.0f} s[/]  finished  {stage.name}  [bold]{stage.summary()}[/]")
 
 
 def _status(running: Sequence[Stage]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for stage in running:
-        table.add_row(f"{time.monotonic() - stage.started:4.0f} s", stage.name, stage.figures())
+        table.add_row(f"{time.monotonic() - stage.started:4.0f} s", stage.name, stage.summary())
     return table
 
 
 def _strings(node: Any) -> Iterator[str]:
+    """All strings in a configuration."""
     if isinstance(node, str):
         yield node
     elif isinstance(node, dict | list):

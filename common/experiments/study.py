@@ -1,19 +1,19 @@
-"""A study: one test config, run for every combination of settings that it names.
+"""Studies: one test config, run with every combination of some settings.
 
-A study is a YAML file whose first line says what it asks:
+A study is a YAML file, whose first line is its title:
 
-    base: ndc-digits.test.yaml                 # a test config, beside this file
-    records: runs/studies/ndc-nodes            # one directory below it for each run
-    set: {data.init_args.test_images: 64}      # optional: settings that all runs share
+    base: ndc-digits.test.yaml                 # a test config beside this file
+    records: runs/studies/ndc-nodes            # folder of the records, one directory per run
+    set: {data.init_args.test_images: 64}      # optional: settings of all runs
     cases:                                     # optional: named sets of settings
       APNDC: {model.init_args.classifier.init_args.variant: apndc}
       EPNDC: {model.init_args.classifier.init_args.variant: epndc}
-    vary:                                      # optional: settings with a list of values each, all combined
+    vary:                                      # optional: lists of values of a setting, combined with each other
       nodes: {model.init_args.classifier.init_args.nodes.init_args.count: [4, 8, 16]}
 
-Settings are named by their path in the base; numbers count the entries of a list from 0, and the number behind the
-last adds one. Every combination of a case and
-of values is an ordinary test with records of its own, so a study that is stopped continues, and may be shared out.
+A setting is named by its path in the base; numbers are positions in a list, and the position after the last appends.
+Every combination of a case and values is an ordinary test with its own records: a study that was stopped continues,
+and its runs can be shared out among machines.
 """
 
 import re
@@ -33,7 +33,7 @@ Values = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Combination:
-    """One run of a study: its ``case`` ("" if there are none), its values of what varies, and its whole config."""
+    """One run of a study: its ``case`` ("" if there are none), its varied ``values``, and its complete config."""
 
     case: str
     values: Values
@@ -41,49 +41,49 @@ class Combination:
 
     @property
     def name(self) -> str:
-        """A file name: ``EPNDC_nodes=8``."""
+        """File name: ``EPNDC_nodes=8``."""
         parts = [*([self.case] if self.case else []), *(f"{name}={value}" for name, value in self.values)]
         return re.sub(r"[^\w.,=+-]+", "-", "_".join(parts)) or "run"
 
 
 @dataclass(frozen=True)
 class Study:
-    """``combinations`` of settings to test; ``records`` is the folder of all their records."""
+    """The ``combinations`` of settings to test; ``records`` is the folder of all their records."""
 
     name: str
-    purpose: str
+    title: str
     records: Path
     combinations: list[Combination]
 
     @classmethod
     def read(cls, path: str | Path) -> "Study":
-        """The study in a YAML file. Raises ``ValueError`` for what is missing, unknown or named twice."""
+        """Read a study file. Raises ``ValueError`` for keys and settings that are missing, unknown or duplicate."""
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"a study is a YAML file; {path} is none")
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        unknown = set(found) - {"base", "records", "set", "cases", "vary"} if isinstance(found, dict) else {"?"}
-        if unknown or not {"base", "records"} <= set(found):
-            raise ValueError(f"a study has base, records, and cases or vary; {path} has {sorted(found or ())}")
-        base = path.parent / found["base"]
+            raise ValueError(f"study file not found: {path}")
+        text = path.read_text(encoding="utf-8")
+        entries = yaml.safe_load(text)
+        unknown = set(entries) - {"base", "records", "set", "cases", "vary"} if isinstance(entries, dict) else {"?"}
+        if unknown or not {"base", "records"} <= set(entries):
+            raise ValueError(f"a study has base, records, and cases or vary; {path} has {sorted(entries or ())}")
+        base = path.parent / entries["base"]
         if not base.is_file():
             raise ValueError(f"base must be a test config beside the study; there is no {base}")
-        purpose = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        records, settings = Path(found["records"]), yaml.safe_load(base.read_text(encoding="utf-8"))
-        for place, value in (found.get("set") or {}).items():
+        records, settings = Path(entries["records"]), yaml.safe_load(base.read_text(encoding="utf-8"))
+        for place, value in (entries.get("set") or {}).items():
             put(settings, place, value)
-        combinations = combine(settings, found.get("cases") or {"": {}}, found.get("vary") or {}, records)
-        return cls(path.name.split(".")[0], purpose, records, combinations)
+        combinations = combine(settings, entries.get("cases") or {"": {}}, entries.get("vary") or {}, records)
+        return cls(path.name.split(".")[0], text.splitlines()[0].lstrip("# "), records, combinations)
 
     def write(self) -> list[Path]:
-        """Writes the config of every run into the records' folder; their paths, in order."""
+        """Write the config of every run into the records folder. Returns their paths, in order."""
         folder = self.records / CONFIGS
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for one in self.combinations:
             paths.append(folder / f"{one.name}.test.yaml")
             text = yaml.safe_dump(one.settings, sort_keys=False, allow_unicode=True, width=120)
-            paths[-1].write_text(f"# {self.purpose}\n{text}", encoding="utf-8")
+            paths[-1].write_text(f"# {self.title}\n{text}", encoding="utf-8")
         return paths
 
 
@@ -92,24 +92,23 @@ def combine(
 ) -> list[Combination]:
     """Every case with every combination of values, in the order of the file."""
     axes = [[(name, path, value) for value in values] for name, path, values in _axes(vary)]
-    found = []
+    combinations = []
     for case, changes in cases.items():
         for chosen in product(*axes):
             settings = deepcopy(dict(base))
-            for path, value in (changes or {}).items():
-                put(settings, path, value)
-            for _, path, value in chosen:
+            for path, value in [*(changes or {}).items(), *((path, value) for _, path, value in chosen)]:
                 put(settings, path, value)
             one = Combination(case, tuple((name, value) for name, _, value in chosen), settings)
             put(settings, RECORDS, str(records / one.name))
-            found.append(one)
-    names = [one.name for one in found]
+            combinations.append(one)
+    names = [one.name for one in combinations]
     if len(set(names)) < len(names):
-        raise ValueError(f"every run needs a name of its own; got {sorted(names)}")
-    return found
+        raise ValueError(f"runs must have distinct names; got {sorted(names)}")
+    return combinations
 
 
 def _axes(vary: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
+    """(name, path, values) of every varied setting."""
     axes = []
     for name, setting in vary.items():
         pairs = list(setting.items()) if isinstance(setting, Mapping) else []
@@ -120,31 +119,31 @@ def _axes(vary: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
 
 
 def put(settings: Any, path: str, value: Any) -> None:
-    """Sets what ``path`` names, in place. Raises ``ValueError`` where the way to it does not exist."""
-    *way, last = path.split(".")
-    place = settings
-    for step in way:
-        place = _step(place, step, path)
-    if isinstance(place, list):
-        if last == str(len(place)):
-            place.append(value)
-        _step(place, last, path)
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
+    """Set the setting at ``path``, in place. Raises ``ValueError`` unless all but its last part exist."""
+    *parents, last = path.split(".")
+    node = settings
+    for key in parents:
+        node = _child(node, key, path)
+    if isinstance(node, list):
+        if last == str(len(node)):
+            node.append(value)
+        _child(node, last, path)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
     else:
-        raise ValueError(f"{path} names nothing in the base config: what is before {last!r} holds no settings")
+        raise ValueError(f"the base config has no {path}: the parent of {last!r} holds no settings")
 
 
-def _step(place: Any, step: str, path: str) -> Any:
-    if isinstance(place, list) and step.isdigit() and int(step) < len(place):
-        return place[int(step)]
-    if isinstance(place, dict) and step in place:
-        return place[step]
-    known = list(place) if isinstance(place, dict) else f"{len(place)} entries" if isinstance(place, list) else place
-    raise ValueError(f"{path} names nothing in the base config: there is no {step!r} in {known}")
+def _child(node: Any, key: str, path: str) -> Any:
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return node[int(key)]
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    known = list(node) if isinstance(node, dict) else f"{len(node)} entries" if isinstance(node, list) else node
+    raise ValueError(f"the base config has no {path}: there is no {key!r} in {known}")
 
 
 def numeric(values: Sequence[Any]) -> bool:
-    """Whether all are numbers, which an axis can be drawn for."""
+    """True if all values are numbers, which can be the axis of a figure."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

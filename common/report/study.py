@@ -78,18 +78,18 @@ def study_table(study: Study, found: Sequence[Outcome]) -> Table:
     ]
     columns = [*(["Case"] if cases else []), *axes, "Images", *names, "Evaluations per image"]
     notes = [] if len(found) == len(study.combinations) else [f"{len(found)} of {len(study.combinations)} runs so far."]
-    return Table(study.purpose, columns, rows, names=cases + len(axes), notes=notes)
+    return Table(study.title, columns, rows, names=cases + len(axes), notes=notes)
 
 
 def study_figures(study: Study, found: Sequence[Outcome]) -> list[Drawn]:
     """The scores along the first axis, a panel each and a line for each combination of all else; bars without one."""
     if not found:
         return []
-    caption = f"{study.purpose} Whiskers are exact 95 % intervals."
+    caption = f"{study.title} Whiskers are exact 95 % intervals."
     figures = [Drawn(study.name, caption, partial(panels, found))]
     robust = [name for name in _names(found) if "worst" not in name]
     if len(robust) == 2 and len(found) > 1:
-        said = f"{study.purpose} {robust[1]} against {robust[0]}."
+        said = f"{study.title} {robust[1]} against {robust[0]}."
         figures.append(Drawn(f"{study.name}-plane", said, partial(trade_off, found, robust)))
     return figures
 

@@ -7,7 +7,7 @@ import yaml
 
 import cli
 
-SUITES = sorted((Path(__file__).parent.parent / "configs" / "suites").glob("*.yaml"))
+SUITES = sorted((Path(__file__).parents[3] / "configs" / "suites").glob("*.yaml"))
 THREAT = {"class_path": "common.robustness.ThreatModel", "init_args": {"norm": "inf", "eps": "8/255"}}
 
 

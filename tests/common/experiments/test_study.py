@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from common import commands
+from common.commands import study as command
 from common.experiments.study import Study, put
 from common.records.store import Record, Records
 from common.report.build import build
@@ -78,8 +78,8 @@ def test_a_path_that_names_nothing_is_refused(path, said):
     [
         ({"vary": {"steps": [1, 2]}}, "vary needs name"),
         ({"vary": {"steps": {"model.init_args.steps": []}}}, "vary needs name"),
-        ({"vary": {"steps": {"model.init_args.steps": [1, 1]}}}, "a name of its own"),
-        ({"cases": {"a b": None, "a;b": None}}, "a name of its own"),
+        ({"vary": {"steps": {"model.init_args.steps": [1, 1]}}}, "must have distinct names"),
+        ({"cases": {"a b": None, "a;b": None}}, "must have distinct names"),
         ({"base": "none.yaml"}, "beside the study"),
         ({"more": 1}, "a study has base, records"),
     ],
@@ -90,7 +90,7 @@ def test_a_study_that_cannot_be_run_is_refused(tmp_path, study, said):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="a study is a YAML file"):
+    with pytest.raises(ValueError, match="study file not found"):
         Study.read(tmp_path / "none.study.yaml")
 
 
@@ -120,7 +120,7 @@ def test_the_table_and_the_figures_hold_every_combination(tmp_path):
 
 def test_an_unfinished_study_says_how_far_it_is(tmp_path):
     study = Study.read(write(tmp_path, vary=VARY))
-    finish(Study(study.name, study.purpose, study.records, study.combinations[:3]), lambda case, values: 10)
+    finish(Study(study.name, study.title, study.records, study.combinations[:3]), lambda case, values: 10)
     found = outcomes(study, read_runs([study.records]))
     assert study_table(study, found).notes == ["3 of 4 runs so far."]
 
@@ -128,19 +128,19 @@ def test_an_unfinished_study_says_how_far_it_is(tmp_path):
 def test_the_command_shares_out_runs_and_reports(tmp_path, monkeypatch, capsys):
     path, ran = write(tmp_path, vary=VARY), []
 
-    def run(stages, cli, logs, jobs, console):
+    def run(stages, logs, jobs, console):
         ran.append(([stage.config.name for stage in stages], jobs))
         known = Study.read(path)
         chosen = [one for one in known.combinations if f"{one.name}.test.yaml" in ran[-1][0]]
-        finish(Study(known.name, known.purpose, known.records, chosen), lambda case, values: 10 + values["steps"])
+        finish(Study(known.name, known.title, known.records, chosen), lambda case, values: 10 + values["steps"])
 
-    monkeypatch.setattr(commands, "run_stages", run)
-    commands.study([str(path), "--part", "1/2", "--jobs", "3"])
+    monkeypatch.setattr(command, "run_stages", run)
+    command.run([str(path), "--part", "1/2", "--jobs", "3"])
     assert ran == [(["steps=1_kind=a.test.yaml", "steps=2_kind=a.test.yaml"], 3)]
     assert not (tmp_path / "out" / "report").exists()
-    commands.study([str(path), "--part", "2/2"])
+    command.run([str(path), "--part", "2/2"])
     assert ran[1][0] == ["steps=1_kind=b.test.yaml", "steps=2_kind=b.test.yaml"]
-    commands.study([str(path), "--report"])
+    command.run([str(path), "--report"])
     assert len(ran) == 2 and "What is asked." in (tmp_path / "out" / "report" / "report.html").read_text()
     assert "steps" in capsys.readouterr().out
 
@@ -148,4 +148,4 @@ def test_the_command_shares_out_runs_and_reports(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/2/3"])
 def test_a_share_is_k_of_n(part):
     with pytest.raises(ValueError, match="K/N"):
-        commands.part(part)
+        command.share(part)

@@ -1,0 +1,43 @@
+"""``fetch [NAME …]``: download published weights into the cache; without a name, list them."""
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from common.hub import published
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Download the named weights, or list all cards."""
+    parser = ArgumentParser(
+        prog="robust-diffusion fetch",
+        description="Download published weights into the cache (ROBUST_DIFFUSION_CACHE sets its folder) and verify "
+        "them. Finished files are skipped, interrupted downloads resumed. Without a name: list the cards.",
+    )
+    names = parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="names of cards; none lists them")
+    names.required = False
+    parser.add_argument("--force", action="store_true", help="download again, and pin the checksum of the new file")
+    options = parser.parse_args(list(arguments))
+    console = Console()
+    for name in options.names:
+        published.card(name)  # unknown names are refused before the first download
+    for name in options.names:
+        path = published.fetch(name, force=options.force)
+        console.print(f"{name} is {path}", markup=False, soft_wrap=True, highlight=False)
+    for name in () if options.names else published.CARDS:
+        console.print(f"[bold]{name}[/]: {describe(name)}", soft_wrap=True, highlight=False)
+
+
+def describe(name: str) -> str:
+    """A card's use, size, checksum, licence, and the state of its file: fetched, partly fetched or missing."""
+    card, path, (size, exact) = published.card(name), published.place(name), published.file_size(name)
+    checksum = "sha256 published" if card.sha256 else "checksum unpublished; pinned on first download"
+    part, state = published.unfinished(path), f"not fetched: {path}"
+    if path.exists():
+        matches = not exact or path.stat().st_size == size
+        state = f"[green]fetched[/]: {path}" if matches else f"[red]wrong size[/]: {path}"
+    elif part.exists():
+        state = f"{part.stat().st_size / size:.0%} fetched: {part}"
+    about = "" if exact else "about "
+    return f"{card.use}\n  {about}{size / 1e9:.2f} GB; {checksum}; licence {card.licence}\n  {state}"

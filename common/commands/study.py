@@ -1,0 +1,47 @@
+"""``study FILE``: one test for every combination of settings in a study, then a report of scores against settings."""
+
+import time
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from common.experiments.stages import Stage, run_stages
+from common.experiments.study import Study
+from common.report.build import build
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a study, or one share of it, and build its report."""
+    parser = ArgumentParser(
+        prog="robust-diffusion study",
+        description="Run a test config with every combination of settings that a study file names, and report each "
+        "score against the settings. Finished tests are skipped.",
+    )
+    parser.add_argument("file", help="study file, see configs/studies/*.study.yaml")
+    parser.add_argument("--jobs", type=int, default=1, help="tests that run side by side")
+    parser.add_argument("--part", type=str, default="1/1", help="K/N: only the K-th of N shares, for a job array")
+    parser.add_argument("--report", action="store_true", help="only report on finished tests")
+    parser.add_argument("--out", type=str, help="folder of the report; by default beside the records")
+    options = parser.parse_args(list(arguments))
+    study, console, start = Study.read(options.file), Console(), time.monotonic()
+    part, parts = share(options.part)
+    if options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1; got {options.jobs}")
+    console.print(f"[bold]{study.name}[/]: {study.title}")
+    if not options.report:
+        stages = [Stage(path) for path in study.write()][part - 1 :: parts]
+        run_stages(stages, study.records / "logs", options.jobs, console)
+        console.print(f"{len(stages)} tests took {(time.monotonic() - start) / 60:.1f} minutes")
+    if parts == 1 or options.report:
+        folders = [study.records / one.name for one in study.combinations]
+        page = build([folder for folder in folders if folder.is_dir()], options.out or study.records / "report", study)
+        console.print(f"The report is {page.resolve()}")
+
+
+def share(text: str) -> tuple[int, int]:
+    """The part and the number of parts of ``--part``: ``"2/8"`` -> (2, 8)."""
+    words = text.split("/")
+    if len(words) != 2 or not all(word.isdigit() for word in words) or not 1 <= int(words[0]) <= int(words[1]):
+        raise ValueError(f"--part must be K/N with 1 <= K <= N, such as 2/8; got {text}")
+    return int(words[0]), int(words[1])

@@ -1,0 +1,35 @@
+"""``tour``: train, attack, certify and report on handwritten digits, by the configs in configs/tour."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from common.experiments.stages import ROOT, Stage, run_stages
+from common.report.build import build
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the stages of the tour that are not finished, then build the report."""
+    parser = ArgumentParser(
+        prog="robust-diffusion tour",
+        description="Train, attack, certify and report on handwritten digits, in minutes on two cores. "
+        "Finished stages are skipped; delete runs/tour to start over.",
+    )
+    parser.add_argument("--configs", default=str(ROOT / "configs" / "tour"), help="folder of the stages")
+    parser.add_argument("--out", default="runs/tour/report", help="folder of the report")
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="stages that run side by side")
+    options = parser.parse_args(list(arguments))
+    stages = [Stage(path) for path in sorted(Path(options.configs).glob("*.yaml"))]
+    if not stages or options.jobs < 1:
+        raise ValueError(f"the tour needs --jobs >= 1 and stages (*.yaml); got {options.jobs}, and {options.configs}")
+    console, start = Console(), time.monotonic()
+    pending = [stage for stage in stages if stage.export is None or not stage.export.exists()]
+    for stage in stages:
+        console.print(f"[bold]{stage.name}[/]{'' if stage in pending else ' (finished)'}: {stage.title}")
+    run_stages(pending, Path(options.out).parent / "logs", options.jobs, console)
+    page = build([stage.records for stage in stages if stage.records is not None], options.out)
+    console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes. Open {page.resolve()}")

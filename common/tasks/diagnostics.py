@@ -1,0 +1,35 @@
+"""Diagnostics beside a test: the gradient check before an attack, and the variants that the masking checks compare."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.data.module import Images
+from common.robustness.evaluation.evaluators import Attacked, Evaluator
+from common.robustness.gradient_check.evaluator import GradientCheck
+from common.robustness.masking.variants import Baseline, masking_suite
+
+MIN_IMAGES = 12  # paired comparisons of fewer images hardly decide anything
+SHARE = 16  # the variants see at most one in so many images
+
+
+def uses_gradients(evaluator: Evaluator) -> bool:
+    """True for an attack that differentiates the classifier."""
+    return isinstance(evaluator, Attacked) and getattr(evaluator.attack, "white_box", True)
+
+
+def gradient_checks(evaluators: Sequence[Evaluator]) -> list[GradientCheck]:
+    """The check of the classifier's gradient, if any evaluator uses it."""
+    return [GradientCheck()] if any(map(uses_gradients, evaluators)) else []
+
+
+def masking_variants(evaluators: Sequence[Evaluator], images: Images | Sequence[Any], most: int) -> list[Evaluator]:
+    """Variants of the first white-box attack, and the same attack without the defence, on the first test images.
+
+    They see ``most`` images, at most one in sixteen of the test. Empty without such an attack, or for fewer than 12.
+    """
+    limit = min(most, len(images) // SHARE)
+    attacked = [e for e in evaluators if isinstance(e, Attacked) and uses_gradients(e)][:1]
+    if limit < MIN_IMAGES or not attacked:
+        return []
+    pixels = images[0][0].numel()
+    return [*masking_suite(attacked[0], limit, pixels), Baseline(attacked[0], limit=limit)]
