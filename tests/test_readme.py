@@ -13,10 +13,15 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
+from common.checkpoints.loading import load_classifier
 from common.diffusion.networks import NCSNpp
 from common.hub.published import CARDS, file_size
+from common.noise import Noise
 from common.records.store import Records
+from common.robustness.classifiers import Purified
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -87,6 +92,18 @@ def test_the_example_of_an_attack_is_short_and_runs_from_yaml(weights, tmp_path)
     assert sum(row.values["correct"][0] for row in rows) < sum(
         row.values["clean_predictions"][0] == row.label for row in rows
     )
+
+
+def test_the_purifier_of_the_contributing_page_defends(weights):
+    """Its code, run as it stands, is the purifier of a deterministic classifier."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    namespace: dict[str, object] = {"nn": nn, "F": F, "Tensor": torch.Tensor, "Noise": Noise}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    defence = Purified(namespace["Median"](), load_classifier(weights / "classifier.safetensors"))
+    image = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert not defence.randomised
+    assert defence.purifier(image)[0, 0, 3, 4] == image[0, 0, 2:5, 3:6].median()
+    assert defence(image).shape == (2, 10)
 
 
 @pytest.fixture

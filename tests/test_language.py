@@ -1,0 +1,223 @@
+"""Plain English of the field: docstrings name the thing, and each term has one word."""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CODE = [
+    ROOT / "cli.py",
+    *(path for name in ("agdm", "common", "diffpure", "ndc") for path in (ROOT / name).rglob("*.py")),
+]
+FILES = sorted(CODE)
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".git", "runs", ".venv"} & set(path.parts))
+
+RIDDLE = re.compile(r"(What|Whether|Who|Whoever|Whose|Which|How|Whatever|Why)\b")
+"""First words of a docstring that describe the thing instead of naming it."""
+
+INSTEAD = {
+    r"pictures?": "image",
+    r"whole numbers?": "integer",
+    r"foreseen|foresee|foresees|foreseeing": "predicted, forecast",
+    r"heeds?|heeded|heeding": "use, depend on, respect",
+    r"(is|are|was|were|be|been) (asked|told)": "the call or the argument: evaluated, queried, called with",
+    r"knows? (no|nothing|neither|only)": "the property: independent of, without",
+    r"whoever|whosoever": "the caller, the user",
+    r"(it|which|that) (tells|wants|asks)": "returns, requires, needs, requests",
+    r"finds? out": "determine, detect",
+    r"made to deceive": "adversarial, built to pass the check",
+    r"keeps? (its|their) books": "record, select",
+    r"beyond doubt": "the test and its error level",
+}
+"""Words with a better term in the field."""
+
+PENDING: set[str] = {
+    "CHANGELOG.md",
+    "README.md",
+    "agdm/baselines.py",
+    "agdm/guidance.py",
+    "agdm/networks.py",
+    "agdm/objective.py",
+    "agdm/purifier.py",
+    "agdm/steering.py",
+    "cli.py",
+    "common/checkpoints/formats/denoisers.py",
+    "common/checkpoints/formats/files.py",
+    "common/checkpoints/formats/pipelines.py",
+    "common/checkpoints/formats/unpickler.py",
+    "common/checkpoints/loading.py",
+    "common/data/benchmarks.py",
+    "common/data/celebahq.py",
+    "common/data/folders.py",
+    "common/data/image_files.py",
+    "common/data/module.py",
+    "common/data/subsets.py",
+    "common/data/unlabelled.py",
+    "common/diffusion/denoisers.py",
+    "common/diffusion/gradient_check/tracing.py",
+    "common/diffusion/gradient_check/verify.py",
+    "common/diffusion/gradients.py",
+    "common/diffusion/networks/edm_blocks.py",
+    "common/diffusion/networks/unet2d.py",
+    "common/diffusion/purifiers.py",
+    "common/diffusion/score_denoiser.py",
+    "common/diffusion/trajectories.py",
+    "common/engine/engine.py",
+    "common/engine/meter.py",
+    "common/exact.py",
+    "common/hub/checksums.py",
+    "common/networks/timm_network.py",
+    "common/numerics/finding.py",
+    "common/records/fingerprint.py",
+    "common/records/paired.py",
+    "common/records/rows.py",
+    "common/records/store.py",
+    "common/report/figures/accuracy.py",
+    "common/report/figures/convergence.py",
+    "common/report/figures/drawing.py",
+    "common/report/figures/image_grids.py",
+    "common/report/header.py",
+    "common/report/page/markup.py",
+    "common/report/page/page.py",
+    "common/report/page/style.py",
+    "common/report/runs.py",
+    "common/report/study.py",
+    "common/report/tables/certification.py",
+    "common/report/tables/comparisons.py",
+    "common/report/tables/gradients.py",
+    "common/report/tables/protocol.py",
+    "common/report/tables/scores.py",
+    "common/robustness/__init__.py",
+    "common/robustness/adversarial_training.py",
+    "common/robustness/attacks/apgd_steps.py",
+    "common/robustness/attacks/attack.py",
+    "common/robustness/attacks/auto_attack.py",
+    "common/robustness/attacks/best_iterates.py",
+    "common/robustness/attacks/diffattack.py",
+    "common/robustness/attacks/eot.py",
+    "common/robustness/attacks/known_noise.py",
+    "common/robustness/attacks/library.py",
+    "common/robustness/attacks/low_frequency.py",
+    "common/robustness/attacks/pgd.py",
+    "common/robustness/attacks/square.py",
+    "common/robustness/attacks/square_proposals.py",
+    "common/robustness/attacks/stadv.py",
+    "common/robustness/attacks/through.py",
+    "common/robustness/attacks/wrapper.py",
+    "common/robustness/certification/forecast.py",
+    "common/robustness/certification/preconditions.py",
+    "common/robustness/certification/sequential.py",
+    "common/robustness/certification/smoothing.py",
+    "common/robustness/classifiers.py",
+    "common/robustness/evaluation/batches.py",
+    "common/robustness/evaluation/decisions.py",
+    "common/robustness/evaluation/evaluators.py",
+    "common/robustness/evaluation/stored_images.py",
+    "common/robustness/evaluation/suite.py",
+    "common/robustness/gradient_check/evaluator.py",
+    "common/robustness/gradient_check/findings.py",
+    "common/robustness/gradient_check/point_check.py",
+    "common/robustness/gradient_check/recorder.py",
+    "common/robustness/masking/checks.py",
+    "common/robustness/masking/paired_checks.py",
+    "common/robustness/masking/variants.py",
+    "common/robustness/threats/norm_ball.py",
+    "common/robustness/threats/perceptual.py",
+    "common/robustness/threats/spatial.py",
+    "common/tasks/metrics.py",
+    "common/tasks/prediction.py",
+    "common/tasks/prediction_folder.py",
+    "common/tasks/training.py",
+    "configs/studies/cost/cifar10-small-sigma0.25-reference.test.yaml",
+    "configs/studies/cost/cifar10-small-sigma0.5-reference.test.yaml",
+    "configs/studies/cost/digits-sigma0.25-reference.test.yaml",
+    "configs/studies/cost/digits-sigma0.5-reference.test.yaml",
+    "diffpure/langevin.py",
+    "ndc/claimed.py",
+    "ndc/classifier.py",
+    "ndc/elimination.py",
+    "ndc/likelihood.py",
+    "ndc/lipschitz.py",
+    "ndc/noise_weights.py",
+    "ndc/terms.py",
+    "tests/agdm/test_networks.py",
+    "tests/common/checkpoints/formats/test_denoisers.py",
+    "tests/common/checkpoints/formats/test_published.py",
+    "tests/common/checkpoints/formats/test_unpickler.py",
+    "tests/common/commands/test_progress_bar.py",
+    "tests/common/diffusion/gradient_check/test_verify.py",
+    "tests/common/diffusion/test_gradients.py",
+    "tests/common/engine/test_engine.py",
+    "tests/common/report/tables/test_certification.py",
+    "tests/common/report/tables/test_gradients.py",
+    "tests/common/robustness/attacks/test_diffhammer.py",
+    "tests/common/robustness/certification/test_forecast.py",
+    "tests/common/tasks/test_fitting.py",
+    "tests/common/tasks/test_metrics.py",
+    "tests/ndc/test_certification.py",
+    "tests/ndc/test_noise_weights.py",
+    "tests/test_configs.py",
+    "tests/test_invariance.py",
+    "tests/test_readme.py",
+}
+"""Files whose text has not been rewritten yet."""
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def checked(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if identify(path) not in PENDING]
+
+
+def prose(path: Path) -> list[tuple[int, str]]:
+    """(line, text) of every comment and string literal of a Python file, of every comment of YAML, of a whole page."""
+    text = path.read_text()
+    if path.suffix == ".yaml":
+        return [(i, line.partition("#")[2]) for i, line in enumerate(text.splitlines(), 1) if "#" in line]
+    if path.suffix == ".md":
+        return list(enumerate(re.sub(r"`[^`\n]*`", "`code`", text).splitlines(), 1))
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [(token.start[0], token.string) for token in tokens if token.type in kinds]
+
+
+def riddles(source: str) -> list[str]:
+    """First lines of docstrings that begin with a question word."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    found = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    return [text.splitlines()[0] for text in found if RIDDLE.match(text)]
+
+
+def misfits(path: Path) -> list[str]:
+    """``line: word (better term)`` for every word with a better term."""
+    return [
+        f"{line}: {match[0]!r} (write: {better})"
+        for line, text in prose(path)
+        for pattern, better in INSTEAD.items()
+        for match in re.finditer(rf"\b({pattern})\b", text, re.IGNORECASE)
+    ]
+
+
+@pytest.mark.parametrize("path", checked([*FILES, *TEST_FILES]), ids=identify)
+def test_docstrings_name_the_thing(path):
+    assert not riddles(path.read_text())
+
+
+@pytest.mark.parametrize("path", checked([*FILES, *CONFIGS, *PAGES]), ids=identify)
+def test_terms_are_the_fields(path):
+    assert not misfits(path)
+
+
+def test_the_checks_recognise_what_they_forbid(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text('def f():\n    """What f does."""\n    pictures = f"{1} whole number"  # is asked twice\n')
+    assert riddles(file.read_text()) == ["What f does."]
+    assert [found.partition(" (")[0] for found in misfits(file)] == ["3: 'whole number'", "3: 'is asked'"]
