@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.certification.smoothing import Certificate, Certifier
+from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.classifiers import Classifier, unpadded
 from common.units import check_integer, sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
@@ -18,21 +18,14 @@ Constants = Literal["reference", "paper"]
 
 
 @dataclass(frozen=True)
-class Claim(Certificate):
-    """A radius that was published as a certificate and is none: nothing is sure of it, hence ``p_lower`` is 0."""
-
-    sound: bool = False
-
-
-@dataclass(frozen=True)
 class Claimed(Certifier):
     """What the constants of the "paper" (`paper_slopes`) or of the "reference" code (`reference_slopes`) make of DC.
 
         radius = (largest mean logit - second largest) / sum_i slope_i,     means over ``samples`` draws of the noise
 
-    In place of `ndc.Lipschitz`, for any `NoisedDiffusionClassifier` of variant "dc", with a `Claim` for each
-    image. Nothing bounds what the draws leave open; the published script takes one. The denoised images need not be
-    clipped, though both derivations suppose it. No image is abstained on.
+    Stands where `ndc.Lipschitz` does, for any `NoisedDiffusionClassifier` of variant "dc", and gives a `Certificate`
+    that is not ``sound``, ``p_lower`` 0. The published script takes one sample; nothing bounds the error of the means.
+    The denoised images need not be clipped, though both derivations assume it. It never abstains.
 
     Raises ``ValueError`` for settings out of range and for another classifier.
     Source: arXiv 2402.02316 (v2), theorem 3.1, and its published code.
@@ -50,14 +43,14 @@ class Claimed(Certifier):
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 
-    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Claim]:
-        """One `Claim` per image (B,C,H,W), from one row of noise each."""
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
+        """One unsound `Certificate` per image (B,C,H,W), from one row of noise each."""
         classifier = unpadded(classifier)
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
             raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")
         return one_by_one(partial(self._claim, classifier), self.num_classes, classifier, image, noise)
 
-    def _claim(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Claim:
+    def _claim(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
         dimension = image[0].numel()
         losses = draw_losses(dc.losses, image, noise, self.samples)
         logits = dc.logits(losses, dimension)
@@ -65,7 +58,8 @@ class Claimed(Certifier):
         gap = logits.mean(0)[prediction] - logits.mean(0)[others].max()
         slopes = reference_slopes if self.constants == "reference" else paper_slopes
         count = int((logits.argmax(1) == prediction).sum())
-        return Claim(prediction, (gap / slopes(dc, dimension).sum()).item(), 0.0, self.samples, count)
+        radius = (gap / slopes(dc, dimension).sum()).item()
+        return Certificate(prediction, radius, 0.0, self.samples, count, sound=False)
 
 
 def paper_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:

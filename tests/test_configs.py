@@ -288,7 +288,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "StAdv": {"steps": 1, "eot": 2, "chunk": 16},
     "Smoothing": {"n0": 2, "n": 4},
     "Sequential": {"n0": 2, "n": 100, "first": 50, "targets": [0.1]},
-    "Foreseen": {"limit": 8},
+    "Forecast": {"limit": 8},
     "Clean": {"draws": 2},
     "Attacked": {"draws": 2, "keep_images": 1},
 }

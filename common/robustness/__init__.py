@@ -14,9 +14,10 @@ from common.robustness.attacks.square import Square
 from common.robustness.attacks.stadv import StAdv
 from common.robustness.attacks.through import Through
 from common.robustness.attacks.transfer import Transfer
-from common.robustness.certification.forecast import Foreseen
+from common.robustness.certification.certificate import Certificate, Certifier
+from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.sequential import Sequential
-from common.robustness.certification.smoothing import Certificate, Certifier, Smoothing
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Voting
 from common.robustness.evaluation.evaluators import Attacked, Certified, Clean, Evaluator
 from common.robustness.gradient_check.evaluator import GradientCheck
@@ -41,7 +42,7 @@ __all__ = [
     "DiffHammer",
     "Evaluator",
     "FAB",
-    "Foreseen",
+    "Forecast",
     "GradientCheck",
     "LPIPS",
     "LowFrequency",

@@ -30,6 +30,11 @@ class Classifier(nn.Module):
     randomised: bool = False
     _frozen: bool = False
 
+    @property
+    def evaluations(self) -> int | None:
+        """Network evaluations of one image, for cost studies; None if the classifier does not declare them."""
+        return None
+
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         raise NotImplementedError
 

@@ -14,8 +14,6 @@ from common.noise import Noise
 from common.records.rows import DIAGNOSTICS
 from common.records.store import Record
 from common.report.build import summary_table
-from common.robustness.certification.preconditions import check_once
-from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, Padded
 from common.robustness.evaluation.batches import Batch, check_batch
 from common.robustness.evaluation.evaluators import Certified, Evaluator
@@ -80,7 +78,7 @@ class RobustTask(L.LightningModule):
 
     def on_test_start(self) -> None:
         check_trainer(self.trainer)
-        self._check_sound()
+        self._check_certifiers()
         checks = gradient_checks(self.evaluators) if self.verify != "off" else []
         diagnostics = [*checks, *masking_variants(self.evaluators, dataset_of(self.trainer), self.masking)]
         self._suites = [self._open(self.path, self.evaluators)]
@@ -118,13 +116,13 @@ class RobustTask(L.LightningModule):
     def _open(self, path: str | Path, evaluators: Sequence[Evaluator]) -> RecordedSuite:
         return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer)
 
-    def _check_sound(self) -> None:
-        """Check the preconditions of smoothing, before anything is certified by it."""
+    def _check_certifiers(self) -> None:
+        """Check the preconditions of every certifier on the first image, before anything is written."""
         certifiers = [evaluator.smoothing for evaluator in self.evaluators if isinstance(evaluator, Certified)]
-        smoothed = [certifier for certifier in certifiers if isinstance(certifier, Smoothing)]
-        if smoothed and (first := first_batch(self.trainer, 1, self.device)) is not None:
+        if certifiers and (first := first_batch(self.trainer, 1, self.device)) is not None:
             image, _, index = first
-            check_once(self.classifier, image, smoothed[0].level, Noise.of(0, index).stream("soundness"))
+            for certifier in certifiers:
+                certifier.check(self.classifier, image, Noise.of(0, index).stream("soundness"))
 
     def _check_gradients(self, check: GradientCheck) -> None:
         """Run the gradient check on every rank, with the same result; rank 0 records it. ``ValueError`` if it fails."""

@@ -210,14 +210,14 @@ class Shaky(Classifier):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("global", "repeats itself: to the same noisy images with the same noise this one gives other answers"),
-        ("place", "depends on its place in the batch, or on the other images there"),
-        ("company", "depends on its place in the batch, or on the other images there"),
-        ("fixed", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
-        ("image", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
-        ("draw", "to one noisy image this one gives the same answer in every draw"),
+        ("global", "a repeatable classifier: this one gives other logits for the same noisy images and the same noise"),
+        ("place", "depend on its place in the batch or on the other rows"),
+        ("company", "depend on its place in the batch or on the other rows"),
+        ("fixed", "gives the same logits for any `noise`. Its noise is fixed or computed from the image"),
+        ("image", "gives the same logits for any `noise`. Its noise is fixed or computed from the image"),
+        ("draw", "gives the same logits for every draw of an image"),
         ("nowhere", "logits are NaN"),
-        ("memory", "answers alike whatever `noise` it is handed. Its noise is fixed, or made from the image"),
+        ("memory", "gives the same logits for any `noise`. Its noise is fixed or computed from the image"),
     ],
 )
 @pytest.mark.parametrize("votes", [1, 5])
@@ -241,7 +241,7 @@ def test_answers_that_the_noise_seldom_changes_are_no_reason_to_refuse(votes):
             check_sound(classifier, image, SIGMA, Noise.of(seed, torch.tensor([seed])))
         except ValueError as error:
             refused.append(str(error))
-    assert not any("in every draw" in message for message in refused)
+    assert not any("for every draw" in message for message in refused)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,11 +1,11 @@
-"""Whether randomised smoothing may certify a classifier: is it a function of the noisy image and its own noise alone?
+"""Preconditions of randomised smoothing: repeatable answers and independent samples.
 
-The bound of `Smoothing` is that of independent samples f(x + sigma z_i, w_i), with draws w_i that the clean image x
-does not decide. It holds for any function f, however strange. It does not for one that keeps the same w for all
-samples, that looks at the other noisy images of a call (which are those of the same x), or that remembers earlier ones.
+The bound of `Smoothing` is that of independent samples f(x + sigma z_i, w_i), whose own draws w_i do not depend on the
+clean image x. It holds for every such function f. It fails where f uses one w for all samples, reads the other rows of
+its batch (noisy copies of the same x), or keeps state between calls.
 """
 
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,67 +13,85 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed, unpadded
 
-_ROWS, _PART, _MOST = 8, 5, 6
-_SOUND: WeakSet[Classifier] = WeakSet()  # those that passed
-_ALIKE = 0.02  # of what the logits differ by between noisy images; rounding and precision stay well below
-_CHANGED = 0.25  # share of the rows that may change all the same: by a tie, a vote or a class dropped
+_ROWS, _PART = 8, 5  # noisy copies per call; rows of the smaller call
+_SEED_ROWS = 6  # rows that must follow the seed before a draw without effect counts as an error: votes often agree
+_TOLERANCE = 0.02  # share of the spread between noisy copies; rounding and reduced precision stay well below
+_CHANGED_SHARE = 0.25  # share of rows that may change by a tie, a vote or an eliminated class
+
+_PASSED: WeakKeyDictionary[Classifier, set[float]] = WeakKeyDictionary()
+"""Noise levels at which a classifier has passed `check_sound`."""
+
+
+def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
+    """`check_sound`, once per classifier and noise level; without the `Padded` wrapper of a test."""
+    bare = unpadded(classifier)
+    passed = _PASSED.setdefault(bare, set())
+    if sigma not in passed:
+        check_sound(bare, image, sigma, noise)
+        passed.add(sigma)
 
 
 def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
-    """Asks the classifier 37 times about noisy copies of one image (1,C,H,W), pixels, with one row of noise.
+    """Check by 37 forward passes that smoothing at level ``sigma`` (pixels) may certify a classifier.
 
-    ``ValueError`` where an answer is NaN, or not the same again, where it depends on the place or the company in a
-    call, and where a classifier that calls itself randomised does not heed its noise, or heeds its seed but not its
-    draw. What it is asked for is what `Smoothing` asks. A function that passes may still have been made to deceive.
+    Takes one image (1,C,H,W) in pixels and one row of noise. Raises ``ValueError`` if logits are NaN, if the same call
+    gives other logits, if they depend on a row's place or on the other rows of a batch, or if a classifier with
+    ``randomised=True`` ignores its noise, or the noise's draw. Passing is necessary, not sufficient.
     """
     rows = noise.draws(_ROWS)
     z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
     noisy = image + sigma * z
-    turned = torch.arange(_PART - 1, -1, -1, device=image.device)
+    reversed_part = torch.arange(_PART - 1, -1, -1, device=image.device)
     with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        first, again = classifier(noisy, rows), classifier(noisy, rows)
-        part = classifier(noisy[turned], rows.rows(turned))
-        other = classifier(noisy, rows.stream("other"))
-        shifted = classifier(noisy, rows.rows(torch.arange(_ROWS, device=image.device).roll(1)))
-    if bool(first.isnan().any()):
-        raise ValueError("a certificate needs numbers: of a noisy image this classifier's logits are NaN")
-    if _differ(first, first, again):
+        logits, again = classifier(noisy, rows), classifier(noisy, rows)
+        part = classifier(noisy[reversed_part], rows.rows(reversed_part))
+        other_seed = classifier(noisy, rows.stream("other"))
+        other_draw = classifier(noisy, rows.rows(torch.arange(_ROWS, device=image.device).roll(1)))
+    _check_repeatable(logits, again)
+    _check_rows_independent(logits, part, reversed_part)
+    if classifier.randomised:
+        _check_fresh_noise(logits, other_seed, other_draw)
+
+
+def _check_repeatable(logits: Tensor, again: Tensor) -> None:
+    if bool(logits.isnan().any()):
         raise ValueError(
-            "a certificate needs a classifier that repeats itself: to the same noisy images with the same noise this "
-            "one gives other answers. Let it draw all its random numbers from the `noise` that it is handed"
+            "a certificate needs logits that are numbers; this classifier's logits are NaN on noisy images"
         )
-    if _differ(first, first[turned], part):
+    if _differ(logits, logits, again):
         raise ValueError(
-            "a certificate needs samples that are independent: what this classifier says of a noisy image depends on "
-            "its place in the batch, or on the other images there. Let its noise come from its own row of `noise`"
-        )
-    # How many rows heed the noise's seed, and how many its draw: not all do where votes agree.
-    seed, draw = (int((found != first).any(1).sum()) for found in (other, shifted))
-    if classifier.randomised and not seed:
-        raise ValueError(
-            "a certificate of a randomised classifier is about fresh noise: this one is randomised = True and answers "
-            "alike whatever `noise` it is handed. Its noise is fixed, or made from the image; if it has none, "
-            "say randomised = False"
-        )
-    if classifier.randomised and seed >= _MOST and not draw:
-        raise ValueError(
-            "a certificate of a randomised classifier is about fresh noise: to one noisy image this one gives the same "
-            "answer in every draw. Its noise must differ between the draws of an image (`Noise.draws`), not only "
-            "between images; if it has none, say randomised = False"
+            "a certificate needs a repeatable classifier: this one gives other logits for the same noisy images and "
+            "the same noise. Draw all its random numbers from the `noise` argument"
         )
 
 
-def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
-    """`check_sound` of the classifier itself, without a test's `Steady`, unless it has passed before."""
-    bare = unpadded(classifier)
-    if bare not in _SOUND:
-        check_sound(bare, image, sigma, noise)
-        _SOUND.add(bare)
+def _check_rows_independent(logits: Tensor, part: Tensor, chosen: Tensor) -> None:
+    if _differ(logits, logits[chosen], part):
+        raise ValueError(
+            "a certificate needs independent samples: this classifier's logits for a noisy image depend on its place "
+            "in the batch or on the other rows. Draw each row's noise from its own row of `noise`"
+        )
 
 
-def _differ(all_of_them: Tensor, expected: Tensor, found: Tensor) -> bool:
-    """Whether more rows (n,K) changed than chance and rounding explain."""
-    natural = (all_of_them - all_of_them.mean(0)).abs().amax(1).mean()
-    rounding = 1e-4 * (1 + all_of_them.abs().max())
-    changed = ~((found - expected).abs().amax(1) <= _ALIKE * natural + rounding)
-    return bool(changed.double().mean() > _CHANGED)
+def _check_fresh_noise(logits: Tensor, other_seed: Tensor, other_draw: Tensor) -> None:
+    seed_rows, draw_rows = (int((other != logits).any(1).sum()) for other in (other_seed, other_draw))
+    if not seed_rows:
+        raise ValueError(
+            "a certificate of a randomised classifier needs fresh noise: this one is randomised = True and gives the "
+            "same logits for any `noise`. Its noise is fixed or computed from the image; without noise of its own, set "
+            "randomised = False"
+        )
+    if seed_rows >= _SEED_ROWS and not draw_rows:
+        raise ValueError(
+            "a certificate of a randomised classifier needs fresh noise: this one gives the same logits for every draw "
+            "of an image. Its noise must differ between draws (`Noise.draws`), not only between images; without noise "
+            "of its own, set randomised = False"
+        )
+
+
+def _differ(all_rows: Tensor, expected: Tensor, actual: Tensor) -> bool:
+    """True if more rows (n,K) changed than ties and rounding explain."""
+    spread = (all_rows - all_rows.mean(0)).abs().amax(1).mean()
+    rounding = 1e-4 * (1 + all_rows.abs().max())
+    changed = ~((actual - expected).abs().amax(1) <= _TOLERANCE * spread + rounding)
+    return bool(changed.double().mean() > _CHANGED_SHARE)

@@ -21,8 +21,7 @@ from common.records.rows import rounded_down
 from common.records.store import Record
 from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.known_noise import KnownNoise, merge_results
-from common.robustness.certification.preconditions import check_once
-from common.robustness.certification.smoothing import Certifier, Smoothing
+from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation, check_labels
 from common.robustness.evaluation.decisions import Rule, ask, check_rule, decided, scores
@@ -220,11 +219,10 @@ class Certified:
     radius / sqrt(D) (for L1 it is the radius itself), ``p_lower``, ``samples``, ``count``, and ``correct`` (right and
     not abstained); bounds are rounded down. ``sound`` is false for a claim that proves nothing, such as a published
     formula that does not hold.
-    A certifier may ask about the label's class alone (``labelled``): an image that another class would be certified of
-    abstains then. A verdict that was only foreseen (`Foreseen`) does, and says that it is by ``procedure``, the samples
-    that it would take.
+    A ``labelled`` certifier certifies the label's class alone: an image of another class abstains. A predicted verdict
+    (`Forecast`) adds ``procedure``, the samples of the procedure, ``undecided`` and ``evaluations``.
 
-    Before a classifier is smoothed for the first time it is asked whether it may be (`check_once`).
+    The certifier's preconditions are checked first (`Certifier.check`).
     """
 
     smoothing: Certifier
@@ -239,8 +237,8 @@ class Certified:
         image, label, index = check_evaluation(classifier, batch)
         check_labels(label, self.smoothing.num_classes)
         noise = Noise.of(self.seed, index)
-        if isinstance(self.smoothing, Smoothing) and len(image):
-            check_once(classifier, image[:1], self.smoothing.level, noise.rows(slice(0, 1)).stream("soundness"))
+        if len(image):
+            self.smoothing.check(classifier, image[:1], noise.rows(slice(0, 1)).stream("soundness"))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
             about = {"label": label} if self.smoothing.labelled else {}
             certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **about)
@@ -253,15 +251,18 @@ class Certified:
                 "samples": c.samples,
                 "count": c.count,
                 "correct": c.prediction == truth,
-                **({} if getattr(c, "sound", True) else {"sound": False}),
-                **{key: getattr(c, key) for key in _FORESEEN if hasattr(c, key)},
+                **_optional_values(c),
             }
             for c, truth in zip(certificates, label.tolist(), strict=True)
         ]
         return _records(self.name, label, index, rows, meter)
 
 
-_FORESEEN = ("procedure", "undecided", "evaluations")
+def _optional_values(certificate: Certificate) -> dict[str, Any]:
+    values: dict[str, Any] = {} if certificate.sound else {"sound": False}
+    if certificate.procedure is not None:
+        values |= {name: getattr(certificate, name) for name in ("procedure", "undecided", "evaluations")}
+    return values
 
 
 def one_seed(evaluator: Clean | Attacked) -> int:

@@ -11,7 +11,7 @@ from common.networks import SmallCNN
 from common.records.fingerprint import identify, weights_hash
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.transfer import Transfer
-from common.robustness.certification.forecast import Foreseen
+from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.evaluation.evaluators import Attacked, Certified
@@ -55,7 +55,7 @@ def test_a_limit_counts_where_it_decides_numbers():
     denoiser = EDMDenoiser(nn.Identity(), num_classes=10)
     cut = [identify({"classifier": BoundedDiffusionClassifier(denoiser, 10, limit=at)})[0] for at in (0.1, 5.0, None)]
     seen = [
-        identify({"evaluators": [Certified(Foreseen(0.25, n=10_000, limit=limit))]})[0] for limit in (150, 1500, None)
+        identify({"evaluators": [Certified(Forecast(0.25, n=10_000, limit=limit))]})[0] for limit in (150, 1500, None)
     ]
     assert len({*cut}) == len({*seen}) == 3
     fewer = [identify({"evaluators": [Certified(Smoothing(0.25), limit=limit)]})[0] for limit in (2, None)]

@@ -1,4 +1,4 @@
-"""Foreseen verdicts: those of the fixed procedure on the same samples, from far fewer of them."""
+"""Forecast verdicts: those of the fixed procedure on the same samples, from far fewer of them."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ from scipy.stats import norm
 
 from common.noise import Noise
 from common.records.rows import ABSTAIN
-from common.robustness.certification.forecast import Foreseen, needed_count
-from common.robustness.certification.smoothing import Smoothing, clopper_pearson_lower
+from common.robustness.certification.binomial import clopper_pearson_lower, needed_count
+from common.robustness.certification.forecast import Forecast
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, Padded
 from common.robustness.evaluation.evaluators import Certified
 
@@ -17,7 +18,7 @@ TARGETS = (0.25, 0.5, 1.0)
 
 
 class HalfSpace(Classifier):
-    """Class 1 where the only pixel is positive; ``evaluations`` as a classifier of many evaluations would say."""
+    """Class 1 where the only pixel is positive; declares ``evaluations`` as a diffusion classifier does."""
 
     evaluations = 1261
 
@@ -29,18 +30,18 @@ class HalfSpace(Classifier):
 def both(distances, **settings):
     image = torch.tensor(distances).view(-1, 1, 1, 1)
     noise = Noise.of(3, torch.arange(len(image)))
-    foreseen = Foreseen(SIGMA, **COMMON, targets=TARGETS, **settings).certify(HalfSpace(), image, noise)
-    return foreseen, Smoothing(SIGMA, **COMMON).certify(HalfSpace(), image, noise)
+    forecast = Forecast(SIGMA, **COMMON, targets=TARGETS, **settings).certify(HalfSpace(), image, noise)
+    return forecast, Smoothing(SIGMA, **COMMON).certify(HalfSpace(), image, noise)
 
 
 def test_the_verdicts_are_those_of_the_procedure_on_the_same_samples():
     """600 images, three verdicts each, wrong with chance 1e-3 at most: more than 8 wrong ones have chance 1e-4."""
     distances = torch.linspace(0.0, 1.5, 600).tolist()
-    foreseen, fixed = both(distances)
-    wrong = sum((f.radius >= r) != (c.radius >= r) for f, c in zip(foreseen, fixed, strict=True) for r in TARGETS)
+    forecast, fixed = both(distances)
+    wrong = sum((f.radius >= r) != (c.radius >= r) for f, c in zip(forecast, fixed, strict=True) for r in TARGETS)
     assert wrong <= 8
-    assert sum(f.samples for f in foreseen) < 0.6 * 600 * COMMON["n"]
-    assert not any(f.undecided for f in foreseen)
+    assert sum(f.samples for f in forecast) < 0.6 * 600 * COMMON["n"]
+    assert not any(f.undecided for f in forecast)
 
 
 def test_with_labels_the_verdicts_are_about_them_and_certified_accuracy_is_that_of_the_procedure():
@@ -48,45 +49,45 @@ def test_with_labels_the_verdicts_are_about_them_and_certified_accuracy_is_that_
     distances = torch.linspace(0.4, 1.5, 200).tolist()
     label = torch.arange(200) % 2
     image, noise = torch.tensor(distances).view(-1, 1, 1, 1), Noise.of(3, torch.arange(200))
-    told = Foreseen(SIGMA, **COMMON, targets=TARGETS).certify(HalfSpace(), image, noise, label)
-    foreseen, fixed = both(distances)
-    assert told[1::2] == foreseen[1::2]
-    assert all((c.prediction, c.radius) == (ABSTAIN, 0.0) for c in told[::2])
-    assert sum(c.samples for c in told[::2]) < 0.1 * sum(c.samples for c in foreseen[::2])
+    labelled = Forecast(SIGMA, **COMMON, targets=TARGETS).certify(HalfSpace(), image, noise, label)
+    forecast, fixed = both(distances)
+    assert labelled[1::2] == forecast[1::2]
+    assert all((c.prediction, c.radius) == (ABSTAIN, 0.0) for c in labelled[::2])
+    assert sum(c.samples for c in labelled[::2]) < 0.1 * sum(c.samples for c in forecast[::2])
     for radius in TARGETS:
         right = [c.prediction == y and c.radius >= radius for c, y in zip(fixed, label.tolist(), strict=True)]
-        said = [c.prediction == y and c.radius >= radius for c, y in zip(told, label.tolist(), strict=True)]
-        assert sum(a != b for a, b in zip(right, said, strict=True)) <= 2
+        predicted = [c.prediction == y and c.radius >= radius for c, y in zip(labelled, label.tolist(), strict=True)]
+        assert sum(a != b for a, b in zip(right, predicted, strict=True)) <= 2
 
 
-def test_an_error_near_one_half_makes_more_mistakes():
-    """What `error` buys: the same images judged hastily."""
+def test_an_error_near_one_half_gives_more_wrong_verdicts():
+    """The same images with error 0.499: more than the 8 wrong verdicts allowed above."""
     distances = torch.linspace(0.0, 1.5, 600).tolist()
     hasty, fixed = both(distances, error=0.499, growth=250.0)
     wrong = sum((f.radius >= r) != (c.radius >= r) for f, c in zip(hasty, fixed, strict=True) for r in TARGETS)
     assert wrong > 8
 
 
-def test_without_a_doubt_left_it_needs_no_error_at_all():
-    """A certainty: all samples but those that cannot matter agree, or enough already do not."""
+def test_certain_verdicts_need_no_error():
+    """All samples that could change the verdict agree, or enough already disagree."""
     (easy, hopeless), _ = both([4.0, -0.0001])
     assert (easy.radius, easy.prediction) == (1.0, 1) and easy.samples < 800
     assert (hopeless.radius, hopeless.prediction) == (0.0, ABSTAIN) and hopeless.samples <= 150
 
 
-def test_the_limit_leaves_doubts_and_says_how_many():
+def test_verdicts_open_at_the_limit_are_undecided():
     distance = SIGMA * float(norm.ppf(needed_count(SIGMA, 0.5, COMMON["n"], COMMON["alpha"]) / COMMON["n"]))
-    foreseen, _ = both([distance] * 8, limit=100)
-    assert all(f.samples == 100 for f in foreseen) and sum(0.5 in f.undecided for f in foreseen) >= 6
+    forecast, _ = both([distance] * 8, limit=100)
+    assert all(f.samples == 100 for f in forecast) and sum(0.5 in f.undecided for f in forecast) >= 6
 
 
 @pytest.mark.parametrize("n", [100, 1000, 10_000])
 @pytest.mark.parametrize("radius", [0.1, 0.5])
-def test_the_needed_count_is_the_first_whose_bound_suffices(n, radius):
+def test_the_needed_count_is_the_smallest_whose_bound_suffices(n, radius):
     k = needed_count(0.25, radius, n, 0.001)
-    wanted = float(norm.cdf(radius / 0.25))
-    assert k == n + 1 or clopper_pearson_lower(k, n, 0.001) >= wanted
-    assert clopper_pearson_lower(min(k, n + 1) - 1, n, 0.001) < wanted
+    needed = float(norm.cdf(radius / 0.25))
+    assert k == n + 1 or clopper_pearson_lower(k, n, 0.001) >= needed
+    assert clopper_pearson_lower(min(k, n + 1) - 1, n, 0.001) < needed
 
 
 def test_ten_thousand_samples_at_the_smallest_noise_need_the_published_counts():
@@ -99,14 +100,14 @@ def test_records_hold_the_procedure_and_its_cost():
     batch = (image, label, torch.arange(2))
     records = [
         row
-        for classifier in (HalfSpace(), Padded(HalfSpace()))  # a test fills batches up
-        for row in Certified(Foreseen(SIGMA, **COMMON, targets=TARGETS))(classifier, batch)
+        for classifier in (HalfSpace(), Padded(HalfSpace()))  # a test pads small batches
+        for row in Certified(Forecast(SIGMA, **COMMON, targets=TARGETS))(classifier, batch)
     ]
     assert all(r.values["procedure"] == 2060 and r.values["evaluations"] == 2060 * 1261 for r in records)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"targets": (0.0, 0.5)}, "targets must be radii > 0"),
         ({"targets": (0.5, 0.25)}, "ascending"),
@@ -118,6 +119,6 @@ def test_records_hold_the_procedure_and_its_cost():
         ({"error": 0.0}, "error"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
-        Foreseen(SIGMA, **{**COMMON, "targets": TARGETS, **settings})
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Forecast(SIGMA, **{**COMMON, "targets": TARGETS, **settings})

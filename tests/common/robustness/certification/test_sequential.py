@@ -1,4 +1,4 @@
-"""Sequential certification: sound whatever stops it, the fixed procedure's samples, and far fewer of them."""
+"""Sequential certification: sound under every stopping rule, with far fewer of the fixed procedure's samples."""
 
 import math
 
@@ -8,8 +8,9 @@ from scipy.stats import norm
 
 from common.noise import Noise
 from common.records.rows import ABSTAIN
+from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.sequential import Sequential
-from common.robustness.certification.smoothing import Smoothing, clopper_pearson_lower
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluators import Certified
 
@@ -17,8 +18,8 @@ SIGMA = 0.5
 COMMON = {"n0": 10, "n": 400, "alpha": 0.05, "num_classes": 2, "batch_size": 2**15}
 
 
-class Known(Classifier):
-    """Class 1 with probability Phi(pixel / sigma) under smoothing: a half-space at that distance, told by one pixel."""
+class HalfSpace(Classifier):
+    """Class 1 with probability Phi(pixel / sigma) under smoothing: a half-space at that distance."""
 
     def forward(self, image, noise=None):
         side = image.flatten(1)[:, 0]
@@ -34,7 +35,7 @@ def rows(n, seed=0):
 
 
 def certify(distance, runs, procedure, seed=0):
-    return procedure.certify(Known(), images(distance).expand(runs, 1, 1, 1), rows(runs, seed))
+    return procedure.certify(HalfSpace(), images(distance).expand(runs, 1, 1, 1), rows(runs, seed))
 
 
 @pytest.mark.parametrize("distance", [0.02, 0.3, 0.75])
@@ -59,7 +60,7 @@ def test_the_promised_error_rate_holds_over_two_thousand_certificates(procedure,
 
 
 @pytest.mark.parametrize("distance", [0.3, 0.75])
-def test_the_error_rate_holds_where_the_samples_that_choose_give_images_up(distance):
+def test_the_error_rate_holds_where_the_selecting_samples_stop_images(distance):
     """The same, at a target that most of the images reach or most do not: some take no further samples, some do."""
     procedure = Sequential(SIGMA, **{**COMMON, "n0": 100}, targets=(0.25, 0.75), first=25)
     certificates = certify(distance, 2000, procedure, seed=8)
@@ -70,88 +71,91 @@ def test_the_error_rate_holds_where_the_samples_that_choose_give_images_up(dista
     assert sum(c.radius > truth[c.prediction] for c in single) <= 10 + 3.72 * math.sqrt(200 * 0.05 * 0.95)
 
 
-def test_without_giving_up_the_last_stage_is_the_fixed_procedure():
+def test_without_futility_the_last_stage_is_the_fixed_procedure():
     """A target that the images hardly reach: all n samples, the same counts, and the bound at alpha / J."""
     fixed = Smoothing(SIGMA, n0=10, n=400, alpha=0.01, num_classes=2)
     ladder = Sequential(SIGMA, n0=10, n=400, alpha=0.01, num_classes=2, targets=(0.75,), first=100, futility=0.0)
     assert ladder.stages == [100, 200, 400]
     given = images(0.78, 0.8, 0.82), rows(3)
-    for one, other in zip(fixed.certify(Known(), *given), ladder.certify(Known(), *given), strict=True):
+    for one, other in zip(fixed.certify(HalfSpace(), *given), ladder.certify(HalfSpace(), *given), strict=True):
         if other.samples == 400:
             assert other.count == one.count
             assert other.p_lower >= clopper_pearson_lower(one.count, 400, 0.01 / 3)
-    assert any(c.samples == 400 for c in ladder.certify(Known(), *given))
+    assert any(c.samples == 400 for c in ladder.certify(HalfSpace(), *given))
 
 
 def test_an_image_stops_at_the_first_stage_that_certifies_its_target():
     ladder = Sequential(SIGMA, n0=10, n=10_000, num_classes=2, targets=(0.25,))
-    certificate, *_ = ladder.certify(Known(), images(2.0), rows(1))
+    certificate, *_ = ladder.certify(HalfSpace(), images(2.0), rows(1))
     assert (certificate.samples, certificate.count) == (100, 100)
     expected = SIGMA * norm.ppf(clopper_pearson_lower(100, 100, 0.001 / len(ladder.stages)))
     assert certificate.radius == pytest.approx(expected)
     assert expected > 0.25
 
 
-def test_an_image_without_hope_is_given_up_after_the_samples_that_choose_its_class():
-    """Not so where the class alone is asked for, the target 0, nor where n0 samples say too little."""
-    asked = {"n": 10_000, "num_classes": 2}
-    given = Known(), images(0.05, 2.0), rows(2)
-    hopeless, clear = Sequential(SIGMA, n0=100, targets=(0.75,), **asked).certify(*given)
+def test_a_hopeless_image_stops_after_the_samples_that_select_its_class():
+    """Not so with the target 0 (the class alone), nor where n0 samples are too few to decide."""
+    settings = {"n": 10_000, "num_classes": 2}
+    given = HalfSpace(), images(0.05, 2.0), rows(2)
+    hopeless, clear = Sequential(SIGMA, n0=100, targets=(0.75,), **settings).certify(*given)
     assert (hopeless.samples, hopeless.prediction, hopeless.radius) == (0, ABSTAIN, 0.0)
     assert clear.samples > 0 and clear.radius >= 0.75
-    assert Sequential(SIGMA, n0=100, targets=(0.0, 0.75), **asked).certify(*given)[0].samples >= 100
-    assert Sequential(SIGMA, n0=2, targets=(0.75,), **asked).certify(*given)[0].samples == 100
+    assert Sequential(SIGMA, n0=100, targets=(0.0, 0.75), **settings).certify(*given)[0].samples >= 100
+    assert Sequential(SIGMA, n0=2, targets=(0.75,), **settings).certify(*given)[0].samples == 100
 
 
-def test_with_labels_no_sample_proves_a_mistake():
-    """The right class gets the certificates that it gets without labels, another one none, after n0 samples."""
+def test_with_labels_misclassified_images_draw_no_samples():
+    """The label's class gets the same certificate as without labels; another class abstains after n0 samples."""
     settings = {**COMMON, "targets": (0.25, 0.5), "first": 25}
     x, label = images(0.75, -0.75, 0.02, 0.3, -0.3), torch.tensor([1, 1, 0, 0, 0])
-    plain = Sequential(SIGMA, **settings).certify(Known(), x, rows(5))
-    told = Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5), label)
-    assert [told[i] == plain[i] for i in (0, 4)] == [True, True] and plain[1].prediction == 0 and plain[1].samples > 0
-    assert all((told[i].prediction, told[i].radius, told[i].samples) == (ABSTAIN, 0.0, 0) for i in (1, 3))
-    with pytest.raises(ValueError, match="labels are for labelled=True, and it needs them"):
-        Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5))
-    with pytest.raises(ValueError, match="labels are for labelled=True"):
-        Sequential(SIGMA, **settings).certify(Known(), x, rows(5), label)
+    plain = Sequential(SIGMA, **settings).certify(HalfSpace(), x, rows(5))
+    labelled = Sequential(SIGMA, **settings, labelled=True).certify(HalfSpace(), x, rows(5), label)
+    assert [labelled[i] == plain[i] for i in (0, 4)] == [True, True]
+    assert plain[1].prediction == 0 and plain[1].samples > 0
+    assert all((labelled[i].prediction, labelled[i].radius, labelled[i].samples) == (ABSTAIN, 0.0, 0) for i in (1, 3))
+    with pytest.raises(ValueError, match="takes labels if labelled=True and only then; got labelled=True"):
+        Sequential(SIGMA, **settings, labelled=True).certify(HalfSpace(), x, rows(5))
+    with pytest.raises(ValueError, match="takes labels if labelled=True and only then; got labelled=False"):
+        Sequential(SIGMA, **settings).certify(HalfSpace(), x, rows(5), label)
     with pytest.raises(ValueError, match="one label per image: 5 images"):
-        Sequential(SIGMA, **settings, labelled=True).certify(Known(), x, rows(5), label[:1])
+        Sequential(SIGMA, **settings, labelled=True).certify(HalfSpace(), x, rows(5), label[:1])
     batch = images(0.75, 0.75), torch.tensor([1, 0]), torch.arange(2)
-    _, record = Certified(Sequential(SIGMA, **settings, labelled=True))(Known(), batch)
+    _, record = Certified(Sequential(SIGMA, **settings, labelled=True))(HalfSpace(), batch)
     assert record.values["prediction"] == ABSTAIN and not record.values["correct"]
 
 
-def test_an_image_that_n_samples_would_not_certify_is_given_up_though_its_radius_is_true():
+def test_an_image_stops_where_n_samples_would_not_certify_its_true_radius():
     """At p = 0.845 a radius of 0.841 takes a share of 0.855: 5,640 samples; if futility asked for 0.841, all 10,000."""
     distance = SIGMA * float(norm.ppf(0.845))
-    found = certify(distance, 40, Sequential(SIGMA, n0=20, n=10_000, num_classes=2, targets=(SIGMA,), first=60))
-    assert sum(c.samples for c in found) < 40 * 7_500
+    certificates = certify(distance, 40, Sequential(SIGMA, n0=20, n=10_000, num_classes=2, targets=(SIGMA,), first=60))
+    assert sum(c.samples for c in certificates) < 40 * 7_500
 
 
-def test_few_samples_answer_one_question():
-    """40 distances up to 1.2, the target 0.5: the same answers as 10,000 samples on all but those right at the edge."""
+def test_few_samples_decide_one_target():
+    """40 distances up to 1.2, the target 0.5: the same verdicts as 10,000 samples but at the edge."""
     distances = torch.linspace(0.03, 1.2, 40)
     given = images(*distances.tolist()), rows(40)
-    fixed = Smoothing(SIGMA, num_classes=2, n=10_000).certify(Known(), *given)
-    ladder = Sequential(SIGMA, num_classes=2, n=10_000, targets=(0.5,)).certify(Known(), *given)
+    fixed = Smoothing(SIGMA, num_classes=2, n=10_000).certify(HalfSpace(), *given)
+    ladder = Sequential(SIGMA, num_classes=2, n=10_000, targets=(0.5,)).certify(HalfSpace(), *given)
     differ = sum((a.radius >= 0.5) != (b.radius >= 0.5) for a, b in zip(fixed, ladder, strict=True))
     assert differ <= 1
     assert sum(c.samples for c in ladder) < 40 * 10_000 / 5
-    curve = Sequential(SIGMA, num_classes=2, n=10_000, targets=(0.25, 0.5, 0.75)).certify(Known(), *given)
+    curve = Sequential(SIGMA, num_classes=2, n=10_000, targets=(0.25, 0.5, 0.75)).certify(HalfSpace(), *given)
     assert sum(c.samples for c in ladder) < sum(c.samples for c in curve) < 40 * 10_000
 
 
-def test_certificates_do_not_depend_on_company_or_batch_size():
+def test_certificates_do_not_depend_on_other_images_or_batch_size():
     given = images(0.1, 0.3, 0.5, 0.9, 2.0)
     settings = {"num_classes": 2, "n": 3000, "targets": (0.25, 0.75)}
-    whole = Sequential(SIGMA, **settings).certify(Known(), given, rows(5))
+    together = Sequential(SIGMA, **settings).certify(HalfSpace(), given, rows(5))
     parts = [
-        Sequential(SIGMA, batch_size=7, **settings).certify(Known(), given[i : i + 1], rows(5).rows(slice(i, i + 1)))[0]
+        Sequential(SIGMA, batch_size=7, **settings).certify(
+            HalfSpace(), given[i : i + 1], rows(5).rows(slice(i, i + 1))
+        )[0]
         for i in range(5)
     ]
-    assert whole == parts
-    assert len({c.samples for c in whole}) > 2
+    assert together == parts
+    assert len({c.samples for c in together}) > 2
 
 
 @pytest.mark.parametrize(

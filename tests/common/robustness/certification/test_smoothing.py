@@ -9,7 +9,8 @@ from scipy.stats import binom, norm
 
 from common.noise import Noise
 from common.records.rows import ABSTAIN
-from common.robustness.certification.smoothing import Smoothing, clopper_pearson_lower
+from common.robustness.certification.binomial import clopper_pearson_lower
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
 
 NORMAL = torch.tensor([0.6, 0.0, -0.8, 0.0])
@@ -98,15 +99,15 @@ def test_the_lower_bound_covers_exactly(n, alpha):
 def test_certificates_do_not_depend_on_the_batching():
     image, noise = at_distances(0.1, 0.2, 0.05, 0.4, 0.3), rows(5, seed=9)
     settings = {"sigma": 0.25, "n0": 10, "n": 200, "num_classes": 2}
-    whole = Smoothing(**settings).certify(HalfSpace(), image, noise)
+    together = Smoothing(**settings).certify(HalfSpace(), image, noise)
     for batch_size in (1, 7, 64):
-        assert Smoothing(**settings, batch_size=batch_size).certify(HalfSpace(), image, noise) == whole
+        assert Smoothing(**settings, batch_size=batch_size).certify(HalfSpace(), image, noise) == together
     parts = [
         certificate
         for part in ([0, 1, 2], [3, 4])
         for certificate in Smoothing(**settings).certify(HalfSpace(), image[part], noise.rows(torch.tensor(part)))
     ]
-    assert parts == whole
+    assert parts == together
 
 
 def test_rows_are_capped_samples_independent_and_the_image_unclipped():
@@ -166,7 +167,7 @@ def test_certifying_restores_the_mode_and_needs_no_gradient():
         ({"sigma": 0.25, "batch_size": 0}, "batch_size must be an integer >= 1"),
     ],
 )
-def test_senseless_settings_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Smoothing(**settings)
 
@@ -180,12 +181,12 @@ def test_mismatches_are_refused():
         clopper_pearson_lower(3, 2, 0.1)
 
 
-def test_an_answer_that_is_no_number_is_not_counted():
+def test_nan_logits_are_refused():
     class Broken(Classifier):
         def forward(self, image, noise=None):
             return torch.full((len(image), 3), torch.nan)
 
-    with pytest.raises(ValueError, match="certificate needs numbers"):
+    with pytest.raises(ValueError, match="certificate needs logits that are numbers"):
         Smoothing(0.25, n0=2, n=4, num_classes=3).certify(
             Broken(), torch.rand(2, 1, 4, 4), Noise.of(0, torch.arange(2))
         )

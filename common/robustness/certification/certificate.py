@@ -1,0 +1,82 @@
+"""Certificate of one image and the interface of certifiers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.certification.preconditions import check_once
+from common.robustness.classifiers import Classifier
+from common.units import parse_number
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Certified L2 radius of one image: with probability 1 - alpha the prediction is constant within ``radius``.
+
+    Args:
+        prediction: the certified class, or `ABSTAIN` with radius 0.
+        radius: L2, in pixels.
+        p_lower: lower confidence bound on the probability of ``prediction``. Smoothing abstains at 1/2 or less.
+        samples: samples drawn for the bound; those that select the class do not count.
+        count: samples that agree with ``prediction``.
+        sound: False for the result of a published formula that is not a bound.
+        procedure: samples of the fixed-n procedure whose verdict `Forecast` predicts; None for a certificate.
+        undecided: radii whose predicted verdict is still open after ``samples`` (`Forecast`).
+        evaluations: network evaluations of the ``procedure``; None if the classifier does not declare its cost.
+    """
+
+    prediction: int
+    radius: float
+    p_lower: float
+    samples: int
+    count: int = 0
+    sound: bool = True
+    procedure: int | None = None
+    undecided: tuple[float, ...] = ()
+    evaluations: int | None = None
+
+
+class Certifier(ABC):
+    """Certifier: classifier x images -> one `Certificate` per image, from one row of noise each.
+
+    Attributes:
+        sigma: noise level (pixels) of the Gaussian noise that it adds to images; 0 for none.
+        num_classes: K, the classifier's.
+        labelled: True if it certifies the label's class alone; `certify` then takes ``label`` (B,) as well.
+    """
+
+    sigma: float | str
+    num_classes: int
+    labelled: bool = False
+
+    @property
+    def level(self) -> float:
+        """``sigma`` as a float."""
+        return float(parse_number(self.sigma))
+
+    @property
+    def noise_levels(self) -> tuple[float, ...]:
+        """Noise levels (pixels) at which the classifier is evaluated; override for more than ``sigma``."""
+        return (self.level,) if self.level else ()
+
+    def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
+        """Check the preconditions of the certificates on one image (1,C,H,W) and one row of noise.
+
+        By default independent samples at every noise level (`check_sound`), once per classifier and level. Evaluators
+        call it before `certify`, and a test before its first image. Raises ``ValueError``.
+        """
+        for sigma in self.noise_levels:
+            check_once(classifier, image, sigma, noise)
+
+    @abstractmethod
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> Sequence[Certificate]:
+        """One certificate per image (B,C,H,W)."""
+
+
+def check_rows(image: Tensor, noise: Noise) -> None:
+    """Raise ``ValueError`` unless there is one row of noise per image."""
+    if len(image) != len(noise):
+        raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
