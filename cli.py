@@ -22,9 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import agdm.task  # noqa: F401  (what is imported here can be named in YAML without its module)
-import common.data.benchmarks
-import common.data.digits
-import common.data.synthetic  # noqa: F401
+import common.data  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
 from common.commands import COMMANDS

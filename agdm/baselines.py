@@ -20,7 +20,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from agdm.guidance import Potential, hard, soft
 from agdm.networks import variance_preserving
-from common.data.module import ImageData
+from common.data.image_data import ImageData
 from common.robustness.classifiers import Classifier
 from common.units import to_model, to_pixel
 

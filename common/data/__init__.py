@@ -1,32 +1,31 @@
 """Data modules: batches of (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int64)."""
 
-from common.data.benchmarks import CIFAR10, CIFAR100, SVHN
 from common.data.celebahq import CelebAHQ
+from common.data.crop import Crop
+from common.data.datasets import ImageDataset
 from common.data.digits import Digits
 from common.data.folders import Folder, ImageNet
-from common.data.module import ImageData
-from common.data.subsets import (
+from common.data.image_data import ImageData
+from common.data.image_files import ImageFiles
+from common.data.published_subsets import (
     NDCCIFAR10,
-    Balanced,
     DensePureCIFAR10,
     DiffPureCIFAR10,
     DiffPureCIFAR10BPDA,
     DiffPureImageNet,
-    Every,
-    Jobs,
     LeeKimCIFAR10,
-    Listed,
     NDCImageNet,
-    Seeded,
-    Subset,
 )
+from common.data.subsets import Balanced, Every, Jobs, Listed, Seeded, Subset
 from common.data.synthetic import Synthetic
+from common.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
 __all__ = [
     "Balanced",
     "CIFAR10",
     "CIFAR100",
     "CelebAHQ",
+    "Crop",
     "DensePureCIFAR10",
     "DiffPureCIFAR10",
     "DiffPureCIFAR10BPDA",
@@ -35,6 +34,8 @@ __all__ = [
     "Every",
     "Folder",
     "ImageData",
+    "ImageDataset",
+    "ImageFiles",
     "ImageNet",
     "Jobs",
     "LeeKimCIFAR10",

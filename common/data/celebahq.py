@@ -1,37 +1,39 @@
-"""CelebA-HQ: faces, with one of CelebA's forty attributes as the label."""
+"""CelebA-HQ: faces labelled by one of CelebA's forty attributes."""
 
 from pathlib import Path
 from typing import Any
 
-from common.data.folders import PictureData, PictureDataset
-from common.data.image_files import Crop, list_pictures
+from common.data.crop import Crop
+from common.data.datasets import ImageFileDataset
+from common.data.decoding import list_image_files
+from common.data.folders import ImageFileData
 
-TEST = 2  # CelebA's number of that part
+SPLITS = {"train": 0, "val": 1, "held_out": 2}  # CelebA's numbers
 
 
-class CelebAHQ(PictureData):
-    """CelebA-HQ with one attribute as label: 1 where it is there, 0 where it is not.
+class CelebAHQ(ImageFileData):
+    """CelebA-HQ with one attribute as label: 1 where it is present, 0 where it is not.
 
-    The list of attributes is CelebA's (a line with the number of images, a line with the attributes' names, then a
-    file name and 1 or -1 for each attribute in a line); with it CelebAMask-HQ comes as it is.
+    The attribute file has CelebA's format: a line with the number of images, a line with the names of the attributes,
+    then one line per image with its file name and 1 or -1 per attribute. CelebAMask-HQ works as published.
 
     Parameters
     ----------
     root:
         the folder.
     attribute:
-        e.g. "Smiling" or "Eyeglasses", DiffPure's (arXiv 2205.07460).
+        e.g. "Smiling" or "Eyeglasses", those of DiffPure (arXiv 2205.07460).
     images, attributes:
-        folder of the pictures and file of the attributes, in ``root``.
+        folder of the images and attribute file, in ``root``.
     partition:
-        file in ``root`` with a picture's name and 0 (train), 1 (val) or 2 (test) in each line; without it all pictures
-        are tested, and none trained on.
+        file in ``root`` with an image's name and 0 (train), 1 (val) or 2 (test) per line; without it all images are
+        test images.
     size, timm_model:
-        resize bilinearly and cut the centre, or a timm model whose own evaluation transform is used, see ``Crop``.
+        bilinear resize and centre crop, or a timm model whose own evaluation transform is used, see `Crop`.
     loading:
-        the other arguments of ``ImageData``.
+        further arguments of `ImageData`.
 
-    Raises ``FileNotFoundError`` or ``ValueError`` in ``setup``, saying what was looked for.
+    Raises ``FileNotFoundError`` or ``ValueError`` in ``setup`` for a missing or malformed file.
     """
 
     num_classes = 2
@@ -54,47 +56,47 @@ class CelebAHQ(PictureData):
     def load(self, stage: str | None = None) -> None:
         labels = self._labels()
         names = sorted(labels, key=lambda name: (len(name), name))  # 2.jpg before 10.jpg
-        part = self._parts() if self.partition else dict.fromkeys(names, TEST)
-        for attribute, number in (("train", 0), ("val", 1), ("held_out", TEST)):
-            chosen = [name for name in names if part.get(name) == number]
-            files = PictureDataset(self.root / self.images, chosen, [labels[name] for name in chosen], self.crop)
-            setattr(self, attribute, files)
-            needed = {"fit": number < TEST, "validate": number == 1}.get(stage or "", number == TEST)
-            if needed and not chosen:
+        split_of = self._partition() if self.partition else dict.fromkeys(names, SPLITS["held_out"])
+        needed = {"fit": ("train", "val"), "validate": ("val",)}.get(stage or "", ("held_out",))
+        for split, number in SPLITS.items():
+            chosen = [name for name in names if split_of.get(name) == number]
+            files = ImageFileDataset(self.root / self.images, chosen, [labels[name] for name in chosen], self.crop)
+            setattr(self, split, files)
+            if split in needed and not chosen:
                 raise ValueError(
-                    f"no picture of CelebA-HQ is in part {number}, which this command needs. Give a partition, a file "
-                    f"with a name and 0, 1 or 2 in each line, that has some (data.init_args.partition); got "
+                    f"CelebA-HQ must have images in part {number} for this command; it has none. Give a partition "
+                    "(data.init_args.partition), a file with a name and 0, 1 or 2 per line, that has some; got "
                     f"{self.partition!r}"
                 )
 
     def _labels(self) -> dict[str, int]:
-        """File name -> label, of the pictures that are there."""
+        """Labels by file name, for the images that exist."""
         rows = [line.split() for line in self._lines(self.attributes)][1:]
         if not rows or self.attribute not in rows[0]:
             known = ", ".join(rows[0]) if rows else "none"
             raise ValueError(f"attribute must be one of {known}; got {self.attribute!r}")
         column = rows[0].index(self.attribute) + 1
         folder = self.root / self.images
-        there = set(list_pictures(folder)) if folder.is_dir() else set()
-        listed = [row for row in rows[1:] if row and row[0] in there]
-        if cut := [row[0] for row in listed if len(row) != len(rows[0]) + 1]:
-            raise ValueError(f"{self.attributes} must give 1 or -1 for each attribute; it does not for {cut[0]}")
+        existing = set(list_image_files(folder)) if folder.is_dir() else set()
+        listed = [row for row in rows[1:] if row and row[0] in existing]
+        if ragged := [row[0] for row in listed if len(row) != len(rows[0]) + 1]:
+            raise ValueError(f"{self.attributes} must give 1 or -1 per attribute; it does not for {ragged[0]}")
         labels = {row[0]: int(row[column] == "1") for row in listed}
         if not labels:
-            raise FileNotFoundError(f"none of the pictures that {self.attributes} lists is in {folder.absolute()}")
+            raise FileNotFoundError(f"none of the images that {self.attributes} lists is in {folder.absolute()}")
         return labels
 
-    def _parts(self) -> dict[str, int]:
+    def _partition(self) -> dict[str, int]:
         rows = [line.split() for line in self._lines(str(self.partition))]
         if wrong := [" ".join(row) for row in rows if row and row[1:] not in (["0"], ["1"], ["2"])]:
-            raise ValueError(f"{self.partition} must hold a name and 0, 1 or 2 in each line; got {wrong[0]!r}")
+            raise ValueError(f"{self.partition} must hold a name and 0, 1 or 2 per line; got {wrong[0]!r}")
         return {row[0]: int(row[1]) for row in rows if row}
 
     def _lines(self, name: str) -> list[str]:
         path = self.root / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"no file {path.absolute()}; CelebA-HQ needs it, and its pictures in {self.images}/, under "
-                "data.init_args.root (CelebAMask-HQ comes with pictures and attributes)"
+                f"no file {path.absolute()}; CelebA-HQ needs it, and its images in {self.images}/, under "
+                "data.init_args.root (CelebAMask-HQ holds both)"
             )
         return path.read_text().splitlines()

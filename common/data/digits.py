@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels, ten classes.
+"""Handwritten digits of scikit-learn: 1,797 images of 8x8 pixels, ten classes.
 
 The test half of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998; CC BY 4.0).
 """
@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from common.data.module import ImageData, ImageDataset
+from common.data.datasets import ImageDataset
+from common.data.image_data import ImageData
 
 TEST_IMAGES = 512
 VAL_IMAGES = 128
 
 
 class Digits(ImageData):
-    """Fixed stratified split: 512 test images, 128 of the rest for validation, 1,157 (or all 1,285) to train on.
+    """Fixed stratified split: 512 test, 128 validation and 1,157 training images, classes interleaved.
 
-    Pixels 0..16 become [0,1]. ``test_images`` limits a test to the first so many, whose classes are interleaved.
-    ``hold_out_validation=False`` trains on all 1,285 images; validation then sees images that were trained on.
-    ``loading`` holds the arguments of ``ImageData``.
+    Pixel values 0 .. 16 become [0,1]. ``hold_out_validation=False`` trains on all 1,285 remaining images; validation
+    then uses images that were trained on. ``loading`` holds the arguments of `ImageData`.
     """
 
     num_classes = 10
@@ -31,7 +31,7 @@ class Digits(ImageData):
         self.hold_out_validation = hold_out_validation
 
     def load(self, stage: str | None = None) -> None:
-        from sklearn.datasets import load_digits  # a second to import: only when it is used
+        from sklearn.datasets import load_digits  # imported on use: takes a second
         from sklearn.model_selection import train_test_split
 
         pixels, target = load_digits(return_X_y=True)

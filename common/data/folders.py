@@ -1,84 +1,19 @@
-"""Labelled pictures in folders, one sub-folder per class: ImageNet and the like.
+"""Labelled images in folders, one sub-folder per class: ImageNet and others in torchvision's layout."""
 
-Nothing is decoded before it is asked for; ``workers`` processes decode ahead.
-"""
-
-import hashlib
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset
+from common.data.crop import Crop
+from common.data.datasets import ImageFileDataset
+from common.data.decoding import list_image_files
+from common.data.image_data import ImageData
 
-from common.data.image_files import Crop, UnreadableError, decode, list_pictures, measure
-from common.data.module import Example, ImageData
-
-HELD_OUT = 10  # of so many training pictures one is for validation, if there is no folder for that
-SAMPLED = 64  # files whose sizes take part in a set's identity
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # in any case, no names of classes
+VALIDATION_EVERY = 10  # every tenth training image validates where there is no folder val
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}  # lower case; not classes
 
 
-class BadPictureError(ValueError):
-    """A picture that a data set cannot use. From a worker process comes the reason alone, without a traceback."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason.split(f"{type(self).__name__}: ")[-1].strip())
-
-
-class PictureDataset(Dataset[Example]):
-    """Picture files with labels. ``names`` are relative to ``root``; the index is the position.
-
-    Reading raises ``BadPictureError`` for a damaged file and for one of another size than the first.
-    """
-
-    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int], crop: Crop) -> None:
-        self.root, self.names, self.crop = root, names, crop
-        self.labels = torch.tensor(labels, dtype=torch.int64)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @cached_property
-    def sides(self) -> tuple[int, int]:
-        """(H,W) of every picture: those of the crop or, without resizing, of the first picture."""
-        return self.crop.sides or measure(self.root / self.names[0])
-
-    def __getitem__(self, index: int) -> Example:
-        path = self.root / self.names[index]
-        try:
-            image = self.crop(decode(path))
-        except UnreadableError as error:
-            reason = f"{path} is damaged: {error}. A data set must be whole: replace this file."
-            raise BadPictureError(reason) from error
-        if image.shape[1:] != self.sides:
-            found, first = (f"{height}x{width}" for height, width in (image.shape[1:], self.sides))
-            raise BadPictureError(f"{path} has {found} pixels, the first picture {first}: data.init_args.size resizes")
-        return image, int(self.labels[index]), index
-
-    def split(self, every: int) -> tuple["PictureDataset", "PictureDataset"]:
-        """All others, and every ``every``-th, each with indices of its own."""
-        held = range(every - 1, len(self), every)
-        rest = [index for index in range(len(self)) if index % every != every - 1]
-        return self._chosen(rest), self._chosen(held)
-
-    def _chosen(self, indices: Sequence[int]) -> "PictureDataset":
-        return PictureDataset(
-            self.root, [self.names[i] for i in indices], [int(self.labels[i]) for i in indices], self.crop
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """How many pictures there are, and a hash over names, labels and some files' sizes: not where they lie."""
-        rows = zip(self.names, self.labels.tolist(), strict=True)
-        digest = hashlib.sha256("\n".join(f"{name} {label}" for name, label in rows).encode())
-        for name in self.names[:: max(1, len(self) // SAMPLED)]:
-            digest.update(f" {(self.root / name).stat().st_size}".encode())
-        return {"images": len(self), "sha256": digest.hexdigest()}
-
-
-class PictureData(ImageData):
-    """Data modules of picture files: ``root``, and a crop for all of them, those of ``path`` included."""
+class ImageFileData(ImageData):
+    """Base of data modules of image files: ``root``, and one crop for all images, those of ``path`` included."""
 
     def __init__(self, root: str | Path, crop: Crop, **loading: Any) -> None:
         super().__init__(**loading)
@@ -87,30 +22,30 @@ class PictureData(ImageData):
             self.shape = (3, *crop.sides)
 
     def identity(self) -> dict[str, Any]:
-        """As ``ImageData`` has it, with the pictures themselves in place of their folder's name."""
+        """As in `ImageData`, with crop, number and hash of the test images in place of their folder."""
         held_out = self.held_out
-        pictures = held_out.identity() if isinstance(held_out, PictureDataset) else {}
-        return super().identity() | {"crop": self.crop.config} | pictures
+        files = held_out.identity() if isinstance(held_out, ImageFileDataset) else {}
+        return super().identity() | {"crop": self.crop.config} | files
 
 
-class Folder(PictureData):
-    """Pictures in ``root/{train,val,test}/CLASS/…`` or, for a test alone, in ``root/CLASS/…``.
+class Folder(ImageFileData):
+    """Images in ``root/{train,val,test}/CLASS/…`` or, for a test alone, in ``root/CLASS/…``.
 
     Classes are numbered in alphabetical order of their folders, those of ``train`` where it exists, and indices follow
-    the alphabetical order of the files: torchvision's ``ImageFolder``. Tested is ``test`` or, without it, ``val``;
-    validated is ``val`` or, without it, every tenth picture of ``train``, which is then not trained on.
+    the order of torchvision's ``ImageFolder``. The test takes ``test`` or, without it, ``val``; validation takes
+    ``val`` or, without it, every tenth image of ``train``, which is then not trained on.
 
     Parameters
     ----------
     root:
         the folder.
     size, crop_pct, interpolation, timm_model:
-        resize and centre crop, or a timm model whose own evaluation transform takes their place (see ``Crop``); with
-        neither size nor model all pictures must be of one size.
+        resize and centre crop, or a timm model whose own evaluation transform replaces these (see `Crop`); without size
+        and model all images must be of one size.
     loading:
-        the other arguments of ``ImageData``.
+        further arguments of `ImageData`.
 
-    Raises ``FileNotFoundError`` or ``ValueError`` in ``setup``, saying what was looked for.
+    Raises ``FileNotFoundError`` or ``ValueError`` in ``setup`` for a missing or unexpected folder.
     """
 
     def __init__(
@@ -125,57 +60,60 @@ class Folder(PictureData):
         super().__init__(root, Crop(size, crop_pct, interpolation, timm_model), size=size, **loading)
 
     def load(self, stage: str | None = None) -> None:
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"no folder {self.root.absolute()} (data.init_args.root); {self._layout()}")
-        folders = _folders(self.root)
-        parts = [name for name in ("train", "val", "test") if name in folders]
-        tested = self.root / ("test" if "test" in parts else "val") if {"val", "test"} & {*parts} else self.root
-        if "train" in parts and tested == self.root:
-            raise FileNotFoundError(f"neither test nor val in {self.root.absolute()}; {self._layout()}")
-        names = _folders(self.root / "train" if "train" in parts else tested)
-        if len(names) == 1 or (not parts and {name.lower() for name in names} & SPLITS):
-            raise FileNotFoundError(
-                f"no classes but {', '.join(names[:3])} in {self.root.absolute()}; {self._layout()}"
-            )
-        self.folders, self.num_classes = names, len(names)
-        self.classes = self.classes or names
+        test, splits = self._find_splits()
         if stage != "fit":
-            self.held_out = self._listed(tested)
-        if stage in (None, "fit", "validate") and "train" in parts:
-            self.train = self._listed(self.root / "train")
-            if "val" in parts:
-                self.val = self._listed(self.root / "val")
+            self.held_out = self._dataset(test)
+        if stage in (None, "fit", "validate") and "train" in splits:
+            self.train = self._dataset(self.root / "train")
+            if "val" in splits:
+                self.val = self._dataset(self.root / "val")
             else:
-                self.train, self.val = self.train.split(HELD_OUT)
+                self.train, self.val = self.train.split(VALIDATION_EVERY)
         elif stage in ("fit", "validate"):
-            raise FileNotFoundError(f"nothing to train on in {self.root.absolute()}; {self._layout()}")
+            raise FileNotFoundError(f"no training images in {self.root.absolute()}; {self._layout()}")
         image, _, _ = (self.train if stage == "fit" else self.held_out)[0]
         self.shape = (3, *image.shape[1:])
 
-    def _listed(self, place: Path) -> PictureDataset:
-        folders = _folders(place)
-        if strange := [name for name in folders if name not in self.folders]:
-            raise ValueError(f"{place} has classes that {self.root / 'train'} has not: {strange[:3]}")
+    def _find_splits(self) -> tuple[Path, list[str]]:
+        """The folder of the test images and the splits there are; sets the classes."""
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no folder {self.root.absolute()} (data.init_args.root); {self._layout()}")
+        splits: list[str] = [name for name in ("train", "val", "test") if name in _subfolders(self.root)]
+        test = self.root / ("test" if "test" in splits else "val") if {"val", "test"} & {*splits} else self.root
+        if "train" in splits and test == self.root:
+            raise FileNotFoundError(f"neither test nor val in {self.root.absolute()}; {self._layout()}")
+        classes = _subfolders(self.root / "train" if "train" in splits else test)
+        if len(classes) == 1 or (not splits and {name.lower() for name in classes} & SPLIT_NAMES):
+            only = ", ".join(classes[:3])
+            raise FileNotFoundError(f"no classes but {only} in {self.root.absolute()}; {self._layout()}")
+        self.folders, self.num_classes = classes, len(classes)
+        self.classes = self.classes or classes
+        return test, splits
+
+    def _dataset(self, split: Path) -> ImageFileDataset:
+        folders = _subfolders(split)
+        if unknown := [name for name in folders if name not in self.folders]:
+            raise ValueError(f"{split} has classes that {self.root / 'train'} lacks: {unknown[:3]}")
         if not folders:
-            raise FileNotFoundError(f"no class folders in {place.absolute()}; {self._layout()}")
+            raise FileNotFoundError(f"no class folders in {split.absolute()}; {self._layout()}")
         names, labels = [], []
         for folder in folders:
-            found = list_pictures(place / folder)
-            names += [f"{folder}/{name}" for name in found]
-            labels += [self.folders.index(folder)] * len(found)
+            files = list_image_files(split / folder)
+            names += [f"{folder}/{name}" for name in files]
+            labels += [self.folders.index(folder)] * len(files)
         if not names:
-            raise FileNotFoundError(f"no pictures in the folders of {place.absolute()}; {self._layout()}")
-        return PictureDataset(place, names, labels, self.crop)
+            raise FileNotFoundError(f"no images in the folders of {split.absolute()}; {self._layout()}")
+        return ImageFileDataset(split, names, labels, self.crop)
 
     def _layout(self) -> str:
-        return "it must hold train/CLASS/…, val/CLASS/… and test/CLASS/…, or for a test alone CLASS/…, with pictures"
+        return "it must hold train/CLASS/…, val/CLASS/… and test/CLASS/…, or for a test alone CLASS/…, with images"
 
 
 class ImageNet(Folder):
-    """ImageNet-1k (ILSVRC 2012) in ``root/{train,val}/WNID/*.JPEG``; its 50,000 validation images are the test.
+    """ImageNet-1k (ILSVRC 2012) in ``root/{train,val}/WNID/*.JPEG``; the test takes its 50,000 validation images.
 
     As in the papers, the shorter side is resized to 256 and the central 224 are kept (size 224, crop_pct 0.875);
-    ``timm_model: deit_small_patch16_224`` does what that classifier asks for. The arguments are those of ``Folder``.
+    ``timm_model: deit_small_patch16_224`` uses that classifier's transform. Arguments as for `Folder`.
     """
 
     num_classes = 1000
@@ -195,13 +133,13 @@ class ImageNet(Folder):
         super().load(stage)
         if self.num_classes != 1000:
             raise ValueError(
-                f"ImageNet has 1,000 classes; {self.root.absolute()} has {self.num_classes}. For a part of it, whose "
-                "labels are others, use Folder."
+                f"ImageNet has 1,000 classes; {self.root.absolute()} has {self.num_classes}. Use Folder for a part of "
+                "it: its labels are others."
             )
 
     def _layout(self) -> str:
         return "ImageNet must lie there as val/n01440764/….JPEG and, for training, train/n01440764/….JPEG"
 
 
-def _folders(place: Path) -> list[str]:
-    return sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))

@@ -1,13 +1,14 @@
-"""Images whose law is known exactly: a Gaussian mixture around random patterns, one per class.
+"""Images from a known distribution: a Gaussian mixture around random patterns, one per class.
 
-What a method does on them can be compared with the exact score, denoiser and Bayes classifier of ``common.exact``.
+Methods can be compared on them with the exact score, denoiser and Bayes classifier of `common.exact`.
 """
 
 from typing import Any
 
 import torch
 
-from common.data.module import ImageData, ImageDataset
+from common.data.datasets import ImageDataset
+from common.data.image_data import ImageData
 from common.exact import GaussianMixture
 from common.noise import Noise
 from common.units import to_pixel
@@ -16,11 +17,11 @@ SPLITS = {"train": 2048, "val": 256, "held_out": 512}
 
 
 class Synthetic(ImageData):
-    """``num_classes`` patterns of shape ``shape``, pixels in ``0.5 +- 0.5 * contrast``, each blurred by N(0, std²).
+    """``num_classes`` random patterns of shape ``shape``, pixels in ``0.5 +- 0.5 contrast``, plus noise N(0, std²).
 
-    ``std`` is in the model frame. Pixels leave [0,1] with a chance below 1e-5 at the defaults and are clamped there;
-    :attr:`mixture` is the law before that, in the model frame. Everything is a function of ``seed``.
-    ``loading`` holds the arguments of ``ImageData``.
+    ``std`` is in the model frame. Pixels leave [0,1] with probability below 1e-5 at the defaults and are clamped;
+    ``mixture`` is the distribution before clamping, in the model frame. All images are a function of ``seed``.
+    ``loading`` holds the arguments of `ImageData`.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class Synthetic(ImageData):
     ) -> None:
         super().__init__(**loading)
         if num_classes < 2:
-            raise ValueError(f"a classification needs num_classes >= 2; got {num_classes}")
+            raise ValueError(f"num_classes must be >= 2; got {num_classes}")
         if not 0 < contrast <= 1 or std < 0:
-            raise ValueError(f"need 0 < contrast <= 1 and std >= 0; got {contrast} and {std}")
+            raise ValueError(f"synthetic images need 0 < contrast <= 1 and std >= 0; got {contrast} and {std}")
         self.num_classes, self.shape, self.seed = num_classes, shape, seed
         self.channels, self.contrast, self.std = shape[0], contrast, std
         patterns = Noise.of(seed, torch.arange(num_classes)).stream("patterns").uniform(0, shape)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.data.module import Images
+from common.data.datasets import LabelledImages
 from common.robustness.evaluation.evaluators import Attacked, Evaluator
 from common.robustness.gradient_check.evaluator import GradientCheck
 from common.robustness.masking.variants import Baseline, masking_suite
@@ -22,7 +22,9 @@ def gradient_checks(evaluators: Sequence[Evaluator]) -> list[GradientCheck]:
     return [GradientCheck()] if any(map(uses_gradients, evaluators)) else []
 
 
-def masking_variants(evaluators: Sequence[Evaluator], images: Images | Sequence[Any], most: int) -> list[Evaluator]:
+def masking_variants(
+    evaluators: Sequence[Evaluator], images: LabelledImages | Sequence[Any], most: int
+) -> list[Evaluator]:
     """Variants of the first white-box attack, and the same attack without the defence, on the first test images.
 
     They see ``most`` images, at most one in sixteen of the test. Empty without such an attack, or for fewer than 12.

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common.data.unlabelled import Pictures
+from common.data.unlabelled import UnlabelledImages
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified, Voting, unpadded
 from common.tasks.prediction_folder import ResultFolder, save_png, target_names
@@ -80,8 +80,8 @@ def _ask(defence: Classifier, image: Tensor, noise: Noise) -> tuple[Tensor, Tens
 class SavePredictions(L.Callback):
     """Writes what `predict` finds into the folder ``out``: purified images and the table ``predictions.csv``.
 
-    Images are PNG files under the relative names of the pictures they were made of. The table has a row for each
-    picture: class and probability before and after. Pictures that cannot be read, or that the network does not take,
+    Images are PNG files under the relative names of the images they were made of. The table has a row for each
+    image: class and probability before and after. Images that cannot be read, or that the network does not take,
     are named in ``skipped.csv``. Any number of processes write together.
 
     Raises ``ValueError`` where something of the user's could be overwritten, and when not one picture worked.
@@ -89,7 +89,7 @@ class SavePredictions(L.Callback):
 
     def __init__(self, out: str | Path = "runs/predictions") -> None:
         self.folder = ResultFolder(out)
-        self._pictures: Pictures | None = None
+        self._pictures: UnlabelledImages | None = None
         self._targets: list[str] = []
         self._classes: list[str] = []
         self._worked: set[str] = set()

@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from common.data.image_files import UnreadableError
-from common.data.unlabelled import Pictures
+from common.data.decoding import UnreadableImageError
+from common.data.unlabelled import UnlabelledImages
 
 TABLE, SKIPPED, PART = "predictions.csv", "skipped.csv", ".part-*.jsonl"
 SHOWN = 5  # skipped pictures that are named on the screen
@@ -28,7 +28,7 @@ class ResultFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
 
-    def prepare(self, pictures: Pictures | None) -> None:
+    def prepare(self, pictures: UnlabelledImages | None) -> None:
         """Make the folder ready: nothing of the user's is in it, nor what an interrupted run left of its tables.
 
         Raises ``ValueError`` if it holds other things than results, or has to do with the folder of the pictures.
@@ -50,7 +50,7 @@ class ResultFolder:
         with self._part(rank).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def finish(self, pictures: Pictures | None) -> None:
+    def finish(self, pictures: UnlabelledImages | None) -> None:
         """The tables, and a summary on the screen. Raises ``ValueError`` if there is not one result."""
         parts = sorted(self.path.glob(PART))
         rows = [json.loads(line) for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
@@ -76,7 +76,7 @@ class ResultFolder:
     def _part(self, rank: int) -> Path:
         return self.path / PART.replace("*", f"{rank:05d}")
 
-    def _keep_apart(self, pictures: Pictures) -> None:
+    def _keep_apart(self, pictures: UnlabelledImages) -> None:
         written, read = self.path.resolve(), pictures.root.resolve()
         nested = not pictures.single and (written in read.parents or read in written.parents)
         if written == read or nested:
@@ -110,7 +110,7 @@ def save_png(image: Tensor, path: Path) -> None:
     Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels).save(path, "PNG")
 
 
-def _unreadable(pictures: Pictures, known: set[str]) -> dict[str, str]:
+def _unreadable(pictures: UnlabelledImages, known: set[str]) -> dict[str, str]:
     """Why the pictures that left no row could not be read: they are asked once more."""
     reasons: dict[str, str] = {}
     for position, name in enumerate(pictures.names):
@@ -118,7 +118,7 @@ def _unreadable(pictures: Pictures, known: set[str]) -> dict[str, str]:
             try:
                 pictures.read(position)
                 reasons[name] = "it could not be read when its turn came, but can be now: predict it again"
-            except UnreadableError as error:
+            except UnreadableImageError as error:
                 reasons[name] = str(error)
     return reasons
 

@@ -10,7 +10,8 @@ import lightning as L
 import torch
 from torch import nn
 
-from common.data.module import ImageData, Images
+from common.data.datasets import LabelledImages
+from common.data.image_data import ImageData
 from common.records.fingerprint import SPEED_ONLY, identify, settings
 from common.records.store import Records
 from common.robustness.evaluation.batches import Batch
@@ -56,7 +57,7 @@ class RecordedSuite:
         return (batch[0][rows], batch[1][rows], batch[2][rows]) if rows else None
 
 
-def dataset_of(trainer: L.Trainer) -> Images | Sequence[Any]:
+def dataset_of(trainer: L.Trainer) -> LabelledImages | Sequence[Any]:
     """The data set that is tested; empty where the loader has none."""
     loader = trainer.test_dataloaders
     return getattr(loader[0] if isinstance(loader, list) else loader, "dataset", [])

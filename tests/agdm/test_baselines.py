@@ -10,7 +10,8 @@ from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidanc
 from agdm.guidance import GuidanceClassifier, GuidanceNetwork
 from agdm.purifier import AGDM
 from agdm.steering import Steering
-from common.data.module import ImageData, ImageDataset
+from common.data.datasets import ImageDataset
+from common.data.image_data import ImageData
 from common.diffusion.schedules import DDPM
 from common.diffusion.solvers import Ancestral
 from common.exact import ExactDenoiser, GaussianMixture

@@ -15,7 +15,8 @@ from agdm.objective import Trades
 from agdm.purifier import AGDM
 from agdm.task import AGDMTask, GuidanceTask
 from common.checkpoints.loading import load_network
-from common.data.module import ImageDataset, ShardSampler
+from common.data.datasets import ImageDataset
+from common.data.samplers import ShardSampler
 from common.diffusion.composed import Resized
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP

@@ -9,7 +9,8 @@ import yaml
 
 import cli
 from common.checkpoints.loading import save
-from common.data.module import ImageData, ImageDataset
+from common.data.datasets import ImageDataset
+from common.data.image_data import ImageData
 from common.diffusion.denoisers import Denoiser, EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.engine.engine import Engine

@@ -1,4 +1,4 @@
-"""Labelled folders: torchvision's order, timm's crop, honest identity, and errors that say what was looked for."""
+"""Labelled folders: torchvision's order, timm's crop, identity, and errors that name the expected layout."""
 
 import shutil
 
@@ -8,27 +8,27 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from common.data.benchmarks import ImageFiles
 from common.data.celebahq import CelebAHQ
 from common.data.folders import Folder, ImageNet
+from common.data.image_files import ImageFiles
 from common.data.subsets import Balanced
 
 
-def picture(path, seed=0, size=(8, 8)):
+def save_image(path, seed=0, size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.RandomState(seed).randint(0, 256, (*size, 3), dtype=np.uint8)).save(path)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes; three training and two test pictures each, one of them in a sub-folder."""
+    """Two classes; three training and two test images each, one of them in a sub-folder."""
     for number, (part, images) in enumerate([("train", 3), ("test", 2)]):
         for kind in ("cat", "dog"):
             for i in range(images):
                 deep = "deep/" if i == 1 else ""
-                picture(tmp_path / "set" / part / kind / f"{deep}{9 - i}.png", seed=10 * number + i + len(deep))
-    (tmp_path / "set" / "test" / "cat" / "notes.txt").write_text("no picture")
-    (tmp_path / "set" / "test" / "cat" / "._9.png").write_text("what another system leaves behind")
+                save_image(tmp_path / "set" / part / kind / f"{deep}{9 - i}.png", seed=10 * number + i + len(deep))
+    (tmp_path / "set" / "test" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "set" / "test" / "cat" / "._9.png").write_text("metadata of another system")
     return tmp_path / "set"
 
 
@@ -44,14 +44,14 @@ def test_a_folder_is_read_as_torchvision_reads_it(root):
     (root / "test" / "cat" / "._9.png").unlink()  # torchvision would read it
     reference = ImageFolder(root / "test")
     assert index == [0, 1, 2, 3] and label == [y for _, y in reference] == [0, 0, 1, 1]
-    for found, (expected, _) in zip(image, reference, strict=True):
-        assert torch.equal(found, torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1) / 255)
+    for pixels, (expected, _) in zip(image, reference, strict=True):
+        assert torch.equal(pixels, torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1) / 255)
     assert (data.num_classes, data.classes, data.shape) == (2, ["cat", "dog"], (3, 8, 8))
 
 
 def test_nested_folders_are_in_torchvisions_order(root):
     for name in ("cat/a/1.png", "cat/a-b/1.png", "cat/1.png", "dog/B/1.png", "dog/b/1.jpeg", "dog/2.PNG"):
-        picture(root / "test" / name)
+        save_image(root / "test" / name)
     (root / "test" / "cat" / "._9.png").unlink()
     data = Folder(root)
     data.setup("test")
@@ -71,13 +71,13 @@ def test_a_single_folder_can_be_tested_but_not_trained_on(root):
     data.setup("test")
     image, label, index = loaded(data.test_dataloader())
     assert label == [0, 1, 0, 1] and sorted(index) == [0, 1, 2, 3] and image.shape == (4, 3, 4, 4)
-    with pytest.raises(FileNotFoundError, match="nothing to train on"):
+    with pytest.raises(FileNotFoundError, match="no training images"):
         Folder(root / "test").setup("fit")
 
 
 def test_validation_is_never_the_test(root):
     for i in range(17):
-        picture(root / "train" / "cat" / f"more{i:02d}.png", seed=i)
+        save_image(root / "train" / "cat" / f"more{i:02d}.png", seed=i)
     data = Folder(root)
     data.setup("fit")
     names = {*data.train.names}, {*data.val.names}
@@ -94,12 +94,12 @@ def test_classes_are_those_of_the_training_folders(root):
     data = Folder(root)
     data.setup("test")
     assert loaded(data.test_dataloader())[1] == [1, 1] and data.num_classes == 2  # dog is still class 1
-    picture(root / "test" / "emu" / "1.png")
+    save_image(root / "test" / "emu" / "1.png")
     with pytest.raises(ValueError, match="emu"):
         Folder(root).setup("test")
 
 
-def test_identity_is_that_of_the_pictures(root, tmp_path):
+def test_identity_is_that_of_the_images(root, tmp_path):
     def identity(place, **options):
         data = Folder(place, **options)
         data.setup("test")
@@ -111,26 +111,26 @@ def test_identity_is_that_of_the_pictures(root, tmp_path):
     assert identity(root, size=4) != here
     assert identity(root, size=4) != identity(root, size=4, interpolation="bilinear")
     assert identity(root, timm_model="test_vit")["crop"]["interpolation"] == "bicubic"
-    picture(root / "train" / "cat" / "new.png")
-    assert identity(root) == here  # nothing that is tested
+    save_image(root / "train" / "cat" / "new.png")
+    assert identity(root) == here  # not a test image
     first = next((root / "test" / "cat").glob("*.png"))
     first.rename(first.with_name("renamed.png"))
     renamed = identity(root)
-    picture(first.with_name("renamed.png"), seed=5, size=(9, 9))
+    save_image(first.with_name("renamed.png"), seed=5, size=(9, 9))
     assert len({settings["sha256"] for settings in (here, renamed, identity(root))}) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_used_is_named_in_a_line(root, workers):
+def test_an_unusable_image_is_named_in_one_line(root, workers):
     bad = root / "test" / "dog" / "9.png"
-    whole = bad.read_bytes()
+    content = bad.read_bytes()
     data = Folder(root, workers=workers)
     data.setup("test")
-    bad.write_bytes(whole[:60])
+    bad.write_bytes(content[:60])
     with pytest.raises(ValueError, match=r"^\S+dog/9\.png is damaged: [^\n]+ replace this file\.$"):
         list(data.test_dataloader())
-    picture(bad, size=(8, 9))
-    with pytest.raises(ValueError, match=r"^\S+dog/9\.png has 8x9 pixels, the first picture 8x8: [^\n]+size resizes$"):
+    save_image(bad, size=(8, 9))
+    with pytest.raises(ValueError, match=r"^\S+dog/9\.png has 8x9 pixels, the first image 8x8: [^\n]+init_args\.size$"):
         list(data.test_dataloader())
     resized = Folder(root, size=8, workers=workers)
     resized.setup("test")
@@ -138,25 +138,25 @@ def test_a_picture_that_cannot_be_used_is_named_in_a_line(root, workers):
 
 
 @pytest.mark.parametrize("case", ["nowhere", "no classes", "empty classes", "only train", "one class", "capitals"])
-def test_what_is_missing_is_named(tmp_path, case):
+def test_missing_folders_are_named(tmp_path, case):
     place = tmp_path / "set"
     if case == "no classes":
         place.mkdir()
     elif case == "empty classes":
         (place / "cat").mkdir(parents=True)
     elif case == "only train":
-        picture(place / "train" / "cat" / "1.png")
+        save_image(place / "train" / "cat" / "1.png")
     elif case == "one class":  # or none: a layout with another word for val
-        picture(place / "valid" / "cat" / "1.png")
+        save_image(place / "valid" / "cat" / "1.png")
     elif case == "capitals":
-        picture(place / "Train" / "cat" / "1.png")
-        picture(place / "Test" / "cat" / "1.png")
+        save_image(place / "Train" / "cat" / "1.png")
+        save_image(place / "Test" / "cat" / "1.png")
     with pytest.raises(FileNotFoundError, match=f"{place}.*CLASS"):
         Folder(place).setup("test")
 
 
-def test_imagenet_is_cropped_as_in_the_papers_and_must_be_whole(tmp_path, monkeypatch):
-    picture(tmp_path / "val" / "n01440764" / "a.JPEG", size=(300, 256))
+def test_imagenet_is_cropped_as_in_the_papers_and_must_be_complete(tmp_path, monkeypatch):
+    save_image(tmp_path / "val" / "n01440764" / "a.JPEG", size=(300, 256))
     for i in range(1, 1000):
         (tmp_path / "val" / f"n{i + 10_000_000}").mkdir()
         if i == 2:
@@ -166,8 +166,8 @@ def test_imagenet_is_cropped_as_in_the_papers_and_must_be_whole(tmp_path, monkey
     data.setup("test")
     image, label, _ = data.held_out[0]
     # 256 is the shorter side already: nothing is resampled, and the crop is rows 38..261, columns 16..239
-    whole = torch.from_numpy(np.asarray(Image.open(tmp_path / "val" / "n01440764" / "a.JPEG")).copy())
-    assert torch.equal(image, whole[38:262, 16:240].permute(2, 0, 1) / 255)
+    original = torch.from_numpy(np.asarray(Image.open(tmp_path / "val" / "n01440764" / "a.JPEG")).copy())
+    assert torch.equal(image, original[38:262, 16:240].permute(2, 0, 1) / 255)
     assert label == 0 and data.num_classes == 1000
     with pytest.raises(FileNotFoundError, match="n01440764"):
         ImageNet(tmp_path / "nowhere").setup("test")
@@ -185,7 +185,7 @@ def test_a_timm_models_crop_is_used_by_its_name(root):
 @pytest.fixture
 def faces(tmp_path):
     for i in (0, 2, 10, 11):
-        picture(tmp_path / "CelebA-HQ-img" / f"{i}.jpg", seed=i, size=(20, 20))
+        save_image(tmp_path / "CelebA-HQ-img" / f"{i}.jpg", seed=i, size=(20, 20))
     rows = ["0.jpg -1  1", "1.jpg  1  1", "2.jpg  1 -1", "10.jpg -1 1", "11.jpg 1 -1"]
     lines = ["5", "Eyeglasses Smiling", *rows]
     (tmp_path / "CelebAMask-HQ-attribute-anno.txt").write_text("\n".join(lines) + "\n")
@@ -221,13 +221,13 @@ def test_celeba_hq_in_parts(faces):
     [
         ({"attribute": "Happy"}, "test", "Eyeglasses, Smiling; got 'Happy'"),
         ({"attributes": "list.txt"}, "test", "no file .*list.txt"),
-        ({"images": "nowhere"}, "test", "none of the pictures"),
+        ({"images": "nowhere"}, "test", "none of the images"),
         ({"partition": "none.txt"}, "test", "no file .*none.txt"),
-        ({"partition": "CelebAMask-HQ-attribute-anno.txt"}, "test", "0, 1 or 2 in each line; got '5'"),
+        ({"partition": "CelebAMask-HQ-attribute-anno.txt"}, "test", "0, 1 or 2 per line; got '5'"),
         ({"attributes": "ragged.txt"}, "test", "ragged.txt must give .* for 2.jpg"),
         ({}, "fit", "part 0"),
     ],
 )
-def test_what_celeba_hq_lacks_is_named(faces, options, stage, message):
+def test_missing_parts_of_celeba_hq_are_named(faces, options, stage, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         CelebAHQ(faces, **options).setup(stage)

@@ -1,4 +1,4 @@
-"""Subsets are what their papers drew, prefixes continue each other, and whatever does not fit is refused."""
+"""Subsets: those of the papers, prefixes that continue each other, refusals of other data sets."""
 
 import numpy as np
 import pytest
@@ -7,25 +7,21 @@ from jsonargparse import ArgumentParser
 
 import cli
 from common.data.digits import Digits
-from common.data.module import ImageData
-from common.data.subsets import (
+from common.data.image_data import ImageData
+from common.data.published_subsets import (
     NDCCIFAR10,
-    Balanced,
     DensePureCIFAR10,
     DiffPureCIFAR10,
     DiffPureCIFAR10BPDA,
     DiffPureImageNet,
-    Every,
-    Jobs,
     LeeKimCIFAR10,
-    Listed,
     NDCImageNet,
-    Seeded,
 )
+from common.data.subsets import Balanced, Every, Jobs, Listed, Seeded
 from common.records.fingerprint import settings
 from common.records.store import Records
 
-# the first labels of CIFAR-10's test_batch, as people print them; the rest here is only of the right number
+# the first 500 labels of CIFAR-10's test_batch; the rest only has the right number per class
 CIFAR_STARTS = (
     "3880661631095798578670495240966545924195465609397698038877467363621237268802933881172527890386466007"
     "4563113687406213042783128083524189129729656387625289600529542166848450999899375005223863405801728878"
@@ -52,20 +48,20 @@ SEED_0 = [9394, 898, 2398, 5906, 2343]  # how NumPy's legacy permutation of 10,0
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int | torch.Tensor) else "",
 )
-def test_papers_lists_have_so_many_different_images(subset, labels, images):
+def test_papers_subsets_have_the_stated_number_of_distinct_images(subset, labels, images):
     order = subset.order(labels)
     assert len(order) == len(set(order)) == images
     assert min(order) >= 0 and max(order) < len(labels)
     with pytest.raises(ValueError, match="this set has 9,999"):
         subset.order(labels[:9999])
-    beginning_alike = torch.cat([labels[:500], torch.zeros_like(labels[500:])])
-    for other in (labels.sort().values, labels.flip(0), beginning_alike):
+    same_beginning = torch.cat([labels[:500], torch.zeros_like(labels[500:])])
+    for other in (labels.sort().values, labels.flip(0), same_beginning):
         if not torch.equal(other, labels):  # such as CIFAR-10 in folders, sorted by class
             with pytest.raises(ValueError, match="in another order"):
                 subset.order(other)
 
 
-def test_papers_lists_overlap_as_they_are_known_to():
+def test_papers_subsets_overlap():
     diffpure, lee_kim = DiffPureCIFAR10().order(CIFAR), LeeKimCIFAR10().order(CIFAR)
     assert diffpure[:5] == SEED_0
     assert diffpure[:64] == lee_kim[:64]
@@ -102,12 +98,12 @@ def test_balanced_prefixes_hold_each_class_equally_often():
     assert members != sorted(members) and Balanced(2).order(labels) != order
 
 
-def test_every_starts_where_it_is_told():
+def test_every_begins_at_start():
     assert Every(4, start=1).order(CIFAR[:10]) == [1, 5, 9]
 
 
 @pytest.mark.parametrize("text", ["7\n2 # a comment, with 5\n\n9", "[7, 2, 9]", "7, 2,\t9\r\n", "\ufeff7 2 9"])
-def test_an_index_file_is_followed_to_the_letter(tmp_path, text):
+def test_an_index_file_is_read_in_order(tmp_path, text):
     (tmp_path / "list.txt").write_text(text)
     listed = Listed(tmp_path / "list.txt")
     assert listed.order(CIFAR) == [7, 2, 9]
@@ -129,7 +125,7 @@ def test_an_index_file_is_followed_to_the_letter(tmp_path, text):
         ("3 4 3", r"\[3\] come again"),
         ("1.5", "1.5"),
         ("[1, 2,", r"'\[1'"),  # cut short
-        ("\udcff\udcfe1", "indices >= 0"),  # no text
+        ("\udcff\udcfe1", "indices >= 0"),  # not text
     ],
 )
 def test_a_bad_index_file_is_refused(tmp_path, text, message):
@@ -161,14 +157,14 @@ def test_subsets_are_named_on_the_command_line(words, expected):
     assert data.subset == expected
 
 
-def test_what_is_wrong_with_a_list_is_all_that_is_said(tiny_test, tmp_path):
+def test_a_bad_list_is_reported_in_one_line(tiny_test, tmp_path):
     (tmp_path / "twice.txt").write_text("3 4 3")
     listed = {"class_path": "Listed", "init_args": {"file": str(tmp_path / "twice.txt")}}
     with pytest.raises(ValueError, match=r"^\S+twice.txt must name each image once; \[3\] come again$"):
         cli.main(["test", "-c", str(tiny_test(data={"subset": listed}))])
 
 
-def test_records_keep_the_whole_sets_indices():
+def test_records_hold_indices_of_the_whole_set():
     data = Digits(subset=Seeded(2), test_images=20, batch_size=7)
     data.setup("test")
     index = torch.cat([batch[2] for batch in data.test_dataloader()])
@@ -189,7 +185,7 @@ def test_the_subset_is_part_of_a_runs_identity_and_its_length_is_not():
     assert settings(Digits(subset=Seeded(1)).identity()) != settings(Digits(subset=Seeded(2)).identity())
 
 
-def test_an_argument_that_is_not_kept_is_an_error_not_an_omission():
+def test_an_argument_that_is_not_kept_is_refused():
     class Forgetful(Digits):
         def __init__(self, contrast: float = 1.0) -> None:
             super().__init__()

@@ -17,7 +17,7 @@ from agdm.objective import Trades
 from agdm.task import GuidanceTask
 from common.checkpoints.loading import load_network, save
 from common.data.digits import Digits
-from common.data.module import ShuffleSampler, TrainingLoader
+from common.data.samplers import ShuffleSampler, TrainingLoader
 from common.networks import SmallCNN
 from common.records.fingerprint import weights_hash
 from common.robustness.classifiers import NetworkClassifier

@@ -13,10 +13,10 @@ from torch import nn
 
 import cli
 from common.checkpoints.loading import load_classifier, load_denoiser
-from common.data.benchmarks import ImageFiles
+from common.data.decoding import UnreadableImageError
 from common.data.digits import Digits
-from common.data.image_files import UnreadableError
-from common.data.unlabelled import Pictures, index_names
+from common.data.image_files import ImageFiles
+from common.data.unlabelled import UnlabelledImages, name_indices
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified, Voting
 from common.robustness.evaluation.evaluators import Clean
@@ -83,7 +83,7 @@ def test_a_folder_is_purified_picture_by_picture(tiny_test, tmp_path, folder, di
         image = digits.images[pixels[row["file"]]][None]
         image = nn.functional.pad(image, (4, 4, 4, 4)) if row["file"] == "wide.webp" else image
         image = (image * 255).round() / 255
-        noise = Noise.of(0, torch.tensor(index_names([row["file"]]))).stream("score")
+        noise = Noise.of(0, torch.tensor(name_indices([row["file"]]))).stream("score")
         with torch.no_grad():
             purified = defence.purifier(image, noise)
             answers = {"before": defence.classifier(image), "after": defence.classifier(purified)}
@@ -150,15 +150,15 @@ def test_links_that_lead_nowhere_and_forbidden_files_are_named(tiny_test, tmp_pa
 def test_a_picture_that_failed_once_is_not_lost(tmp_path, folder, weights, monkeypatch):
     """Read in vain when its turn came, though it can be read in the end: it is in one of the two tables."""
     files = ImageFiles(folder, channels=1, size=8)
-    real, failed = Pictures.read, []
+    real, failed = UnlabelledImages.read, []
 
     def read(self, position):
         if self.names[position] == "a.png" and not failed:
             failed.append(position)
-            raise UnreadableError("the disk was away")
+            raise UnreadableImageError("the disk was away")
         return real(self, position)
 
-    monkeypatch.setattr(Pictures, "read", read)
+    monkeypatch.setattr(UnlabelledImages, "read", read)
     trained_nothing(load_classifier(weights / "classifier.safetensors"), files, tmp_path / "out")
     assert "a.png" not in {row["file"] for row in table(tmp_path / "out" / "predictions.csv")}
     reasons = {row["file"]: row["reason"] for row in table(tmp_path / "out" / "skipped.csv")}

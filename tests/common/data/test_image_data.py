@@ -1,11 +1,12 @@
-"""Every image once: on any number of ranks, in any batch size, and always under the same index."""
+"""Data modules: every test image once, on any number of ranks, in any batch size, under the same index."""
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from common.data.datasets import ImageDataset
 from common.data.digits import Digits
-from common.data.module import ImageDataset, ShardSampler
+from common.data.samplers import ShardSampler
 from common.data.synthetic import Synthetic
 
 DIGITS_FIRST_LABELS = [6, 5, 9, 8, 2, 3, 5, 9, 9, 5, 3, 1, 8, 3, 8, 5, 5, 4, 7, 7]
@@ -71,8 +72,8 @@ def test_settings_can_be_chosen_on_validation_images():
     data = Digits(test_on="validation", test_images=50, batch_size=50)
     data.setup("test")
     image, label, index = next(iter(data.test_dataloader()))
-    known, labels, places = next(iter(data.val_dataloader()))
-    assert torch.equal(image, known[:50]) and torch.equal(label, labels[:50]) and torch.equal(index, places[:50])
+    images, labels, indices = next(iter(data.val_dataloader()))
+    assert torch.equal(image, images[:50]) and torch.equal(label, labels[:50]) and torch.equal(index, indices[:50])
     assert data.identity() == {"hold_out_validation": True, "test_on": "validation"}
     assert "test_on" not in Digits().identity()
     data.test_images = 129

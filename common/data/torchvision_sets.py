@@ -1,6 +1,6 @@
-"""CIFAR-10, CIFAR-100 and SVHN, and every other data module of images by one import.
+"""CIFAR-10, CIFAR-100 and SVHN.
 
-torchvision reads, and on request fetches and verifies, the publishers' files; the images stay in memory as bytes.
+torchvision reads, and on request downloads and verifies, the publishers' files; images stay in memory as bytes.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,8 @@ import torch
 import torchvision.datasets
 from torch import Tensor
 
-from common.data.celebahq import CelebAHQ
-from common.data.folders import Folder, ImageNet
-from common.data.image_files import Crop
-from common.data.module import ImageData, ImageDataset
-
-__all__ = ["CIFAR10", "CIFAR100", "SVHN", "CelebAHQ", "Folder", "ImageFiles", "ImageNet"]
+from common.data.datasets import ImageDataset
+from common.data.image_data import ImageData
 
 VAL_IMAGES = 5000
 
@@ -31,64 +27,26 @@ CIFAR100_CLASSES = (
 )
 
 
-class ImageFiles(ImageData):
-    """Pictures without labels, for ``predict``: a folder with its sub-folders, or one file.
-
-    Any other data module predicts them too when it is given a ``path``; this one needs no data set, and has a say in
-    the resizing.
-
-    Parameters
-    ----------
-    path:
-        the folder or file.
-    size, crop_pct, interpolation, timm_model:
-        resize and centre crop, or a timm model whose own evaluation transform takes their place (see ``Crop``); with
-        neither size nor model each picture stays as large as it is.
-    channels:
-        3, or 1 for networks that take grey images.
-    loading:
-        the other arguments of ``ImageData``.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        size: int | None = None,
-        crop_pct: float = 1.0,
-        interpolation: str = "bicubic",
-        timm_model: str | None = None,
-        channels: int = 3,
-        **loading: Any,
-    ) -> None:
-        super().__init__(path=path, size=size, **loading)
-        self.crop, self.channels = Crop(size, crop_pct, interpolation, timm_model), channels
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 3 or 1; got {channels}")
-
-    def load(self, stage: str | None = None) -> None:
-        raise ValueError("pictures without labels can be predicted, not tested or trained on: use Folder for that")
-
-
-class Published(ImageData):
-    """A data set that torchvision knows; the last 5,000 training images are held out for validation.
+class TorchvisionData(ImageData):
+    """Data set of torchvision; the last 5,000 training images are held out for validation.
 
     Parameters
     ----------
     root:
-        the folder that holds the publishers' files, as torchvision lays them out.
+        folder of the publishers' files, in torchvision's layout.
     download:
-        fetch them if they are not there, else nothing is ever downloaded.
+        download missing files; nothing is downloaded without it.
     hold_out_validation:
-        False trains on all training images; validation then sees images that were trained on.
+        False trains on all training images; validation then uses images that were trained on.
     loading:
-        the arguments of ``ImageData``.
+        arguments of `ImageData`.
 
-    Raises ``FileNotFoundError`` in ``setup`` if the files are missing or not the published ones.
+    Raises ``FileNotFoundError`` in ``setup`` for files that are missing or not the published ones.
     """
 
     shape = (3, 32, 32)
     title: str
-    holds: str
+    files_in_root: str
 
     def __init__(
         self,
@@ -125,12 +83,12 @@ class Published(ImageData):
             return self.open(train, download=False)
         except RuntimeError as error:  # torchvision: missing, or another checksum
             raise FileNotFoundError(
-                f"{self.title} must be in {self.root.absolute()} as {self.holds}, unchanged, and is not. Name the "
-                "folder that holds it (data.init_args.root), or let it be fetched (data.init_args.download: true)."
+                f"{self.title} must be in {self.root.absolute()} as {self.files_in_root}, unchanged; it is not. Name "
+                "its folder (data.init_args.root), or download it (data.init_args.download: true)."
             ) from error
 
 
-class _CIFAR(Published):
+class _CIFAR(TorchvisionData):
     source: Callable[..., Any]
 
     def open(self, train: bool, download: bool) -> tuple[Tensor, Tensor]:
@@ -139,29 +97,29 @@ class _CIFAR(Published):
 
 
 class CIFAR10(_CIFAR):
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 32x32 pixels, ten classes; arguments as for `Published`."""
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 32x32 pixels, ten classes; arguments as for `TorchvisionData`."""
 
     num_classes = 10
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    title, holds = "CIFAR-10", "cifar-10-batches-py/"
+    title, files_in_root = "CIFAR-10", "cifar-10-batches-py/"
     source = torchvision.datasets.CIFAR10
 
 
 class CIFAR100(_CIFAR):
-    """CIFAR-100 (Krizhevsky, 2009): as many images in a hundred (fine) classes; arguments as for `Published`."""
+    """CIFAR-100 (Krizhevsky, 2009): as many images in a hundred (fine) classes; arguments as for `TorchvisionData`."""
 
     num_classes = 100
     classes = tuple(CIFAR100_CLASSES.split())
-    title, holds = "CIFAR-100", "cifar-100-python/"
+    title, files_in_root = "CIFAR-100", "cifar-100-python/"
     source = torchvision.datasets.CIFAR100
 
 
-class SVHN(Published):
-    """Street View House Numbers (Netzer et al., 2011): 73,257 and 26,032 digits; arguments as for `Published`."""
+class SVHN(TorchvisionData):
+    """Street View House Numbers (Netzer et al., 2011): 73,257 and 26,032 digits; arguments as for `TorchvisionData`."""
 
     num_classes = 10
     classes = tuple("0123456789")
-    title, holds = "SVHN", "train_32x32.mat and test_32x32.mat"
+    title, files_in_root = "SVHN", "train_32x32.mat and test_32x32.mat"
 
     def open(self, train: bool, download: bool) -> tuple[Tensor, Tensor]:
         split = "train" if train else "test"

@@ -9,7 +9,8 @@ import scipy.io
 import torch
 import torchvision.datasets
 
-from common.data.benchmarks import CIFAR10, CIFAR100, SVHN, ImageFiles
+from common.data.image_files import ImageFiles
+from common.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
 TRAIN, TEST = 12, 7
 
@@ -61,7 +62,7 @@ def published(request, monkeypatch, tmp_path):
     return CIFAR100, *cifar(monkeypatch, tmp_path, torchvision.datasets.CIFAR100, files, "fine_labels")
 
 
-def test_what_is_published_is_what_comes_out(published, tmp_path):
+def test_images_and_labels_are_the_published_ones(published, tmp_path):
     kind, (train, train_labels), (test, test_labels) = published
     data = kind(root=tmp_path, batch_size=4)
     data.prepare_data()
@@ -77,26 +78,26 @@ def test_what_is_published_is_what_comes_out(published, tmp_path):
     assert data.train.labels.tolist() + data.val.labels.tolist() == train_labels
     assert len(data.classes) == len(set(data.classes)) == data.num_classes
     assert data.shape == tuple(image.shape[1:])
-    assert data.identity() == {"hold_out_validation": True}  # not where it lies
-    whole = kind(root=tmp_path, hold_out_validation=False)
-    whole.setup("fit")
-    assert len(whole.train) == TRAIN
-    assert not hasattr(whole, "held_out")
+    assert data.identity() == {"hold_out_validation": True}  # independent of the folder
+    full = kind(root=tmp_path, hold_out_validation=False)
+    full.setup("fit")
+    assert len(full.train) == TRAIN
+    assert not hasattr(full, "held_out")
 
 
 @pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, SVHN])
-def test_missing_files_are_named_and_never_fetched_unasked(kind, tmp_path, monkeypatch):
-    asked = []
+def test_missing_files_are_named_and_never_downloaded_unrequested(kind, tmp_path, monkeypatch):
+    downloads = []
     for source in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100, torchvision.datasets.SVHN):
-        monkeypatch.setattr(source, "download", lambda self: asked.append(type(self).__name__))
+        monkeypatch.setattr(source, "download", lambda self: downloads.append(type(self).__name__))
     data = kind(root=tmp_path / "nowhere")
     data.prepare_data()
     with pytest.raises(FileNotFoundError, match=r"nowhere.*download: true"):
         data.setup("test")
-    assert not asked
-    with pytest.raises(RuntimeError):  # torchvision's: what was "fetched" is still not there
+    assert not downloads
+    with pytest.raises(RuntimeError):  # torchvision: the files are still missing
         kind(root=tmp_path, download=True).prepare_data()
-    assert asked == [kind.__name__]
+    assert downloads == [kind.__name__]
 
 
 def test_damaged_files_are_refused(published, tmp_path):

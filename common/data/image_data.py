@@ -1,0 +1,152 @@
+"""Base of the data modules: batches of (image, label, index), and a test that counts each image once."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from torch.utils.data import DataLoader
+from torch.utils.data import Subset as Selection
+
+from common.data.crop import Crop
+from common.data.datasets import LabelledImages
+from common.data.samplers import ShardSampler, TrainingLoader, world_size
+from common.data.subsets import Subset
+from common.data.unlabelled import UnlabelledBatches, UnlabelledImages, read_class_names
+
+
+class ImageData(L.LightningDataModule):
+    """Base of the data modules: subclasses fill ``train``, ``val`` and ``held_out`` in ``load``.
+
+    Training batches come from a `TrainingLoader`, validation and test batches through a `ShardSampler`. Attributes:
+    ``num_classes`` and ``shape`` (C,H,W), set after ``setup`` at the latest; ``classes``, names or None; ``channels``,
+    3 or 1, to which the images of ``path`` are converted; ``files``, the images of ``path`` after ``setup("predict")``.
+
+    Parameters
+    ----------
+    batch_size, workers:
+        images per batch, and processes that load them (0: the main process).
+    subset:
+        test images and their order, see `common.data.subsets`; all test images in order without it.
+    test_images:
+        number of test images, the first of the subset; all without it.
+    test_on:
+        "validation" tests on the validation images, on which settings are to be chosen.
+    path:
+        images for ``predict``: a folder with its sub-folders, or one file. Without it ``predict`` takes the test
+        images.
+    size:
+        side to which the images of ``path`` are resized and cropped; without it they keep their size.
+    class_file:
+        file of class names, one per line, for the table of ``predict``.
+    """
+
+    num_classes: int
+    shape: tuple[int, int, int]
+    channels: int = 3
+    classes: Sequence[str] | None = None
+    train: LabelledImages
+    val: LabelledImages
+    held_out: LabelledImages
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        test_images: int | None = None,
+        workers: int = 0,
+        subset: Subset | None = None,
+        path: str | Path | None = None,
+        size: int | None = None,
+        class_file: str | Path | None = None,
+        test_on: Literal["test", "validation"] = "test",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1; got {batch_size}")
+        if test_images is not None and test_images < 1:
+            raise ValueError(f"test_images must be >= 1, or null for all of them; got {test_images}")
+        if workers < 0:
+            raise ValueError(f"workers must be >= 0, the number of processes that load images; got {workers}")
+        if test_on not in ("test", "validation"):
+            raise ValueError(f"test_on must be 'test' or 'validation'; got {test_on!r}")
+        if test_on == "validation" and subset is not None:
+            raise ValueError(
+                f"test_on 'validation' takes no subset: {type(subset).__name__} selects test images. Leave one out."
+            )
+        self.batch_size, self.test_images, self.workers, self.test_on = batch_size, test_images, workers, test_on
+        self.subset, self.path, self.size = subset, None if path is None else Path(path).expanduser(), size
+        self.crop = Crop(size)  # of the images of ``path``
+        if class_file is not None:
+            self.classes = read_class_names(class_file)
+        self.files: UnlabelledImages | None = None
+        self._training: TrainingLoader | None = None
+        self._resumed = {"given": 0}
+
+    def load(self, stage: str | None = None) -> None:
+        """Fill ``train``, ``val`` and ``held_out``, as far as ``stage`` (Lightning's, None for all) needs them."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage == "predict" and self.path is not None:
+            self.files = UnlabelledImages(self.path, self.crop, self.channels)
+        else:
+            self.load("validate" if stage == "test" and self.test_on == "validation" else stage)
+
+    def identity(self) -> dict[str, Any]:
+        """Settings that decide the test images: the constructor's own arguments, and the subset if there is one.
+
+        Settings of place, speed and number are left out (`NOT_IDENTITY`): records of another machine, or of a shorter
+        test of the same subset, belong to the same run.
+        """
+        parameters = inspect.signature(type(self)).parameters.values()
+        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in NOT_IDENTITY]
+        if missing := [name for name in own if not hasattr(self, name)]:
+            raise ValueError(f"{type(self).__name__} must keep its arguments {missing} as attributes for the records")
+        subset = {} if self.subset is None else {"subset": self.subset}
+        test_on = {} if self.test_on == "test" else {"test_on": self.test_on}
+        return {name: getattr(self, name) for name in own} | subset | test_on
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        self._training = TrainingLoader(self.train, self.batch_size, self.workers)
+        self._training.load_state_dict(self._resumed)
+        self._resumed = {"given": 0}
+        return self._training
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the training within its epoch; Lightning restores a loader's only if no schedule counts steps."""
+        return {} if self._training is None else self._training.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = {"given": state_dict.get("given", 0)}
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._in_order(self.val)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The first ``test_images`` of the subset, or of all held-out images; indices are those of the whole set."""
+        images = self.held_out if self.test_on == "test" else self.val
+        order = range(len(images)) if self.subset is None else self.subset.order(images.labels)
+        if self.test_images is not None and self.test_images > len(order):
+            which = f"{self.test_on} images" if self.subset is None else f"images of {type(self.subset).__name__}"
+            raise ValueError(f"test_images must be at most {len(order)}, the {which}; got {self.test_images}")
+        return self._in_order(Selection(images, order[: self.test_images]))  # type: ignore[arg-type]
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches of the images of ``path``, one size per batch, with label -1; the test images without ``path``."""
+        if self.path is None:
+            return self.test_dataloader()
+        files = self.files or UnlabelledImages(self.path, self.crop, self.channels)
+        batches = UnlabelledBatches(files, self.batch_size, world_size())
+        return DataLoader(batches, batch_size=None, sampler=ShardSampler(batches), num_workers=self.workers)
+
+    def _in_order(self, dataset: Any) -> DataLoader[Any]:
+        sampler = ShardSampler(dataset)  # by keyword below: Lightning builds a predicting loader again from keywords
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
+
+
+NOT_IDENTITY = {
+    *("root", "download", "batch_size", "test_images", "workers", "subset", "path", "class_file"),
+    *("size", "crop_pct", "interpolation", "timm_model"),  # data sets of image files state their crop as a whole
+}
+"""Constructor arguments that are no part of a data set's identity."""
