@@ -9,7 +9,8 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.certification.certificate import Certificate, Certifier
-from common.robustness.classifiers import Classifier, unpadded
+from common.robustness.classifiers import Classifier
+from common.robustness.padding import unpadded
 from common.units import check_integer, sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import draw_losses, one_by_one, ranked

@@ -3,15 +3,14 @@
 import math
 
 import torch
-from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.gradients import Gradient
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import DDIM, Solver
-from common.noise import Noise
-from common.robustness.classifiers import Classifier, Purified, Voting
+from common.robustness.classifiers import Classifier, ClassifierWrapper, Purified
+from common.robustness.voting import Voting
 from common.units import parse_number, sigma_to_model
 
 
@@ -53,7 +52,7 @@ class Denoising(DiffusionPurifier):
         self.randomised = self.solver.stochastic
 
 
-class DenoisedClassifier(Classifier):
+class DenoisedClassifier(ClassifierWrapper):
     """Any classifier as one of images with noise of ``sigma`` (pixels), by denoising them first: to be smoothed.
 
     - **Diffusion-denoised smoothing**: ``steps=1``, ``votes=1``. One call of the denoiser at the level of the noise,
@@ -88,19 +87,10 @@ class DenoisedClassifier(Classifier):
         gradient: str | Gradient = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__()
         purified = Purified(Denoising(denoiser, sigma, steps, solver, gradient, schedule), classifier)
         if votes > 1 and not purified.randomised:
             raise ValueError(
                 f"{votes} votes need randomness, else they are all the same: more steps of a solver that draws noise"
             )
-        self.classifier: Classifier = purified if votes == 1 else Voting(purified, votes)
-        self.sigma, self.randomised = parse_number(sigma), purified.randomised
-
-    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        logits: Tensor = self.classifier(image, noise)
-        return logits
-
-    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
-        """``diffused``, the start of the reverse process, and ``purified``; the first vote's."""
-        return self.classifier.views(image, noise)
+        super().__init__(purified if votes == 1 else Voting(purified, votes))
+        self.sigma = parse_number(sigma)

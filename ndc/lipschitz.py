@@ -47,7 +47,8 @@ from torch.special import ndtr, ndtri
 from common.noise import Noise
 from common.records.rows import ABSTAIN
 from common.robustness.certification.certificate import Certificate, Certifier, check_rows
-from common.robustness.classifiers import Classifier, deployed, unpadded
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.padding import unpadded
 from common.units import check_integer, sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier

@@ -19,11 +19,13 @@ from common.diffusion.solvers import DDIM, EulerMaruyama, ProbabilityFlowHeun
 from common.networks.small_cnn import SmallCNN
 from common.networks.wide_resnet import WideResNet
 from common.robustness.attacks.pgd import PGD
-from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified, Voting
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.evaluation.evaluators import Attacked
 from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.robustness.masking.checks import masking_checks
+from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.voting import Voting
 from diffpure.langevin import LangevinDiffPure
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure

@@ -7,9 +7,10 @@ from common.robustness.attacks.auto_attack import AutoAttack
 from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
 from common.robustness.attacks.fab import FAB
-from common.robustness.attacks.library import ReferenceAutoAttack, TorchAttacks
+from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.low_frequency import LowFrequency
 from common.robustness.attacks.pgd import PGD
+from common.robustness.attacks.reference_auto_attack import ReferenceAutoAttack
 from common.robustness.attacks.square import Square
 from common.robustness.attacks.stadv import StAdv
 from common.robustness.attacks.through import Through
@@ -18,13 +19,15 @@ from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, Voting
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.evaluation.evaluators import Attacked, Certified, Clean, Evaluator
 from common.robustness.gradient_check.evaluator import GradientCheck
 from common.robustness.masking.variants import Baseline
-from common.robustness.threats.norm_ball import Threat, ThreatModel
+from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.perceptual import LPIPS, Perceptual
 from common.robustness.threats.spatial import SpatialThreat
+from common.robustness.threats.threat import Threat
+from common.robustness.voting import Voting
 
 __all__ = [
     "APGD",

@@ -1,8 +1,8 @@
 """Every defence is a classifier: an image in pixels (B,C,H,W) -> logits (B,K).
 
-A defence that draws random numbers takes them from the ``Noise`` it is handed, one row per image, so that an attack
-can average over draws and an evaluation can be repeated. ``forward`` does not check that pixels lie in [0,1]: the
-certifier hands over images with Gaussian noise on them. The range is checked where data and attacks enter an evaluator.
+A defence that draws random numbers takes them from the ``Noise`` it is given, one row per image, so that an attack can
+average over draws and an evaluation can be repeated. ``forward`` does not check that pixels lie in [0,1], since the
+certifier adds Gaussian noise to its images. The range is checked where data and attacks enter an evaluator.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,12 @@ from common.robustness.protocols import Randomised, SupportsDiffuse
 
 C = TypeVar("C", bound="Classifier")
 
-RULES = ("majority", "mean_logit")
-
 
 class Classifier(nn.Module):
     """``forward(image, noise)``: pixels (B,C,H,W) and one row of noise per image -> logits (B,K).
 
-    ``randomised`` says whether two draws may differ. A deterministic classifier ignores the noise; a randomised one
-    that is given none makes its own, for interactive use.
+    ``randomised`` is True if two draws may differ. A deterministic classifier ignores the noise; a randomised one
+    without noise draws its own, for interactive use.
     """
 
     randomised: bool = False
@@ -39,26 +37,26 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
-        """Named pixel images (B,C,H,W) of what the defence does to its input, for figures; none by default."""
+        """Named pixel images (B,C,H,W) of the defence's intermediate results, for figures; none by default."""
         return {}
 
     def freeze(self: C) -> C:
-        """For good: evaluation mode, and no gradients for the parameters. Returns itself."""
+        """Switch to evaluation mode, without parameter gradients, for good. Returns the classifier itself."""
         self._frozen = True
         self.requires_grad_(False)
         return self.train(False)
 
     def train(self: C, mode: bool = True) -> C:
-        """As ``nn.Module.train``, except that a frozen classifier, with all it holds, stays in evaluation mode.
+        """As ``nn.Module.train``, except that a frozen classifier and its parts stay in evaluation mode.
 
-        A trainer calls ``train()`` on everything inside its module; dropout and batch statistics of a classifier
-        that was frozen must not come back with it.
+        A trainer calls ``train()`` on everything inside its module; it must not switch on dropout and batch statistics
+        of a frozen classifier.
         """
         return super().train(mode and not self._frozen)
 
 
 class NetworkClassifier(Classifier):
-    """logits = network((image - mean) / std): the normalisation belongs to the classifier, budgets stay in pixels.
+    """logits = network((image - mean) / std): normalisation is part of the classifier, so budgets stay in pixels.
 
     ``mean`` and ``std`` have one entry per channel, in pixel units; both or neither. Deterministic in evaluation mode.
     """
@@ -85,11 +83,11 @@ class NetworkClassifier(Classifier):
 
 
 class Purified(Classifier):
-    """logits = classifier(purifier(image)): DiffPure, AGDM and every other defence that cleans its input first.
+    """logits = classifier(purifier(image)): DiffPure, AGDM and every other defence that purifies its input.
 
-    ``purifier(image, noise)`` maps pixels to pixels. The classifier behind it gets a noise stream of its own, so that
-    a randomised one never sees the purifier's numbers again. A purifier with an attribute ``randomised = False``
-    (a deterministic one) makes the pair deterministic, if the classifier is.
+    ``purifier(image, noise)`` maps pixels to pixels. The classifier behind it draws from a noise stream of its own,
+    independent of the purifier's. The pair is deterministic if the purifier declares ``randomised = False`` and the
+    classifier is deterministic.
     """
 
     def __init__(self, purifier: nn.Module, classifier: Classifier):
@@ -100,104 +98,45 @@ class Purified(Classifier):
         self.randomised = bool(declared) or classifier.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        noise = _given(noise, image)
+        noise = given_noise(noise, image)
         logits: Tensor = self.classifier(self.purifier(image, noise), noise.stream("classifier"))
         return logits
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
-        """``diffused`` (where the purifier can show it) and ``purified``, from the same noise."""
-        noise = _given(noise, image)
+        """``diffused`` (of a purifier with `SupportsDiffuse`) and ``purified``, under the same noise."""
+        noise = given_noise(noise, image)
         purifier = self.purifier
         diffused = {"diffused": purifier.diffuse(image, noise)} if isinstance(purifier, SupportsDiffuse) else {}
         return {**diffused, "purified": self.purifier(image, noise)}
 
 
-class Padded(Classifier):
-    """The same classifier, never asked about fewer than ``rows`` images at a time.
+class ClassifierWrapper(Classifier):
+    """The same defence as ``classifier``, evaluated in another way: in other batches, by a vote, under fixed draws."""
 
-    Convolution and matrix kernels for a handful of rows add up in another order than those for many; the last bits
-    of the logits then depend on how many images happen to share a batch, and an attack that takes signs of gradients
-    magnifies them. Small batches are filled up with copies of their first row, whose answers are thrown away. With
-    16 rows, logits and gradients of our networks on a CPU are the same bits in every batch and for every number of
-    threads.
-    """
-
-    def __init__(self, classifier: Classifier, rows: int = 16):
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        if rows < 1:
-            raise ValueError(f"rows must be at least 1; got {rows}")
-        self.classifier, self.rows, self.randomised = classifier, rows, classifier.randomised
+        self.classifier, self.randomised = classifier, classifier.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        logits: Tensor = self.classifier(*self._filled(image, _given(noise, image)))
-        return logits[: len(image)]
+        logits: Tensor = self.classifier(image, noise)
+        return logits
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """The classifier's own views."""
-        views = self.classifier.views(*self._filled(image, _given(noise, image)))
-        return {name: view[: len(image)] for name, view in views.items()}
-
-    def _filled(self, image: Tensor, noise: Noise) -> tuple[Tensor, Noise]:
-        missing = self.rows - len(image)
-        if missing <= 0 or not len(image):
-            return image, noise
-        copies = image[:1].detach().expand(missing, *image.shape[1:])
-        order = torch.arange(self.rows, device=image.device)
-        return torch.cat((image, copies)), noise.rows(torch.where(order < len(image), order, 0))
+        return self.classifier.views(image, noise)
 
 
-class Voting(Classifier):
-    """A defence that answers after several draws of a randomised classifier, evaluated as one batch of B*draws rows.
-
-    ``rule="majority"``: logits ``log((v + p) / (n + 1))`` for v votes out of n draws and mean probability p. The
-    class with most votes wins; among equals the one with the higher mean probability, then the lower index. Mean
-    probabilities differ by less than one vote, so p never overrules one; it is also what a gradient flows through.
-
-    ``rule="mean_logit"``: the mean of the logits over draws.
-
-    A deterministic classifier is asked once, whatever ``draws`` says.
-    """
-
-    def __init__(self, classifier: Classifier, draws: int, rule: str = "majority"):
-        super().__init__()
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1; got {draws}")
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule!r}")
-        self.classifier = classifier
-        self.randomised = classifier.randomised
-        self.draws = draws if classifier.randomised else 1
-        self.rule = rule
-
-    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        noise = _given(noise, image)
-        logits = self.classifier(image.repeat_interleave(self.draws, 0), noise.draws(self.draws))
-        logits = logits.view(len(image), self.draws, -1)
-        return _majority(logits) if self.rule == "majority" else logits.mean(1)
-
-    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
-        """The first draw's views."""
-        return self.classifier.views(image, _given(noise, image).draws(self.draws).rows(slice(None, None, self.draws)))
-
-
-def _majority(logits: Tensor) -> Tensor:
-    """(B,n,K) logits of n draws -> (B,K) log shares of the votes, ties broken by the mean probability."""
-    probability = logits.softmax(-1).mean(1)
-    votes = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0).sum(1)
-    share = (votes + probability) / (logits.shape[1] + 1)
-    return share.clamp(min=torch.finfo(share.dtype).tiny).log()
-
-
-def _given(noise: Noise | None, image: Tensor) -> Noise:
+def given_noise(noise: Noise | None, image: Tensor) -> Noise:
+    """``noise``, or fresh noise for a batch of images."""
     return Noise.fresh(len(image), image.device) if noise is None else noise
 
 
 @contextmanager
 def deployed(classifier: nn.Module) -> Iterator[None]:
-    """The classifier as it is deployed, while the context lasts: evaluation mode and no gradients for parameters.
+    """Context manager: the classifier in evaluation mode, without parameter gradients.
 
-    Modes and ``requires_grad`` flags are restored on the way out, so a classifier can be attacked or certified in
-    the middle of its training.
+    Modes and ``requires_grad`` flags are restored on exit, so a classifier can be attacked or certified during its
+    training.
     """
     modes = [(module, module.training) for module in classifier.modules()]
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
@@ -211,8 +150,3 @@ def deployed(classifier: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def unpadded(classifier: Classifier) -> Classifier:
-    """What a test wraps in `Padded`: who needs more than logits asks it directly, in batches of its own."""
-    return classifier.classifier if isinstance(classifier, Padded) else classifier

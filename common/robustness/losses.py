@@ -13,8 +13,8 @@ TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """``-log p_y = log(1 + exp s)`` with ``s = log sum_{k != y} exp(z_k) - z_y``.
 
-    By this formula value and gradient keep their digits where p_y is near one. In float32, from a gap of 17 on,
-    log-softmax gives 0, and a gradient that has lost the part of z_y and with it its direction.
+    This form is accurate where p_y is near one. In float32, for s < -17, log-softmax returns 0 and a gradient without
+    the contribution of z_y, whose direction is wrong.
     """
     return functional.softplus(_without(logits, label).logsumexp(1) - _at(logits, label))
 
@@ -27,7 +27,7 @@ def margin(logits: Tensor, label: Tensor) -> Tensor:
 def dlr(logits: Tensor, label: Tensor) -> Tensor:
     """Difference of logits ratio, ``-(z_y - max_{k != y} z_k) / (z_(1) - z_(3))`` with z sorted in decreasing order.
 
-    Unlike the cross-entropy it does not change when all logits are scaled or shifted, so it has no plateau for
+    Unlike the cross-entropy it is invariant to scale and shift of the logits, so it does not saturate for
     over-confident networks. Needs three classes. Croce & Hein, arXiv 2003.01690.
     """
     _need_classes(logits, 3, "dlr")
@@ -41,7 +41,7 @@ def targeted_cross_entropy(logits: Tensor, label: Tensor, target: Tensor) -> Ten
 
 
 def targeted_margin(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
-    """``z_t - z_y`` for a target class t != y: where it is positive, the prediction is wrong, if not t."""
+    """``z_t - z_y`` for a target class t != y; where it is positive, the image is misclassified."""
     return _at(logits, target) - _at(logits, label)
 
 
@@ -56,7 +56,7 @@ def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """``KL(p_reference || p) = sum_k q_k (log q_k - log p_k)``, ``q = softmax(reference)``: the TRADES attack's loss.
+    """``KL(p_reference || p) = sum_k q_k (log q_k - log p_k)``, ``q = softmax(reference)``: the loss of TRADES.
 
     ``reference`` (B,K) are the logits of the clean images; see Zhang et al., arXiv 1901.08573.
     """
@@ -72,11 +72,13 @@ TARGETED: dict[str, TargetedLoss] = {
 }
 
 
-def by_name(name: str) -> Loss:
-    """The loss of (logits, label) that a configuration names; ``ValueError`` for an unknown name."""
-    if name not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
-    return LOSSES[name]
+def as_loss(loss: str | Loss) -> Loss:
+    """A loss of (logits, label), by its name in ``LOSSES`` or as it is; ``ValueError`` for an unknown name."""
+    if not isinstance(loss, str):
+        return loss
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
+    return LOSSES[loss]
 
 
 def _at(logits: Tensor, label: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ def _without(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _positive(gap: Tensor) -> Tensor:
-    """A gap between sorted logits, kept off zero: when the first ones are equal, the numerator is zero as well."""
+    """A gap between sorted logits, at least the machine epsilon: where the gap is 0, so is the numerator."""
     return gap.clamp(min=torch.finfo(gap.dtype).eps)
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from common.data.unlabelled import UnlabelledImages
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, Purified, Voting, unpadded
+from common.robustness.classifiers import Classifier, Purified
+from common.robustness.padding import unpadded
+from common.robustness.voting import Voting
 from common.tasks.prediction_folder import ResultFolder, save_png, target_names
 from common.tasks.step_progress import StepProgress
 

@@ -14,12 +14,13 @@ from common.noise import Noise
 from common.records.rows import DIAGNOSTICS
 from common.records.store import Record
 from common.report.build import summary_table
-from common.robustness.classifiers import Classifier, Padded
+from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch, check_batch
 from common.robustness.evaluation.evaluators import Certified, Evaluator
 from common.robustness.evaluation.suite import suite
 from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.padding import Padded
+from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import gradient_checks, masking_variants, uses_gradients
 from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
 from common.tasks.prediction import Prediction, predict

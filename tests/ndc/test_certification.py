@@ -20,8 +20,9 @@ from common.records.fingerprint import identify
 from common.robustness.certification.preconditions import check_sound
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, Voting
+from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluators import Certified
+from common.robustness.voting import Voting
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier

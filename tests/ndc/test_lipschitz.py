@@ -10,8 +10,8 @@ from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.rows import ABSTAIN
-from common.robustness.classifiers import Padded
 from common.robustness.evaluation.evaluators import Certified
+from common.robustness.padding import Padded
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claimed, paper_slopes, reference_slopes

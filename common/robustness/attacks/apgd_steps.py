@@ -1,4 +1,4 @@
-"""How APGD moves: from the losses and gradients that it has seen to its next points, image by image."""
+"""Iterates of APGD: next points and step sizes from the losses and gradients so far, image by image."""
 
 import math
 
@@ -6,33 +6,33 @@ import torch
 from torch import Tensor
 
 from common.robustness.attacks.eot import per_image
-from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.threats.norm_ball import ThreatModel, over_largest
 
 _MOMENTUM = 0.75  # weight of the new direction; the rest goes to the previous one
 _RISING = 0.75  # share of the steps since the last checkpoint that must have raised the loss
-_SPARSER, _THINNING = 0.95, 1.5  # L1: what counts as sparser; divisor of the step size and of the support
+_SPARSER, _THINNING = 0.95, 1.5  # L1: ratio below which the support counts as sparser; divisor of step size and support
 
 
 def checkpoints(steps: int) -> set[int]:
     """``ceil(p_j steps)``: p_0 = 0, p_1 = 0.22, p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06). arXiv 2003.01690."""
-    percent, period, found = 22, 22, set()
+    percent, period, points = 22, 22, set()
     while percent < 100:
-        found.add(math.ceil(percent * steps / 100))
+        points.add(math.ceil(percent * steps / 100))
         period = max(period - 3, 6)
         percent += period
-    return found
+    return points
 
 
 class APGDSteps:
-    """One run of APGD in L-inf or L2: ``x`` (A,C,H,W) are the points to be asked about next.
+    """One run of APGD in L-inf or L2 (Croce & Hein, arXiv 2003.01690); ``x`` (A,C,H,W) are the current iterates.
 
     With P the projection and s the steepest direction (`ThreatModel.ascend`),
 
         z = P(x_k + eta s(g_k)),    x_(k+1) = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_(k-1))),    eta = 2 eps at first.
 
-    At each checkpoint eta is halved, and the run goes on from its best point so far, for every image whose loss rose in
-    fewer than 75 % of the steps since the last checkpoint, or whose best loss is what it was there, with the same eta.
-    The losses are those that `see` is given: EOT means. After a jump to the best point there is no momentum.
+    At each checkpoint eta is halved, and the run restarts from its best point so far, for every image whose loss rose
+    in fewer than 75 % of the steps since the last checkpoint, or whose best loss and eta are those of the last
+    checkpoint. Losses and gradients are EOT means. After a jump to the best point there is no momentum.
     """
 
     def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int) -> None:
@@ -46,14 +46,14 @@ class APGDSteps:
         self.size = torch.full_like(self.loss, self._first_size())
         self.changed = torch.zeros_like(self.loss, dtype=torch.bool)
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows alone, (A,) bool."""
+    def select(self, rows: Tensor) -> None:
+        """Drop all images but ``rows``, (A,) bool."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
-    def see(self, loss: Tensor, gradient: Tensor) -> None:
-        """Takes in loss (A,) and gradient (A,C,H,W) at ``x``, and moves ``x`` on."""
+    def step(self, loss: Tensor, gradient: Tensor) -> None:
+        """Move ``x`` to the next iterate, given loss (A,) and gradient (A,C,H,W) at ``x``."""
         if self._step:
             self.rises = self.rises + (loss > self.loss)
         higher = loss > self.best_loss
@@ -64,7 +64,7 @@ class APGDSteps:
         if not self._step:
             self.marked_loss = self.best_loss
         elif self._step in self._checkpoints:
-            self._check()
+            self._adapt()
             self.marked_loss, self.rises, self._last = self.best_loss, torch.zeros_like(self.rises), self._step
         following = self.ball.project(self.image, self._moved())
         self.previous, self.x = self.x, following
@@ -77,12 +77,14 @@ class APGDSteps:
         return 2 * self.ball.eps
 
     def _moved(self) -> Tensor:
+        """The next iterate before projection."""
         ahead = self.ball.project(self.image, self.ball.ascend(self.x, self.gradient, per_image(self.size, self.x)))
         if not self._step:
             return ahead
         return self.x + _MOMENTUM * (ahead - self.x) + (1 - _MOMENTUM) * (self.x - self.previous)
 
-    def _check(self) -> None:
+    def _adapt(self) -> None:
+        """Adapt step sizes at a checkpoint."""
         few = self.rises < _RISING * (self._step - self._last)
         stuck = ~self.changed & (self.best_loss <= self.marked_loss)
         self.changed = few | stuck
@@ -90,7 +92,7 @@ class APGDSteps:
         self._jump(self.changed)
 
     def _jump(self, rows: Tensor) -> None:
-        """Back to the best point so far, where ``rows`` (A,) bool says so."""
+        """Return to the best point so far, for the images ``rows``, (A,) bool."""
         wide = per_image(rows, self.x)
         self.x, self.previous = torch.where(wide, self.best, self.x), torch.where(wide, self.best, self.previous)
         self.gradient = torch.where(wide, self.best_gradient, self.gradient)
@@ -105,9 +107,10 @@ class SparseAPGDSteps(APGDSteps):
     1.5. Where that number fell by more than 5 %, eta is eps again and the run goes on from the best point; elsewhere
     eta is divided by 1.5, down to eps / 100.
 
-    The paper's s is the sign of those k entries, wherever the box ends, and eta stays above eps / 10. That gives all of
-    them the same, so that too large a k is never corrected, and pushes against the box: on linear models it stops at 90
-    to 100 % of the optimum. Hence s goes by size here, over coordinates that the box does not hold: 99.4 to 100 %.
+    Difference from the paper: its s is the sign of those k entries, regardless of the box, and eta stays above
+    eps / 10. All k entries are then equal, so that too large a k is never corrected, and steps push against the box: on
+    linear models it reaches 90 to 100 % of the optimum. Here s is proportional to the gradient, over coordinates that
+    the box does not hold: 99.4 to 100 %.
     """
 
     def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int) -> None:
@@ -125,14 +128,13 @@ class SparseAPGDSteps(APGDSteps):
 
     def _moved(self) -> Tensor:
         held = torch.where(self.gradient > 0, self.x >= 1, self.x <= 0)
-        g = torch.where(held, 0.0, self.gradient).flatten(1)
-        g = g / g.abs().amax(1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+        g = over_largest(torch.where(held, 0.0, self.gradient).flatten(1))
         order = g.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         sparse = torch.where(order < self.kept.clamp(min=1).floor()[:, None], g, 0.0)
         direction = sparse / sparse.abs().sum(1, keepdim=True).clamp(min=1)
         return self.x + per_image(self.size, self.x) * direction.view_as(self.x)
 
-    def _check(self) -> None:
+    def _adapt(self) -> None:
         support = (self.best != self.image).flatten(1).sum(1).to(self.loss)
         sparser = support < _SPARSER * self.support
         self.kept, self.support = support / _THINNING, support

@@ -1,31 +1,33 @@
-"""Attacks: (classifier, image, label, threat, noise) -> adv, all in pixels.
+"""Attack interface: (classifier, image, label, threat, noise) -> adv, all images in pixels.
 
-An attack is not trusted: the evaluator checks the budget of what it returns and predicts again with fresh draws.
+The evaluator does not trust an attack: it checks the budget of the returned images and classifies them on fresh draws.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat, require_threat
+
+A = TypeVar("A", bound="Attack")
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack returns, and what it saw on the way; what it does not know of itself is None.
+    """Adversarial images and the attack's own statistics; a statistic that the attack does not collect is None.
 
-    - ``adv`` (B,C,H,W) in pixels, and ``loss`` (B,), its value there as the attack measured it.
-    - ``queries`` (B,) int64: how often the classifier was asked about an image, every draw counted.
-    - ``curve`` (B,T): after 1, …, T rounds of the loop, the share of draws that were classified right at the point that
-      would be returned, as the attack itself saw them.
-    - ``broken`` (B,) bool: whether any draw at any point was misclassified, which is what an attacker achieves who may
-      submit all of them.
+    - ``adv`` (B,C,H,W) in pixels, and ``loss`` (B,), its loss as the attack measured it.
+    - ``queries`` (B,) int64: forward passes per image, every draw counted.
+    - ``curve`` (B,T): after 1, …, T rounds of the loop, the accuracy over draws at the point that would be returned, on
+      the draws of the attack.
+    - ``broken`` (B,) bool: True if any draw at any point was misclassified, the success of an attacker who may submit
+      all of them.
     - ``dead`` (B,): share of the steps whose gradient was zero or not finite; near one, it points at a masked gradient.
     """
 
@@ -38,14 +40,18 @@ class AttackResult:
 
 
 class Attack:
-    """Looks for ``adv`` (B,C,H,W) in the threat model around ``image`` at which the classifier leaves ``label`` (B,).
+    """Search for ``adv`` (B,C,H,W) in the threat model around ``image`` that is not classified as ``label`` (B,).
 
-    ``noise`` has one row per image and is the attack's only source of random numbers. A subclass defines ``__call__``,
-    or ``search`` where it has more to tell than ``adv``; each is made of the other. ``white_box`` says whether it uses
-    gradients of the classifier. Any callable of this signature serves in Python; what YAML names derives from here.
+    ``noise`` has one row per image and is the attack's only source of randomness. A subclass defines ``search``, or
+    ``__call__`` if it has no statistics to return; each is made of the other. YAML names subclasses; in Python any
+    callable of this signature serves.
+
+    - ``white_box``: True if it uses gradients of the classifier.
+    - ``threat_kind``: the kind of threat that it applies to, None for all; `check` refuses others.
     """
 
     white_box: bool = True
+    threat_kind: ClassVar[type[Threat] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -59,20 +65,34 @@ class Attack:
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
-        """``adv`` with what the attack saw on the way."""
+        """``adv`` and the attack's statistics."""
         return AttackResult(self(classifier, image, label, threat, noise))
 
     def check(self, threat: Threat) -> None:
-        """Raises ``ValueError`` if the attack does not serve this threat: asked before any network is loaded."""
-        return
+        """Raise ``ValueError`` if the attack does not apply to this threat. Called before any network is loaded."""
+        if self.threat_kind is not None:
+            require_threat(threat, self.threat_kind, type(self).__name__)
+
+    @property
+    def chunk(self) -> int | None:
+        """Largest number of rows in a forward and backward pass; None: no limit."""
+        return None
+
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that `vary` can change: the fields of a dataclass; none of another class."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}
+
+    def vary(self: A, **changes: Any) -> A:
+        """The same attack with other settings."""
+        return replace(self, **changes)  # type: ignore[type-var]
 
 
 @contextmanager
 def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Iterator[None]:
-    """Where an attack runs: the classifier as deployed, gradients on (whatever the caller set), autocast off.
+    """The context of an attack: the classifier as deployed, grad mode on, autocast off.
 
-    Raises ``ValueError`` unless there is a label and a row of noise per image, and ``RuntimeError`` in inference
-    mode, in which no gradient can be had.
+    Raises ``ValueError`` unless there is a label and a row of noise per image, and ``RuntimeError`` in inference mode,
+    which records no gradients.
     """
     if not len(image) == len(label) == len(noise):
         got = f"{len(image)} images, {len(label)} labels, {len(noise)} rows of noise"
@@ -81,3 +101,23 @@ def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise
         raise RuntimeError("an attack needs gradients, but inference mode is on. Use Trainer(inference_mode=False).")
     with deployed(classifier), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         yield
+
+
+def merge_results(results: Sequence[AttackResult]) -> list[dict[str, Any]]:
+    """Statistics per image of several attempts: queries summed, ``broken`` by any, ``dead`` and ``curve`` averaged.
+
+    A statistic is left out if any attempt does not have it.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in results[0].adv]
+    combine: dict[str, Callable[[Tensor], Tensor]] = {
+        "queries": lambda x: x.sum(0),
+        "broken": lambda x: x.any(0),
+        "dead": lambda x: x.mean(0),
+        "curve": lambda x: x.mean(0),
+    }
+    for name, combined in combine.items():
+        parts = [part for result in results if (part := getattr(result, name)) is not None]
+        if len(parts) == len(results):
+            for row, value in zip(rows, combined(torch.stack(parts)).tolist(), strict=True):
+                row[name] = value
+    return rows

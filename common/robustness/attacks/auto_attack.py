@@ -1,4 +1,4 @@
-"""AutoAttack: an ensemble of attacks without settings, by the reference implementation or by our parts."""
+"""AutoAttack: a parameter-free ensemble of attacks, by the reference implementation or assembled from our attacks."""
 
 from typing import Literal, get_args
 
@@ -11,40 +11,44 @@ from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts
 from common.robustness.attacks.fab import FAB
-from common.robustness.attacks.library import ReferenceAutoAttack, installed
+from common.robustness.attacks.library_model import installed
+from common.robustness.attacks.reference_auto_attack import ReferenceAutoAttack
 from common.robustness.attacks.square import Square
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin
-from common.robustness.threats.norm_ball import Threat, require_norm_ball
+from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
+from common.robustness.threats.threat import Threat
 
 Version = Literal["standard", "rand"]
 Implementation = Literal["auto", "reference", "assembled"]
 _PUBLISHED = {"standard": {"steps": 100, "queries": 5000}, "rand": {"steps": 100, "eot": 20}}
-_CLASSES = {"standard": 4, "rand": 3}  # what DLR needs
+_CLASSES = {"standard": 4, "rand": 3}  # least number of classes for DLR
 _TARGETS = 9
-_CHOICE = 20  # draws by which the worst of several results is chosen, against a randomised classifier
+_CHOICE = 20  # draws that select the worst of several results, against a randomised classifier
 
 
 class AutoAttack(Attack):
-    """AutoAttack (Croce & Hein, arXiv 2003.01690), of which ``str`` says what it consists of.
+    """AutoAttack (Croce & Hein, arXiv 2003.01690); ``str`` lists its parts.
 
     - ``"standard"``: APGD-CE, targeted APGD-DLR and targeted FAB at the 9 most likely classes, ``steps`` each, and
-      Square with ``queries`` queries. Nothing is averaged: it is made for deterministic classifiers.
+      Square with ``queries`` queries. Without EOT: for deterministic classifiers.
     - ``"rand"``: APGD-CE and APGD-DLR, ``steps`` each, with ``eot`` draws.
 
-    ``implementation``: the authors' package where it is installed (`ReferenceAutoAttack`, which says what that does
-    with randomised classifiers), else ``"assembled"`` from our `APGD`, `FAB` and `Square`. With other numbers than the
-    published 100, 5,000 and 20 it is assembled, and called reduced. Once made, ``implementation`` and ``parts`` say
-    which it is.
+    ``implementation``: the authors' package where it is installed (`ReferenceAutoAttack`; see there for randomised
+    classifiers), else ``"assembled"`` from our `APGD`, `FAB` and `Square`. With other numbers than the published 100,
+    5,000 and 20 it is assembled, and called reduced. The attributes ``implementation`` and ``parts`` hold the choice.
 
-    Assembled, against a deterministic classifier: the parts take turns, each on the images that none broke before, and
-    stop at the first success; of an image that none breaks, the point with the highest margin is returned. ``curve``
-    has one point for the clean image and one after each part. Against a randomised classifier no success is certain:
-    all parts attack all images, and what is returned is the result with the highest EOT-mean margin on 20 draws that no
-    part has seen, the same for all.
+    Assembled, against a deterministic classifier: the parts run in turn, each on the images that no part before it
+    broke, and stop at the first success; of an image that none breaks, the point with the highest margin is returned.
+    ``curve`` has one point for the clean image and one after each part. Against a randomised classifier no success is
+    certain: all parts attack all images, and the result with the highest EOT-mean margin is returned, on 20 draws that
+    no part has used, the same for all parts.
 
-    Raises ``ValueError`` for fewer classes than its DLR needs: four, or three of "rand".
+    Raises ``ValueError`` for fewer classes than its DLR loss needs: four, or three for "rand".
     """
+
+    chunk: int | None = None
+    threat_kind = ThreatModel
 
     def __init__(
         self,
@@ -60,14 +64,14 @@ class AutoAttack(Attack):
         _check_one_of("implementation", implementation, get_args(Implementation))
         self.version, self.steps, self.queries, self.eot, self.chunk = version, steps, queries, eot, chunk
         if implementation == "reference" and self._reduced:
-            raise ValueError(f"the reference implementation runs with {_PUBLISHED[version]} alone: leave them out")
+            raise ValueError(f"the reference implementation runs with {_PUBLISHED[version]} only: leave them out")
         if implementation == "auto":
             implementation = "reference" if installed("autoattack") and not self._reduced else "assembled"
         self.implementation = implementation
         self.parts = self._parts()
 
     def __str__(self) -> str:
-        """Its name in tables: version, implementation, parts and steps."""
+        """Name in tables: version, implementation, parts and steps."""
         name = f"{'reduced ' if self._reduced else ''}AutoAttack {self.version}"
         if self.implementation == "reference":
             return f"{name}, reference implementation"
@@ -77,55 +81,53 @@ class AutoAttack(Attack):
         parts = " + ".join(f"{part} {numbers.get(part, f'{_TARGETS}x{self.steps}')}" for part in self.parts)
         return f"{name}, assembled ({parts})"
 
-    def check(self, threat: Threat) -> None:
-        require_norm_ball(threat, "AutoAttack")
-
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
-        require_norm_ball(threat, "AutoAttack")
-        oracle = EOTLoss(classifier, label, noise, _CHOICE, self.chunk)
+        require_norm_ball(threat, type(self).__name__)
+        eot = EOTLoss(classifier, label, noise, _CHOICE, self.chunk)
         with attacking(classifier, image, label, noise):
-            self._check_classes(
-                oracle(torch.arange(1, device=image.device), image[:1], "classes", margin).logits.shape[1]
-            )
+            first = torch.arange(1, device=image.device)
+            self._check_classes(eot(image[:1], margin, "classes", first, differentiate=False).logits.shape[1])
             if self.implementation == "reference":
                 return self.parts["reference"].search(classifier, image, label, threat, noise)
-            return (self._worst if classifier.randomised else self._in_turn)(oracle, image, threat)
+            return (self._in_turn if eot.deterministic else self._worst)(eot, image, threat)
 
-    def _in_turn(self, oracle: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
-        progress = BestIterates(image, 1 + len(self.parts), stop=True)
-        progress.note(progress.active, image, oracle(progress.active, image, "clean", margin), 1)
-        for name, part in self.parts.items():
-            rows = progress.active
+    def _in_turn(self, eot: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
+        """Each part on the images that no part before it broke."""
+        best = BestIterates(image, 1 + len(self.parts), deterministic=True, early_stop=True)
+        best.update(best.active, image, eot(image, margin, "clean", differentiate=False))
+        for name in self.parts:
+            rows = best.active
             if not len(rows):
                 break
-            found, answers = self._result(name, part, oracle, rows, image, threat)
-            progress.note(rows, found.adv, answers, 1 if found.queries is None else found.queries + 1)
-        return progress.found(white_box=False)
+            result, estimate = self._run(name, eot, rows, image, threat)
+            best.update(rows, result.adv, estimate, 1 if result.queries is None else result.queries + 1)
+        return best.result(white_box=False)
 
-    def _worst(self, oracle: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
+    def _worst(self, eot: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
+        """The result with the highest margin, image by image, of all parts on all images."""
         every = torch.arange(len(image), device=image.device)
-        results = [self._result(name, part, oracle, every, image, threat) for name, part in self.parts.items()]
-        loss, best = torch.stack([answers.margin for _, answers in results]).max(0)
-        adv = torch.stack([found.adv for found, _ in results])[best, every]
-        broken = torch.stack([answers.right < 1 for _, answers in results]).any(0)
+        runs = [self._run(name, eot, every, image, threat) for name in self.parts]
+        loss, best = torch.stack([estimate.margin for _, estimate in runs]).max(0)
+        adv = torch.stack([result.adv for result, _ in runs])[best, every]
+        broken = torch.stack([estimate.accuracy < 1 for _, estimate in runs]).any(0)
         queries = torch.zeros_like(every)
-        for found, _ in results:
-            broken |= False if found.broken is None else found.broken
-            queries += oracle.eot + (0 if found.queries is None else found.queries)
+        for result, estimate in runs:
+            broken |= False if result.broken is None else result.broken
+            queries += estimate.draws + (0 if result.queries is None else result.queries)
         return AttackResult(adv, loss, queries, broken=broken)
 
-    def _result(
-        self, name: str, part: Attack, oracle: EOTLoss, rows: Tensor, image: Tensor, threat: Threat
+    def _run(
+        self, name: str, eot: EOTLoss, rows: Tensor, image: Tensor, threat: Threat
     ) -> tuple[AttackResult, EOTEstimate]:
-        """What a part finds for the images ``rows``, and what the classifier says of it, on the same draws for all."""
-        noise = oracle.noise.rows(rows).stream(name)
-        found = part.search(oracle.classifier, image[rows], oracle.label[rows], threat, noise)
-        return found, oracle(rows, found.adv, "choice", margin)
+        """The result of a part for the images ``rows``, and its margins, on the same draws for all parts."""
+        noise = eot.noise.rows(rows).stream(name)
+        result = self.parts[name].search(eot.classifier, image[rows], eot.label[rows], threat, noise)
+        return result, eot(result.adv, margin, "choice", rows, differentiate=False)
 
     def _parts(self) -> dict[str, Attack]:
-        """The attacks that it consists of, by name, in turn."""
+        """The attacks by name, in their order."""
         steps, chunk = self.steps, self.chunk
         if self.implementation == "reference":
             return {"reference": ReferenceAutoAttack(self.version, chunk)}

@@ -1,71 +1,78 @@
-"""What an iterative attack has found so far, image by image."""
+"""The best iterate of each image so far, with the statistics of an `AttackResult`."""
 
 import torch
 from torch import Tensor
 
 from common.robustness.attacks.attack import AttackResult
-from common.robustness.attacks.eot import EOTEstimate, per_image
+from common.robustness.attacks.eot import EOTEstimate, is_usable, per_image
 
 
 class BestIterates:
-    """The best point of each image and the bookkeeping of `AttackResult`.
+    """The iterate with the highest EOT-mean loss, image by image, and the statistics of the search.
 
-    ``image`` (B,C,H,W) is where the search began; ``length`` how many queries of the loop there can be. The best point
-    is the one with the highest EOT-mean loss. With ``certain``, for a deterministic classifier, whose one answer
-    settles the matter, a misclassified point comes before any that is not, whatever their losses. With ``stop`` an
-    image is done as soon as it has one: sound only where that is certain. ``active`` are the rows that are not done.
+    ``image`` (B,C,H,W) is the start; ``length`` the largest number of rounds. For a ``deterministic`` classifier, whose
+    single prediction is certain, a misclassified iterate ranks above all correctly classified ones, and with
+    ``early_stop`` an image is done at its first. Against a randomised classifier neither applies.
     """
 
-    def __init__(self, image: Tensor, length: int, stop: bool, certain: bool = False) -> None:
-        self.stop, self._certain = stop, certain or stop
+    def __init__(self, image: Tensor, length: int, deterministic: bool, early_stop: bool) -> None:
+        self._deterministic, self._early_stop = deterministic, deterministic and early_stop
         self.adv, self.loss = image.clone(), image.new_full((len(image),), -torch.inf)
         self._done = torch.zeros(len(image), dtype=torch.bool, device=image.device)
         self._queries = torch.zeros(len(image), dtype=torch.int64, device=image.device)
-        self._points, self._steps = torch.zeros_like(self._queries), torch.zeros_like(self.loss)
+        self._rounds, self._steps = torch.zeros_like(self._queries), torch.zeros_like(self.loss)
         self._dead = torch.zeros_like(self.loss)
-        self._right = torch.ones_like(self.loss)
+        self._accuracy = torch.ones_like(self.loss)
         self._broken = torch.zeros_like(self._done)
         self._curve = image.new_zeros(len(image), length)
 
     @property
     def active(self) -> Tensor:
-        """Indices (A,) of the images that the search goes on with."""
+        """Indices (A,) of the images that are not done."""
         return (~self._done).nonzero().flatten()
 
-    def note(
-        self, rows: Tensor, points: Tensor, answers: EOTEstimate, draws: int | Tensor, renew: bool = False
+    def update(
+        self,
+        rows: Tensor,
+        points: Tensor,
+        estimate: EOTEstimate,
+        queries: int | Tensor | None = None,
+        renew: bool = False,
     ) -> Tensor:
-        """Takes in what ``draws`` queries each said of ``points`` (A,C,H,W), images ``rows``; which go on, (A,).
+        """Add a round of the images ``rows`` (A,) at ``points`` (A,C,H,W); returns which of them go on, (A,) bool.
 
-        ``renew`` says that the points are the best ones themselves, asked again: the new answers replace the old.
+        ``queries``: forward passes of the round per image, by default the draws of the estimate. ``renew``: the points
+        are the best iterates themselves, and their new estimate replaces the old one. A round with a gradient is a
+        step, and counts for `AttackResult.dead`.
         """
-        wrong = (answers.right < 1) & ~answers.loss.isnan()
-        better = (answers.loss > self.loss[rows]) | renew
-        if self._certain:
-            held = self._right[rows] < 1
+        wrong = (estimate.accuracy < 1) & ~estimate.loss.isnan()
+        better = (estimate.loss > self.loss[rows]) | renew
+        if self._deterministic:
+            held = self._accuracy[rows] < 1
             better = (better & (wrong == held)) | (wrong & ~held)
-        if self.stop:
+        if self._early_stop:
             self._done[rows] |= wrong
         self.adv[rows] = torch.where(per_image(better, points), points, self.adv[rows])
-        self.loss[rows] = torch.where(better, answers.loss, self.loss[rows])
-        self._right[rows] = torch.where(better, answers.right, self._right[rows])
+        self.loss[rows] = torch.where(better, estimate.loss, self.loss[rows])
+        self._accuracy[rows] = torch.where(better, estimate.accuracy, self._accuracy[rows])
         self._broken[rows] |= wrong
-        self._queries[rows] += draws
-        self._curve[rows, self._points[rows]] = self._right[rows]
-        self._points[rows] += 1
+        self._queries[rows] += estimate.draws if queries is None else queries
+        self._curve[rows, self._rounds[rows]] = self._accuracy[rows]
+        self._rounds[rows] += 1
+        if estimate.gradient is not None:
+            self._steps[rows] += 1
+            self._dead[rows] += ~is_usable(estimate.gradient)
         return ~self._done[rows]
 
-    def blind(self, rows: Tensor, dead: Tensor) -> None:
-        """Counts a step of the images ``rows``, and whether it had no usable gradient, (A,) bool."""
-        self._steps[rows] += 1
-        self._dead[rows] += dead
+    def result(self, white_box: bool = True) -> AttackResult:
+        """Best iterates and statistics, with ``dead`` for a white-box attack only.
 
-    def found(self, white_box: bool = True) -> AttackResult:
-        """All of it, ``dead`` only of a white box. ``RuntimeError`` where the loss of an image was never finite."""
-        lost = int((self.loss == -torch.inf).sum())
-        if lost:
-            raise RuntimeError(f"the loss of {lost} of {len(self.loss)} images was never finite. Check the logits.")
-        later = torch.arange(self._curve.shape[1], device=self._curve.device) >= self._points[:, None]
-        curve = torch.where(later, self._right[:, None], self._curve)
+        Raises ``RuntimeError`` if the loss of an image was never finite.
+        """
+        failed = int((self.loss == -torch.inf).sum())
+        if failed:
+            raise RuntimeError(f"the loss of {failed} of {len(self.loss)} images was never finite. Check the logits.")
+        later = torch.arange(self._curve.shape[1], device=self._curve.device) >= self._rounds[:, None]
+        curve = torch.where(later, self._accuracy[:, None], self._curve)
         dead = self._dead / self._steps.clamp(min=1) if white_box else None
         return AttackResult(self.adv, self.loss, self._queries, curve, self._broken, dead)

@@ -1,4 +1,4 @@
-"""DiffAttack's loss: an attack that also drives the reverse process away from the forward one."""
+"""DiffAttack: a loss that also drives the reverse process away from the forward one."""
 
 import math
 from collections.abc import Sequence
@@ -11,34 +11,36 @@ from torch import Tensor, nn
 
 from common.noise import Noise
 from common.robustness.attacks.attack import AttackResult
-from common.robustness.attacks.wrapper import GradientWrapper, loss_of, with_loss
-from common.robustness.classifiers import Classifier, Purified, Voting
+from common.robustness.attacks.wrapper import GradientWrapper, loss_of
+from common.robustness.classifiers import Classifier, ClassifierWrapper
 from common.robustness.losses import Loss
 from common.robustness.protocols import RecordedTrajectory, SupportsRecording
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat
+from common.robustness.voting import Voting
 
 
 @dataclass(frozen=True)
 class DiffAttack(GradientWrapper):
-    """``attack`` climbing the loss of DiffAttack (Kang, Song and Li, arXiv 2311.16124),
+    """``attack`` with the loss of DiffAttack (Kang, Song and Li, arXiv 2311.16124),
 
         L = L_cls + weight L_dev,    L_dev = 1/n sum_k ||x_{t_k} - x'_{t_k}||^2 / D,
 
-    L_cls being the attack's own loss, x_t the image diffused to t and x'_t the reverse process when it comes by t, both
-    in the model frame, D = C*H*W; t_1 .. t_n (n = ``times``; None: all) are nodes of the sampler's grid, drawn anew at
-    every step of the attack. The gradient of both goes through every step of the process, as exact as the purifier's.
+    L_cls being the attack's own loss, x_t the image diffused to t and x'_t the state of the reverse process at t, both
+    in the model frame, D = C*H*W; t_1 .. t_n (n = ``times``; None: all) are nodes of the sampler's grid, drawn afresh
+    at every step of the attack. The gradient of both terms goes through every step of the process, as exact as the
+    purifier's.
 
-    Of the paper: the loss, the uniform choice of times, ``weight`` 1, and an outer loop of APGD (100 steps, EOT 20),
+    From the paper: the loss, the uniform choice of times, ``weight`` 1, and an outer loop of APGD (100 steps, EOT 20),
     once with the cross-entropy and once with DLR: two evaluators, ``DiffAttack(APGD(...))``, the worst of which counts.
-    Our reading: x_t is diffused with the noise that starts the purification; n; points are ranked by L_cls alone, L_dev
-    only steering the gradient, for it is no success, and its draws would drown one; several purifications in a row
-    count with the mean of their L_dev; and D. Without it L_dev outgrows L_cls with the size of the image, and on 48
-    digits the attack was weaker than the one inside (76 % of the answers right instead of 66 %); with it no difference
-    was seen. At weight 0 this is the attack itself.
+    Our choices: x_t is diffused with the noise that starts the purification; n; points are ranked by L_cls alone, since
+    L_dev is no success and its variance would dominate, so L_dev enters the gradient only; several purifications in a
+    row enter with the mean of their L_dev; and the division by D. Without D, L_dev outgrows L_cls with the size of the
+    image, and on 48 digits the attack was weaker than the one inside (76 % of the predictions correct instead of 66 %);
+    with it no difference was measured. At weight 0 this is the attack itself.
 
     The purifiers are the modules of the classifier, at any depth, that satisfy `SupportsRecording`. Raises
-    ``ValueError`` before the attack starts where there is none, or where its gradient does not reach the states on the
-    way (BPDA, adjoint).
+    ``ValueError`` before the attack starts where there is none, or where its gradient does not reach the intermediate
+    states (BPDA, adjoint).
     """
 
     weight: float = 1.0
@@ -61,37 +63,37 @@ class DiffAttack(GradientWrapper):
                 f"DiffAttack needs a diffusion purifier, whose states it can see; {type(classifier).__name__} has none"
             )
         with ExitStack() as stack:
-            seen = [stack.enter_context(part.recorded()) for part in purifiers]
-            loss = _Deviating(self, loss_of(self.attack), seen, _votes(classifier))
-            hook = classifier.register_forward_pre_hook(loss.forget)
-            stack.callback(hook.remove)
-            return with_loss(self.attack, loss).search(classifier, image, label, threat, noise)
+            trajectories = [stack.enter_context(part.recorded()) for part in purifiers]
+            loss = _DeviationLoss(self, loss_of(self.attack), trajectories, _purifications(classifier))
+            stack.callback(classifier.register_forward_pre_hook(loss.clear).remove)
+            return self.attack.vary(loss=loss).search(classifier, image, label, threat, noise)
 
 
-class _Deviating:
-    """``loss`` with the gradient of ``loss + weight L_dev``, from the purifications of the last call alone."""
+class _DeviationLoss:
+    """The values of ``loss`` with the gradient of ``loss + weight L_dev``, from the purifications of the last call."""
 
-    def __init__(self, attack: DiffAttack, loss: Loss, seen: Sequence[list[RecordedTrajectory]], votes: int) -> None:
-        self.attack, self.loss, self.seen, self.votes = attack, loss, seen, votes
+    def __init__(
+        self, attack: DiffAttack, loss: Loss, trajectories: Sequence[list[RecordedTrajectory]], purifications: int
+    ) -> None:
+        self.attack, self.loss, self.trajectories, self.purifications = attack, loss, trajectories, purifications
 
-    def forget(self, classifier: nn.Module, given: tuple[Any, ...]) -> None:
-        """A new call begins."""
-        for trajectories in self.seen:
-            trajectories.clear()
+    def clear(self, classifier: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Forward pre-hook: drop the trajectories of the call before."""
+        for recorded in self.trajectories:
+            recorded.clear()
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         values = self.loss(logits, label)
-        deviations = [each.deviation(self.attack.times) for trajectories in self.seen for each in trajectories]
+        deviations = [each.deviation(self.attack.times) for recorded in self.trajectories for each in recorded]
         if not deviations:  # no gradient is recorded
             return values
-        rows = torch.stack(deviations).mean(0)[: len(values) * self.votes]  # what comes later only fills a batch up
+        rows = torch.stack(deviations).mean(0)[: len(values) * self.purifications]  # the rest are padding rows
         steering = self.attack.weight * rows.view(len(values), -1).mean(1)
         return values + (steering - steering.detach())
 
 
-def _votes(classifier: nn.Module) -> int:
-    """How many purifications of an image one answer rests on."""
-    inner = getattr(classifier, "classifier", None)
-    if isinstance(classifier, Purified) or not isinstance(inner, nn.Module):
+def _purifications(classifier: nn.Module) -> int:
+    """Purifications of an image in one row of logits: the product of all votes."""
+    if not isinstance(classifier, ClassifierWrapper):
         return 1
-    return _votes(inner) * (classifier.draws if isinstance(classifier, Voting) else 1)
+    return _purifications(classifier.classifier) * (classifier.draws if isinstance(classifier, Voting) else 1)

@@ -1,5 +1,9 @@
-"""Expectation over transformation: the loss of an image, its gradient and its successes, averaged over draws."""
+"""Expectation over transformation (EOT): loss, gradient and accuracy of images, averaged over draws of the defence.
 
+Athalye et al., arXiv 1707.07397.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,102 +17,90 @@ from common.units import check_integer
 
 @dataclass(frozen=True)
 class EOTEstimate:
-    """What n draws say of B points: mean ``loss`` (B,), its ``gradient`` (B,C,H,W) or None, ``right`` (B,), the share
-    of the draws classified as ``label``, the mean ``logits`` (B,K) and the mean ``margin`` (B,) (`losses.margin`)."""
+    """Means over ``draws`` draws at B points: ``loss`` (B,), its ``gradient`` (B,C,H,W) or None, ``accuracy`` (B,), the
+    share of the draws that are classified as the label, ``logits`` (B,K) and ``margin`` (B,) (`losses.margin`)."""
 
     loss: Tensor
     gradient: Tensor | None
-    right: Tensor
+    accuracy: Tensor
     logits: Tensor
     margin: Tensor
-
-
-def ask(
-    classifier: Classifier,
-    points: Tensor,
-    label: Tensor,
-    draws: Noise,
-    loss: Loss | TargetedLoss,
-    differentiate: bool = True,
-    chunk: int | None = None,
-    target: Tensor | None = None,
-) -> EOTEstimate:
-    """``1/n sum_j loss(classifier(x, noise_j), y)`` for each row x of ``points`` (B,C,H,W), and its gradient in x.
-
-    With ``target`` (B,), a class per point, the loss is a targeted one: ``loss(classifier(x, noise_j), y, t)``.
-    ``draws`` has B*n rows, image-major (``noise.draws(n)``). All rows are one forward and one backward pass, or several
-    of at most ``chunk`` rows. A classifier that gives no gradient at all raises ``RuntimeError``: an attack would
-    otherwise return the clean image and pass for robustness.
-    """
-    n = len(draws) // len(points)
-    rows = points.detach().repeat_interleave(n, 0)
-    classes = [each.repeat_interleave(n) for each in (label, target) if each is not None]
-    losses, gradients, answers = [], [], []
-    for start in range(0, len(rows), chunk or len(rows)):
-        part = slice(start, start + (chunk or len(rows)))
-        x = rows[part].requires_grad_(differentiate)
-        with torch.set_grad_enabled(differentiate):
-            logits = classifier(x, draws.rows(part))
-            values = loss(logits, *(each[part] for each in classes))
-        losses.append(values.detach())
-        answers.append(logits.detach())
-        if differentiate:
-            gradients.append(_gradient(values, x))
-    logits = torch.cat(answers)
-    right = (logits.argmax(1) == classes[0]).to(points.dtype)
-    return EOTEstimate(
-        torch.cat(losses).view(-1, n).mean(1),
-        torch.cat(gradients).view(-1, n, *points.shape[1:]).mean(1) if differentiate else None,
-        right.view(-1, n).mean(1),
-        logits.view(len(points), n, -1).mean(1),
-        margin(logits, classes[0]).view(-1, n).mean(1),
-    )
+    draws: int
 
 
 @dataclass(frozen=True)
 class EOTLoss:
-    """What an attack asks a classifier about images with ``label`` (B,): ``eot`` draws each, new ones for each name.
+    """Mean loss over draws of a classifier, with its gradient: ``1/n sum_j loss(classifier(x, noise_j), y)``.
 
-    A deterministic classifier is asked once, whatever ``eot`` says.
+    ``label`` (B,) and ``noise`` (B rows) belong to the images under attack. n = ``draws``, or 1 for a deterministic
+    classifier. All rows are one forward and one backward pass, or several of at most ``chunk`` rows.
     """
 
     classifier: Classifier
     label: Tensor
     noise: Noise
-    eot: int
+    draws: int
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.classifier.randomised:
-            object.__setattr__(self, "eot", 1)
+        if self.deterministic:
+            object.__setattr__(self, "draws", 1)
+
+    @property
+    def deterministic(self) -> bool:
+        """True if one draw decides."""
+        return not self.classifier.randomised
 
     def __call__(
         self,
-        rows: Tensor,
         points: Tensor,
-        name: str,
         loss: Loss | TargetedLoss,
-        differentiate: bool = False,
+        stream: str | None = None,
+        rows: Tensor | None = None,
+        differentiate: bool = True,
         target: Tensor | None = None,
     ) -> EOTEstimate:
-        """`ask` about ``points`` (A,C,H,W), one for each image in ``rows`` (A,); the same row twice, the same draws."""
-        draws = self.noise.rows(rows).stream(name).draws(self.eot)
-        return ask(self.classifier, points, self.label[rows], draws, loss, differentiate, self.chunk, target)
+        """Estimate at ``points`` (A,C,H,W), one for each image in ``rows`` (A,) (None: all).
 
+        A new ``stream`` gives fresh draws; the same row twice in a call has the same draws. With ``target`` (A,), a
+        class per point, the loss is a targeted one: ``loss(logits, label, target)``.
 
-def _gradient(loss: Tensor, x: Tensor) -> Tensor:
-    """Row-wise gradient: row b of ``x`` moves loss b alone."""
-    found = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
-    if found is None:
-        raise RuntimeError(
-            "the classifier's logits do not depend differentiably on the image: no gradient reaches it. "
-            "Remove no_grad and detach on the way, or use a gradient-free attack."
+        Raises ``RuntimeError`` if no gradient reaches the points: the attack would otherwise return the clean image and
+        overstate robustness.
+        """
+        label, noise = (self.label, self.noise) if rows is None else (self.label[rows], self.noise.rows(rows))
+        n, draws = self.draws, (noise if stream is None else noise.stream(stream)).draws(self.draws)
+        x = points.detach().repeat_interleave(n, 0)
+        classes = [each.repeat_interleave(n) for each in (label, target) if each is not None]
+        losses, gradients, logits = [], [], []
+        for part in chunks(len(x), self.chunk):
+            leaf = x[part].requires_grad_(differentiate)
+            with torch.set_grad_enabled(differentiate):
+                outputs = self.classifier(leaf, draws.rows(part))
+                values = loss(outputs, *(each[part] for each in classes))
+            losses.append(values.detach())
+            logits.append(outputs.detach())
+            if differentiate:
+                gradients.append(_gradient(values, leaf))
+        outputs = torch.cat(logits)
+        correct = (outputs.argmax(1) == classes[0]).to(points.dtype)
+        return EOTEstimate(
+            torch.cat(losses).view(-1, n).mean(1),
+            torch.cat(gradients).view(-1, n, *points.shape[1:]).mean(1) if differentiate else None,
+            correct.view(-1, n).mean(1),
+            outputs.view(len(points), n, -1).mean(1),
+            margin(outputs, classes[0]).view(-1, n).mean(1),
+            n,
         )
-    return found.detach()
+
+
+def chunks(rows: int, size: int | None) -> Iterator[slice]:
+    """Slices of at most ``size`` rows (None: all rows in one)."""
+    yield from (slice(start, start + (size or rows)) for start in range(0, rows, size or rows))
 
 
 def check_counts(chunk: int | None, **counts: int) -> None:
-    """``ValueError`` unless all of an attack's ``counts`` are whole and at least 1, and ``chunk`` too, or None."""
+    """``ValueError`` unless all ``counts`` of an attack are integers of at least 1, and ``chunk`` too, or None."""
     for name, value in counts.items():
         check_integer(name, value, 1)
     if chunk is not None:
@@ -116,17 +108,33 @@ def check_counts(chunk: int | None, **counts: int) -> None:
 
 
 def most_likely_classes(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:
-    """The ``count`` most likely other classes (fewer if there are not so many), most likely first, (B,) each."""
+    """The ``count`` most likely classes other than the label (at most K - 1), most likely first, (B,) each."""
     others = logits.scatter(1, label[:, None], -torch.inf)
     return list(others.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1))
 
 
 def is_usable(gradient: Tensor) -> Tensor:
-    """(B,) bool: somewhere non-zero and everywhere finite."""
+    """True where a gradient is finite and not zero, per image, (B,) bool."""
     largest = gradient.flatten(1).abs().amax(1)
     return (largest > 0) & (largest < torch.inf)
 
 
+def usable(gradient: Tensor) -> Tensor:
+    """The gradient (B,C,H,W), with zeros for images where it is not finite."""
+    return torch.where(per_image(is_usable(gradient), gradient), gradient, 0.0)
+
+
 def per_image(row: Tensor, image: Tensor) -> Tensor:
-    """One number per image, (B,) -> (B,1,1,1), to go with ``image``."""
+    """One number per image, (B,) -> (B,1,1,1), to broadcast against ``image``."""
     return row.view(-1, *(1,) * (image.ndim - 1))
+
+
+def _gradient(loss: Tensor, x: Tensor) -> Tensor:
+    """Row-wise gradient: row b of ``x`` affects loss b alone."""
+    gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise RuntimeError(
+            "the classifier's logits do not depend differentiably on the image: no gradient reaches it. "
+            "Remove no_grad and detach on the way, or use a gradient-free attack."
+        )
+    return gradient.detach()

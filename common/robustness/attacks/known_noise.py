@@ -1,32 +1,29 @@
-"""An attacker who knows the defence's random draws, and what several attempts saw together."""
+"""A classifier under known draws, for attackers who know the defence's noise."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import AttackResult
-from common.robustness.classifiers import Classifier
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.classifiers import Classifier, ClassifierWrapper
+from common.robustness.threats.threat import Threat
 
 
-class KnownNoise(Classifier):
-    """A randomised classifier under known draws: deterministic, each image under the row of ``noise`` with its index.
+class KnownNoise(ClassifierWrapper):
+    """A randomised classifier under fixed draws: deterministic, each image under the row of ``noise`` with its index.
 
-    ``noise`` has one row per image. Whoever asks hands over noise as always; of it only the index counts, which says
-    whose draw is meant. So any attack becomes one that knows the noise, whatever rows it asks about and how often. One
-    that does not say which image a row belongs to (a library's, that picks rows out of a batch) attacks one by one.
+    ``noise`` has one row per image. Of the noise given to ``forward`` only the index counts, which selects the row. Any
+    attack against this classifier is one that knows the noise, whatever rows it evaluates and how often. An attack that
+    does not pass the index of its rows (a library's, which picks rows out of a batch) runs on single images:
+    `attack_one_by_one`.
 
     Raises ``ValueError`` for an index that is not in ``noise``, and without noise for another number of rows.
     """
 
-    randomised = False
-
     def __init__(self, classifier: Classifier, noise: Noise) -> None:
-        super().__init__()
-        self.classifier, self.noise = classifier, noise
+        super().__init__(classifier)
+        self.randomised, self.noise = False, noise
         self._sorted, self._order = noise.index.sort()
         if bool((self._sorted[1:] == self._sorted[:-1]).any()):
             raise ValueError(f"known draws need one row per image; got {noise.index.tolist()}")
@@ -53,26 +50,6 @@ class KnownNoise(Classifier):
 def attack_one_by_one(
     attack: Callable[..., Tensor], classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
 ) -> Tensor:
-    """``adv`` (B,C,H,W) of an attack that is shown one image at a time: every row that it asks about is of that one."""
+    """``adv`` (B,C,H,W) of an attack on single images, so that every row it evaluates belongs to a known image."""
     rows = [slice(row, row + 1) for row in range(len(image))]
     return torch.cat([attack(classifier, image[row], label[row], threat, noise.rows(row)) for row in rows])
-
-
-def merge_results(found: Sequence[AttackResult]) -> list[dict[str, Any]]:
-    """What the attack saw of each image, as far as it says; of several attempts the sum, any and means."""
-    rows: list[dict[str, Any]] = [{} for _ in found[0].adv]
-    merged = {
-        "queries": _merged([f.queries for f in found], lambda x: x.sum(0)),
-        "broken": _merged([f.broken for f in found], lambda x: x.any(0)),
-        "dead": _merged([f.dead for f in found], lambda x: x.mean(0)),
-        "curve": _merged([f.curve for f in found], lambda x: x.mean(0)),
-    }
-    for name, values in merged.items():
-        for row, value in zip(rows, [] if values is None else values.tolist(), strict=values is not None):
-            row[name] = value
-    return rows
-
-
-def _merged(parts: Sequence[Tensor | None], combine: Callable[[Tensor], Tensor]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return combine(torch.stack(known)) if len(known) == len(parts) else None

@@ -4,16 +4,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
-from common.robustness.attacks.eot import ask, check_counts, is_usable, per_image
+from common.robustness.attacks.eot import EOTLoss, check_counts, usable
 from common.robustness.classifiers import Classifier
-from common.robustness.losses import Loss, by_name
-from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
+from common.robustness.losses import Loss, as_loss
+from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
+from common.robustness.threats.threat import Threat
 from common.units import parse_number
 
 Direction = Literal["steepest", "sign"]
@@ -29,16 +29,16 @@ class PGD(Attack):
 
     with fresh draws at every step (Madry et al., arXiv 1706.06083; Athalye et al., arXiv 1707.07397). All B*n rows
     are one forward and one backward pass, or several of at most ``chunk`` rows each. The direction is the steepest
-    one of the threat's norm (``ThreatModel.ascend``).
+    one of the threat's norm (``ThreatModel.ascend``), or the sign of g.
 
-    Returns, per image, the iterate with the highest EOT-mean loss among all steps and restarts: the loss at the
-    very point and draws whose gradient was taken, the last iterate included. This is a maximum over noisy means
-    and says nothing about success: predictions are the evaluator's, on fresh draws. The same images with the same
-    noise rows give the same result in any batch, up to float rounding inside the network.
+    Returns, per image, the iterate with the highest EOT-mean loss among all steps and restarts, the last iterate
+    included: the loss at the very point and draws whose gradient was taken. This maximum over noisy means says nothing
+    about success: predictions are the evaluator's, on fresh draws. The same images with the same noise rows give the
+    same result in any batch, up to float rounding inside the network.
 
-    A deterministic classifier is asked once per step, whatever ``eot`` says, and with ``early_stop`` an image is done
-    at its first misclassified iterate, which is then returned. Against a randomised one no success is certain, so none
-    ends the search.
+    A deterministic classifier is evaluated once per step, whatever ``eot``; with ``early_stop`` an image is done at its
+    first misclassified iterate, which is then returned. Against a randomised one no success is certain, and none ends
+    the search.
 
     ``step_size`` is in pixels. By default the steps add up to 2.5 eps for L-inf and to 5 eps for L2, whose random start
     lies near the surface of the ball at right angles to the gradient: on the way round to a linear optimum, 2.5 eps
@@ -46,7 +46,7 @@ class PGD(Attack):
     the same length in the norm. ``loss`` is a name in ``losses.LOSSES`` or a function of (logits, label).
 
     Raises ``RuntimeError`` where the classifier gives no gradient at all, or a loss that is never finite: either would
-    otherwise return the clean image and pass for robustness.
+    otherwise return the clean image and overstate robustness.
     """
 
     steps: int = 20
@@ -59,52 +59,43 @@ class PGD(Attack):
     chunk: int | None = None
     direction: Direction = "steepest"
 
+    threat_kind = ThreatModel
+
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
         if self.direction not in get_args(Direction):
             raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}; got {self.direction!r}")
         if self.step_size is not None and not parse_number(self.step_size) > 0:
             raise ValueError(f"step_size must be in pixel units and above 0; got {self.step_size}")
-        self._loss_function()
-
-    def check(self, threat: Threat) -> None:
-        require_norm_ball(threat, type(self).__name__)
+        as_loss(self.loss)
 
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        size = self._length(ball, image[0].numel()) if self.step_size is None else parse_number(self.step_size)
-        eot, certain = (self.eot, False) if classifier.randomised else (1, True)
-        progress = BestIterates(image, self.restarts * (self.steps + 1), self.early_stop and certain, certain)
+        size = self._default_size(ball, image[0].numel()) if self.step_size is None else parse_number(self.step_size)
+        eot, loss = EOTLoss(classifier, label, noise, self.eot, self.chunk), as_loss(self.loss)
+        best = BestIterates(image, self.restarts * (self.steps + 1), eot.deterministic, self.early_stop)
         with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
-                rows = progress.active
+                rows = best.active
                 adv = image[rows]
                 if self.random_start:
                     adv = ball.random_start(adv, noise.rows(rows).stream("start"), restart)
                 for step in range(self.steps + 1):
                     if not len(rows):
                         break
-                    last = step == self.steps
-                    draws = noise.rows(rows).stream(f"restart {restart} step {step}").draws(eot)
-                    answers = ask(classifier, adv, label[rows], draws, self._loss_function(), not last, self.chunk)
-                    going = progress.note(rows, adv, answers, eot)
-                    if answers.gradient is not None:
-                        living = is_usable(answers.gradient)
-                        progress.blind(rows, ~living)
-                        gradient = torch.where(per_image(living, adv), answers.gradient, 0.0)
-                        adv = ball.project(image[rows], self._moved(ball, adv, gradient, size))
+                    estimate = eot(adv, loss, f"restart {restart} step {step}", rows, step < self.steps)
+                    going = best.update(rows, adv, estimate)
+                    if estimate.gradient is not None:
+                        adv = ball.project(image[rows], self._ascend(ball, adv, usable(estimate.gradient), size))
                     rows, adv = rows[going], adv[going]
-        return progress.found()
+        return best.result()
 
-    def _length(self, ball: ThreatModel, dimension: int) -> float:
-        """The default step size."""
+    def _default_size(self, ball: ThreatModel, dimension: int) -> float:
+        """Step size that makes the steps add up to the norm's default path."""
         length = _PATHS[ball.norm] * ball.eps / self.steps
         return length / dimension ** (1 / ball.norm) if self.direction == "sign" else length
 
-    def _moved(self, ball: ThreatModel, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+    def _ascend(self, ball: ThreatModel, adv: Tensor, gradient: Tensor, size: float) -> Tensor:
         return adv + size * gradient.sign() if self.direction == "sign" else ball.ascend(adv, gradient, size)
-
-    def _loss_function(self) -> Loss:
-        return by_name(self.loss) if isinstance(self.loss, str) else self.loss

@@ -1,7 +1,8 @@
-"""Square: a random search that asks for scores alone."""
+"""Square attack: a random search by logits alone."""
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,28 +14,29 @@ from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts
 from common.robustness.attacks.square_proposals import SquareProposals
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import margin
-from common.robustness.threats.norm_ball import Threat, ThreatModel, require_norm_ball
+from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
+from common.robustness.threats.threat import Threat
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 proposals
-_CURVE = 100  # points that are kept of a curve
+_CURVE = 100  # largest number of points of a stored curve
 
 
 @dataclass(frozen=True)
 class Square(Attack):
-    """Square attack (Andriushchenko et al., arXiv 1912.00049) in L-inf, L2 and L1: no gradient is asked for.
+    """Square attack (Andriushchenko et al., arXiv 1912.00049) in L-inf, L2 and L1, without gradients.
 
-    From a first guess on, ``queries - 1`` proposals change a window of the perturbation (`SquareProposals`) and are
+    From a random start, ``queries - 1`` proposals each change a window of the perturbation (`SquareProposals`) and are
     accepted if the margin, ``max_{k != y} z_k - z_y``, grows. The window covers the share ``window`` of the pixels at
-    first and is halved after 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the proposals. In L2 and L1, where it holds
-    a bump, it is at least 3 pixels wide for the first fifth of the proposals and 2 until three fifths are done.
+    first and is halved after 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the proposals. In L2 and L1, where it holds a
+    bump, it is at least 3 pixels wide for the first fifth of the proposals and 2 until three fifths are done.
 
-    A deterministic classifier is asked once about each. Against a randomised one the margin is a mean over ``eot``
-    draws, and the rule is: for every proposal fresh draws, on which the current point is asked again, and the proposal
-    is accepted if its mean margin is the higher one there. No point is held on to for its luck. This doubles the cost,
-    to ``(2 queries - 1) eot`` answers per image. Returned is the point where the search ends, with its latest margin.
+    A deterministic classifier is evaluated once per proposal. Against a randomised one the margin is a mean over
+    ``eot`` draws; every proposal has fresh draws, on which the current point is evaluated again, and is accepted if its
+    mean margin is higher than that. So no point is kept for its luck. This doubles the cost, to ``(2 queries - 1) eot``
+    forward passes per image. Returns the point where the search ends, with its latest margin.
 
-    With ``early_stop`` an image is done once it is misclassified, if the classifier is deterministic. Each image's
-    proposals come from its own noise, so that results do not depend on the batch. ``curve`` has at most 100 points,
+    With ``early_stop`` an image is done once it is misclassified, if the classifier is deterministic. The proposals of
+    an image come from its own noise, so that results do not depend on the batch. ``curve`` has at most 100 points,
     evenly spaced.
     """
 
@@ -43,45 +45,43 @@ class Square(Attack):
     window: float = 0.8
     early_stop: bool = False
     chunk: int | None = None
+
     white_box = False
+    threat_kind = ThreatModel
 
     def __post_init__(self) -> None:
         check_counts(self.chunk, queries=self.queries, eot=self.eot)
         if not 0 < self.window <= 1:
             raise ValueError(f"window must be a share of the pixels, 0 < window <= 1; got {self.window}")
 
-    def check(self, threat: Threat) -> None:
-        require_norm_ball(threat, "Square")
-
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
-        ball = require_norm_ball(threat, "Square")
-        certain = not classifier.randomised
-        oracle = EOTLoss(classifier, label, noise, self.eot, self.chunk)
-        rounds = self.queries if certain else 2 * self.queries - 1
-        progress = BestIterates(image, rounds, self.early_stop and certain, certain)
+        ball = require_norm_ball(threat, type(self).__name__)
+        eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
+        rounds = self.queries if eot.deterministic else 2 * self.queries - 1
+        best = BestIterates(image, rounds, eot.deterministic, self.early_stop)
         proposals = SquareProposals(ball, image, noise)
         with attacking(classifier, image, label, noise), torch.no_grad():
-            rows, points = progress.active, proposals.first()
-            progress.note(rows, points, oracle(rows, points, "query 0", margin), oracle.eot)
+            points = proposals.first()
+            best.update(best.active, points, eot(points, margin, "query 0", differentiate=False))
             for query in range(1, self.queries):
-                rows = progress.active
+                rows, name = best.active, f"query {query}"
                 if not len(rows):
                     break
-                points = proposals.next(rows, progress.adv[rows], query, self._side(query, image, ball))
-                if certain:
-                    answers = oracle(rows, points, f"query {query}", margin)
+                points = proposals.next(rows, best.adv[rows], query, self._side(query, image, ball))
+                if eot.deterministic:
+                    estimate = eot(points, margin, name, rows, differentiate=False)
                 else:
-                    both = torch.cat((progress.adv[rows], points))
-                    held, answers = _halves(oracle(rows.repeat(2), both, f"query {query}", margin))
-                    progress.note(rows, progress.adv[rows], held, oracle.eot, renew=True)
-                progress.note(rows, points, answers, oracle.eot)
-        found = progress.found(white_box=False)
-        return replace(found, curve=_thinned(found.curve))
+                    both = torch.cat((best.adv[rows], points))
+                    current, estimate = _halves(eot(both, margin, name, rows.repeat(2), differentiate=False))
+                    best.update(rows, best.adv[rows], current, renew=True)
+                best.update(rows, points, estimate)
+        result = best.result(white_box=False)
+        return replace(result, curve=_thinned(result.curve))
 
     def _side(self, query: int, image: Tensor, ball: ThreatModel) -> int:
-        """How many pixels the window of this proposal is wide."""
+        """Width of the window in pixels."""
         height, width = image.shape[2:]
         halvings = sum(query * 10_000 > after * self.queries for after in _HALVINGS)
         side = round(math.sqrt(self.window / 2**halvings * height * width))
@@ -89,11 +89,13 @@ class Square(Attack):
         return min(max(side, wide), height, width)
 
 
-def _halves(answers: EOTEstimate) -> tuple[EOTEstimate, EOTEstimate]:
-    """Estimates of two points of each image, apart."""
-    values = {name: value.chunk(2) for name, value in vars(answers).items() if value is not None}
-    first, second = ({name: pair[side] for name, pair in values.items()} for side in (0, 1))
-    return replace(answers, **first), replace(answers, **second)
+def _halves(estimate: EOTEstimate) -> tuple[EOTEstimate, EOTEstimate]:
+    """An estimate at two points of each image, split."""
+    pairs: dict[str, Any] = {
+        name: value.chunk(2) for name, value in vars(estimate).items() if isinstance(value, Tensor)
+    }
+    first, second = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
+    return replace(estimate, **first), replace(estimate, **second)
 
 
 def _thinned(curve: Tensor | None) -> Tensor | None:

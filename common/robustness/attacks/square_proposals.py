@@ -1,4 +1,4 @@
-"""What the Square attack tries next: perturbations that differ from the present one in a window or two."""
+"""Random proposals of the Square attack: perturbations changed in a window or two."""
 
 import math
 from functools import cache
@@ -10,12 +10,12 @@ from common.noise import Noise
 from common.robustness.attacks.eot import per_image
 from common.robustness.threats.norm_ball import ThreatModel
 
-_BLOCK = 64  # proposals whose random numbers are drawn together
-_GRID = 5  # tiles to a side of the first guess
+_BLOCK = 64  # proposals whose random numbers are drawn at once
+_GRID = 5  # tiles per side of the start
 
 
 class SquareProposals:
-    """Random points of the ball, image by image, each from the image's own row of ``noise``.
+    """Random points of the ball, each drawn from its image's row of ``noise``.
 
     Andriushchenko et al., arXiv 1912.00049: algorithm 2 for L-inf, algorithm 3 for L2, and with p = 1 for L1.
     """
@@ -26,8 +26,8 @@ class SquareProposals:
         self._block, self._drawn = -1, image
 
     def first(self) -> Tensor:
-        """Where the search begins, (B,C,H,W). L-inf: columns of eps with random signs. L2 and L1: five by five bumps
-        with random signs and orientations, together of length eps."""
+        """Start of the search, (B,C,H,W). L-inf: columns of eps with random signs. L2 and L1: five by five bumps with
+        random signs and orientations, of total norm eps."""
         channels, height, width = self._image.shape[1:]
         if self._ball.norm == math.inf:
             moved = self._ball.eps * _sign(self._noise.uniform(0, (channels, 1, width), self._image.dtype))
@@ -42,7 +42,7 @@ class SquareProposals:
         return self._placed(self._image, self._ball.eps * bumps / per_image(length, bumps))
 
     def next(self, rows: Tensor, points: Tensor, query: int, side: int) -> Tensor:
-        """Other points (A,C,H,W) in place of ``points``, images ``rows``; windows are ``side`` pixels high and wide."""
+        """Proposals (A,C,H,W) in place of ``points`` of the images ``rows``; windows have ``side`` pixels a side."""
         u = self._uniforms(query, 5 + points.shape[1])[rows]
         image = self._image[rows]
         window, *inside = self._window(u[:, 0:2], side)
@@ -56,7 +56,7 @@ class SquareProposals:
         return self._placed(image, self._moved(points.double() - image, window, other, sign * bump))
 
     def _moved(self, offset: Tensor, window: Tensor, other: Tensor, bump: Tensor) -> Tensor:
-        """The offsets with what is in the window ``other``, and what the ball has left, spent on ``window``."""
+        """The offsets with the norm of the window ``other``, and what the ball leaves, moved to ``window``."""
         p = self._ball.norm
         power = offset.abs() ** p
         unused = (self._ball.eps**p - power.sum((1, 2, 3))).clamp(min=0) / offset.shape[1]
@@ -68,7 +68,7 @@ class SquareProposals:
         return (image.double() + offset).clamp(0, 1).to(image.dtype)
 
     def _window(self, u: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A window per image, (A,1,H,W) bool, at a uniform place; the rows (A,H) and columns (A,W) counted in it."""
+        """A window per image at a uniform place, (A,1,H,W) bool, with row (A,H) and column (A,W) indices inside it."""
         places = []
         for line, where in zip(self._lines, u.unbind(1), strict=True):
             corner = (where * (len(line) - side + 1)).floor().long()
@@ -78,7 +78,7 @@ class SquareProposals:
         return window, places[0].clamp(0, side - 1), places[1].clamp(0, side - 1)
 
     def _uniforms(self, query: int, count: int) -> Tensor:
-        """Numbers in (0,1) for this proposal, (B, count) float64."""
+        """Uniform numbers in (0,1) of a proposal, (B, count) float64."""
         block, place = divmod(query, _BLOCK)
         if block != self._block:
             self._block = block
@@ -88,15 +88,15 @@ class SquareProposals:
 
 @cache
 def _bumps(side: int) -> Tensor:
-    """A positive beside a negative bump, and the same turned: (2, side, side) float64."""
+    """A positive beside a negative bump, and its transpose, (2, side, side) float64."""
     left, right = _bump(side, side // 2), _bump(side, side - side // 2)
     pair = torch.cat((left, -right), 1)
     return torch.stack((pair, pair.T))
 
 
 def _bump(height: int, width: int) -> Tensor:
-    """``sum_{k=0}^{M} 1 / (n + 1 - k)^2`` with n = height // 2 and M = n - the distance (of the maximum norm) from the
-    middle, (height, width) float64."""
+    """``sum_{k=0}^{M} 1 / (n + 1 - k)^2`` with n = height // 2 and M = n - the L-inf distance from the centre,
+    (height, width) float64."""
     n = height // 2
     rows, columns = torch.arange(height) - n, torch.arange(width) - width // 2
     steps = n - torch.maximum(rows.abs()[:, None], columns.abs()[None])
@@ -110,6 +110,6 @@ def _sign(u: Tensor) -> Tensor:
 
 
 def _unit(window: Tensor, p: float) -> Tensor:
-    """Over its p-norm, channel by channel, (A,C,H,W); zero stays zero."""
+    """The window (A,C,H,W) over its p-norm, per channel; zero stays zero."""
     length: Tensor = torch.linalg.vector_norm(window, p, dim=(2, 3), keepdim=True)
     return window / length.clamp(min=torch.finfo(window.dtype).tiny)

@@ -1,4 +1,4 @@
-"""What an attack differentiates, as a setting of the attack: so several can meet the same defence in one test."""
+"""The differentiation mode as a setting of the attack, so that several modes attack one defence in one test."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,38 +11,37 @@ from common.robustness.attacks.attack import AttackResult
 from common.robustness.attacks.wrapper import GradientWrapper
 from common.robustness.classifiers import Classifier
 from common.robustness.protocols import SupportsDifferentiation
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat
 
 Mode = Literal["checkpoint", "full", "bpda", "adjoint", "surrogate"]
 
 
 class Differentiation(Protocol):
-    """A way to differentiate a purification, with its settings: a ``common.diffusion.Gradient``."""
+    """A differentiation mode with its settings: a ``common.diffusion.Gradient``."""
 
     def check(self, process: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class Through(GradientWrapper):
-    """``attack`` against the same classifier, whose purifiers differentiate by ``gradient`` while it runs.
+    """``attack`` against the same classifier, whose purifiers differentiate by ``gradient`` during the attack.
 
     Everything else stays as deployed: the sampler, the draws, and the evaluator's scores. ``gradient`` is
 
-    * "checkpoint" or "full": exact, whatever the purifier is configured with;
+    * "checkpoint" or "full": exact, whatever the purifier's own mode;
     * "bpda": the purifier counts as the identity. ``Through(PGD(steps=50, step_size="2/255", eot=15), "bpda")`` is the
-      BPDA+EOT attack of DiffPure's code (arXiv 2205.07460), but for its rule of decision: its gradient is averaged
-      over 15 purifications, and it scores the mean logit of 150, which is ``Attacked(rule="mean_logit", votes=150)``;
+      BPDA+EOT attack of DiffPure's code (arXiv 2205.07460), but for its decision rule: its gradient is averaged over 15
+      purifications, and it scores the mean logit of 150, which is ``Attacked(rule="mean_logit", votes=150)``;
     * "adjoint": the adjoint SDE of DiffPure's paper;
     * "surrogate": a coarser sampler of 20 steps (Lee and Kim, arXiv 2303.09051);
     * or a ``Gradient`` with its settings, such as ``Surrogate(steps=5, solver="ddim")``: another sampler in the attack
       than in the defence.
 
-    All but the first two are weaker attacks, here to be compared with them. Where the attack differentiates another
-    process than the deployed one, what it saw (``curve``, ``broken``) says nothing of the defence and is not reported.
+    All but the first two are weaker attacks, offered for comparison. Where the attack differentiates another process
+    than the deployed one, its own statistics (``curve``, ``broken``) do not describe the defence and are left out.
 
-    The purifiers are those modules of the classifier, at any depth, that have a method ``differentiated(gradient)``:
-    a context manager that sets the way, yields whether the process stays the deployed one, and restores the old way.
-    Raises ``ValueError`` before the attack starts where there is none, or where the gradient does not serve it.
+    The purifiers are the modules of the classifier, at any depth, that satisfy `SupportsDifferentiation`. Raises
+    ``ValueError`` before the attack starts where there is none, or where the mode does not apply to it.
     """
 
     gradient: Mode | Differentiation = "bpda"
@@ -65,5 +64,5 @@ class Through(GradientWrapper):
             )
         with ExitStack() as stack:
             deployed = [stack.enter_context(part.differentiated(self.gradient)) for part in purifiers]
-            found = super().search(classifier, image, label, threat, noise)
-        return found if all(deployed) else replace(found, curve=None, broken=None)
+            result = super().search(classifier, image, label, threat, noise)
+        return result if all(deployed) else replace(result, curve=None, broken=None)

@@ -1,21 +1,24 @@
-"""Attacks that never ask the defence: adversarial images of one classifier, shown to another."""
+"""Transfer attack: adversarial images of one classifier, evaluated on another."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack
 from common.robustness.classifiers import Classifier
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat
 
 
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """The adversarial images that ``attack`` finds for ``source``, whatever classifier is under test.
+    """The adversarial images of ``attack`` against ``source``, whatever classifier is under test.
 
-    A check on every white-box number: where the transfer is the stronger attack, the white-box one did not find what
-    exists, and its robust accuracy is too high. Sources worth trying are the undefended classifier and, for AGDM, φ.
+    A check on every white-box number: where the transfer attack is stronger, the white-box attack missed existing
+    adversarial images, and its robust accuracy is too high. Sources worth trying are the undefended classifier and, for
+    AGDM, the guidance network φ.
     """
 
     source: Classifier
@@ -24,6 +27,14 @@ class Transfer(Attack):
 
     def check(self, threat: Threat) -> None:
         self.attack.check(threat)
+
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the attack on the source."""
+        return self.attack.settings()
+
+    def vary(self, **changes: Any) -> "Transfer":
+        """The same transfer of the attack with other settings."""
+        return replace(self, attack=self.attack.vary(**changes))
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
         source = self.source.freeze().to(image.device)

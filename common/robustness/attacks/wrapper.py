@@ -1,22 +1,23 @@
-"""Attacks around an attack: they change what it sees, never how it searches."""
+"""Attacks around an attack: they change its gradients, not its search."""
 
-from dataclasses import dataclass, is_dataclass, replace
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.classifiers import Classifier
-from common.robustness.losses import Loss, by_name
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.losses import Loss, as_loss
+from common.robustness.threats.threat import Threat
 
-A = TypeVar("A", bound=Attack)
+W = TypeVar("W", bound="GradientWrapper")
 
 
 @dataclass(frozen=True)
 class GradientWrapper(Attack):
-    """``attack``, while something about the classifier or the loss is changed. It must be one that uses gradients."""
+    """``attack`` with another gradient: of a changed classifier or of a changed loss. It must be a white-box attack."""
 
     attack: Attack
 
@@ -37,18 +38,24 @@ class GradientWrapper(Attack):
 
     @property
     def chunk(self) -> int | None:
-        """How many rows the attack works on at a time; None for no limit."""
-        return getattr(self.attack, "chunk", None)
+        """That of the attack inside."""
+        return self.attack.chunk
+
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of both attacks."""
+        return {**self.attack.settings(), **super().settings()}
+
+    def vary(self: W, **changes: Any) -> W:
+        """The same attack with other settings, of its own or of the attack inside."""
+        own = {field.name for field in fields(self)} & changes.keys()
+        inside = {name: value for name, value in changes.items() if name not in own}
+        attack = self.attack.vary(**inside) if inside else self.attack
+        return replace(self, **{"attack": attack, **{name: changes[name] for name in own}})
 
 
 def loss_of(attack: Attack) -> Loss:
-    """The loss that an attack climbs; ``ValueError`` where it names none of (logits, label)."""
-    loss = getattr(attack, "loss", None)
-    if loss is None or not is_dataclass(attack):
+    """The loss that an attack maximises; ``ValueError`` if it has no setting for it."""
+    loss = None if isinstance(attack, GradientWrapper) else attack.settings().get("loss")
+    if loss is None:
         raise ValueError(f"the attack inside must have a loss, as PGD and APGD do; got {type(attack).__name__}")
-    return by_name(loss) if isinstance(loss, str) else loss
-
-
-def with_loss(attack: A, loss: Loss) -> A:
-    """The same attack with another loss."""
-    return replace(attack, loss=loss)  # type: ignore[type-var]
+    return as_loss(loss)

@@ -15,7 +15,8 @@ from common.robustness.certification.binomial import needed_count
 from common.robustness.certification.certificate import Certificate, check_rows
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.certification.staged import StagedCounts, check_targets, stage_sizes
-from common.robustness.classifiers import Classifier, deployed, unpadded
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.padding import unpadded
 from common.units import check_integer
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, deployed, unpadded
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.padding import unpadded
 
 _ROWS, _PART = 8, 5  # noisy copies per call; rows of the smaller call
 _SEED_ROWS = 6  # rows that must follow the seed before a draw without effect counts as an error: votes often agree

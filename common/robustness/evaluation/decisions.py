@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, Voting, deployed
+from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import check_labels
+from common.robustness.voting import Voting
 
 Rule = Literal["single", "majority", "mean_logit"]
 

@@ -19,15 +19,15 @@ from common.engine.meter import Meter
 from common.noise import Noise
 from common.records.rows import rounded_down
 from common.records.store import Record
-from common.robustness.attacks.attack import Attack, AttackResult
-from common.robustness.attacks.known_noise import KnownNoise, merge_results
+from common.robustness.attacks.attack import Attack, AttackResult, merge_results
+from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation, check_labels
 from common.robustness.evaluation.decisions import Rule, ask, check_rule, decided, scores
 from common.robustness.evaluation.stored_images import pictures
 from common.robustness.masking.checks import masking_signs
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat
 
 Knowledge = Literal["model", "noise"]
 

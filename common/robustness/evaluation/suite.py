@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from common.robustness.attacks.attack import Attack
 from common.robustness.evaluation.evaluators import Attacked, Clean, Evaluator
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat
 
 
 def suite(evaluators: Sequence[Evaluator], threat: Threat | None = None) -> list[Evaluator]:

@@ -18,9 +18,10 @@ from torch import nn
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.records.rows import Record
-from common.robustness.classifiers import Classifier, deployed, unpadded
+from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation
 from common.robustness.gradient_check.point_check import FAILURES, PointCheck
+from common.robustness.padding import unpadded
 
 
 @dataclass(frozen=True)

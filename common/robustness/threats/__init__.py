@@ -1,1 +1,1 @@
-"""Threat models: the images that an attacker may return."""
+"""Threat models: norm balls, spatial transformations and perceptual distances."""

@@ -1,29 +1,29 @@
-"""The perceptual threat: images that look alike to a network, however far their pixels are apart."""
+"""Perceptual threat: images within a distance that a network measures, such as LPIPS."""
 
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from common.robustness.threats.norm_ball import Threat
+from common.robustness.threats.threat import Threat, in_box
 from common.units import parse_number
 
 Net = Literal["vgg", "alex", "squeeze"]
 
-_SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}  # side of the smallest image of which all layers leave something
-_NAMES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # as torchvision calls them
-_SLACK = 1e-4  # of eps: convolutions add up in another order in another batch
+_SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17}  # side in pixels at which the last layer still has an output
+_NAMES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # in torchvision
+_SLACK = 1e-4  # relative to eps: the order of summation in convolutions depends on the batch
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual image patch similarity (Zhang et al., arXiv 1801.03924), as torchmetrics has it.
+    """Learned perceptual image patch similarity (Zhang et al., arXiv 1801.03924), by torchmetrics.
 
     ``lpips(image, adv)``: (B,C,H,W) pixels in [0,1] twice -> (B,), at least 0; differentiable; float32 inside. C is 3,
-    or 1, of which three equal colours are made. ``net`` is what features are compared: those of VGG-16, AlexNet or
-    SqueezeNet. They need images of 16, 31 and 17 pixels a side; ``resize`` first brings them to a size, bilinearly.
+    or 1, which is repeated to three channels. ``net`` selects the features: VGG-16, AlexNet or SqueezeNet. They need
+    images of at least 16, 31 and 17 pixels a side; ``resize`` first resizes to a square of that side, bilinearly.
 
-    The network is torchvision's with its ImageNet weights, fetched at the first use and kept in torch's hub folder; it
-    is no part of this module's state. Raises ``RuntimeError`` where the weights cannot be had.
+    The network is torchvision's with its ImageNet weights, downloaded at the first use into torch's hub folder; it is
+    not part of this module's state. Raises ``RuntimeError`` if the weights are not available.
     """
 
     def __init__(self, net: Net = "vgg", resize: int | None = None):
@@ -34,21 +34,21 @@ class LPIPS(nn.Module):
             raise ValueError(f"resize must be at least {_SMALLEST[net]} pixels for {net}, or None; got {resize}")
         self.config = {"net": net, "resize": resize}
         self._net, self._resize = net, resize
-        self._loaded: list[nn.Module] = []  # not a submodule: its weights are a published file, not state of ours
+        self._loaded: list[nn.Module] = []  # not a submodule: its published weights are not part of the state
 
     def forward(self, image: Tensor, adv: Tensor) -> Tensor:
         channels, side = image.shape[1], self._resize or min(image.shape[-2:])
         if channels not in (1, 3) or side < _SMALLEST[self._net]:
             need = f"1 or 3 channels and at least {_SMALLEST[self._net]} pixels a side"
             raise ValueError(
-                f"LPIPS({self._net!r}) needs {need}; got {tuple(image.shape)}. A small one takes resize=64."
+                f"LPIPS({self._net!r}) needs {need}; got {tuple(image.shape)}. For small images set resize=64."
             )
         network = self._network().to(image.device)
-        distance: Tensor = network(self._seen(image), self._seen(adv), normalize=True)
+        distance: Tensor = network(self._prepared(image), self._prepared(adv), normalize=True)
         return distance.flatten()
 
-    def _seen(self, image: Tensor) -> Tensor:
-        """What the network is shown, still in pixels: float32, three channels, enlarged."""
+    def _prepared(self, image: Tensor) -> Tensor:
+        """Input of the network, in pixels: float32, three channels, resized."""
         image = image.float().expand(-1, 3, -1, -1)
         if self._resize is None:
             return image
@@ -64,13 +64,13 @@ class LPIPS(nn.Module):
 class Perceptual(Threat):
     """``{ adv in [0,1]^D : metric(image, adv) <= eps }`` for a distance that a network measures.
 
-    ``metric(image, adv)`` is a module (B,C,H,W), (B,C,H,W) -> (B,), both in pixels: 0 for equal images, else above,
-    differentiable, and of each pair by itself. It is evaluated as it is: in evaluation mode and with its parameters
-    frozen. The default is `LPIPS` of VGG-16, whose weights are fetched at its first use; DiffBreak (arXiv 2411.16598)
-    bounds it by 0.05. ``name`` is the metric's class.
+    ``metric(image, adv)`` is a module (B,C,H,W), (B,C,H,W) -> (B,), both in pixels: 0 for equal images, positive for
+    others, differentiable, and independent of the other pairs of the batch. It runs in evaluation mode with frozen
+    parameters. The default is `LPIPS` of VGG-16, whose weights are downloaded at its first use; DiffBreak
+    (arXiv 2411.16598) bounds it by 0.05. ``name`` is the metric's class.
     """
 
-    written = "a perceptual distance, Perceptual(eps, metric)"
+    constructor = "a perceptual distance, Perceptual(eps, metric)"
 
     def __init__(self, eps: float | str = 0.05, metric: nn.Module | None = None):
         self.eps = parse_number(eps)
@@ -92,14 +92,13 @@ class Perceptual(Threat):
         return distance.double()
 
     def check(self, image: Tensor, adv: Tensor) -> Tensor:
-        """Whether each adv is allowed, (B,) bool: finite, exactly in [0,1], and ``distance <= (1 + 1e-4) eps``.
+        """True where adv is allowed, (B,) bool: finite, exactly in [0,1], and ``distance <= (1 + 1e-4) eps``.
 
-        The tolerance is for the rounding of a network that is given the same pair in another batch.
+        The tolerance covers the network's rounding, which differs between batches.
         """
-        inside = ((adv >= 0) & (adv <= 1)).flatten(1).all(1)
         with torch.no_grad():
             near: Tensor = self.distance(image, adv.nan_to_num(0, 0, 0).clamp(0, 1)) <= (1 + _SLACK) * self.eps
-        return inside & near
+        return in_box(adv) & near
 
 
 def _lpips_network(net: Net) -> nn.Module:
@@ -110,7 +109,7 @@ def _lpips_network(net: Net) -> nn.Module:
         metric: Any = LearnedPerceptualImagePatchSimilarity(net_type=net)
     except (OSError, RuntimeError) as error:
         raise RuntimeError(
-            f"LPIPS({net!r}) needs torchvision's ImageNet weights of that network, and they could not be had: {error}. "
+            f"LPIPS({net!r}) needs torchvision's ImageNet weights of that network, which are not available: {error}. "
             f"Put {get_model_weights(_NAMES[net]).DEFAULT.url} into {torch.hub.get_dir()}/checkpoints."
         ) from error
     network: nn.Module = metric.net

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified, Voting, deployed
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, deployed
+from common.robustness.padding import Padded
+from common.robustness.voting import Voting
 
 
 class Scripted(Classifier):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
-from common.robustness.losses import LOSSES, by_name, cross_entropy, dlr, kl, margin, targeted_dlr
+from common.robustness.losses import LOSSES, as_loss, cross_entropy, dlr, kl, margin, targeted_dlr
 
 GENERATOR = torch.Generator().manual_seed(1)
 LOGITS = 3 * torch.randn(40, 6, generator=GENERATOR, dtype=torch.float64)
@@ -64,7 +64,7 @@ def test_kl():
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_named_loss_grows_with_another_logit_and_falls_with_the_label_s(name):
     logits = LOGITS.clone().requires_grad_()
-    gradient = torch.autograd.grad(by_name(name)(logits, LABEL).sum(), logits)[0]
+    gradient = torch.autograd.grad(as_loss(name)(logits, LABEL).sum(), logits)[0]
     correct = LOGITS.argmax(1) == LABEL  # where the label is not among the first three, DLR may do either
     assert bool((gradient.gather(1, LABEL[:, None])[correct] <= 1e-12).all())
     assert float(gradient.gather(1, LABEL[:, None]).sum()) < 0
@@ -84,4 +84,4 @@ def test_too_few_classes_and_unknown_names_are_refused():
     with pytest.raises(ValueError, match="targeted_dlr needs at least 4 classes; got 3"):
         targeted_dlr(LOGITS[:, :3], LABEL % 3, TARGET % 3)
     with pytest.raises(ValueError, match="cross_entropy, margin, dlr; got 'hinge'"):
-        by_name("hinge")
+        as_loss("hinge")

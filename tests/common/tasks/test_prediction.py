@@ -18,8 +18,9 @@ from common.data.digits import Digits
 from common.data.image_files import ImageFiles
 from common.data.unlabelled import UnlabelledImages, name_indices
 from common.noise import Noise
-from common.robustness.classifiers import NetworkClassifier, Purified, Voting
+from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.evaluators import Clean
+from common.robustness.voting import Voting
 from common.tasks.prediction import Prediction, SavePredictions, predict
 from common.tasks.prediction_folder import save_png, target_names
 from common.tasks.robust import RobustTask

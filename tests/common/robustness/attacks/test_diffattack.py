@@ -15,14 +15,16 @@ from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.diffattack import DiffAttack
-from common.robustness.attacks.eot import ask
+from common.robustness.attacks.eot import EOTLoss
 from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
-from common.robustness.classifiers import NetworkClassifier, Padded, Purified, Voting
+from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.losses import cross_entropy
+from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.voting import Voting
 
 F64 = torch.float64
 LINF = ThreatModel("inf", 0.1)
@@ -49,15 +51,15 @@ def defence(dtype=F64, **settings) -> Purified:
 
 @dataclass(frozen=True)
 class Once(Attack):
-    """Asks once, with two draws, and keeps what it was told."""
+    """One gradient of two draws, returned as ``adv``."""
 
     loss: Callable = cross_entropy
     eot: int = 2
     chunk: int | None = None
 
     def search(self, classifier, image, label, threat, noise):
-        answers = ask(classifier, image, label, noise.draws(self.eot), self.loss, True, self.chunk)
-        return AttackResult(answers.gradient, answers.loss)
+        estimate = EOTLoss(classifier, label, noise, self.eot, self.chunk)(image, self.loss)
+        return AttackResult(estimate.gradient, estimate.loss)
 
 
 def by_hand(classifier, x, draws, weight):

@@ -11,13 +11,15 @@ from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.diffhammer import DiffHammer
-from common.robustness.attacks.eot import ask
+from common.robustness.attacks.eot import EOTLoss
 from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
-from common.robustness.classifiers import Classifier, NetworkClassifier, Padded, Purified, Voting
+from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.losses import margin
+from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.voting import Voting
 
 F64 = torch.float64
 LINF = ThreatModel("inf", 0.1)
@@ -61,18 +63,16 @@ class Fixed(Classifier):
 
 @dataclass(frozen=True)
 class Thrice(Attack):
-    """Asks at three fixed points, and keeps the gradients that it was told, (3,B,...)."""
+    """The gradients at three fixed points, (3,B,...), returned as ``adv``."""
 
     loss: object = margin
     eot: int = 4
     chunk: int | None = None
 
     def search(self, classifier, image, label, threat, noise):
-        told = [
-            ask(classifier, image + shift, label, noise.stream(f"{shift}").draws(self.eot), self.loss, True, self.chunk)
-            for shift in (0.0, 0.01, -0.02)
-        ]
-        return AttackResult(torch.stack([answers.gradient for answers in told]), told[0].loss)
+        eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
+        estimates = [eot(image + shift, self.loss, f"{shift}") for shift in (0.0, 0.01, -0.02)]
+        return AttackResult(torch.stack([estimate.gradient for estimate in estimates]), estimates[0].loss)
 
 
 def single_draws(classifier, x, draws):

@@ -20,9 +20,11 @@ from common.robustness.attacks.attack import Attack
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Mode, Through
-from common.robustness.classifiers import NetworkClassifier, Padded, Purified, Voting
+from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.voting import Voting
 
 LINF = ThreatModel("inf", 0.1)
 IMAGE = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(1))

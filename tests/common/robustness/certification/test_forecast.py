@@ -9,8 +9,9 @@ from common.records.rows import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower, needed_count
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, Padded
+from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluators import Certified
+from common.robustness.padding import Padded
 
 SIGMA = 0.5
 COMMON = {"n0": 60, "n": 2000, "alpha": 0.01, "num_classes": 2, "batch_size": 2**15}

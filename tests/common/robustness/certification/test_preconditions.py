@@ -10,8 +10,9 @@ from common.noise import Noise
 from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.certification.preconditions import check_once
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, Padded
+from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluators import Certified
+from common.robustness.padding import Padded
 from common.tasks.robust import RobustTask
 
 SMALL, LARGE = 0.1, 0.5

@@ -8,12 +8,13 @@ from common.engine.meter import Meter, networks
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, NetworkClassifier, Voting
+from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.evaluation.decisions import ask, decided
 from common.robustness.evaluation.evaluators import Attacked, Certified, Clean
 from common.robustness.evaluation.suite import suite
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.spatial import SpatialThreat
+from common.robustness.voting import Voting
 
 LINF = ThreatModel("inf", 0.1)
 

@@ -10,12 +10,15 @@ from common.robustness.attacks.attack import Attack
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
 from common.robustness.attacks.transfer import Transfer
-from common.robustness.classifiers import NetworkClassifier, Padded, Purified, Voting
+from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.evaluators import Attacked
 from common.robustness.masking.checks import masking_checks
 from common.robustness.masking.paired_checks import MASKING
 from common.robustness.masking.variants import Baseline, masking_suite, undefended
-from common.robustness.threats.norm_ball import Threat, ThreatModel
+from common.robustness.padding import Padded
+from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.threats.threat import Threat
+from common.robustness.voting import Voting
 
 
 def attacked(attack=None, norm="inf", eps=0.1, **settings):

@@ -1,0 +1,49 @@
+"""A defence that decides by a vote over several draws."""
+
+import torch
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.classifiers import Classifier, ClassifierWrapper, given_noise
+
+RULES = ("majority", "mean_logit")
+
+
+class Voting(ClassifierWrapper):
+    """A randomised classifier that decides by ``draws`` draws, evaluated as one batch of B*draws rows.
+
+    ``rule="majority"``: logits ``log((v + p) / (n + 1))`` for v votes out of n draws and mean probability p. The
+    class with most votes wins; among equals the one with the higher mean probability, then the lower index. Mean
+    probabilities differ by less than one vote, so p never overrules one; gradients flow through p.
+
+    ``rule="mean_logit"``: the mean of the logits over draws.
+
+    A deterministic classifier is evaluated once, whatever ``draws``.
+    """
+
+    def __init__(self, classifier: Classifier, draws: int, rule: str = "majority"):
+        super().__init__(classifier)
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1; got {draws}")
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule!r}")
+        self.draws = draws if classifier.randomised else 1
+        self.rule = rule
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        draws = given_noise(noise, image).draws(self.draws)
+        logits = self.classifier(image.repeat_interleave(self.draws, 0), draws).view(len(image), self.draws, -1)
+        return _majority(logits) if self.rule == "majority" else logits.mean(1)
+
+    def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
+        """Views under the first draw."""
+        draws = given_noise(noise, image).draws(self.draws)
+        return self.classifier.views(image, draws.rows(slice(None, None, self.draws)))
+
+
+def _majority(logits: Tensor) -> Tensor:
+    """(B,n,K) logits of n draws -> (B,K) log shares of the votes, ties broken by the mean probability."""
+    probability = logits.softmax(-1).mean(1)
+    votes = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0).sum(1)
+    share = (votes + probability) / (logits.shape[1] + 1)
+    return share.clamp(min=torch.finfo(share.dtype).tiny).log()
