@@ -28,7 +28,7 @@ import ndc.task  # noqa: F401
 from common.commands import COMMANDS
 from common.commands.progress_bar import LiveProgressBar
 from common.experiments.rehearsal import rehearse
-from common.tasks.prediction import SavePredictions
+from common.tasks.save_predictions import SavePredictions
 
 TRAINER = {
     "inference_mode": False,  # attacks and guidance take gradients inside test and validation

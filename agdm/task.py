@@ -1,4 +1,4 @@
-"""AGDM as Lightning runs it: ``fit`` trains the guidance network, ``test`` evaluates the guided purifier."""
+"""GuidanceTask trains the guidance network of AGDM; AGDMTask tests a classifier behind AGDM."""
 
 from typing import Any
 
@@ -14,31 +14,41 @@ from common.diffusion.schedules import VP, Schedule
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified
 from common.tasks.robust import RobustTask
-from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, robust_validation
+from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, validation_attack
 
 
 class GuidanceTask(TrainingTask):
-    """Train φ with the adversarial objective on diffused images; no diffusion model is involved (arXiv 2403.16067).
+    """Train the guidance network φ on diffused images with an adversarial objective (arXiv 2403.16067).
 
-    Each image is seen at σ = 0 with probability ``clean``, else at σ(t), t uniform in (0, ``t_max``].
-    Validation is robust: accuracy of φ alone on clean images and under PGD of the same threat, at σ = 0 and σ(t_star),
-    logged as ``val/clean_accuracy``, ``val/clean_robust``, ``val/diffused_accuracy`` and ``val/diffused_robust``.
+    No diffusion model is involved. Each image has noise level 0 with probability ``clean``, else σ(t) with t uniform in
+    (0, ``t_max``]. Validation logs the accuracy of φ alone at σ = 0 and σ(``t_star``), on clean images and under PGD of
+    the same threat: ``val/clean_accuracy``, ``val/clean_robust``, ``val/diffused_accuracy``, ``val/diffused_robust``.
 
-    A φ for another threat starts from an old one: ``network`` by ``common.checkpoints.load_network``, an objective with
-    the new threat, and fewer epochs (configs/adapt).
+    To adapt φ to another threat, load it by ``common.checkpoints.load_network`` and train a few epochs with the new
+    objective (configs/adapt).
 
     Parameters
     ----------
     network:
-        φ, any module with ``GuidanceNetwork``'s ``forward``.
+        φ, a module with ``GuidanceNetwork``'s ``forward``.
     objective:
-        the TRADES loss, with the threat that φ is to withstand.
+        TRADES loss with the threat model.
     t_star:
-        how deep the purifier that φ is for diffuses, a time of ``schedule``.
+        Diffusion time of the purifier that φ will guide, in (0, t_max of ``schedule``].
+    clean:
+        Share of images without noise, in [0, 1).
     val_steps:
-        steps of validation's PGD, 0 for none.
+        Steps of PGD in validation, 0 for none.
+    num_classes:
+        Number of classes, 0..K-1.
+    recipe:
+        Optimiser settings.
+    export:
+        Safetensors file for φ.
+    schedule:
+        Noise schedule; ``VP()`` by default.
     t_max:
-        the largest time that φ is trained at; 1.2 ``t_star`` without it.
+        Largest time in training; 1.2 ``t_star`` by default.
     """
 
     def __init__(
@@ -63,7 +73,7 @@ class GuidanceTask(TrainingTask):
         t_max = min(schedule.t_max, 1.2 * t_star) if t_max is None else t_max
         if not 0 < t_max <= schedule.t_max:
             raise ValueError(f"t_max must be a time in (0, {schedule.t_max:g}]; got {t_max}")
-        self.t_max, self.attack = t_max, robust_validation(val_steps)
+        self.t_max, self.attack = t_max, validation_attack(val_steps)
         self.network, self.objective, self.t_star, self.clean = network, objective, t_star, clean
         self.schedule, self.num_classes = schedule, num_classes
         sigma = float(self.schedule.sigma(torch.tensor(t_star, dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""Training and fine-tuning of classifiers."""
+"""ClassifierTask: train or fine-tune a classifier."""
 
 from typing import Any
 
@@ -11,28 +11,34 @@ from common.noise import Noise
 from common.records.fingerprint import weights_hash
 from common.robustness.adversarial_training import Objective
 from common.robustness.classifiers import Classifier
-from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, robust_validation
+from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, validation_attack
 
 
 class ClassifierTask(TrainingTask):
     """Train or fine-tune a classifier by cross-entropy, or adversarially.
 
-    Validation logs ``val/accuracy`` and, with an ``objective``, ``val/robust``: accuracy under PGD of its threat.
+    Validation logs ``val/accuracy`` and, with an ``objective``, ``val/robust``: accuracy under PGD in its threat model.
 
     Parameters
     ----------
     classifier:
-        Any deterministic :class:`Classifier`: one of our networks or any of timm's behind ``NetworkClassifier``.
+        A deterministic :class:`Classifier`, for instance a network behind ``NetworkClassifier``.
     noise_sigma:
-        Gaussian noise of this standard deviation (pixels) on every training image, the recipe of randomised smoothing
+        Standard deviation (pixels) of Gaussian noise on every training image: the recipe of randomised smoothing
         (Cohen et al., arXiv 1902.02918).
     purifier:
-        Fine-tune on what this frozen purifier makes of the images; one fresh purification per image and epoch. It is
-        no part of the module's state: checkpoints know it by its hash.
+        Frozen purifier of the training images; each is purified anew in every epoch. Checkpoints hold its hash, not its
+        weights.
+    num_classes:
+        Number of classes, 0..K-1.
+    recipe:
+        Optimiser settings.
+    export:
+        Safetensors file for the trained classifier.
     objective:
-        Adversarial training (``PGDTraining``, ``TradesTraining``) of the classifier alone, on the images as they are.
+        Adversarial training (``PGDTraining``, ``TradesTraining``) of the classifier alone, without noise or purifier.
     val_steps:
-        steps of validation's PGD where there is an objective, 0 for none.
+        Steps of PGD in validation with an objective, 0 for none.
     """
 
     def __init__(
@@ -50,18 +56,20 @@ class ClassifierTask(TrainingTask):
         if noise_sigma < 0:
             raise ValueError(f"noise_sigma must be >= 0, in pixel units; got {noise_sigma}")
         if objective is not None and (noise_sigma or purifier is not None):
-            raise ValueError("adversarial training sees the images as they are: leave noise_sigma and purifier out")
+            raise ValueError("adversarial training takes clean images: remove noise_sigma and purifier")
         self.classifier, self.noise_sigma, self.objective = classifier, noise_sigma, objective
-        self._purifier = () if purifier is None else (purifier.requires_grad_(False).eval(),)  # not registered
+        self._purifier = (
+            () if purifier is None else (purifier.requires_grad_(False).eval(),)
+        )  # a tuple, so that it is no submodule
         self.num_classes = num_classes
-        self.attack = robust_validation(val_steps) if objective is not None else None
+        self.attack = validation_attack(val_steps) if objective is not None else None
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_robust = None if self.attack is None else MulticlassAccuracy(num_classes, average="micro")
 
     @property
     def purifier(self) -> nn.Module | None:
-        """The frozen purifier, if there is one."""
+        """The frozen purifier, or None."""
         return self._purifier[0] if self._purifier else None
 
     def trained(self) -> nn.Module:
@@ -78,10 +86,10 @@ class ClassifierTask(TrainingTask):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored, own = (part.get("purifier_sha256") for part in (checkpoint.get("hyper_parameters", {}), self.hparams))
         if stored != own:
-            raise ValueError(f"the checkpoint was trained behind another purifier: {stored}, here {own}")
+            raise ValueError(f"the checkpoint was trained behind another purifier, with sha256 {stored}; got {own}")
 
     def prepare(self, image: Tensor, noise: Noise) -> Tensor:
-        """The image as training shows it: purified, then noisy, if so configured."""
+        """The training image: purified if there is a purifier, then with Gaussian noise if ``noise_sigma`` > 0."""
         if self.purifier is not None:
             with torch.no_grad():
                 image = self.purifier.to(image.device)(image, noise)

@@ -1,4 +1,4 @@
-"""Training of denoisers by denoising score matching."""
+"""DenoiserTask: train a denoiser by denoising score matching."""
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,22 @@ from common.units import to_model
 class DenoiserTask(TrainingTask):
     """Train a denoiser D(x, σ, y) by denoising score matching with EDM's weighting (Karras et al., arXiv 2206.00364).
 
-    Labels are dropped with probability ``label_dropout``, so that one network is conditional (NDC) and unconditional
-    (DiffPure, AGDM, APNDC's first denoising). ln σ ~ N(P_mean, P_std²), σ in the model frame.
+    ln σ ~ N(P_mean, P_std²), σ in the model frame. Labels are dropped with probability ``label_dropout``, so that one
+    network is both conditional (NDC) and unconditional (DiffPure, AGDM, the first denoising of APNDC). Validation logs
+    ``val/loss``.
+
+    Parameters
+    ----------
+    denoiser:
+        The denoiser; without classes (``num_classes`` None) labels are ignored.
+    label_dropout:
+        Probability in [0,1].
+    p_mean, p_std:
+        Mean and standard deviation of ln σ.
+    recipe:
+        Optimiser settings.
+    export:
+        Safetensors file for the trained denoiser.
     """
 
     def __init__(
@@ -29,7 +43,7 @@ class DenoiserTask(TrainingTask):
     ) -> None:
         super().__init__(recipe, export)
         if not 0 <= label_dropout <= 1:
-            raise ValueError(f"label_dropout is a probability; got {label_dropout}")
+            raise ValueError(f"label_dropout must be a probability in [0, 1]; got {label_dropout}")
         if p_std <= 0:
             raise ValueError(f"p_std must be > 0; got {p_std}")
         self.denoiser, self.label_dropout, self.p_mean, self.p_std = denoiser, label_dropout, p_mean, p_std

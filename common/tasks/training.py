@@ -1,4 +1,4 @@
-"""What the trained tasks share: how they optimise, where their noise comes from, what they check and write."""
+"""TrainingTask: optimiser, reproducible noise, batch checks and export of the tasks that train a network."""
 
 import math
 import warnings
@@ -23,8 +23,10 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the trained tasks optimise: AdamW; the learning rate rises linearly over the first ``warmup`` share of the
-    steps to ``lr`` and follows a cosine to zero. ``seed`` is that of the training noise."""
+    """AdamW with a linear warm-up to ``lr`` over the first ``warmup`` share of the steps, then a cosine to zero.
+
+    ``seed`` is that of the training noise.
+    """
 
     lr: float = 2e-3
     weight_decay: float = 1e-4
@@ -37,23 +39,22 @@ class Recipe:
 
 
 class TrainingTask(L.LightningModule):
-    """What the trained tasks share: the recipe, reproducible noise, and an export when training ends.
+    """Base class of the tasks that train a network: a recipe, reproducible noise, and an export at the end.
 
-    ``export`` names a ``.safetensors`` file that :meth:`trained` is written to when ``fit`` ends; ``load_denoiser``,
-    ``load_classifier`` or ``load_network`` read it back. Its weights are the last ones, or
+    ``export`` names the ``.safetensors`` file that :meth:`trained` is written to when ``fit`` ends; ``load_denoiser``,
+    ``load_classifier`` or ``load_network`` read it. Its weights are the last ones, except with these callbacks:
 
-    * the averaged ones, where a weight-averaging callback runs (``EMAWeightAveraging``), which validation sees too;
-    * those of the best epoch, where a ``ModelCheckpoint(monitor=...)`` keeps it: averaged if those were validated. The
-      module itself is left with them. Adversarial training over-fits, and its last epoch is rarely its best (Rice et
-      al., arXiv 2002.11569). ``EarlyStopping`` beside it ends the run.
+    * weight averaging (``EMAWeightAveraging``): the averaged weights, which validation uses too;
+    * ``ModelCheckpoint(monitor=...)``: the weights of the best epoch, averaged if validation was, which the module
+      keeps too. Adversarial training over-fits, and its last epoch is rarely its best (Rice et al., arXiv 2002.11569).
+      ``EarlyStopping`` ends such a run. If the best epoch's file is missing at the end, the last weights are exported,
+      with a warning.
 
-    What can be exported is what ``common.checkpoints.save`` describes: modules of this project made with plain
-    arguments, and timm's inside them. Any other is refused before the first step: train it without ``export``, and take
-    its weights from Lightning's checkpoint. If the best epoch's file is gone at the end, the last weights are written,
-    with a warning.
+    Modules of this project with plain arguments can be exported, and timm's networks inside them. Any other module is
+    refused before the first step: train it without ``export``, and take its weights from Lightning's checkpoint.
 
-    A run that was killed goes on bit for bit from its last checkpoint (``--ckpt_path``): noise and order are functions
-    of the epoch, and a data module of ours goes on in the middle of one.
+    A killed run resumes from its last checkpoint (``--ckpt_path``) bit for bit: noise and order depend on the seed and
+    the epoch alone, and the data modules of this project resume in the middle of an epoch.
     """
 
     def __init__(self, recipe: Recipe | None, export: str | None) -> None:
@@ -63,29 +64,29 @@ class TrainingTask(L.LightningModule):
         self.recipe, self.export = recipe or Recipe(), export
 
     def trained(self) -> nn.Module:
-        """The part that is trained, and that ``export`` writes."""
+        """The module that is trained and exported."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [p for p in self.trained().parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(
-                f"there must be parameters to train; all of this {type(self.trained()).__name__} are frozen, as those "
-                "of a network that guided are. Call its requires_grad_(True), or load it again."
+                f"there must be parameters to train; all of this {type(self.trained()).__name__} are frozen: guidance "
+                "freezes its network. Call its requires_grad_(True), or load it again"
             )
         optimizer = AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        rise = max(1, round(self.recipe.warmup * steps))
+        warmup = max(1, round(self.recipe.warmup * steps))
 
         def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def checked(self, batch: Batch) -> Batch:
-        """The batch, checked where it enters: shapes, [0,1], labels, the index. Raises ``ValueError``."""
+        """Check a batch: shapes, pixels in [0,1], labels, indices. Raises ``ValueError``."""
         image, label, index = check_batch(batch)
         if (classes := self.classes) is not None:
             check_labels(label, classes)
@@ -93,51 +94,50 @@ class TrainingTask(L.LightningModule):
 
     @property
     def classes(self) -> int | None:
-        """How many classes there are, if the task knows."""
+        """Number of classes, or None if labels are not checked."""
         return None
 
     def noise(self, index: Tensor) -> Noise:
-        """This epoch's noise of each image: resuming continues it, and ranks never share it."""
+        """The noise of each image in this epoch, whichever rank draws it."""
         return Noise(self.recipe.seed, index, torch.full_like(index, self.current_epoch))
 
     def on_fit_start(self) -> None:
         if self.export is not None:
-            description_of(self.trained())  # refuses now what could not be written at the end
-        if not self.trained().training:  # as weights come from a file; Lightning leaves modes alone
+            description_of(self.trained())  # raises ValueError before training
+        if not self.trained().training:  # loaded networks are in evaluation mode, which Lightning keeps
             self.trained().train()
         averaging = any(isinstance(part, WeightAveraging) for part in _callbacks(self.trainer))
-        if averaging and (keeper := _keeper(self.trainer)) is not None and keeper.save_weights_only:
+        if averaging and (best := _best_checkpoint(self.trainer)) is not None and best.save_weights_only:
             raise ValueError(
-                "ModelCheckpoint(save_weights_only=True) keeps the weights that were not averaged, which were not "
-                "validated. Leave save_weights_only out, or the weight averaging."
+                "ModelCheckpoint(save_weights_only=True) saves the weights before averaging, not the validated ones. "
+                "Remove save_weights_only, or the weight averaging"
             )
 
     def on_train_end(self) -> None:
         if self.export is None:
             return
-        keeper, notes = _keeper(self.trainer), {}
-        if keeper is not None and keeper.best_model_path and not Path(keeper.best_model_path).is_file():
-            warnings.warn(
-                f"the best epoch's checkpoint {keeper.best_model_path} is gone: the last weights are exported instead",
-                stacklevel=2,
-            )
-        elif keeper is not None and keeper.best_model_path:
-            best = torch.load(keeper.best_model_path, map_location=self.device, weights_only=True)
-            self.load_state_dict(best["state_dict"])
-            notes = {"epoch": best["epoch"], str(keeper.monitor): float(keeper.best_model_score or 0)}
+        checkpoint, notes = _best_checkpoint(self.trainer), {}
+        if checkpoint is not None and checkpoint.best_model_path:
+            path = Path(checkpoint.best_model_path)
+            if path.is_file():
+                best = torch.load(path, map_location=self.device, weights_only=True)
+                self.load_state_dict(best["state_dict"])
+                notes = {"epoch": best["epoch"], str(checkpoint.monitor): float(checkpoint.best_model_score or 0)}
+            else:
+                warnings.warn(f"no checkpoint of the best epoch, {path}: exporting the last weights", stacklevel=2)
         if self.trainer.is_global_zero:
             save(self.trained(), self.export, notes)
 
 
-def robust_validation(steps: int) -> PGD | None:
-    """PGD of so many steps for validation, None for 0; ``ValueError`` for less."""
+def validation_attack(steps: int) -> PGD | None:
+    """PGD for robust validation, or None for 0 steps. Raises ``ValueError`` for a negative number."""
     if steps < 0:
         raise ValueError(f"val_steps must be >= 0, 0 for no robust validation; got {steps}")
     return PGD(steps=steps) if steps else None
 
 
 def check_gradients() -> None:
-    """``ValueError`` where inference mode would keep an attack from its gradients."""
+    """Raise ``ValueError`` in inference mode, which forbids the gradients of robust validation."""
     if torch.is_inference_mode_enabled():
         raise ValueError("robust validation needs gradients: use Trainer(inference_mode=False), or val_steps=0")
 
@@ -146,7 +146,7 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 
 
-def _keeper(trainer: L.Trainer) -> ModelCheckpoint | None:
-    """The callback that keeps the best epoch, if there is one."""
-    kept = (part for part in _callbacks(trainer) if isinstance(part, ModelCheckpoint) and part.monitor is not None)
-    return next(kept, None)
+def _best_checkpoint(trainer: L.Trainer) -> ModelCheckpoint | None:
+    """The callback that saves the best epoch, if there is one."""
+    monitors = (part for part in _callbacks(trainer) if isinstance(part, ModelCheckpoint) and part.monitor is not None)
+    return next(monitors, None)

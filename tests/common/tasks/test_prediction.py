@@ -21,9 +21,10 @@ from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.evaluators import Clean
 from common.robustness.voting import Voting
-from common.tasks.prediction import Prediction, SavePredictions, predict
+from common.tasks.prediction import Prediction, predict
 from common.tasks.prediction_folder import save_png, target_names
 from common.tasks.robust import RobustTask
+from common.tasks.save_predictions import SavePredictions
 from diffpure.purifier import DiffPure
 
 
@@ -244,7 +245,7 @@ def test_sizes_that_the_network_does_not_take_are_skipped(tmp_path, folder):
     reasons = {row["file"]: row["reason"] for row in table(tmp_path / "out" / "skipped.csv")}
     assert "16x16" in reasons["wide.webp"] and "must match" in reasons["wide.webp"] and "size" in reasons["wide.webp"]
     assert len(reasons) == 3
-    with pytest.raises(ValueError, match="not one picture"):
+    with pytest.raises(ValueError, match="no image could be predicted"):
         trained_nothing(NetworkClassifier(Picky()), ImageFiles(folder, size=4), tmp_path / "none")
 
 

@@ -1,0 +1,112 @@
+"""Callback that saves predictions: purified images, and a table of classes and probabilities."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from torch import Tensor
+
+from common.data.unlabelled import UnlabelledImages
+from common.tasks.prediction import Prediction, pixel_size
+from common.tasks.prediction_folder import PredictionFolder, save_png, target_names
+from common.tasks.step_progress import StepProgress
+
+DIGITS = 6  # significant digits of a probability
+
+
+class SavePredictions(L.Callback):
+    """Save the predictions of ``Trainer.predict`` in the folder ``out``: purified images and ``predictions.csv``.
+
+    Images are PNG files under the relative names of the files they were made from. The table has one row per image:
+    class and probability before and after purification. Files that cannot be read, or whose size the network rejects,
+    are listed in ``skipped.csv``. Several processes may write at the same time.
+
+    Raises ``ValueError`` where a file of the user's could be overwritten, and if no image could be predicted.
+    """
+
+    def __init__(self, out: str | Path = "runs/predictions") -> None:
+        self.folder = PredictionFolder(out)
+        self._files: UnlabelledImages | None = None
+        self._targets: list[str] = []
+        self._classes: list[str] = []
+        self._accepted: set[str] = set()  # sizes
+        self._progress: StepProgress | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Prepare the folder. Like ``teardown`` it runs on every process, also on one that gets no image."""
+        if stage != "predict":
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._files, self._classes = getattr(data, "files", None), list(getattr(data, "classes", None) or [])
+        self._targets = target_names(self._files.names) if self._files else []
+        if trainer.is_global_zero:
+            self.folder.prepare(self._files)
+        trainer.strategy.barrier("the folder of the predictions exists")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            source = "the test images" if self._files is None else f"{len(self._files)} images"
+            Console().print(f"Predicting {source}; results go to {self.folder.path}", markup=False, soft_wrap=True)
+        self._progress = StepProgress(trainer, pl_module)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not isinstance(outputs, Prediction):
+            raise ValueError(f"predict_step must return a Prediction to be saved; got {type(outputs)}")
+        size = pixel_size(batch[0])
+        if outputs.failure and size in self._accepted:
+            raise ValueError(f"images of {size} worked before, so the error is not about their size: {outputs.failure}")
+        if not outputs.failure and len(outputs.index):
+            self._accepted.add(size)
+        self.folder.append(self._rows(outputs), trainer.global_rank)
+        if self._progress is not None:
+            self._progress.next_batch()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "predict":
+            return
+        if self._progress is not None:
+            self._progress.remove()
+        trainer.strategy.barrier("every process has written its predictions")
+        if trainer.is_global_zero:
+            self.folder.finish(self._files)
+
+    def _rows(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
+        """One row of the table per image; its purified image is saved on the way."""
+        files = self._files
+        before, after = _top(prediction.before), _top(prediction.after)
+        pairs = zip(prediction.index.tolist(), prediction.label.tolist(), strict=True)
+        for row, (index, label) in enumerate(pairs):
+            index = files.positions[index] if files else index  # rows are sorted by name
+            entry: dict[str, Any] = {"index": index, "file": files.names[index] if files else f"{index:06d}"}
+            if prediction.failure:
+                yield entry | {"failure": prediction.failure}
+                continue
+            if label >= 0:
+                entry |= {"label": label}
+            if prediction.purified is not None:
+                entry["purified"] = self._targets[index] if files else f"{index:06d}.png"
+                save_png(prediction.purified[row], self.folder.path / entry["purified"])
+            for when, top in (("before", before), ("after", after)):
+                if top:
+                    number, probability = top[row]
+                    name = {f"{when}_class": self._classes[number]} if number < len(self._classes) else {}
+                    entry |= {when: number, **name, f"{when}_probability": probability}
+            yield entry
+
+
+def _top(probability: Tensor | None) -> list[tuple[int, float]]:
+    """(class, probability) of the most probable class in each row of (B,K)."""
+    if probability is None or not probability.numel():
+        return []
+    value, number = probability.max(1)
+    return [(n, float(f"{p:.{DIGITS}g}")) for n, p in zip(number.tolist(), value.tolist(), strict=True)]
