@@ -153,7 +153,7 @@ class Own(nn.Module):
 def test_what_cannot_be_exported_is_refused_before_training(digits, tmp_path):
     model, seen = guidance(tmp_path), Average()
     model.network = Own()
-    with pytest.raises(ValueError, match=r"a checkpoint can hold modules of .*Own"):
+    with pytest.raises(ValueError, match=r"a checkpoint may name exported modules of .*Own"):
         trainer(tmp_path, seen, max_epochs=1).fit(model, datamodule=digits())
     assert seen.average is None
     model.export = None
