@@ -14,7 +14,7 @@ import yaml
 import cli
 from common.checkpoints.loading import load_classifier
 from common.data.digits import Digits
-from common.hub.published import CARDS
+from common.hub.cards import CARDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -186,7 +186,7 @@ def test_fetch_refuses_what_changed_until_it_is_forced(offered, capsys):
 
 
 def test_fetch_knows_all_names_before_it_fetches_one(offered):
-    with pytest.raises(ValueError, match=r"there is no card 'three'. There are score_sde_cifar10,"):
+    with pytest.raises(ValueError, match=r"no card is named 'three'. The cards are score_sde_cifar10,"):
         cli.main(["fetch", "one", "three"])
     assert not offered.exists()
 

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import cli
+import common.hub.published as hub
 from agdm.guidance import GuidanceNetwork
 from common import checkpoints
-from common.checkpoints.formats.options import build
+from common.checkpoints.formats.bodies import build_body
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.experiments.study import Study
-from common.hub import published as hub
-from common.hub.published import CARDS
+from common.hub.cards import CARDS
 from common.networks import CIFARResNet, SmallCNN, WideResNet
 from common.robustness.classifiers import NetworkClassifier
 
@@ -153,7 +153,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     for name, options in {**TINY, "ten": TINY["edm_imagenet64_conditional"] | {"label_dim": 10}}.items():
         torch.manual_seed(0)
-        described = build(CARDS.get(name, CARDS["edm_imagenet64_conditional"]).format, options)
+        described = build_body(CARDS.get(name, CARDS["edm_imagenet64_conditional"]).format, options)
         state = type(described)(**described.config).state_dict()
         save_file({key: value.contiguous() for key, value in state.items()}, folder / f"{name}.safetensors")
     return folder

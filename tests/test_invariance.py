@@ -12,7 +12,8 @@ import torch
 import yaml
 
 import cli
-from common.checkpoints.loading import load_denoiser, save
+from common.checkpoints.loading import load_denoiser
+from common.checkpoints.saving import save
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,6 +1,7 @@
-"""Files to networks, denoisers and classifiers; nothing in a file is executed."""
+"""Checkpoint files <-> networks, denoisers and classifiers; nothing in a file is executed."""
 
-from common.checkpoints.loading import load_classifier, load_denoiser, load_network, save
+from common.checkpoints.loading import load_classifier, load_denoiser, load_network
+from common.checkpoints.saving import save
 
 __all__ = [
     "load_classifier",

@@ -72,7 +72,7 @@ def _timm_arguments(model: nn.Module) -> dict[str, Any]:
     return {"model_name": pretrained_cfg.get("architecture"), "num_classes": classes, "in_chans": in_chans}
 
 
-def build(description: Mapping[str, Any]) -> Any:
+def build_part(description: Mapping[str, Any]) -> Any:
     """The part that `describe` described; networks are on the meta device and have no weights yet.
 
     Raises ``ValueError`` for a class that a checkpoint may not name, one that this version does not have, and arguments
@@ -81,7 +81,7 @@ def build(description: Mapping[str, Any]) -> Any:
     name, config = description.get("class"), description.get("config")
     if not isinstance(name, str) or not isinstance(config, Mapping):
         raise ValueError("a description needs a class and a config; this one is damaged.")
-    arguments = {key: build(value) if _is_part(value) else value for key, value in config.items()}
+    arguments = {key: build_part(value) if _is_part(value) else value for key, value in config.items()}
     if "pretrained" in arguments:
         arguments["pretrained"] = False  # the weights come from the checkpoint, never from the network
     kind = _timm_model if name == "timm" else _exported_class(name)

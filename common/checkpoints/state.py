@@ -1,44 +1,28 @@
-"""Tensors by name -> a module that holds exactly these."""
+"""State dicts: assignment to a module that has exactly these tensors, and the checks of it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 
-def existing(path: str | Path) -> Path:
-    """The path of a file that is there; ``FileNotFoundError`` otherwise, and ``ValueError`` for a web page."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise FileNotFoundError(f"a checkpoint is a file; {path} is a folder. Name the file in it.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no checkpoint {path} (from {Path.cwd()}). Check the path, or train or fetch it."
-        )
-    with path.open("rb") as file:
-        if file.read(64).lstrip()[:1] == b"<":
-            raise ValueError(f"{path} must be a checkpoint and is a web page: its download failed. Fetch it again.")
-    return path
-
-
-def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+def assign_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
     """``module`` with exactly the tensors of ``state`` (from ``source``) in its own types, in evaluation mode.
 
-    Raises ``ValueError`` that names what is missing, left over, of another shape, or not finite.
+    Raises ``ValueError`` for tensors that are missing, unexpected, of another shape, or not finite.
     """
     expected = module.state_dict()
-    compare(expected, state, source)
+    check_state(expected, state, source)
     _check_finite(state, source)
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
     unfilled = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
     if unfilled:
-        raise ValueError(f"{type(module).__qualname__} has tensors that no checkpoint fills: {some(unfilled)}.")
+        raise ValueError(f"{type(module).__qualname__} has tensors that no checkpoint fills: {list_names(unfilled)}.")
     return module.eval()
 
 
-def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    """Raises ``ValueError`` unless names and shapes agree; it names what is missing, left over or of another shape."""
+def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``ValueError`` unless names and shapes agree; the message lists the tensors that do not."""
     missing = [name for name in expected if name not in state]
     extra = [name for name in state if name not in expected]
     shapes = [
@@ -46,9 +30,9 @@ def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source:
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    found = {"missing": missing, "left over": extra, "of another shape": shapes}
-    if any(found.values()):
-        listed = "; ".join(f"{what}: {some(names)}" for what, names in found.items() if names)
+    differences = {"missing": missing, "left over": extra, "of another shape": shapes}
+    if any(differences.values()):
+        listed = "; ".join(f"{kind}: {list_names(names)}" for kind, names in differences.items() if names)
         raise ValueError(
             f"the tensors of {source} must be exactly those of the network it describes. {listed}. "
             "Check the format and the config."
@@ -59,23 +43,23 @@ def _check_finite(state: Mapping[str, Tensor], source: str) -> None:
     bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         raise ValueError(
-            f"the weights of {source} must be finite numbers; NaN or infinity came in {some(bad)}. "
+            f"the weights of {source} must be finite numbers; NaN or infinity came in {list_names(bad)}. "
             "Its training diverged, or the file is damaged: use another one."
         )
 
 
-def some(names: Sequence[str]) -> str:
-    """The names, or the first five of them and how many more there are."""
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+def list_names(names: Sequence[str]) -> str:
+    """The names separated by commas; of more than five, the first five and the number of the others."""
+    first = ", ".join(names[:5])
+    return first if len(names) <= 5 else f"{first} and {len(names) - 5} more"
 
 
-def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory with others are copied; safetensors stores none twice and refuses them."""
+def copy_shared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where they share memory with an earlier one: safetensors refuses shared memory."""
     seen: set[int] = set()
-    out = {}
+    copied = {}
     for name, value in state.items():
         address = value.untyped_storage().data_ptr()
-        out[name] = value.clone() if address in seen else value
+        copied[name] = value.clone() if address in seen else value
         seen.add(address)
-    return out
+    return copied

@@ -7,10 +7,11 @@ from typing import Any, Literal, cast, get_args
 import yaml
 from torch import nn
 
-from common.checkpoints.formats import pipelines
-from common.checkpoints.loading import Format, load_classifier, load_denoiser, load_network, save, sha256
-from common.checkpoints.state import existing
-from common.hub.published import card
+from common.checkpoints.files import file_sha256, require_file
+from common.checkpoints.formats import diffusers_pipelines
+from common.checkpoints.loading import Format, load_classifier, load_denoiser, load_network
+from common.checkpoints.saving import save
+from common.hub.cards import get_card
 
 Kind = Literal["denoiser", "classifier", "network"]
 
@@ -49,7 +50,7 @@ def convert(
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if format != "diffusers":
-        existing(source)
+        require_file(source)
     elif not source.is_dir():
         raise FileNotFoundError(f"format diffusers is read from a pipeline's folder; there is no folder {source}.")
     kind = kind or ("classifier" if format in CLASSIFIERS else "denoiser")
@@ -62,8 +63,14 @@ def convert(
     if target.exists() and (not force or target.is_dir() or target.samefile(source)):
         raise FileExistsError(f"{target} is there already. Name another file, or replace it with --force")
     module = LOADERS[kind](source, cast(Format, format), config)
-    weights = pipelines.weights_of(source) if source.is_dir() else [source]
-    origin = {"converted_from": format, "kind": kind, "file": source.name, "sha256": sha256(*weights), "config": config}
+    weights = diffusers_pipelines.weight_files(source) if source.is_dir() else [source]
+    origin = {
+        "converted_from": format,
+        "kind": kind,
+        "file": source.name,
+        "sha256": file_sha256(*weights),
+        "config": config,
+    }
     return save(module, target, origin)
 
 
@@ -77,7 +84,7 @@ def read_options(text: str | None) -> dict[str, Any] | None:
     path = Path(text).expanduser()
     inline = text.lstrip().startswith("{")
     if not inline and path.suffix.lower() not in (".json", ".yaml", ".yml") and not path.is_file():
-        return dict(card(text).config)
+        return dict(get_card(text).config)
     if not inline and not path.is_file():
         raise FileNotFoundError(f"no file {path} with the publishers' options")
     try:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from common.hub import published
+from common.hub.cards import CARDS, get_card
+from common.hub.fetching import cached_path, fetch, file_size, partial_path
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -21,19 +22,19 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.parse_args(list(arguments))
     console = Console()
     for name in options.names:
-        published.card(name)  # unknown names are refused before the first download
+        get_card(name)  # unknown names are refused before the first download
     for name in options.names:
-        path = published.fetch(name, force=options.force)
+        path = fetch(name, force=options.force)
         console.print(f"{name} is {path}", markup=False, soft_wrap=True, highlight=False)
-    for name in () if options.names else published.CARDS:
+    for name in () if options.names else CARDS:
         console.print(f"[bold]{name}[/]: {describe(name)}", soft_wrap=True, highlight=False)
 
 
 def describe(name: str) -> str:
     """A card's use, size, checksum, licence, and the state of its file: fetched, partly fetched or missing."""
-    card, path, (size, exact) = published.card(name), published.place(name), published.file_size(name)
+    card, path, (size, exact) = get_card(name), cached_path(name), file_size(name)
     checksum = "sha256 published" if card.sha256 else "checksum unpublished; pinned on first download"
-    part, state = published.unfinished(path), f"not fetched: {path}"
+    part, state = partial_path(path), f"not fetched: {path}"
     if path.exists():
         matches = not exact or path.stat().st_size == size
         state = f"[green]fetched[/]: {path}" if matches else f"[red]wrong size[/]: {path}"

@@ -1,4 +1,4 @@
-"""Cards of the weights that the papers use: where each file is, whose it is, what it holds, how to know it."""
+"""Cards of the weights that the papers use: address, licence, format, config and checksum of each file."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,10 +8,10 @@ from common.checkpoints.loading import Format
 
 @dataclass(frozen=True)
 class Card:
-    """A published file: where it is, whose it is, what it holds, how to know it.
+    """Published file: network and role (``use``), address, licence, format, config and checksum.
 
-    ``use`` is what the file is. ``page`` is where a browser finds it if ``url`` fails. ``sha256`` and ``size`` (bytes)
-    are None where nobody has stated them; what the first download was is trusted then, see `common.hub.checksums`.
+    ``page`` is the web page to download it from by hand if ``url`` fails. ``sha256`` and ``size`` (bytes) are None
+    where the publisher states none; the first download is then pinned, see `common.hub.checksums`.
     """
 
     use: str
@@ -121,8 +121,8 @@ CARDS: dict[str, Card] = {
 }
 
 
-def card(name: str) -> Card:
-    """The card of that name; ``ValueError`` with the names there are."""
+def get_card(name: str) -> Card:
+    """The card with this name. Raises ``ValueError``, with the known names, if there is none."""
     if name not in CARDS:
-        raise ValueError(f"there is no card {name!r}. There are {', '.join(CARDS)}.")
+        raise ValueError(f"no card is named {name!r}. The cards are {', '.join(CARDS)}.")
     return CARDS[name]

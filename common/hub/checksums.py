@@ -1,8 +1,8 @@
-"""Whether a published file is the one it should be: by the sha256 on its card or else by that of its first use.
+"""Checksums of published files: the sha256 on the card, or else the one pinned on first use.
 
-Where nobody has stated a hash, what was fetched first is trusted, and every later use is compared with it. What was
-found is noted beside the file as ``FILE.json``; as long as size and times of the file are those in the note, it is not
-hashed again, which would take seconds for gigabytes.
+Where no publisher states a checksum, the first download is trusted and every later use is compared with it. The pin
+lies beside the file as ``FILE.json``. While size and times of the file equal those in the pin, the file is not hashed
+again, which takes seconds for gigabytes.
 """
 
 import json
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.checkpoints.loading import sha256
+from common.checkpoints.files import file_sha256
 from common.hub.cards import Card
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What a file was on its first use, the day ``first``; and its times of change, in ns, when it was last hashed."""
+class Pin:
+    """Checksum of a file on its first use, the day ``first``, with size (bytes) and times (ns) of the last hashing."""
 
     sha256: str
     size: int
@@ -27,100 +27,101 @@ class Mark:
     modified: int
     changed: int
 
-    def is_untouched(self, file: Path) -> bool:
-        """Whether nobody has written to ``file`` since it was hashed."""
+    def is_current(self, file: Path) -> bool:
+        """True if ``file`` was not written to since it was hashed."""
         stat = file.stat()
         return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) == (self.size, self.modified, self.changed)
 
 
-def mark_of(path: Path) -> Path:
-    """Where the `Mark` of a file is kept."""
+def pin_path(path: Path) -> Path:
+    """Path of the pin of a file: ``FILE.json``."""
     return path.with_name(path.name + ".json")
 
 
-def verify(path: Path, wanted: Card, console: Console) -> None:
-    """Check the file that lies at ``path``, and note on its first use what it is.
+def verify_checksum(path: Path, card: Card, console: Console) -> None:
+    """Verify the file at ``path`` against its card and its pin; pin it on first use.
 
-    Raises ``ValueError``: a file that is not the one on the card is moved to ``FILE.refused``; one that is no longer
-    what it was is left as it is.
+    Raises ``ValueError``: a file that differs from its card is moved to ``FILE.refused``; one that differs from its pin
+    alone stays in place.
     """
-    known = _read(path)
-    if known is not None and wanted.sha256 in (None, known.sha256) and known.is_untouched(path):
+    pin = _read_pin(path)
+    if pin is not None and card.sha256 in (None, pin.sha256) and pin.is_current(path):
         return
-    found = _right(path, path, wanted)
-    if wanted.sha256 is None and known is not None and found != known.sha256:
+    checksum = _verified_sha256(path, path, card)
+    if card.sha256 is None and pin is not None and checksum != pin.sha256:
         raise ValueError(
-            f"{path} changed since it was first fetched on {known.first}: its sha256 was {known.sha256} and is "
-            f"{found}. Nobody has stated the right one, so the first is trusted. Fetch it again (robust-diffusion "
-            f"fetch NAME --force), or delete {mark_of(path).name} to trust the file as it is."
+            f"{path} changed since it was first fetched on {pin.first}: its sha256 was {pin.sha256} and is "
+            f"{checksum}. Its publisher states none, so the first is trusted. Fetch it again (robust-diffusion "
+            f"fetch NAME --force), or delete {pin_path(path).name} to trust the file as it is."
         )
-    _note(path, found, known, wanted, console)
+    _write_pin(path, checksum, pin, card, console)
 
 
-def admit(part: Path, path: Path, wanted: Card, console: Console, anew: bool = False) -> None:
-    """Put a complete download into its place, after the checks of `verify`. ``anew`` forgets what was there before.
+def install_download(part: Path, path: Path, card: Card, console: Console, replace_pin: bool = False) -> None:
+    """Verify a complete download, as `verify_checksum` does, and move it to ``path``.
 
-    Raises ``ValueError`` for another file, which is moved to ``FILE.refused``; what lay at ``path`` stays.
+    ``replace_pin`` ignores the pin of an earlier file. Raises ``ValueError`` for another file, which is moved to
+    ``FILE.refused``; a file already at ``path`` stays.
     """
-    known = None if anew else _read(path)
-    found = _right(part, path, wanted)
-    if wanted.sha256 is None and known is not None and found != known.sha256:
-        changed = f"the one first fetched on {known.first} had sha256 {known.sha256}, this one has {found}"
-        raise _refuse(part, path, wanted, [changed])
+    pin = None if replace_pin else _read_pin(path)
+    checksum = _verified_sha256(part, path, card)
+    if card.sha256 is None and pin is not None and checksum != pin.sha256:
+        changed = f"the file first fetched on {pin.first} had sha256 {pin.sha256}, this one has {checksum}"
+        raise _refuse(part, path, card, [changed])
     os.replace(part, path)
-    _note(path, found, known, wanted, console)
+    _write_pin(path, checksum, pin, card, console)
 
 
-def _right(file: Path, path: Path, wanted: Card) -> str:
+def _verified_sha256(file: Path, path: Path, card: Card) -> str:
     """The sha256 of a file that agrees with its card."""
-    size, wrong = file.stat().st_size, []
+    size, errors = file.stat().st_size, []
     with file.open("rb") as content:
         if content.read(64).lstrip()[:1] == b"<":
-            wrong.append("it is a web page")
-    if wanted.size is not None and size != wanted.size:
-        wrong.append(f"it must have {wanted.size} bytes and has {size}")
-    found = "" if wrong else sha256(file)
-    if found and wanted.sha256 is not None and found != wanted.sha256:
-        wrong.append(f"its sha256 must be {wanted.sha256} and is {found}")
-    if wrong:
-        raise _refuse(file, path, wanted, wrong)
-    return found
+            errors.append("it is a web page")
+    if card.size is not None and size != card.size:
+        errors.append(f"it must have {card.size} bytes and has {size}")
+    checksum = "" if errors else file_sha256(file)
+    if checksum and card.sha256 is not None and checksum != card.sha256:
+        errors.append(f"its sha256 must be {card.sha256} and is {checksum}")
+    if errors:
+        raise _refuse(file, path, card, errors)
+    return checksum
 
 
-def _refuse(file: Path, path: Path, wanted: Card, wrong: list[str]) -> ValueError:
-    aside = path.with_name(path.name + ".refused")
-    os.replace(file, aside)
+def _refuse(file: Path, path: Path, card: Card, errors: list[str]) -> ValueError:
+    refused = path.with_name(path.name + ".refused")
+    os.replace(file, refused)
     return ValueError(
-        f"{path.name} is not the published file: {'; '.join(wrong)}. It was moved to {aside}. "
-        f"Fetch it again, or save it from {wanted.page} as {path}."
+        f"{path.name} is not the published file: {'; '.join(errors)}. It was moved to {refused}. "
+        f"Fetch it again, or save it from {card.page} as {path}."
     )
 
 
-def _read(path: Path) -> Mark | None:
-    mark = mark_of(path)
-    if not mark.exists():
+def _read_pin(path: Path) -> Pin | None:
+    pin = pin_path(path)
+    if not pin.exists():
         return None
     try:
-        return Mark(**json.loads(mark.read_text(encoding="utf-8")))
+        return Pin(**json.loads(pin.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{mark} is damaged ({error}). Delete it to trust {path.name} as it is.") from error
+        raise ValueError(f"{pin} is damaged ({error}). Delete it to trust {path.name} as it is.") from error
 
 
-def _note(path: Path, found: str, known: Mark | None, wanted: Card, console: Console) -> None:
-    """Write the mark; without a stated hash, say on first use that it is this file that will be trusted."""
+def _write_pin(path: Path, checksum: str, old: Pin | None, card: Card, console: Console) -> None:
+    """Write the pin, and report the first use of a file without a published checksum."""
     stat, today = path.stat(), datetime.now(timezone.utc).date().isoformat()
-    first = known.first if known is not None and known.sha256 == found else today
-    mark, unfinished = mark_of(path), path.with_name(f".{path.name}.{os.getpid()}.json")
-    content = asdict(Mark(found, stat.st_size, first, stat.st_mtime_ns, stat.st_ctime_ns))
+    first = old.first if old is not None and old.sha256 == checksum else today
+    pin, unfinished = pin_path(path), path.with_name(f".{path.name}.{os.getpid()}.json")
+    content = asdict(Pin(checksum, stat.st_size, first, stat.st_mtime_ns, stat.st_ctime_ns))
     try:
         unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, mark)
-    except OSError as error:  # a cache that others own
-        what = f"  what {path.name} is could not be noted ({error}): it will be hashed on every use"
-        console.print(what, markup=False, soft_wrap=True)
-    if wanted.sha256 is None and known is None:
+        os.replace(unfinished, pin)
+    except OSError as error:  # e.g. a cache of another user
+        message = f"  could not save the checksum of {path.name} ({error}); it will be hashed on every use"
+        console.print(message, markup=False, soft_wrap=True)
+    if card.sha256 is None and old is None:
         console.print(
-            f"  [yellow]unverified[/]: nobody has stated the sha256 of {path.name}. This file's is {found}; "
-            "it is trusted from now on, and any change will be refused.",
+            f"  [yellow]unverified[/]: the publisher of {path.name} states no sha256. That of this file is "
+            f"{checksum}; it is pinned from now on, and any other file is refused.",
             soft_wrap=True,
         )

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from agdm.networks import AdaptedNetwork, Film, GuidanceNetwork
-from common.checkpoints.loading import load_network, save
+from common.checkpoints.loading import load_network
+from common.checkpoints.saving import save
 from common.networks import SmallCNN, TimmNetwork, WideResNet
 from common.robustness.classifiers import NetworkClassifier
 from common.units import to_pixel

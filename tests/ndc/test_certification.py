@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import cli
-from common.checkpoints.loading import save
+from common.checkpoints.saving import save
 from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 from common.diffusion.denoisers import Denoiser, EDMDenoiser

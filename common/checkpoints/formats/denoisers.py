@@ -1,4 +1,4 @@
-"""What a published network is told about the noise, and what it predicts: network and options -> denoiser."""
+"""Published networks as denoisers: convention of the noise level and prediction, from the publisher's options."""
 
 from torch import nn
 
@@ -9,48 +9,48 @@ from common.diffusion.schedules import DDPM, VP, Betas
 from common.diffusion.score_denoiser import ScoreDenoiser
 from common.units import sigma_to_model
 
-ALONE = "load_network loads the network alone"
+ADVICE = "load_network loads the network alone"
 
 BETAS: dict[str, dict[str, Betas]] = {
     "guided_diffusion": {"linear": "linear", "cosine": "cosine"},
     "sdedit_ddpm": {"linear": "linear", "quad": "scaled_linear"},
 }
-"""Each publisher's names for tables of beta."""
+"""The publishers' names of beta schedules."""
 
 
-def denoiser_of(format: str, body: nn.Module, options: Options) -> Denoiser:
-    """The denoiser that ``body`` makes; exact at the levels it was trained for.
+def build_denoiser(format: str, body: nn.Module, options: Options) -> Denoiser:
+    """Denoiser around ``body``, exact at the noise levels of its training.
 
-    Raises ``ValueError`` where the options name levels, labels or predictions that are not implemented.
+    Raises ``ValueError`` for noise levels, labels or predictions that are not implemented.
     """
     if format == "edm":
-        return edm(body, options)
+        return edm_denoiser(body, options)
     if format == "score_sde":
         return _score_sde(body, options)
     return _indexed(format, body, options)
 
 
-def edm(body: nn.Module, options: Options) -> EDMDenoiser:
-    """EDM's preconditioning (arXiv 2206.00364)."""
+def edm_denoiser(body: nn.Module, options: Options) -> EDMDenoiser:
+    """EDM's preconditioning (arXiv 2206.00364, table 1)."""
     return EDMDenoiser(body, float(options.get("sigma_data", 0.5)), int(options.get("label_dim") or 0) or None)
 
 
 def _indexed(format: str, body: nn.Module, options: Options) -> Denoiser:
-    """Guided and improved diffusion, Ho et al.: the index of the level, perhaps rescaled to 0..1000.
+    """Guided and improved diffusion, Ho et al.: indexed noise levels, with the index rescaled to 0 .. 1000 on request.
 
-    Respacing leaves some of the levels out when sampling; the network was trained on all.
+    Respacing skips noise levels in sampling; the network was trained on all of them.
     """
     steps = int(options.get("diffusion_steps") or options.get("num_diffusion_timesteps") or 1000)
     kind = options.get("noise_schedule", options.get("beta_schedule", "linear"))
     if kind not in BETAS[format]:
         raise ValueError(
-            f"a {format} denoiser needs one of the noise schedules {', '.join(BETAS[format])}; got {kind!r}. {ALONE}."
+            f"a {format} denoiser needs one of the noise schedules {', '.join(BETAS[format])}; got {kind!r}. {ADVICE}."
         )
     rescaled = options.get("rescale_timesteps")
     if format == "guided_diffusion" and steps != 1000 and rescaled is None:
         raise ValueError(
-            f"with diffusion_steps {steps} the config must say rescale_timesteps; it does not. "
-            "Left out, it is true for improved diffusion's scripts and false for guided diffusion's."
+            f"with diffusion_steps {steps} the config must state rescale_timesteps; it does not. "
+            "Its default is true in improved diffusion's scripts and false in guided diffusion's."
         )
     ends = (0.1 / steps, 20 / steps) if format == "guided_diffusion" else (1e-4, 0.02)
     start, end = (float(options.get(name, given)) for name, given in zip(("beta_start", "beta_end"), ends, strict=True))
@@ -65,11 +65,11 @@ def _indexed(format: str, body: nn.Module, options: Options) -> Denoiser:
 
 
 def _score_sde(body: nn.Module, options: Options) -> Denoiser:
-    """Score-SDE's processes: variance preserving, with noise predicted, or exploding, with the score predicted.
+    """Score-SDE's processes: variance preserving with predicted noise, or exploding with predicted score.
 
-    A config that does not name its process is of the second kind if it embeds or divides by sigma. Time is continuous
-    unless it says otherwise (or embeds an index of exploding levels): the label is then 999 t, not rounded, however
-    many scales there are.
+    A config without ``sde`` is of the second kind if it embeds or divides by sigma. Time is continuous unless the
+    config denies it (or embeds an index of exploding noise levels): the time label is then 999 t, not rounded, for any
+    number of scales.
     """
     fourier = options.get("embedding_type") == "fourier"
     process = options.get("sde", "vesde" if fourier or options.get("scale_by_sigma") else "vpsde")
@@ -77,32 +77,32 @@ def _score_sde(body: nn.Module, options: Options) -> Denoiser:
     if process == "vesde":
         return _exploding(body, options, fourier)
     if process != "vpsde":
-        raise ValueError(f"a score_sde denoiser needs training.sde to be vpsde or vesde; got {process!r}. {ALONE}.")
+        raise ValueError(f"a score_sde denoiser needs training.sde to be vpsde or vesde; got {process!r}. {ADVICE}.")
     if not options.get("centered", True):
-        raise ValueError(f"a score_sde denoiser of a vpsde needs data.centered true; got false. {ALONE}.")
-    scales, low, high = (options.get(name, given) for name, given in PRESERVING.items())
+        raise ValueError(f"a score_sde denoiser of a vpsde needs data.centered true; got false. {ADVICE}.")
+    scales, low, high = (options.get(name, given) for name, given in VP_DEFAULTS.items())
     if options.get("continuous", True):
         return EpsDenoiser(body, VP(float(low), float(high)), "continuous", time_scale=999.0)
     return EpsDenoiser(body, DDPM(int(scales), low / scales, high / scales), "nearest")
 
 
-PRESERVING = {"num_scales": 1000, "beta_min": 0.1, "beta_max": 20.0}
-EXPLODING = {"num_scales": 1000, "sigma_min": 0.01, "sigma_max": 50.0}
+VP_DEFAULTS = {"num_scales": 1000, "beta_min": 0.1, "beta_max": 20.0}
+VE_DEFAULTS = {"num_scales": 1000, "sigma_min": 0.01, "sigma_max": 50.0}
 
 
 def _exploding(body: nn.Module, options: Options, fourier: bool) -> Denoiser:
     if "centered" not in options:
         raise ValueError(
-            "a config with training.sde vesde must say data.centered; it does not. "
+            "a config with training.sde vesde must state data.centered; it does not. "
             "The published networks read images in [0,1], which is centered: false."
         )
     continuous = bool(options.get("continuous", fourier))
     if continuous != fourier:
         raise ValueError(
             "a vesde must be continuous with embedding_type fourier, and must not be with positional; "
-            f"got {'fourier' if fourier else 'positional'} with continuous: {str(continuous).lower()}. {ALONE}."
+            f"got {'fourier' if fourier else 'positional'} with continuous: {str(continuous).lower()}. {ADVICE}."
         )
     centered = bool(options["centered"])
-    scales, low, high = (float(options.get(name, given)) for name, given in EXPLODING.items())
+    scales, low, high = (float(options.get(name, given)) for name, given in VE_DEFAULTS.items())
     low, high = (low, high) if centered else (sigma_to_model(low), sigma_to_model(high))
     return ScoreDenoiser(body, low, high, None if continuous else int(scales), centered)

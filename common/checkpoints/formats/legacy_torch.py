@@ -1,8 +1,7 @@
-"""Files that torch.save wrote before its zip format, mapped from the disk: what is not used of them is never read.
+"""Files of torch.save before its zip format (torch < 1.6), memory-mapped: unused tensors are never read.
 
-Such a file is four pickles (a magic number, a version, the machine, the content), a fifth with the keys of the storages
-that the content's tensors lie in, and then these storages one after the other, each the number of its items in 8 bytes
-and the bare data.
+Such a file holds four pickles (magic number, version, machine, content), a fifth with the keys of the storages of the
+content's tensors, and then these storages, each as its number of items in 8 bytes and the raw data.
 """
 
 import mmap
@@ -32,12 +31,15 @@ STORAGES = {
 
 
 class MappedUnpickler(TensorUnpickler):
-    """Puts tensors on ``storages``, by key, or on the meta device where there is none; ``asked`` is what they need."""
+    """Unpickler that puts tensors on ``storages`` by key, or on the meta device where there is none.
+
+    ``required`` maps the keys of all storages in the content to (dtype, number of items).
+    """
 
     def __init__(self, file: IO[bytes], storages: dict[str, UntypedStorage]) -> None:
         super().__init__(file)
         self.storages = storages
-        self.asked: dict[str, tuple[torch.dtype, int]] = {}
+        self.required: dict[str, tuple[torch.dtype, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -47,8 +49,8 @@ class MappedUnpickler(TensorUnpickler):
     def persistent_load(self, pid: Any) -> TypedStorage:
         kind, dtype, key, _, count, view = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(count, int) or view is not None:
-            raise pickle.UnpicklingError("it refers to data in a way that is not understood")
-        self.asked[key] = dtype, count
+            raise pickle.UnpicklingError("it refers to data in an unknown way")
+        self.required[key] = dtype, count
         absent = key not in self.storages
         bare: Any = UntypedStorage  # neither constructor is typed
         storage = bare(count * dtype.itemsize, device="meta") if absent else self.storages[key]
@@ -59,8 +61,8 @@ class MappedUnpickler(TensorUnpickler):
 def read_mapped(path: Path) -> Any:
     """The content of the file at ``path``. Its tensors are views of the file: copy those that are kept.
 
-    Raises ``pickle.UnpicklingError`` for a file that is cut short or names what tensors do not need, and whatever else
-    a damaged pickle may raise. Nothing in the file is run.
+    Raises ``pickle.UnpicklingError`` for a file that is cut short or names anything but tensors and containers, and any
+    other error of a damaged pickle. Nothing in the file is executed.
     """
     with path.open("rb") as file:
         for _ in range(3):
@@ -69,19 +71,21 @@ def read_mapped(path: Path) -> Any:
         first = MappedUnpickler(file, {})
         first.load()
         keys = TensorUnpickler(file).load()
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        storages, at = {}, file.tell()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        storages, position = {}, file.tell()
         for key in keys:
-            dtype, count = first.asked[key]
+            dtype, count = first.required[key]
             size = count * dtype.itemsize
-            if whole[at : at + 8] != count.to_bytes(8, "little") or at + 8 + size > len(whole):
+            if mapped[position : position + 8] != count.to_bytes(8, "little") or position + 8 + size > len(mapped):
                 raise pickle.UnpicklingError("pickle data was truncated")
-            data = torch.frombuffer(whole, dtype=torch.uint8, offset=at + 8, count=size) if size else torch.empty(0)
+            data = torch.empty(0)
+            if size:
+                data = torch.frombuffer(mapped, dtype=torch.uint8, offset=position + 8, count=size)
             storages[key] = data.untyped_storage()
-            at += 8 + size
+            position += 8 + size
         file.seek(start)
         second = MappedUnpickler(file, storages)
         content = second.load()
-    if not second.asked.keys() <= storages.keys():
+    if not second.required.keys() <= storages.keys():
         raise pickle.UnpicklingError("a tensor without its data")
     return content

@@ -20,7 +20,7 @@ class UNet2D(nn.Module):
         if options.get("num_class_embeds") is not None or options.get("class_embed_type") is not None:
             raise ValueError("a UNet2DModel must be unconditional to be a denoiser here; this one takes classes.")
         try:
-            self.unet: nn.Module = library().UNet2DModel(**options)
+            self.unet: nn.Module = import_diffusers().UNet2DModel(**options)
         except (TypeError, RuntimeError, ArithmeticError, LookupError) as error:
             raise ValueError(f"these options describe no UNet2DModel of the installed diffusers ({error}).") from error
         self.config = {"options": options}
@@ -30,7 +30,7 @@ class UNet2D(nn.Module):
         return prediction
 
 
-def library() -> Any:
+def import_diffusers() -> Any:
     """The module ``diffusers``; ``ValueError`` with the way to install it where it is not."""
     try:
         import diffusers

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agdm.networks import AdaptedNetwork, GuidanceNetwork
-from common.checkpoints.loading import description_of, load, load_classifier, load_denoiser, load_network, save, sha256
+from common.checkpoints.files import file_sha256
+from common.checkpoints.loading import load, load_classifier, load_denoiser, load_network
+from common.checkpoints.saving import description_of, save
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
 from common.diffusion.networks import DDPMpp
 from common.networks import SmallCNN, TimmNetwork, WideResNet
@@ -64,23 +66,23 @@ def test_configuration_files_may_name_the_loaders(denoiser, tmp_path):
     for kind, loader in ((Denoiser, "load_denoiser"), (nn.Module, "load_network")):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--part", type=kind)
-        node = {"class_path": f"common.checkpoints.loading.{loader}", "init_args": {"path": path}}
+        node = {"class_path": f"common.checkpoints.{loader}", "init_args": {"path": path}}
         part = parser.instantiate(parser.parse_object({"part": node})).part
         assert weights_hash(part) == weights_hash(denoiser)
 
 
 def test_a_file_appears_only_when_complete(denoiser, tmp_path, monkeypatch):
     path = save(denoiser, tmp_path / "d.safetensors")
-    before = sha256(path)
+    before = file_sha256(path)
 
     def interrupted(state, file, metadata):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("common.checkpoints.loading.save_file", interrupted)
+    monkeypatch.setattr("common.checkpoints.saving.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(denoiser, path)
-    assert sha256(path) == before
+    assert file_sha256(path) == before
     assert os.listdir(tmp_path) == ["d.safetensors"]
 
 
@@ -112,7 +114,7 @@ def test_weights_hash_depends_on_weights_and_not_on_order():
 
 def test_sha256_is_the_standard_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # What must be refused -------------------------------------------------------------------------------------------------

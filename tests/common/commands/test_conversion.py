@@ -8,10 +8,11 @@ import torch
 from safetensors import safe_open
 
 import cli
-from common.checkpoints.loading import load_classifier, load_denoiser, load_network, sha256
+from common.checkpoints.files import file_sha256
+from common.checkpoints.loading import load_classifier, load_denoiser, load_network
 from common.commands.conversion import read_options
 from common.diffusion.networks import ADM
-from common.hub.published import CARDS
+from common.hub.cards import CARDS
 from common.networks import WideResNet
 
 ADM_OPTIONS = {"image_size": 8, "model_channels": 32, "out_channels": 6, "num_res_blocks": 1, "channel_mult": [1, 1],
@@ -52,7 +53,7 @@ def test_a_denoiser_gives_the_same_answers(adm, convert, tmp_path, capsys):
         assert torch.equal(ours(x, sigma), published(x, sigma))
     with safe_open(path, framework="pt") as file:
         notes = json.loads(file.metadata()["robust_diffusion"])["notes"]
-    assert notes["sha256"] == sha256(tmp_path / "adm.pt") and notes["converted_from"] == "guided_diffusion"
+    assert notes["sha256"] == file_sha256(tmp_path / "adm.pt") and notes["converted_from"] == "guided_diffusion"
     assert notes["config"] == ADM_OPTIONS and notes["file"] == "adm.pt"
 
 
@@ -96,9 +97,9 @@ def test_a_file_that_is_there_is_replaced_only_by_force(adm, convert, tmp_path):
         ("adm.pt", "a.safetensors", ["--format=guided_diffusion", "--kind=vae"], "denoiser, classifier, network"),
         ("adm.pt", "a.safetensors", ["--format=guided_diffusion", "--kind=classifier"], "use load_denoiser"),
         ("adm.pt", "a.safetensors", ["--format=guided_diffusion", "--config=none.json"], "no file none.json"),
-        ("adm.pt", "a.safetensors", ["--format=guided_diffusion", "--config=no_card"], "no card 'no_card'"),
+        ("adm.pt", "a.safetensors", ["--format=guided_diffusion", "--config=no_card"], "no card is named 'no_card'"),
         ("adm.pt", "a.safetensors", ["--format=guided_diffusion", "--config={1"], "neither YAML nor JSON"),
-        ("evil.pt", "a.safetensors", ["--format=guided_diffusion"], "Nothing in it was run"),
+        ("evil.pt", "a.safetensors", ["--format=guided_diffusion"], "Nothing in it was executed"),
     ],
 )
 def test_what_is_wrong_is_said(adm, convert, tmp_path, source, target, words, message, monkeypatch):

@@ -12,10 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from common.checkpoints.formats.options import build
-from common.hub import published as hub
-from common.hub.checksums import mark_of
-from common.hub.published import CARDS, Card, card, fetch, load_weights, published_classifier, published_denoiser
+from common.checkpoints.formats.bodies import build_body
+from common.hub.cards import CARDS, Card, get_card
+from common.hub.checksums import pin_path
+from common.hub.fetching import cache_directory, fetch
+from common.hub.published import load_weights, published_classifier, published_denoiser
 from common.networks import WideResNet
 
 CONTENT = bytes(range(256)) * 4096
@@ -77,7 +78,7 @@ def test_download_verify_and_keep(server, publish, console, tmp_path):
     path = fetch("test", tmp_path, console)
     assert path.read_bytes() == CONTENT
     assert visible(tmp_path) == {"file.pt", "file.pt.json"}
-    mark = json.loads(mark_of(path).read_text())
+    mark = json.loads(pin_path(path).read_text())
     assert (mark["sha256"], mark["size"]) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     assert "licence: none" in console.file.getvalue()
     assert "unverified" not in console.file.getvalue()
@@ -142,7 +143,7 @@ def test_a_file_put_there_by_hand_is_verified(server, publish, console, tmp_path
     (tmp_path / "file.pt").write_bytes(CONTENT)
     fetch("test", tmp_path, console)
     assert server.asked == []
-    assert mark_of(tmp_path / "file.pt").exists()
+    assert pin_path(tmp_path / "file.pt").exists()
 
 
 # ---- use after use ----
@@ -187,7 +188,7 @@ def test_without_a_stated_hash_a_change_is_refused(content, times, publish, cons
     for _ in range(2):  # and the file is left where it is
         with pytest.raises(ValueError, match=rf"changed since it was first fetched on .* was {first} and is {now}"):
             fetch("test", tmp_path, console)
-    mark_of(path).unlink()  # what the message says
+    pin_path(path).unlink()  # what the message says
     assert fetch("test", tmp_path, console).read_bytes() == content
 
 
@@ -216,11 +217,11 @@ def test_a_refused_download_leaves_what_was_there(server, publish, console, tmp_
 def test_a_file_that_was_touched_or_copied_is_the_same(server, publish, console, tmp_path):
     publish(sha256=None, size=None)
     path = fetch("test", tmp_path, console)
-    first = json.loads(mark_of(path).read_text()) | {"first": "2020-02-20"}  # long ago
-    mark_of(path).write_text(json.dumps(first))
+    first = json.loads(pin_path(path).read_text()) | {"first": "2020-02-20"}  # long ago
+    pin_path(path).write_text(json.dumps(first))
     os.utime(path)
     fetch("test", tmp_path, console)
-    again = json.loads(mark_of(path).read_text())
+    again = json.loads(pin_path(path).read_text())
     assert again.pop("modified") > first.pop("modified") and again.pop("changed") > first.pop("changed")
     assert again == first and server.asked == [None]
 
@@ -228,14 +229,14 @@ def test_a_file_that_was_touched_or_copied_is_the_same(server, publish, console,
 def test_what_was_hashed_is_not_hashed_again(publish, console, tmp_path, monkeypatch):
     publish()
     fetch("test", tmp_path, console)
-    monkeypatch.setattr("common.hub.checksums.sha256", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr("common.hub.checksums.file_sha256", lambda _: pytest.fail("hashed again"))
     fetch("test", tmp_path, console)
 
 
 def test_a_damaged_mark_is_named(publish, console, tmp_path):
     publish()
     path = fetch("test", tmp_path, console)
-    mark_of(path).write_text('{"sha256": ')
+    pin_path(path).write_text('{"sha256": ')
     with pytest.raises(ValueError, match=r"file\.pt\.json is damaged .* Delete it"):
         fetch("test", tmp_path, console)
 
@@ -251,8 +252,8 @@ def test_nothing_is_downloaded_unless_asked(server, publish, tmp_path, monkeypat
             load("test")
     assert server.asked == []
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(ValueError, match=r"there is no card 'tset'\. There are score_sde_cifar10"):
-        card("tset")
+    with pytest.raises(ValueError, match=r"no card is named 'tset'\. The cards are score_sde_cifar10"):
+        get_card("tset")
 
 
 def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relative_error, monkeypatch):
@@ -314,7 +315,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", CARDS)
 def test_cards_describe_the_published_networks(name):
     """Parameter counts as the papers and their files have them; EDM's and WRN's are stated to four digits."""
-    network = build(CARDS[name].format, CARDS[name].config)
+    network = build_body(CARDS[name].format, CARDS[name].config)
     count = sum(p.numel() for p in network.parameters())
     assert count == pytest.approx(PARAMETERS[name], rel=2e-4)
     assert CARDS[name].url.startswith("https://")
@@ -323,6 +324,6 @@ def test_cards_describe_the_published_networks(name):
 
 def test_the_cache_may_be_moved(monkeypatch, tmp_path):
     monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path))
-    assert hub.cache() == tmp_path
+    assert cache_directory() == tmp_path
     monkeypatch.delenv("ROBUST_DIFFUSION_CACHE")
-    assert hub.cache().name == "robust-diffusion"
+    assert cache_directory().name == "robust-diffusion"

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import pytest
 from torch import nn
 
-from common.checkpoints.description import SCHEDULES, build, describe
+from common.checkpoints.description import SCHEDULES, build_part, describe
 from common.naming.public_names import PACKAGES, import_public, is_ours, public_name
 from common.networks import SmallCNN
 
@@ -82,7 +82,7 @@ def test_a_name_survives_a_move_between_modules(monkeypatch):
     monkeypatch.setattr(elsewhere, "SmallCNN", SmallCNN, raising=False)
     monkeypatch.setattr(SmallCNN, "__module__", "common.networks.wide_resnet")
     assert describe(SmallCNN(4, 1)) == before
-    assert type(build(before)) is SmallCNN
+    assert type(build_part(before)) is SmallCNN
 
 
 @pytest.mark.parametrize(

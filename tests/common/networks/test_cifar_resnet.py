@@ -5,7 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from common.checkpoints.loading import load_classifier, save
+from common.checkpoints.loading import load_classifier
+from common.checkpoints.saving import save
 from common.networks import CIFARResNet
 from common.robustness.classifiers import NetworkClassifier
 

@@ -15,7 +15,8 @@ from agdm.guidance import AdversarialGuidance
 from agdm.networks import GuidanceNetwork
 from agdm.objective import Trades
 from agdm.task import GuidanceTask
-from common.checkpoints.loading import load_network, save
+from common.checkpoints.loading import load_network
+from common.checkpoints.saving import save
 from common.data.digits import Digits
 from common.data.samplers import ShuffleSampler, TrainingLoader
 from common.networks import SmallCNN

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from common.checkpoints.formats.options import build, flatten
-from common.checkpoints.loading import load_denoiser, load_network, save
+from common.checkpoints.formats.bodies import build_body
+from common.checkpoints.formats.options import flatten
+from common.checkpoints.loading import load_denoiser, load_network
+from common.checkpoints.saving import save
 from common.diffusion.denoisers import EpsDenoiser, X0Denoiser
 from common.diffusion.schedules import VP
 from common.diffusion.score_denoiser import ScoreDenoiser
@@ -24,7 +26,7 @@ def loaded(tmp_path, awake):
 
     def make(format, config):
         with torch.device("cpu"):
-            body = build(format, flatten(config)).to_empty(device="cpu")
+            body = build_body(format, flatten(config)).to_empty(device="cpu")
         state = awake(body).state_dict()
         path = tmp_path / "published.pt"
         if format == "score_sde":
@@ -175,12 +177,12 @@ SDE = {"data": {"image_size": 8, "centered": True}, "model": NCSN}
     ("format", "config", "message"),
     [
         ("guided_diffusion", ADM | {"noise_schedule": "sqrt"}, "noise schedules linear, cosine; got 'sqrt'"),
-        ("guided_diffusion", ADM | {"diffusion_steps": 4000}, "must say rescale_timesteps; it does not"),
+        ("guided_diffusion", ADM | {"diffusion_steps": 4000}, "must state rescale_timesteps; it does not"),
         ("sdedit_ddpm", HO | {"beta_schedule": "jsd"}, "noise schedules linear, quad; got 'jsd'"),
         ("score_sde", SDE | {"training": {"sde": "subvpsde"}}, "vpsde or vesde; got 'subvpsde'"),
         ("score_sde", SDE | {"data": {"image_size": 8, "centered": False}}, "vpsde needs data.centered true"),
-        ("score_sde", SDE | {"data": {"image_size": 8}, "training": {"sde": "vesde"}}, "must say data.centered"),
-        ("score_sde", {"image_size": 8, **VE}, "must say data.centered"),
+        ("score_sde", SDE | {"data": {"image_size": 8}, "training": {"sde": "vesde"}}, "must state data.centered"),
+        ("score_sde", {"image_size": 8, **VE}, "must state data.centered"),
         ("score_sde", ve(NCSN, False, continuous=True), "got positional with continuous: true"),
         ("score_sde", ve(VE, False, continuous=False), "got fourier with continuous: false"),
     ],

@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from common.checkpoints.loading import load_denoiser, load_network, sha256
+from common.checkpoints.files import file_sha256
+from common.checkpoints.loading import load_denoiser, load_network
 from common.commands.conversion import convert
 from common.diffusion.networks import UNet2D
 from diffpure.purifier import DiffPure
@@ -72,7 +73,7 @@ def test_a_pipeline_becomes_a_file_of_ours(folder, tmp_path):
     with safe_open(target, framework="pt") as file:
         notes = json.loads(file.metadata()["robust_diffusion"])["notes"]
     assert notes["converted_from"] == "diffusers"
-    assert notes["sha256"] == sha256(next(folder.rglob("diffusion_pytorch_model.safetensors")))
+    assert notes["sha256"] == file_sha256(next(folder.rglob("diffusion_pytorch_model.safetensors")))
     network = convert(folder, tmp_path / "network.safetensors", "diffusers", kind="network")
     assert load_network(network).state_dict().keys() == load_network(target).state_dict().keys()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.checkpoints.formats import unpickler
 from common.checkpoints.formats.unpickler import TensorUnpickler, read_tensors
 
 
@@ -73,7 +74,7 @@ def test_a_command_is_refused_and_not_run(place, tmp_path, monkeypatch):
     if place == "storage":  # a storage is a file in a file: that one may be hostile too
         content = {"ema": Run(torch.storage._load_from_bytes, pickle.dumps(command, 2))}
     (tmp_path / "net.pkl").write_bytes(pickle.dumps(content))
-    said = r"it names (posix|nt)\.system, which is code and no tensor\. Nothing in it was run\."
+    said = r"it names (posix|nt)\.system, which is code and no tensor\. Nothing in it was executed\."
     with pytest.raises(ValueError, match=said) as error:
         read_tensors(tmp_path / "net.pkl", "ema")
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
@@ -87,11 +88,9 @@ def test_builtins_are_refused(name):
 
 
 def test_allowed_names_are_harmless():
-    """Whatever a pickle may name is a container, a shell, or one of this module's own functions on tensors."""
-    from common import unpickle
-
-    for thing in unpickle.ALLOWED.values():
-        assert thing in (OrderedDict, set, unpickle.Shell) or thing.__module__ == "common.checkpoints.formats.unpickler"
+    """Containers, inert objects, and this module's own functions on tensors."""
+    for allowed in unpickler.ALLOWED.values():
+        assert allowed in (OrderedDict, set, unpickler.InertObject) or allowed.__module__ == unpickler.__name__
 
 
 def test_damaged_and_foreign_pickles(network, tmp_path):

@@ -1,4 +1,4 @@
-"""Published files -> tensors under the names of the network they belong to, without running anything in the file."""
+"""Published files -> tensors under the names of their network, without executing anything in the file."""
 
 import pickle
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.checkpoints.formats import legacy_torch
-from common.checkpoints.formats.unpickler import read_tensors, unreadable
-from common.checkpoints.state import some
+from common.checkpoints.formats.unpickler import read_tensors, unreadable_error
+from common.checkpoints.state import list_names
 
 ZIP = b"PK\x03\x04"
 
@@ -23,14 +23,14 @@ NUMPY_NUMBERS: list[Any] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64")),
 ]
-"""Harmless things beside the weights: accuracies and epochs that trainers leave there."""
+"""Types of the accuracies and epochs that trainers store with the weights."""
 
 
-def read(path: Path, format: str) -> Any:
-    """What a file holds, tensors on the CPU. Nothing in it is run.
+def read_published(path: Path, format: str) -> Any:
+    """Content of a published file, tensors on the CPU. Nothing in it is executed.
 
-    Of Score-SDE's files three quarters are optimiser state and raw weights. They stay on the disk: the tensors of this
-    format are views of the file, to be copied where they are kept.
+    Three quarters of a Score-SDE file are optimiser state and raw weights. They are not read: tensors of this format
+    are views of the file, to be copied before it changes.
 
     Raises ``ValueError`` for a file that is damaged, foreign, or holds code.
     """
@@ -50,38 +50,45 @@ def read(path: Path, format: str) -> Any:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file may raise nearly anything
-        raise unreadable(path, f"{format} checkpoint", error) from error
+        raise unreadable_error(path, f"{format} checkpoint", error) from error
 
 
-def select(content: Any, format: str, network: nn.Module, source: str) -> dict[str, Tensor]:
-    """The tensors of ``network`` among what a file holds."""
+def select_tensors(content: Any, format: str, network: nn.Module, source: str) -> dict[str, Tensor]:
+    """The tensors of ``network`` in the content of a file, by name.
+
+    Raises ``ValueError`` for content that is not a dictionary of tensors.
+    """
     if format == "score_sde" and isinstance(content, Mapping) and "ema" in content:
         return _moving_average(content, network, source)
     if format == "robustbench_wrn" and isinstance(content, Mapping):
         content = content.get("state_dict", content.get("model_state_dict", content))
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        came = some([str(name) for name in content]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        came = (
+            list_names([str(name) for name in content])
+            if isinstance(content, Mapping)
+            else f"a {type(content).__name__}"
+        )
         average = "averaged weights under ema, or " if format == "score_sde" else ""
         raise ValueError(
             f"{source} must hold {average}tensors by name and nothing else, as {format} files do; it holds {came}. "
             "Check the format."
         )
     state = {str(name): value for name, value in content.items()}
-    for prefix in ("module.", "model."):  # left by wrappers that spread a network over devices or precondition it
+    for prefix in ("module.", "model."):  # of wrappers that parallelise or precondition a network
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     own = network.state_dict()
     for name, value in own.items():
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = torch.zeros((), dtype=value.dtype)  # files older than this counter
-        filter_differs = name.endswith("resample_filter") and name in state and state[name].shape == value.shape
-        if filter_differs and not torch.allclose(state[name].to(value), value):
-            raise ValueError(f"{source}: {name} is not that of the config's resample_filter; correct the config.")
+        differs = name.endswith("resample_filter") and name in state and state[name].shape == value.shape
+        if differs and not torch.allclose(state[name].to(value), value):
+            raise ValueError(f"{source}: {name} differs from the config's resample_filter. Correct the config.")
     return state
 
 
 def _moving_average(content: Mapping[str, Any], network: nn.Module, source: str) -> dict[str, Tensor]:
-    """Score-SDE's averaged weights: a list in the order of the trained parameters."""
+    """Averaged weights of Score-SDE, a list in the order of the trained parameters."""
     average = content["ema"].get("shadow_params") if isinstance(content["ema"], Mapping) else None
     if not isinstance(average, list) or not all(isinstance(value, Tensor) for value in average):
         raise ValueError(f"{source} must hold averaged weights as a list under ema.shadow_params; it does not.")
@@ -100,12 +107,12 @@ def _moving_average(content: Mapping[str, Any], network: nn.Module, source: str)
     state = {name: value for (name, _), value in zip(trained, average, strict=True)}
     fixed = [name for name, p in network.named_parameters() if not p.requires_grad]
     model = content.get("model")
-    for name in fixed:  # random Fourier frequencies are not averaged
+    for name in fixed:  # random Fourier frequencies have no average
         value = model.get(f"module.{name}", model.get(name)) if isinstance(model, Mapping) else None
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"{source} must hold {name}, which the config's Fourier features have and no average covers, under "
-                "model; it does not. Check embedding_type, or take the publishers' own file."
+                f"{source} must hold {name}, the frequencies of the config's Fourier features, under model; it does "
+                "not. Check embedding_type, or take the publishers' own file."
             )
         state[name] = value
     return state | {name: value for name, value in network.named_buffers() if name in network.state_dict()}

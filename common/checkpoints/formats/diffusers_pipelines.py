@@ -1,13 +1,13 @@
-"""Pipelines of the diffusers library around an unconditional ``UNet2DModel``, as denoisers; an optional extra."""
+"""Pipelines of the diffusers library (an optional extra) with an unconditional ``UNet2DModel``, as denoisers."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.checkpoints.state import fill
+from common.checkpoints.state import assign_state
 from common.diffusion.denoisers import EpsDenoiser, VDenoiser, X0Denoiser
-from common.diffusion.networks.unet2d import UNet2D, library
+from common.diffusion.networks.unet2d import UNet2D, import_diffusers
 from common.diffusion.schedules import DDPM, Betas
 
 PREDICTIONS = {"epsilon": EpsDenoiser, "v_prediction": VDenoiser, "sample": X0Denoiser}
@@ -15,22 +15,22 @@ BETAS: dict[Any, Betas] = {"linear": "linear", "scaled_linear": "scaled_linear",
 
 
 def load_network(path: str | Path, download: bool = False) -> UNet2D:
-    """The network of the pipeline in folder ``path``, which a hub's name may stand for when ``download`` is true.
+    """The network of the pipeline in folder ``path``, or of that name on the Hugging Face hub if ``download`` is true.
 
-    Weights are read from safetensors alone. Raises ``ValueError`` where diffusers is not installed, the folder holds no
+    Weights are read from safetensors only. Raises ``ValueError`` where diffusers is not installed, the folder holds no
     such pipeline, or the network is class-conditional.
     """
-    model, here = library().UNet2DModel, _is_here(path, download)
-    how = {"use_safetensors": True, "local_files_only": not download, "low_cpu_mem_usage": False}
+    model, local = import_diffusers().UNet2DModel, _is_folder(path, download)
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": not download, "low_cpu_mem_usage": False}
     try:
-        subfolder = "unet" if not here or (Path(path) / "unet").is_dir() else None
+        subfolder = "unet" if not local or (Path(path) / "unet").is_dir() else None
         try:
-            unet = model.from_pretrained(path, subfolder=subfolder, **how)
+            unet = model.from_pretrained(path, subfolder=subfolder, **options)
         except OSError:
-            if subfolder is None or here:
+            if subfolder is None or local:
                 raise
-            unet = model.from_pretrained(path, **how)
-    except Exception as error:  # the library's, the hub's, or of a damaged file
+            unet = model.from_pretrained(path, **options)
+    except Exception as error:  # of the library, the hub or a damaged file
         raise ValueError(
             f"{path} must be the folder of a diffusers UNet2DModel with safetensors weights; it is not "
             f"({_first_line(error)})."
@@ -38,17 +38,17 @@ def load_network(path: str | Path, download: bool = False) -> UNet2D:
     with torch.device("meta"):
         network = UNet2D(unet.config)
     state = {f"unet.{name}": value for name, value in unet.state_dict().items()}
-    fill(network, state, str(path))
+    assign_state(network, state, str(path))
     return network
 
 
 def load_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
-    """The denoiser of the pipeline in folder ``path``; its scheduler says which levels and what is predicted.
+    """The denoiser of the pipeline in folder ``path``; its scheduler states the noise levels and the prediction.
 
-    Arguments and errors as for `load_network`. Schedulers are refused whose levels are not one of the tables of beta
-    that ``DDPM`` has.
+    Arguments and errors as for `load_network`, and ``ValueError`` for a scheduler with another beta schedule than those
+    of ``DDPM``.
     """
-    config = _scheduler(path, download)
+    config = _scheduler_config(path, download)
     betas, prediction = config.get("beta_schedule"), config.get("prediction_type", "epsilon")
     changed = [name for name in ("trained_betas", "rescale_betas_zero_snr") if config.get(name)]
     if betas not in BETAS or prediction not in PREDICTIONS or changed:
@@ -63,13 +63,13 @@ def load_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
     return denoiser.eval()
 
 
-def weights_of(path: Path) -> list[Path]:
-    """The files with the weights of the network in a pipeline's folder, in order of their names."""
+def weight_files(path: Path) -> list[Path]:
+    """Weight files of the network in a pipeline's folder, in order of their names."""
     return sorted((path / "unet" if (path / "unet").is_dir() else path).glob("*.safetensors"))
 
 
-def _is_here(path: str | Path, download: bool) -> bool:
-    """Whether ``path`` is a folder; ``FileNotFoundError`` for what can be no hub's name either."""
+def _is_folder(path: str | Path, download: bool) -> bool:
+    """True if ``path`` is a folder. Raises ``FileNotFoundError`` if it cannot be a name on the hub either."""
     if Path(path).is_dir():
         return True
     if not download and (Path(path).is_absolute() or str(path).count("/") != 1):
@@ -77,9 +77,9 @@ def _is_here(path: str | Path, download: bool) -> bool:
     return False
 
 
-def _scheduler(path: str | Path, download: bool) -> dict[str, Any]:
-    scheduler = library().DDPMScheduler
-    _is_here(path, download)
+def _scheduler_config(path: str | Path, download: bool) -> dict[str, Any]:
+    scheduler = import_diffusers().DDPMScheduler
+    _is_folder(path, download)
     failure: Exception | None = None
     for subfolder in ("scheduler", None):
         try:
