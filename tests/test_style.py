@@ -1,29 +1,106 @@
-"""Rooms stay liveable: file sizes, names, one home for each frame conversion, no stray global randomness."""
+"""Sizes, docstrings, names, one home for each frame conversion, no global randomness, an assertion in every test."""
 
 import ast
 import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
-FILES = sorted(path for name in ("agdm", "common", "diffpure", "ndc") for path in (ROOT / name).rglob("*.py"))
-LINES, BODY_LINES, FUNCTION_LINES = 300, 500, 70  # about 250, 450, 40, with room to breathe
+FILES = [
+    ROOT / "cli.py",
+    *sorted(path for name in ("agdm", "common", "diffpure", "ndc") for path in (ROOT / name).rglob("*.py")),
+]
+MEDIAN, LINES, BODY_LINES = 130, 250, 450  # of files; bodies of networks are long lists of layers
+FUNCTION_LINES, BODY_FUNCTION_LINES = 45, 70
+PARAMETERS = 6
+
+LONGER: dict[str, int] = {
+    "common/diffusion/denoisers.py": 264,
+    "common/diffusion/gradients.py": 296,
+    "common/diffusion/solvers.py": 264,
+    "common/records/store.py": 268,
+    "common/robustness/evaluation/evaluators.py": 292,
+}
+"""Files above the limit, with the lines that they have."""
+
+MORE_PARAMETERS: dict[str, int] = {
+    "agdm/purifier.py::AGDM.__init__": 10,
+    "agdm/task.py::GuidanceTask.__init__": 10,
+    "common/data/celebahq.py::CelebAHQ.__init__": 7,
+    "common/data/image_data.py::ImageData.__init__": 8,
+    "common/diffusion/denoisers.py::EpsDenoiser.__init__": 8,
+    "common/diffusion/purifiers.py::DiffusionPurifier.__init__": 7,
+    "common/diffusion/solvers.py::Solver.step": 7,
+    "common/diffusion/solvers.py::EulerMaruyama.step": 7,
+    "common/diffusion/solvers.py::DDIM.step": 7,
+    "common/diffusion/solvers.py::Ancestral.step": 7,
+    "common/diffusion/solvers.py::ProbabilityFlowEuler.step": 7,
+    "common/diffusion/solvers.py::ProbabilityFlowHeun.step": 7,
+    "common/diffusion/solvers.py::TorchSDE.step": 7,
+    "common/diffusion/torchsde_adapter.py::integrate_step": 7,
+    "common/tasks/classifier.py::ClassifierTask.__init__": 8,
+    "diffpure/langevin.py::Langevin.step": 7,
+    "diffpure/langevin.py::LangevinDiffPure.__init__": 7,
+    "diffpure/purifier.py::DiffPure.__init__": 7,
+    "diffpure/randomised.py::RandomisedDiffPure.__init__": 8,
+    "ndc/bounded.py::BoundedDiffusionClassifier.__init__": 9,
+    "ndc/classifier.py::NoisedDiffusionClassifier.__init__": 12,
+    "ndc/denoised.py::DenoisedClassifier.__init__": 8,
+}
+"""Functions above the limit of parameters, by file and name."""
 
 
 def identify(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def lines_of(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def is_body(path: Path) -> bool:
+    """True for bodies of networks."""
+    return "networks" in path.relative_to(ROOT).parts
+
+
+def parameters_of(path: Path) -> dict[str, int]:
+    """Number of parameters of every function of a file, ``self`` aside, by ``Class.function``."""
+    counts = {}
+    tree = ast.parse(path.read_text())
+    owners = {
+        id(child): f"{node.name}." for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            counts[owners.get(id(node), "") + node.name] = len([name for name in names if name not in ("self", "cls")])
+    return counts
+
+
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_files_and_functions_stay_small(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= (BODY_LINES if "networks" in path.parts else LINES)
-    for node in ast.walk(ast.parse(text)):
+    limit = LONGER.get(identify(path), BODY_LINES if is_body(path) else LINES)
+    assert lines_of(path) <= limit
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno <= FUNCTION_LINES, f"{node.name} is long"
+            length = node.end_lineno - node.lineno
+            assert length <= (BODY_FUNCTION_LINES if is_body(path) else FUNCTION_LINES), f"{node.name} is long"
+
+
+def test_most_files_are_short():
+    assert median(lines_of(path) for path in FILES if path.name != "__init__.py") <= MEDIAN
+    assert max(map(lines_of, FILES)) <= BODY_LINES
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if not is_body(path)], ids=identify)
+def test_functions_have_few_parameters(path):
+    """Bodies of networks take the publishers' options; constructors that YAML names are listed above."""
+    for name, count in parameters_of(path).items():
+        assert count <= MORE_PARAMETERS.get(f"{identify(path)}::{name}", PARAMETERS), f"{name} has {count} parameters"
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
