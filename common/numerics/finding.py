@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+DECLARED_GRADIENT = "declared gradient"  # name of the finding that measures a gradient declared approximate
 LARGEST = 1e30  # an error that is not finite is stored as this: JSON knows no infinity
 
 

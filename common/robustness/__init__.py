@@ -1,4 +1,4 @@
-"""Classifiers, threats, attacks, certification and their evaluation."""
+"""Classifiers, threat models, attacks, certification and their evaluation."""
 
 from common.robustness.adversarial_training import Objective, PGDTraining, TradesTraining
 from common.robustness.attacks.apgd import APGD

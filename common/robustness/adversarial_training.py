@@ -1,7 +1,7 @@
-"""Adversarial training of classifiers: the inner maximum, and what PGD-AT and TRADES make of it.
+"""Adversarial training of classifiers: inner maximisation, PGD-AT and TRADES.
 
-An adversary of training is not one of evaluation: few steps, one start, the last iterate, and the network in the mode
-in which it will be deployed, at whose weights it is used once.
+The adversary of training differs from attacks of an evaluation: few steps, one start, the last iterate, and the network
+in evaluation mode, whose weights change after each use.
 """
 
 import math
@@ -24,17 +24,16 @@ Inner = Literal["kl", "cross_entropy"]
 
 @dataclass(frozen=True)
 class InnerMaximum:
-    """Projected gradient ascent on a loss of the image within a threat model, ``steps`` steps, the last iterate.
+    """Projected gradient ascent on a loss of the image within a threat model: the last iterate of ``steps`` steps.
 
-    It starts ``"near"`` the image, at x + 0.001 N(0, I), where the gradient of a divergence from x is not yet zero
+    It starts ``"near"`` the image, at x + 0.001 N(0, I), since the gradient of a divergence from x is zero at x
     (TRADES, arXiv 1901.08573), or at a ``"random"`` point of the ball (Madry et al., arXiv 1706.06083).
 
     ``step_size`` is in pixels, along the direction of the norm (``ThreatModel.ascend``). By default the steps add up to
     2.5 eps; to 5 eps in L2 from a random start, which lies at right angles to the gradient; and to 20 eps in L1, the
-    way to a corner of its ball. On a linear loss over 3x32x32 pixels, ten steps then reach 99.6 % of the maximum at
-    least.
+    way to a corner of its ball. On a linear loss over 3x32x32 pixels, ten steps reach at least 99.6 % of the maximum.
 
-    Raises ``ValueError`` for a threat that is no ball of a norm, and for a number or name that is not allowed.
+    Raises ``ValueError`` for a threat other than a norm ball, and for numbers and names out of range.
     """
 
     threat: ThreatModel
@@ -52,19 +51,19 @@ class InnerMaximum:
 
     @property
     def length(self) -> float:
-        """The size of a step, in pixels."""
+        """Size of a step in pixels."""
         if self.step_size is not None:
             return parse_number(self.step_size)
-        around = self.threat.norm == 2 and self.start == "random"
-        path = 20.0 if self.threat.norm == 1 else 5.0 if around else 2.5
+        from_surface = self.threat.norm == 2 and self.start == "random"
+        path = 20.0 if self.threat.norm == 1 else 5.0 if from_surface else 2.5
         return path * self.threat.eps / self.steps
 
     def __call__(
         self, network: nn.Module, loss: Callable[[Tensor], Tensor], image: Tensor, noise: Noise, step: int = 0
     ) -> Tensor:
-        """Images (B,C,H,W) in pixels where ``loss``, (B,C,H,W) -> (B,), is high; ``step`` is that of the start's noise.
+        """Images (B,C,H,W) in pixels with a high ``loss``, (B,C,H,W) -> (B,); ``step`` selects the noise of the start.
 
-        ``network``, which ``loss`` asks, is in evaluation mode meanwhile and gets no gradients for its parameters.
+        ``network``, on which the loss depends, is in evaluation mode and without parameter gradients meanwhile.
         """
         if self.start == "near":
             adv = self.threat.project(image, image + 1e-3 * noise.normal(step, image.shape[1:], image.dtype))
@@ -79,14 +78,14 @@ class InnerMaximum:
 
 
 class TrainingLoss(NamedTuple):
-    """Per image: the ``loss`` (B,) to descend, and the ``logits`` (B,K) whose accuracy is worth a look."""
+    """Per image: the training ``loss`` (B,), and the ``logits`` (B,K) whose accuracy is logged."""
 
     loss: Tensor
     logits: Tensor
 
 
 class Objective(Protocol):
-    """What a classifier is trained by, and the threat that it is to withstand. ``noise`` is the epoch's."""
+    """Training objective of a robust classifier within ``threat``. ``noise`` belongs to the epoch."""
 
     threat: ThreatModel
 
@@ -100,7 +99,7 @@ class PGDTraining:
 
         max_{||δ|| <= eps} CE(p(. | x + δ), y)
 
-    The maximum is sought from a random start with the classifier in evaluation mode; the logits are those of x + δ.
+    The inner maximisation has a random start and the classifier in evaluation mode; the logits are those of x + δ.
     """
 
     def __init__(self, threat: ThreatModel, steps: int = 10, step_size: float | str | None = None) -> None:
@@ -108,19 +107,19 @@ class PGDTraining:
         self.inner = InnerMaximum(threat, steps, step_size, start="random")
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> TrainingLoss:
-        """Losses of images (B,C,H,W) in pixels, and the logits of the attacked ones."""
+        """Losses of images (B,C,H,W) in pixels, with the logits of the adversarial images."""
         adv = self.inner(classifier, lambda at: cross_entropy(classifier(at), label), image, noise)
         logits = classifier(adv)
         return TrainingLoss(cross_entropy(logits, label), logits)
 
 
 class TradesTraining:
-    """TRADES (Zhang et al., arXiv 1901.08573): accuracy on the images, and predictions that do not move::
+    """TRADES (Zhang et al., arXiv 1901.08573): cross-entropy on clean images, with a penalty on unstable predictions::
 
         CE(p(. | x), y) + weight * max_{||δ|| <= eps} KL(p(. | x) || p(. | x + δ))
 
-    The maximum is sought from x + 0.001 N(0, I) with the classifier in evaluation mode, of the divergence or, with
-    ``inner="cross_entropy"``, of the cross-entropy of y. The logits are those of x.
+    The inner maximisation starts at x + 0.001 N(0, I) with the classifier in evaluation mode. It maximises the
+    divergence or, with ``inner="cross_entropy"``, the cross-entropy of y. The logits are those of x.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class TradesTraining:
         self.inner = InnerMaximum(threat, steps, step_size)
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> TrainingLoss:
-        """Losses of images (B,C,H,W) in pixels, and their logits."""
+        """Losses of images (B,C,H,W) in pixels, with their logits."""
         with deployed(classifier), torch.no_grad():
             reference = classifier(image)
         target = reference if self.loss == "kl" else label
@@ -146,7 +145,7 @@ class TradesTraining:
 
 
 def inner_loss(name: Inner) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the adversary of TRADES raises, of logits (B,K) and the reference's logits (B,K) or the label (B,)."""
+    """Loss of the inner maximisation of TRADES: of logits (B,K) and the reference logits (B,K) or the label (B,)."""
     return kl if name == "kl" else cross_entropy
 
 

@@ -1,4 +1,4 @@
-"""Per-example losses (B,) that an attack maximises; logits z (B,K), label y (B,) int64, p = softmax(z)."""
+"""Per-example losses (B,) that an attack maximises: logits z (B,K), label y (B,) int64, p = softmax(z)."""
 
 from collections.abc import Callable
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTLoss, check_counts, per_image, usable
+from common.robustness.attacks.filter_chain import FilterChain
 from common.robustness.attacks.perceptual_search import distance_with_gradient, within_bound
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, as_loss
@@ -77,7 +77,7 @@ class LowFrequency(Attack):
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         best = BestIterates(image, self.steps + 1, eot.deterministic, self.early_stop)
         with attacking(classifier, image, label, noise):
-            chain = _FilterChain(image, self.kernels, self.identity)
+            chain = FilterChain(image, self.kernels, self.identity)
             rates = ((chain.filters, self.filter_rate), ([chain.modifier], self.modifier_rate))
             adam = torch.optim.Adam([{"params": part, "lr": rate} for part, rate in rates], maximize=True)
             for step in range(self.steps + 1):
@@ -96,45 +96,3 @@ class LowFrequency(Attack):
                     adam.step()
                     chain.clamp_modifier()
         return best.result()
-
-
-class _FilterChain:
-    """The parameters of B images (B,C,H,W), filters and modifier, and the filtered images."""
-
-    def __init__(self, image: Tensor, kernels: Sequence[int], identity: float) -> None:
-        self._image, self._kernels = image, kernels
-        self.modifier = torch.zeros_like(image).requires_grad_()
-        self.filters = [_initial_filter(image, size, identity).requires_grad_() for size in kernels]
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """The filtered images ``rows``, (A,C,H,W): means of pixels, so in [0,1] except for the last bit."""
-        x = self._image[rows] + self.modifier[rows]
-        for size, theta in zip(self._kernels, self.filters, strict=True):
-            x = (_patches(x, size) * theta[rows].softmax(1)[:, None]).sum(2)
-        return x
-
-    def differentiate(self, filtered: Tensor, ascent: Tensor) -> None:
-        """Set the gradients of the parameters, for the optimiser, to those of ``<filtered, ascent>``."""
-        parameters = [*self.filters, self.modifier]
-        gradients = torch.autograd.grad((filtered * ascent).sum(), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-
-    @torch.no_grad()
-    def clamp_modifier(self) -> None:
-        """Clamp image + modifier to [0,1]."""
-        self.modifier.copy_((self._image + self.modifier).clamp(0, 1) - self._image)
-
-
-def _initial_filter(image: Tensor, size: int, identity: float) -> Tensor:
-    """Logits (B,k^2,H,W) under which the centre has the weight ``identity`` and all others are equal."""
-    others = size**2 - 1
-    theta = image.new_zeros(len(image), size**2, *image.shape[-2:])
-    theta[:, others // 2] = torch.tensor(identity / (1 - identity) * others).log().item()
-    return theta
-
-
-def _patches(x: Tensor, size: int) -> Tensor:
-    """(B,C,H,W) -> (B,C,k^2,H,W): the neighbourhood of each pixel; beyond the edge, the nearest pixel on it."""
-    around = functional.pad(x, (size // 2,) * 4, mode="replicate")
-    return functional.unfold(around, size).view(*x.shape[:2], size**2, *x.shape[-2:])

@@ -61,7 +61,7 @@ def highest(image, w, threat):
 
 @pytest.mark.parametrize("start", ["near", "random"])
 @pytest.mark.parametrize(("norm", "eps"), BALLS)
-def test_the_maximum_of_a_linear_loss_is_nearly_reached(norm, eps, start, image, noise):
+def test_inner_maximum_of_a_linear_loss(norm, eps, start, image, noise):
     """In every norm and with pixels at the edge of the box; never more than the optimum, and 99 % of it at least: what
     is missing is what the box takes from a step (measured: 99.6 % over 3x32x32 pixels)."""
     image = torch.where(image < 0.1, 0.0, torch.where(image > 0.9, 1.0, image))
@@ -75,7 +75,7 @@ def test_the_maximum_of_a_linear_loss_is_nearly_reached(norm, eps, start, image,
 
 
 @pytest.mark.parametrize(("norm", "eps"), BALLS)
-def test_pgd_training_descends_the_worst_cross_entropy(norm, eps, image, noise):
+def test_pgd_training_loss_is_the_adversarial_cross_entropy(norm, eps, image, noise):
     """Two classes: the margin is linear, so the worst loss is log(1 + exp(m + max <w, δ>)), reached to one per cent of
     the change in the margin."""
     threat, classifier = ThreatModel(norm, eps), linear(2)
@@ -92,7 +92,7 @@ def test_pgd_training_descends_the_worst_cross_entropy(norm, eps, image, noise):
     torch.testing.assert_close(nn.functional.cross_entropy(logits, label, reduction="none"), loss)
 
 
-def test_trades_by_hand(image, noise, monkeypatch):
+def test_trades_matches_its_formula(image, noise, monkeypatch):
     """CE(p(x), y) + 4 KL(p(x) || p(x + δ)) with a given δ, and its gradient flows through both images."""
     classifier, label, delta = linear(), torch.arange(ROWS) % CLASSES, 0.02
     objective = TradesTraining(ThreatModel("inf", 0.1), weight=4.0)
@@ -107,7 +107,7 @@ def test_trades_by_hand(image, noise, monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
-def test_the_inner_loss_is_what_is_raised(image, noise):
+def test_inner_loss_selects_the_maximised_loss(image, noise):
     """On average, raising the cross-entropy gives more of it, and less divergence, than raising the divergence does."""
     classifier, label, found, adversarial = linear(), torch.arange(ROWS) % CLASSES, {}, []
     classifier.register_forward_hook(lambda _, arguments, logits: adversarial.append(logits.detach()))
@@ -133,7 +133,7 @@ class Mode(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "last"), [(PGDTraining, 1), (TradesTraining, 2)])
-def test_the_adversary_sees_the_deployed_network(kind, last, image, noise):
+def test_inner_maximisation_uses_evaluation_mode(kind, last, image, noise):
     body = Mode().train()
     kind(ThreatModel("inf", 0.1), steps=3)(NetworkClassifier(body), image, torch.zeros(ROWS, dtype=torch.int64), noise)
     assert set(body.seen[:-last]) == {(False, False)}
@@ -141,7 +141,7 @@ def test_the_adversary_sees_the_deployed_network(kind, last, image, noise):
 
 
 @pytest.mark.parametrize("kind", [PGDTraining, TradesTraining])
-def test_a_trained_classifier_withstands_what_another_does_not(kind):
+def test_adversarial_training_increases_robust_accuracy(kind):
     """Two classes told apart by a strong pixel that eps cannot turn, and by 63 weak ones that it can: plain training
     uses all of them and falls, adversarial training keeps to the strong one."""
     generator, threat = torch.Generator().manual_seed(0), ThreatModel("inf", 0.1)
@@ -193,6 +193,6 @@ def test_a_trained_classifier_withstands_what_another_does_not(kind):
         (lambda threat: ClassifierTask(linear(), objective=PGDTraining(threat), val_steps=-1), "val_steps"),
     ],
 )
-def test_impossible_settings_are_refused(make, message):
+def test_invalid_settings_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make(ThreatModel("inf", 0.1))

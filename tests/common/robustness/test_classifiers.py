@@ -66,7 +66,7 @@ def test_network_classifier_normalises_per_channel():
         ([0.5], [0.0], "std > 0"),
     ],
 )
-def test_network_classifier_refuses_half_a_normalisation(mean, std, message):
+def test_incomplete_normalisation_raises(mean, std, message):
     with pytest.raises(ValueError, match=message):
         NetworkClassifier(nn.Flatten(), mean, std)
 
@@ -85,7 +85,7 @@ def test_frozen_stays_frozen_inside_a_training_parent():
     assert torch.equal(classifier.network[3].running_mean, before), "statistics do not move"
 
 
-def test_freezing_a_pair_freezes_what_it_holds():
+def test_freezing_a_pair_freezes_its_parts():
     pair = Purified(Jitter(), NetworkClassifier(layers())).freeze().train()
     assert not any(module.training for module in pair.modules())
     assert not any(parameter.requires_grad for parameter in pair.parameters())
@@ -110,7 +110,7 @@ def test_deployed_restores_modes_and_flags_even_after_an_error():
     assert [parameter.requires_grad for parameter in classifier.parameters()] == flags
 
 
-def test_purified_composes_and_shows_both_stages():
+def test_purified_composes_and_has_views_of_both_stages():
     image, pair = torch.rand(4, 1, 2, 2), Purified(Jitter(), Listening())
     z = noise(4).normal(0, (1, 2, 2))
     assert pair.randomised
@@ -121,7 +121,7 @@ def test_purified_composes_and_shows_both_stages():
     assert torch.equal(views["purified"], image + z)
 
 
-def test_the_classifier_behind_a_purifier_never_sees_the_purifiers_numbers():
+def test_classifier_and_purifier_have_disjoint_noise():
     pair = Purified(Jitter(), Listening())
     pair(torch.rand(4, 1, 2, 2), noise(4))
     heard = pair.classifier.heard
@@ -141,13 +141,13 @@ def test_a_deterministic_purifier_makes_a_deterministic_pair():
     assert list(Purified(Identity(), Listening()).views(torch.rand(2, 1, 2, 2))) == ["purified"]
 
 
-def test_without_noise_a_randomised_classifier_makes_its_own():
+def test_randomised_classifier_without_noise_draws_its_own():
     image, pair = torch.rand(4, 1, 2, 2), Purified(Jitter(), Listening())
     assert not torch.equal(pair(image), pair(image))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 8])
-def test_steady_fills_small_batches_up_and_answers_for_the_images_alone(size):
+def test_padding_rows_are_discarded(size):
     class Counting(Listening):
         def forward(self, image, noise=None):
             self.rows = len(image)
@@ -164,7 +164,7 @@ def test_steady_fills_small_batches_up_and_answers_for_the_images_alone(size):
         Padded(pair, rows=0)
 
 
-def test_the_majority_wins_however_sure_the_minority_is():
+def test_majority_beats_a_confident_minority():
     table = [[0.01, 0.0, 0.0], [0.01, 0.0, 0.0], [-50.0, 50.0, -50.0]]
     image = torch.rand(2, 1, 2, 2)
     assert Voting(Scripted(table), 3)(image, noise(2)).argmax(1).tolist() == [0, 0]
@@ -188,17 +188,17 @@ def test_majority_logits_are_log_shares():
         ([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0]], 1),  # equal in everything: the lower index
     ],
 )
-def test_ties_go_to_the_higher_mean_probability_then_to_the_lower_index(table, winner):
+def test_ties_are_broken_by_mean_probability_then_index(table, winner):
     assert int(Voting(Scripted(table), 2)(torch.rand(1, 1, 2, 2), noise(1)).argmax(1)) == winner
 
 
-def test_a_gradient_flows_through_a_vote():
+def test_gradients_flow_through_a_vote():
     classifier = Scripted([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     Voting(classifier, 3)(torch.rand(1, 1, 2, 2), noise(1))[0, 0].backward()
     assert bool((classifier.table.grad != 0).all())
 
 
-def test_voting_rows_do_not_depend_on_the_batch():
+def test_votes_are_independent_of_the_batch():
     voting = Voting(Purified(Jitter(), Listening()), 5)
     image = torch.rand(4, 1, 2, 2)
     whole = voting(image, noise(4))
@@ -207,7 +207,7 @@ def test_voting_rows_do_not_depend_on_the_batch():
     assert torch.equal(voting.views(image, noise(4))["purified"], image + noise(4).draws(5).normal(0, (1, 2, 2))[::5])
 
 
-def test_a_deterministic_classifier_is_asked_once():
+def test_deterministic_classifier_is_evaluated_once():
     classifier = Scripted([[0.0, 1.0]])
     classifier.randomised = False
     voting = Voting(classifier, 7)
@@ -216,7 +216,7 @@ def test_a_deterministic_classifier_is_asked_once():
     assert not voting.randomised
 
 
-def test_voting_refuses_what_it_cannot_count():
+def test_invalid_votes_raise():
     with pytest.raises(ValueError, match="draws must be at least 1; got 0"):
         Voting(Scripted([[0.0]]), 0)
     with pytest.raises(ValueError, match="majority, mean_logit; got 'median'"):

@@ -62,7 +62,7 @@ def test_kl():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_named_loss_grows_with_another_logit_and_falls_with_the_label_s(name):
+def test_losses_rise_with_other_logits_and_fall_with_the_labels(name):
     logits = LOGITS.clone().requires_grad_()
     gradient = torch.autograd.grad(as_loss(name)(logits, LABEL).sum(), logits)[0]
     correct = LOGITS.argmax(1) == LABEL  # where the label is not among the first three, DLR may do either
@@ -78,7 +78,7 @@ def test_equal_logits_give_finite_losses_and_gradients():
         assert bool(torch.autograd.grad(value.sum(), logits)[0].isfinite().all())
 
 
-def test_too_few_classes_and_unknown_names_are_refused():
+def test_too_few_classes_and_unknown_names_raise():
     with pytest.raises(ValueError, match="dlr needs at least 3 classes; got 2"):
         dlr(LOGITS[:, :2], LABEL % 2)
     with pytest.raises(ValueError, match="targeted_dlr needs at least 4 classes; got 3"):

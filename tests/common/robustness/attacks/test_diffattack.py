@@ -71,7 +71,7 @@ def by_hand(classifier, x, draws, weight):
 
 @pytest.mark.parametrize("chunk", [None, 1, 4])
 @pytest.mark.parametrize("gradient", ["checkpoint", "full"])
-def test_the_gradient_is_that_of_the_whole_loss(gradient, chunk):
+def test_gradient_includes_the_deviation_loss(gradient, chunk):
     """Central differences, float64, of cross-entropy plus deviation, both draws averaged: error h^2, rounding / h."""
     classifier, weight, h = defence(gradient=gradient), 0.7, 1e-5
     attack = DiffAttack(Once(chunk=chunk), weight, times=None)
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_the_whole_loss(gradient, chunk):
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=4, eot=2, restarts=2), APGD(steps=4, eot=2), APGD(steps=3, loss="dlr")])
-def test_at_weight_0_it_is_the_attack_itself(attack):
+def test_weight_0_equals_the_inner_attack(attack):
     classifier = defence()
     found, plain = (each.search(classifier, IMAGE, LABEL, LINF, NOISE) for each in (DiffAttack(attack, 0.0), attack))
     for name in ("adv", "loss", "queries", "curve", "broken", "dead"):
@@ -97,7 +97,7 @@ def test_at_weight_0_it_is_the_attack_itself(attack):
     assert not torch.equal(other, found.adv)
 
 
-def test_it_drives_the_reverse_process_away():
+def test_attack_increases_the_deviation():
     """Deviation on fresh noise, 64 draws each; the attack with a large weight climbs nothing else."""
     classifier, deviations = defence(), []
     for attack in (PGD(steps=8, eot=4), DiffAttack(PGD(steps=8, eot=4), 1e3, None)):
@@ -118,7 +118,7 @@ def test_it_drives_the_reverse_process_away():
         lambda c: Padded(KnownNoise(Voting(Padded(c), 3, "mean_logit"), NOISE)),
     ],
 )
-def test_rows_that_fill_up_and_votes_are_told_apart(wrap):
+def test_padding_rows_and_votes_are_separated(wrap):
     """The gradient of the deviation, which is all there is at a huge weight, summed from the purifier's own rows."""
     classifier, eot, weight = wrap(defence()), 1, 1e9
     found = DiffAttack(Once(eot=eot), weight, None).search(classifier, IMAGE, LABEL, LINF, NOISE)
@@ -133,7 +133,7 @@ def test_rows_that_fill_up_and_votes_are_told_apart(wrap):
         torch.testing.assert_close(found.adv[b : b + 1] / weight, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_several_purifications_count_with_their_mean():
+def test_several_purifications_enter_with_their_mean():
     first, second = purifier(), purifier(steps=3, side=2)
     classifier = Purified(Chain([first, Resized(second, 2)]), head())
     found = DiffAttack(Once(eot=1), 1e9, None).search(classifier, IMAGE, LABEL, LINF, NOISE)
@@ -144,7 +144,7 @@ def test_several_purifications_count_with_their_mean():
     torch.testing.assert_close(found.adv / 1e9, torch.autograd.grad(mean.sum(), x)[0], rtol=1e-6, atol=1e-7)
 
 
-def test_images_do_not_depend_on_their_batch_nor_on_chunks():
+def test_adversarial_images_are_independent_of_batch_and_chunks():
     classifier, image = Padded(defence(torch.float32)), IMAGE.float()
     whole = DiffAttack(PGD(steps=3, eot=2))(classifier, image, LABEL, LINF, NOISE)
     for attack, sizes in ((PGD(steps=3, eot=2), [1, 2]), (PGD(steps=3, eot=2, chunk=2), [3])):
@@ -155,7 +155,7 @@ def test_images_do_not_depend_on_their_batch_nor_on_chunks():
         assert torch.equal(torch.cat(parts), whole)
 
 
-def test_nothing_is_left_behind():
+def test_hooks_and_recordings_are_removed():
     classifier = defence()
     with pytest.raises(ZeroDivisionError):
         DiffAttack(PGD(steps=1, loss=lambda logits, label: 1 / 0))(classifier, IMAGE, LABEL, LINF, NOISE)
@@ -163,7 +163,7 @@ def test_nothing_is_left_behind():
     assert classifier.purifier._trajectories is None
 
 
-def test_what_does_not_serve_is_refused_before_the_attack():
+def test_unsupported_classifiers_raise_before_the_attack():
     given = IMAGE, LABEL, LINF, NOISE
     with pytest.raises(ValueError, match="whose states it can see; NetworkClassifier has none"):
         DiffAttack(PGD())(head(), *given)
@@ -187,6 +187,6 @@ def test_what_does_not_serve_is_refused_before_the_attack():
         ({"attack": APGD(loss="targeted_dlr")}, "loss must be one of"),
     ],
 )
-def test_senseless_settings_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         DiffAttack(**{"attack": PGD()} | settings)

@@ -102,7 +102,7 @@ def weighed(losses, gradients, norm, eps, temperature, rounds):
 
 @pytest.mark.parametrize("norm", [np.inf, 2.0, 1.0])
 @pytest.mark.parametrize(("temperature", "rounds", "memory"), [(1.0, 1, 0.0), (0.2, 3, 0.5)])
-def test_the_gradient_is_that_of_the_formulas(norm, temperature, rounds, memory):
+def test_gradient_matches_the_formulas(norm, temperature, rounds, memory):
     threat = ThreatModel(norm, 0.5)
     attack = DiffHammer(Thrice(), temperature, rounds, memory)
     told = attack.search(Bent(), IMAGE, LABEL, threat, NOISE).adv.flatten(2).numpy()
@@ -115,7 +115,7 @@ def test_the_gradient_is_that_of_the_formulas(norm, temperature, rounds, memory)
     assert np.abs(told[2] - gradients.mean(1)).max() > 0.05 * np.abs(told[2]).max(), "not the EOT mean"
 
 
-def test_grafting_pulls_the_weighed_gradient_back_through_one_purification():
+def test_grafting_uses_one_vector_jacobian_product_per_image():
     """g_j at the purified images by hand, and the vector-Jacobian product of the chosen draw by torch."""
     cleaner = Cleaner()
     classifier = Purified(cleaner, Fixed())
@@ -134,7 +134,7 @@ def test_grafting_pulls_the_weighed_gradient_back_through_one_purification():
         torch.testing.assert_close(told[b], expected[0], rtol=1e-12, atol=1e-13)
 
 
-def test_behind_the_identity_grafting_is_exact():
+def test_grafting_is_exact_for_an_identity_purifier():
     classifier = Purified(Cleaner(mixing=0.0), Fixed())
     exact, grafted = (
         DiffHammer(PGD(steps=4, eot=4, loss="margin"), graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE)
@@ -147,7 +147,7 @@ def test_behind_the_identity_grafting_is_exact():
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=5, eot=4), PGD(steps=5, eot=4, loss="margin"), APGD(steps=6, eot=4)])
-def test_equal_weights_are_the_attack_itself(attack):
+def test_equal_weights_equal_the_inner_attack(attack):
     found, plain = (
         each.search(Bent(), IMAGE, LABEL, LINF, NOISE) for each in (DiffHammer(attack, 1e12, memory=0.0), attack)
     )
@@ -171,7 +171,7 @@ class Dilemma(Classifier):
         return torch.stack((torch.zeros_like(along), along), 1)
 
 
-def test_a_shared_weakness_is_found_where_the_mean_gradient_leads_away():
+def test_finds_a_shared_weakness_that_the_mean_gradient_misses():
     """Slopes 10 and -50 in equal shares: the mean leads down, where nothing breaks; the weights go to the weak half."""
     image, label = torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.int64)
     noise = Noise.of(0, torch.arange(8))
@@ -188,7 +188,7 @@ def test_a_shared_weakness_is_found_where_the_mean_gradient_leads_away():
     assert share["hammer"] == float(weak.double().mean()), "all that can be broken"
 
 
-def test_images_do_not_depend_on_their_batch_nor_on_chunks():
+def test_adversarial_images_are_independent_of_batch_and_chunks():
     image = IMAGE.float()
     for graft, classifier in ((False, Bent()), (True, Padded(Purified(Cleaner(), Fixed())))):
         whole = DiffHammer(PGD(steps=4, eot=4), graft=graft)(classifier, image, LABEL, LINF, NOISE)
@@ -200,7 +200,7 @@ def test_images_do_not_depend_on_their_batch_nor_on_chunks():
 
 
 @pytest.mark.parametrize("graft", [False, True])
-def test_a_deterministic_classifier_has_one_draw(graft):
+def test_deterministic_classifier_has_one_draw(graft):
     """Whose weight is one."""
     classifier = KnownNoise(Purified(Cleaner(), Fixed()), NOISE)
     attack = PGD(steps=4, eot=4)
@@ -210,7 +210,7 @@ def test_a_deterministic_classifier_has_one_draw(graft):
     assert found.queries.tolist() == [9 if graft else 5] * 3
 
 
-def test_dead_draws_are_no_obstacle():
+def test_draws_with_unusable_gradients_are_ignored():
     """A draw whose gradient is zero everywhere, and one whose gradient is not a number for one image."""
 
     class Partly(Bent):
@@ -235,7 +235,7 @@ def test_dead_draws_are_no_obstacle():
         (Purified(Cleaner(), Purified(Cleaner(), Fixed())), "Purified has 2 and no vote"),
     ],
 )
-def test_what_cannot_be_grafted_is_refused_before_the_attack(classifier, message):
+def test_grafting_raises_for_votes_and_several_purifiers(classifier, message):
     attack = DiffHammer(PGD(eot=2), graft=True)
     classifier.forward = lambda *_: pytest.fail("asked")
     with pytest.raises(ValueError, match=message):
@@ -255,17 +255,17 @@ def test_what_cannot_be_grafted_is_refused_before_the_attack(classifier, message
         ({"attack": TorchAttacks("Square")}, "uses none"),
     ],
 )
-def test_senseless_settings_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         DiffHammer(**{"attack": PGD(eot=2)} | settings)
 
 
-def test_it_serves_norms_alone():
+def test_other_threats_raise():
     with pytest.raises(ValueError, match="DiffHammer attacks within a norm"):
         DiffHammer(PGD(eot=2)).check(object())
 
 
-def test_networks_behind_purifiers_of_any_kind():
+def test_networks_behind_several_kinds_of_purifier():
     """Graft and exact agree in direction where the purifier is nearly the identity: cosine above 0.99."""
     layer = nn.Linear(6, 3, dtype=F64)
     layer.weight.data = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=F64)

@@ -29,7 +29,7 @@ def batch(n=6):
     return torch.full((n, 1, 4, 4), 0.5), torch.zeros(n, dtype=torch.int64), torch.arange(10, 10 + n)
 
 
-def test_rows_follow_the_index_whoever_asks():
+def test_rows_are_selected_by_index():
     index = torch.tensor([14, 10, 15, 12, 11, 13])
     known = Noise.of(3, index).stream("score").draws(1, start=2)
     image = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -48,7 +48,7 @@ def test_rows_follow_the_index_whoever_asks():
         KnownNoise(Turned(), known.rows(torch.tensor([0, 0])))
 
 
-def test_who_knows_the_draw_moves_every_pixel_its_way():
+def test_attack_on_known_noise_is_optimal():
     """The optimum for one draw is 16 eps = 1.6 > 1, which flips it; without the draw the best is by chance."""
     blind, seeing = (
         Attacked(PGD(steps=4, eot=4 if knows == "model" else 1), LINF, draws=8, knows=knows)(Turned(), batch(12))
@@ -60,7 +60,7 @@ def test_who_knows_the_draw_moves_every_pixel_its_way():
     assert all(record.values["queries"] == 8 * 5 for record in seeing), "five queries of the loop for each draw"
 
 
-def test_it_does_not_depend_on_the_batch():
+def test_adversarial_images_are_independent_of_the_batch():
     evaluator = Attacked(PGD(steps=3), LINF, draws=3, knows="noise", keep_images=0)
     image, label, index = batch(5)
     whole = evaluator(Turned(), (image, label, index))
@@ -71,7 +71,7 @@ def test_it_does_not_depend_on_the_batch():
 @pytest.mark.parametrize(
     ("name", "options"), [("PGD", {"alpha": 0.05}), ("APGD", {"steps": 10, "n_restarts": 3}), ("FAB", {"steps": 10})]
 )
-def test_a_library_that_picks_rows_out_of_the_batch_meets_their_draws_as_well(name, options):
+def test_library_attacks_run_one_image_at_a_time(name, options):
     """Two images are wrong from the start and dropped at once, others in the middle; all are broken in the end."""
     image, label, index = batch(6)
     known = Noise.of(3, index).stream("score").draws(1)

@@ -69,7 +69,7 @@ def accuracy(classifier, image, label, noise=None):
 
 
 @pytest.mark.parametrize(("name", "options", "threat"), ATTACKS)
-def test_attacks_succeed_within_the_budget_on_a_plain_classifier(problem, name, options, threat):
+def test_attacks_succeed_within_the_budget(problem, name, options, threat):
     classifier, image, label = problem
     adv = TorchAttacks(name, options)(classifier.train(), image, label, threat, rows(16))
     assert adv.dtype == image.dtype
@@ -82,7 +82,7 @@ def test_attacks_succeed_within_the_budget_on_a_plain_classifier(problem, name, 
 
 
 @pytest.mark.parametrize(("name", "options", "threat"), ATTACKS)
-def test_attacks_run_on_a_randomised_classifier_with_fresh_noise_at_every_call(problem, name, options, threat):
+def test_every_call_of_a_randomised_classifier_has_fresh_noise(problem, name, options, threat):
     classifier, image, label = problem
     jitter = Jitter()
     adv = TorchAttacks(name, options)(Purified(jitter, classifier), image, label, threat, rows(16))
@@ -96,7 +96,7 @@ def test_attacks_run_on_a_randomised_classifier_with_fresh_noise_at_every_call(p
     assert len(jitter.seen) > 1 or name == "FGSM"
 
 
-def test_a_nearest_adversarial_image_may_leave_the_ball_unless_it_is_to_be_projected(problem):
+def test_minimum_norm_attacks_stay_in_the_ball_only_with_project(problem):
     classifier, image, label = problem
     tight, settings = ThreatModel("inf", 0.01), {"c": 5, "lr": 0.02}
     adv = TorchAttacks("CW", settings)(classifier, image, label, tight, rows(16))
@@ -107,7 +107,7 @@ def test_a_nearest_adversarial_image_may_leave_the_ball_unless_it_is_to_be_proje
     assert bool(tight.check(image, projected).all())
 
 
-def test_attacks_say_whether_they_use_gradients(problem):
+def test_white_box_flags(problem):
     """Of the package's attacks on a plain classifier, the black boxes are those that never ask for a gradient."""
 
     class Watched(NetworkClassifier):
@@ -125,7 +125,7 @@ def test_attacks_say_whether_they_use_gradients(problem):
         assert attack.white_box == watched.asked, name
 
 
-def test_the_single_step_is_the_closed_form(problem):
+def test_fgsm_matches_the_closed_form(problem):
     """FGSM on two linear classes: image + eps sign(w_other - w_label)."""
     layer = nn.Linear(4, 2, bias=False)
     image, label = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
@@ -135,7 +135,7 @@ def test_the_single_step_is_the_closed_form(problem):
 
 
 @pytest.mark.parametrize("name", ["PGD", "APGD", "Square", "CW", "Pixle"])
-def test_global_generators_gradients_and_flags_are_left_alone(problem, name):
+def test_global_generators_gradients_and_flags_are_restored(problem, name):
     classifier, image, label = problem
     options = {"Square": {"n_queries": 5}, "Pixle": {"restarts": 1, "max_iterations": 1}}.get(name, {"steps": 3})
     numpy_state = np.random.get_state  # torchattacks draws from the old global generator
@@ -153,7 +153,7 @@ def test_global_generators_gradients_and_flags_are_left_alone(problem, name):
 
 
 @pytest.mark.parametrize("name", ["PGD", "APGD", "Square"])
-def test_the_noise_alone_decides(problem, name):
+def test_results_depend_on_the_noise_only(problem, name):
     classifier, image, label = problem
     options = {"n_queries": 5} if name == "Square" else {"steps": 2}
     attack = TorchAttacks(name, options)
@@ -163,7 +163,7 @@ def test_the_noise_alone_decides(problem, name):
     assert not torch.equal(attack(classifier, image, label, LINF, rows(16, seed=1)), first)
 
 
-def test_the_number_of_classes_is_the_classifiers():
+def test_number_of_classes_is_taken_from_the_classifier():
     """APGDT aims at the nine best classes by default; with four there are only three to aim at."""
 
     class Four(Classifier):
@@ -186,13 +186,13 @@ def test_the_number_of_classes_is_the_classifiers():
         ("APGD", {"norm": "L2"}, LINF, "APGD attacks in L2; the threat is Linf"),
     ],
 )
-def test_another_budget_than_the_threats_is_refused(problem, name, options, threat, message):
+def test_a_budget_other_than_the_threats_raises(problem, name, options, threat, message):
     classifier, image, label = problem
     with pytest.raises(ValueError, match=message):
         TorchAttacks(name, options)(classifier, image, label, threat, rows(16))
 
 
-def test_the_same_budget_may_be_repeated(problem):
+def test_the_threats_budget_is_accepted_as_an_option(problem):
     classifier, image, label = problem
     stated, implied = (
         TorchAttacks("FGSM", options)(classifier, image, label, LINF, rows(16)) for options in ({"eps": "51/510"}, {})
@@ -200,7 +200,7 @@ def test_the_same_budget_may_be_repeated(problem):
     assert torch.equal(stated, implied)
 
 
-def test_unknown_names_and_options_are_refused_at_once():
+def test_unknown_names_and_options_raise_at_construction():
     with pytest.raises(ValueError, match=r"no attack 'PDG'\. It has: APGD, "):
         TorchAttacks("PDG")
     with pytest.raises(ValueError, match="no attack 'MultiAttack'"):
@@ -209,18 +209,18 @@ def test_unknown_names_and_options_are_refused_at_once():
         TorchAttacks("PGD", {"iters": 5})
 
 
-def test_its_autoattack_is_never_called_autoattack():
+def test_autoattack_of_torchattacks_is_labelled():
     assert str(TorchAttacks("AutoAttack")) == "torchattacks.AutoAttack (10 steps)"
     assert str(TorchAttacks("APGD", {"steps": 100})) == "torchattacks.APGD(steps=100)"
 
 
-def test_inference_mode_is_an_error(problem):
+def test_inference_mode_raises(problem):
     classifier, image, label = problem
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference mode is on"):
         TorchAttacks("FGSM")(classifier, image, label, LINF, rows(16))
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch):
+def test_missing_package_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(ImportError, match=r'pip install "robust-diffusion\[attacks\]"'):
         TorchAttacks("PGD")

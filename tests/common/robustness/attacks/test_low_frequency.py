@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from common.noise import Noise
-from common.robustness.attacks.low_frequency import LowFrequency, _Chain, _within
+from common.robustness.attacks.filter_chain import FilterChain
+from common.robustness.attacks.low_frequency import LowFrequency
+from common.robustness.attacks.perceptual_search import within_bound
 from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.perceptual import Perceptual
@@ -69,10 +71,10 @@ class Recorder(Classifier):
         return logits
 
 
-def test_a_filter_is_a_weighted_mean_of_each_pixels_own():
+def test_filters_are_weighted_means_per_pixel():
     """By hand, pixel by pixel: the weights are the softmax of theta, and the edge is repeated."""
     image = random(2, 3, 4, 5)
-    chain = _Chain(image, (3,), 0.9)
+    chain = FilterChain(image, (3,), 0.9)
     theta = random(2, 9, 4, 5, seed=1)
     chain.filters[0].data.copy_(theta)
     chain.modifier.data.copy_(0.1 * random(2, 3, 4, 5, seed=2))
@@ -90,20 +92,20 @@ def test_a_filter_is_a_weighted_mean_of_each_pixels_own():
             torch.testing.assert_close(found[:, :, i, j].detach(), expected)
 
 
-def test_filters_start_as_nearly_the_identity_and_keep_plain_images():
+def test_initial_filters_are_close_to_the_identity():
     image = random(2, 3, 6, 6)
-    start = _Chain(image, (5, 7, 5, 3), 0.99)(torch.arange(2)).detach()
+    start = FilterChain(image, (5, 7, 5, 3), 0.99)(torch.arange(2)).detach()
     assert float((start - image).abs().max()) < 1 - 0.99**4, "each of four filters moves a pixel by at most 1 % of one"
     plain = torch.full((1, 1, 6, 6), 0.3, dtype=torch.float64)
-    chain = _Chain(plain, (3,), 0.9)
+    chain = FilterChain(plain, (3,), 0.9)
     torch.testing.assert_close(chain.filters[0].detach().softmax(1)[0, 4], torch.full_like(plain[0, 0], 0.9))
     chain.filters[0].data.normal_()
     torch.testing.assert_close(chain(torch.arange(1)).detach(), plain)
 
 
-def test_the_modifier_is_kept_in_the_box():
+def test_modifier_is_clamped_to_the_box():
     image = random(2, 1, 6, 6)
-    chain = _Chain(image, (3,), 0.9)
+    chain = FilterChain(image, (3,), 0.9)
     chain.modifier.data.copy_(4 * random(2, 1, 6, 6, seed=1) - 2)
     chain.confine()
     moved = image + chain.modifier.detach()
@@ -111,7 +113,7 @@ def test_the_modifier_is_kept_in_the_box():
     assert float(moved.max()) <= 1 + 1e-15
 
 
-def test_a_point_outside_is_drawn_back_to_the_bound():
+def test_within_bound_returns_points_close_to_the_bound():
     """Towards the image, to 0.97 .. 1 of eps; what is inside stays."""
     image = random(5, 1, 6, 6)
     way = random(5, 1, 6, 6, seed=1) - 0.5
@@ -120,7 +122,7 @@ def test_a_point_outside_is_drawn_back_to_the_bound():
     adv = (image + scale * way).clamp(0, 1)
     distance = threat.distance(image, adv)
     distance[4] = torch.nan
-    found = _within(threat, image, adv, distance, None)
+    found = within_bound(threat, image, adv, distance, None)
     near = threat.distance(image, found)
     inside = distance <= 0.05
     assert inside.tolist() == [True, False, False, True, False]
@@ -132,7 +134,7 @@ def test_a_point_outside_is_drawn_back_to_the_bound():
 
 
 @pytest.mark.parametrize(("box", "share"), [("inactive", 0.95), ("active", 0.9)])
-def test_the_optimum_of_a_linear_model_within_a_norm_is_nearly_reached(box, share):
+def test_reaches_the_optimum_of_a_linear_model(box, share):
     """With the metric L2 / sqrt(D), the best modifier is a multiple of g cut to the box, and filters add nothing."""
     layer = nn.Linear(64, 2, bias=False, dtype=torch.float64)
     layer.weight.data.copy_(random(2, 64) - 0.5)
@@ -149,7 +151,7 @@ def test_the_optimum_of_a_linear_model_within_a_norm_is_nearly_reached(box, shar
 
 
 @pytest.mark.parametrize("eot", [1, 5])
-def test_every_image_asked_about_is_allowed_and_the_one_with_the_highest_loss_is_returned(eot):
+def test_iterates_are_allowed_and_the_best_is_returned(eot):
     classifier, image, threat = Recorder(), random(6, 1, 6, 6, seed=1), Perceptual(0.05, RootMeanSquare())
     found = LowFrequency(steps=15, eot=eot).search(classifier, image, labels(6), threat, rows(6))
     asked = torch.stack([call[::eot] for call, _, _ in classifier.calls])
@@ -163,7 +165,7 @@ def test_every_image_asked_about_is_allowed_and_the_one_with_the_highest_loss_is
     assert found.queries.tolist() == [16 * eot] * 6
 
 
-def test_an_adversarial_image_does_not_depend_on_its_batch_or_on_chunks():
+def test_adversarial_images_are_independent_of_batch_and_chunks():
     attack, threat = LowFrequency(steps=6, eot=3), Perceptual(0.05, RootMeanSquare())
     image, noise = random(5, 1, 6, 6), rows(5, seed=3)
     whole = attack(Recorder(), image, labels(5), threat, noise)
@@ -174,7 +176,7 @@ def test_an_adversarial_image_does_not_depend_on_its_batch_or_on_chunks():
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-12)
 
 
-def test_a_deterministic_classifier_is_asked_once_a_step_and_may_end_the_search():
+def test_deterministic_classifier_is_evaluated_once_a_step_and_stops_early():
     image, threat = random(6, 1, 6, 6), Perceptual(0.1, RootMeanSquare())
     patient, hasty = Recorder(randomised=False), Recorder(randomised=False)
     LowFrequency(steps=8)(patient, image, labels(6), threat, rows(6))
@@ -186,7 +188,7 @@ def test_a_deterministic_classifier_is_asked_once_a_step_and_may_end_the_search(
     assert early.queries.tolist() == [int(w.int().argmax()) + 1 if w.any() else 9 for w in wrong.T]
 
 
-def test_digits_are_broken_where_noise_as_far_away_does_nothing(digits_network):
+def test_breaks_digits_at_a_distance_where_noise_does_not(digits_network):
     classifier, image, label = digits_network
     threat = Perceptual(0.15, Features())
     found = LowFrequency(steps=40).search(classifier, image, label, threat, rows(len(image)))
@@ -198,7 +200,7 @@ def test_digits_are_broken_where_noise_as_far_away_does_nothing(digits_network):
     assert found.dead.tolist() == [0] * len(image)
 
 
-def test_other_threats_and_senseless_settings_are_refused():
+def test_other_threats_and_invalid_settings_raise():
     message = r"LowFrequency attacks within a perceptual distance, Perceptual\(eps, metric\); the threat is ThreatModel"
     with pytest.raises(ValueError, match=message):
         LowFrequency().check(ThreatModel("inf", 0.1))

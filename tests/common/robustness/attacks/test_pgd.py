@@ -74,7 +74,7 @@ def attack_record(pgd, n=6, seed=0):
 @pytest.mark.parametrize(("norm", "eps", "tolerance"), [("inf", 0.1, 1e-9), (2, 0.4, 0.01), (1, 1.5, 0.01)])
 @pytest.mark.parametrize("box", ["inactive", "active"])
 @pytest.mark.parametrize("random_start", [True, False])
-def test_linear_models_are_solved_with_the_default_steps(norm, eps, tolerance, box, random_start):
+def test_default_steps_solve_linear_models(norm, eps, tolerance, box, random_start):
     classifier, g = linear(48)
     image = torch.rand(10, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     image = 0.45 + 0.1 * image if box == "inactive" and norm != 1 else image.round(decimals=1)
@@ -87,7 +87,7 @@ def test_linear_models_are_solved_with_the_default_steps(norm, eps, tolerance, b
         assert (1 - tolerance) * best <= float(d @ g) <= best * (1 + 1e-9)
 
 
-def test_cross_entropy_finds_the_same_optimum_in_float32():
+def test_cross_entropy_reaches_the_same_optimum_in_float32():
     classifier, g = linear(12)
     image = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     adv = PGD()(classifier.float(), image, torch.zeros(10, dtype=torch.int64), LINF, rows(10))
@@ -95,7 +95,7 @@ def test_cross_entropy_finds_the_same_optimum_in_float32():
 
 
 @pytest.mark.parametrize("eot", [1, 3, 8])
-def test_the_iterate_with_the_highest_eot_mean_loss_is_returned(eot):
+def test_returns_the_iterate_with_the_highest_eot_mean_loss(eot):
     classifier, image, found = attack_record(PGD(steps=12, step_size=0.08, eot=eot, restarts=2))
     losses = classifier.mean_losses(eot)
     assert len(losses) == 2 * 13, "the last iterate is evaluated as well"
@@ -110,7 +110,7 @@ def test_the_iterate_with_the_highest_eot_mean_loss_is_returned(eot):
         assert (last_draw != best).any(), "a single draw would have picked another"
 
 
-def test_the_step_follows_the_mean_of_the_single_draw_gradients():
+def test_step_follows_the_mean_of_single_draw_gradients():
     """The point of the second call is the first step; its direction from gradients taken one draw at a time."""
     classifier, image, eot = Recorder(), torch.full((4, 1, 1, 2), 0.5, dtype=torch.float64), 5
     threat, label = ThreatModel(2, 0.1), torch.zeros(4, dtype=torch.int64)
@@ -128,7 +128,7 @@ def test_the_step_follows_the_mean_of_the_single_draw_gradients():
         torch.testing.assert_close(second[b * eot], image[b] + 0.05 * g / g.norm(), atol=1e-12, rtol=0)
 
 
-def test_each_step_and_restart_draws_afresh_and_apart_from_the_callers_rows():
+def test_steps_and_restarts_have_disjoint_draws():
     classifier, _, _ = attack_record(PGD(steps=4, eot=3, restarts=2))
     keys = [
         key
@@ -140,7 +140,7 @@ def test_each_step_and_restart_draws_afresh_and_apart_from_the_callers_rows():
 
 
 @pytest.mark.parametrize("norm", [2, "inf"])
-def test_an_adversarial_image_does_not_depend_on_its_batch_or_on_chunks(norm):
+def test_adversarial_images_are_independent_of_batch_and_chunks(norm):
     pgd, image, noise = PGD(steps=8, eot=4), torch.rand(7, 1, 1, 2), rows(7, seed=3)
     label, threat = torch.zeros(7, dtype=torch.int64), ThreatModel(norm, 0.1)
     whole = pgd(Recorder(), image, label, threat, noise)
@@ -153,18 +153,18 @@ def test_an_adversarial_image_does_not_depend_on_its_batch_or_on_chunks(norm):
         assert max(len(call) for call, _, _ in recorder.calls) == min(chunk, 28)
 
 
-def test_more_draws_and_restarts_only_help_on_average():
+def test_more_draws_and_restarts_help_on_average():
     losses = [attack_record(PGD(steps=10, eot=16, restarts=r), n=40)[2].loss.mean() for r in (1, 4)]
     assert losses[1] > losses[0]
 
 
-def test_each_restart_starts_elsewhere():
+def test_restarts_have_different_starts():
     classifier, _, _ = attack_record(PGD(steps=2, eot=1, restarts=3))
     first, second, third = (classifier.calls[3 * restart][0] for restart in range(3))
     assert all(bool((a != b).any()) for a, b in [(first, second), (first, third), (second, third)])
 
 
-def test_a_deterministic_classifier_is_asked_once_per_step():
+def test_deterministic_classifier_is_evaluated_once_per_step():
     recorder = Recorder()
     recorder.randomised = False
     PGD(steps=3, eot=8)(recorder, torch.rand(2, 1, 1, 2), torch.zeros(2, dtype=torch.int64), LINF, rows(2))
@@ -182,7 +182,7 @@ class Training(nn.Module):
         return self.layers(x)
 
 
-def test_the_classifier_is_attacked_as_deployed_and_left_as_found():
+def test_classifier_is_attacked_as_deployed_and_restored():
     classifier, image = NetworkClassifier(Training()), torch.rand(5, 1, 2, 2)
     state = {key: value.clone() for key, value in classifier.state_dict().items()}
     generator = torch.get_rng_state()
@@ -197,7 +197,7 @@ def test_the_classifier_is_attacked_as_deployed_and_left_as_found():
     assert torch.equal(torch.get_rng_state(), generator), "no global randomness"
 
 
-def test_autocast_of_the_caller_does_not_reach_the_attack():
+def test_autocast_is_off_inside_the_attack():
     class Precise(Classifier):
         def forward(self, image, noise=None):
             logits = image.flatten(1) @ torch.eye(4)
@@ -216,7 +216,7 @@ def test_autocast_of_the_caller_does_not_reach_the_attack():
         lambda x: torch.zeros(len(x), 4, requires_grad=True) + 1,  # a graph, but not to the image
     ],
 )
-def test_no_path_to_the_image_is_an_error(logits):
+def test_missing_gradient_raises(logits):
     class Cut(Classifier):
         def forward(self, image, noise=None):
             return logits(image)
@@ -239,7 +239,7 @@ def test_dead_gradients_are_counted_per_image():
     assert bool(found.adv.isfinite().all())
 
 
-def test_logits_that_are_never_finite_are_an_error():
+def test_logits_that_are_never_finite_raise():
     class Broken(Classifier):
         def forward(self, image, noise=None):
             return image.flatten(1) * torch.tensor([1.0, math.nan]).view(2, 1)
@@ -248,7 +248,7 @@ def test_logits_that_are_never_finite_are_an_error():
         PGD()(Broken(), torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), LINF, rows(2))
 
 
-def test_inference_mode_and_missing_rows_are_errors():
+def test_inference_mode_and_missing_rows_raise():
     classifier, _ = linear(4)
     image, label = torch.rand(2, 1, 2, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference mode is on"):
@@ -269,12 +269,12 @@ def test_inference_mode_and_missing_rows_are_errors():
         ({"loss": "hinge"}, "loss must be one of"),
     ],
 )
-def test_senseless_settings_are_refused(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         PGD(**settings)
 
 
-def test_step_sizes_are_read_as_ratios_and_losses_may_be_functions():
+def test_step_sizes_may_be_ratios_and_losses_functions():
     classifier, _ = linear(4)
     image, label = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     pgd = PGD(steps=1, step_size="2/255", loss=lambda logits, label: -logits[:, 1], random_start=False)

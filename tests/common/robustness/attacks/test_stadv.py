@@ -67,7 +67,7 @@ def extremes(threat, image):
 
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize("eps", [0.1, 0.5])
-def test_linear_models_are_solved_where_images_only_rise(eps, random_start):
+def test_solves_linear_models_on_ramps(eps, random_start):
     """Each pixel has its own flow, so the optimum is pixel by pixel; on a rising image every gradient points to it.
 
     Only pixels that see no edge count. 120 Adam steps of 0.02 cover the way from corner to corner twice.
@@ -90,7 +90,7 @@ def test_linear_models_are_solved_where_images_only_rise(eps, random_start):
     assert bool((gain <= most * (1 + 1e-9)).all())
 
 
-def test_on_any_image_most_of_the_optimum_is_found_and_never_more():
+def test_reaches_most_of_the_optimum_on_any_image():
     """Where values rise and fall, single pixels end on hills of their own: local search, no promise of the best."""
     classifier, g = linear(64)
     image, threat = random(6, 1, 8, 8, seed=3), SpatialThreat(0.2)
@@ -104,7 +104,7 @@ def test_on_any_image_most_of_the_optimum_is_found_and_never_more():
 
 
 @pytest.mark.parametrize("smoothness", [0.0, 0.03])
-def test_the_steps_are_those_of_adam_on_the_whole_objective(smoothness):
+def test_steps_are_those_of_adam_on_the_objective(smoothness):
     """A second implementation: one graph from flow to objective, draw by draw, and Adam by its formula."""
     image, threat, eot, size = random(2, 1, 4, 4), SpatialThreat(0.3), 3, 0.05
     classifier, noise = Recorder(), rows(2)
@@ -130,7 +130,7 @@ def test_the_steps_are_those_of_adam_on_the_whole_objective(smoothness):
 
 
 @pytest.mark.parametrize("eot", [1, 5])
-def test_the_image_returned_is_the_one_whose_loss_was_highest(eot):
+def test_returns_the_image_with_the_highest_loss(eot):
     """The very image the loss was measured on, and not the one a step later."""
     classifier, image, threat = Recorder(), random(6, 1, 4, 4, seed=1), SpatialThreat(0.4)
     attack = StAdv(steps=15, learning_rate=0.1, eot=eot, restarts=2, smoothness=0.05)
@@ -147,7 +147,7 @@ def test_the_image_returned_is_the_one_whose_loss_was_highest(eot):
     assert found.curve.shape == (6, 32)
 
 
-def test_the_default_starts_are_the_image_and_then_random_flows():
+def test_first_start_is_the_image_and_restarts_are_random():
     classifier, image, threat = Recorder(), random(3, 1, 4, 4), SpatialThreat(0.4)
     StAdv(steps=2, eot=1, restarts=3)(classifier, image, labels(3), threat, rows(3))
     first, second, third = (classifier.calls[3 * restart][0] for restart in range(3))
@@ -155,7 +155,7 @@ def test_the_default_starts_are_the_image_and_then_random_flows():
     assert all(bool((a != b).any()) for a, b in [(first, second), (second, third)])
 
 
-def test_an_adversarial_image_does_not_depend_on_its_batch_or_on_chunks():
+def test_adversarial_images_are_independent_of_batch_and_chunks():
     attack, threat = StAdv(steps=8, eot=4, restarts=2), SpatialThreat(0.4)
     image, noise = random(7, 1, 4, 4), rows(7, seed=3)
     whole = attack(Recorder(), image, labels(7), threat, noise)
@@ -166,7 +166,7 @@ def test_an_adversarial_image_does_not_depend_on_its_batch_or_on_chunks():
     assert torch.equal(chunked, whole)
 
 
-def test_a_deterministic_classifier_is_asked_once_a_step_and_may_end_the_search():
+def test_deterministic_classifier_is_evaluated_once_a_step_and_stops_early():
     image, threat = random(8, 1, 4, 4), SpatialThreat(0.4)
     patient, hasty = Recorder(randomised=False), Recorder(randomised=False)
     found = StAdv(steps=10)(patient, image, labels(8), threat, rows(8))
@@ -181,7 +181,7 @@ def test_a_deterministic_classifier_is_asked_once_a_step_and_may_end_the_search(
     assert torch.equal(found[~early.broken], early.adv[~early.broken])
 
 
-def test_an_image_that_was_misclassified_comes_before_one_of_higher_loss():
+def test_misclassified_images_rank_above_higher_losses():
     """For a deterministic classifier. The loss is made to lead back to the right class."""
     image, threat, classifier = random(8, 1, 4, 4), SpatialThreat(0.4), Recorder(randomised=False)
     attack = StAdv(steps=10, learning_rate=0.1, loss=lambda logits, label: -margin(logits, label))
@@ -212,7 +212,7 @@ class _Scaled(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-def test_steps_without_a_usable_gradient_are_counted_and_harmless():
+def test_unusable_gradients_are_counted_and_skipped():
     image, threat = random(3, 1, 4, 4), SpatialThreat(0.4)
     found = StAdv(steps=4, smoothness=0).search(Flat(), image, labels(3), threat, rows(3))
     assert found.dead.tolist() == [1, 1, 0]
@@ -220,7 +220,7 @@ def test_steps_without_a_usable_gradient_are_counted_and_harmless():
     assert bool((found.adv[2] != image[2]).any())
 
 
-def test_roughness_is_the_sum_over_neighbours():
+def test_roughness_sums_over_neighbours():
     flow = 2 * random(2, 2, 3, 4) - 1
     expected = torch.zeros(2, dtype=torch.float64)
     for i in range(3):
@@ -234,7 +234,7 @@ def test_roughness_is_the_sum_over_neighbours():
     assert not bool(torch.autograd.grad(roughness(plain).sum(), plain)[0].any()), "zero, not NaN, where nothing differs"
 
 
-def test_smoother_flows_cost_loss():
+def test_smoothness_lowers_the_loss():
     """At the same bound; the roughness of the flow itself is not in what is returned."""
     image, threat = random(20, 1, 4, 4), SpatialThreat(0.4)
     mean = [
@@ -244,7 +244,7 @@ def test_smoother_flows_cost_loss():
     assert mean[0] > mean[1] + 0.1
 
 
-def test_digits_are_broken_within_the_bound(digits_network):
+def test_breaks_digits_within_the_bound(digits_network):
     classifier, image, label = digits_network
     threat = SpatialThreat(0.25)
     adv = StAdv(steps=40)(classifier, image, label, threat, rows(len(image)))
@@ -253,7 +253,7 @@ def test_digits_are_broken_within_the_bound(digits_network):
     assert float((classifier(adv).argmax(1) == label).float().mean()) < 0.1
 
 
-def test_other_threats_and_senseless_settings_are_refused():
+def test_other_threats_and_invalid_settings_raise():
     with pytest.raises(ValueError, match=r"StAdv attacks within a flow, SpatialThreat\(eps\); the threat is ThreatMo"):
         StAdv().check(ThreatModel("inf", 0.1))
     StAdv().check(SpatialThreat())

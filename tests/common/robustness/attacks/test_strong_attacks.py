@@ -53,7 +53,7 @@ def test_apgd_solves_linear_models_with_its_defaults(norm, eps, box, dtype):
 
 
 @pytest.mark.parametrize(("norm", "eps"), NORMS)
-def test_square_comes_close_by_scores_alone(norm, eps):
+def test_square_reaches_most_of_the_optimum(norm, eps):
     """1,000 queries; a random search ends near the corners of the L-inf ball, and less near those of the others."""
     floor = 0.9 if norm == math.inf else 0.5
     assert min(shares(Square(queries=1000), norm, eps, "active")) > floor
@@ -62,7 +62,7 @@ def test_square_comes_close_by_scores_alone(norm, eps):
 @pytest.mark.parametrize(
     "attack", [APGD(steps=6, eot=3), APGD(steps=4, eot=2, loss="targeted_margin", targets=2), Square(30, eot=3)]
 )
-def test_results_do_not_depend_on_the_batch(attack):
+def test_results_are_independent_of_the_batch(attack):
     class Shifted(Classifier):
         randomised = True
 
@@ -81,7 +81,7 @@ def test_results_do_not_depend_on_the_batch(attack):
 
 
 @pytest.mark.parametrize("eps", [0.06, 0.1])
-def test_apgd_finds_what_the_parts_of_torchattacks_find(digits_network, eps):
+def test_apgd_is_as_strong_as_the_parts_of_torchattacks(digits_network, eps):
     """Equal steps and radius, the same images, one draw each; at least as many adversarial examples by each loss."""
     pytest.importorskip("torchattacks")
     classifier, image, label = digits_network
@@ -98,7 +98,7 @@ def test_apgd_finds_what_the_parts_of_torchattacks_find(digits_network, eps):
     assert ours >= broken(TorchAttacks("APGDT", {"steps": 20}))
 
 
-def test_autoattack_is_named_by_its_parts_and_is_as_strong_as_each(digits_network):
+def test_autoattack_lists_its_parts_and_is_as_strong_as_each(digits_network):
     classifier, image, label = digits_network
     threat = ThreatModel("inf", 0.08)
     attack = AutoAttack(steps=10, queries=50, implementation="assembled")

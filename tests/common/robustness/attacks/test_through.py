@@ -52,7 +52,7 @@ def defence(*given, **settings) -> Purified:
     "gradient", ["bpda", "adjoint", "surrogate", "full", Surrogate(3), Surrogate(4, solver="ddim"), Adjoint(dt=0.02)]
 )
 @pytest.mark.parametrize("attack", [PGD(steps=3, eot=2), APGD(steps=3, eot=2)])
-def test_it_is_the_attack_on_a_defence_configured_so(gradient, attack):
+def test_equals_the_attack_on_a_defence_with_that_mode(gradient, attack):
     through, configured = (
         each.search(classifier, *GIVEN)
         for each, classifier in ((Through(attack, gradient), defence()), (attack, defence(gradient)))
@@ -63,13 +63,13 @@ def test_it_is_the_attack_on_a_defence_configured_so(gradient, attack):
         assert not torch.equal(through.adv, attack(defence(), *GIVEN))
 
 
-def test_an_exact_attack_on_a_defence_with_a_weak_gradient():
+def test_exact_mode_on_a_defence_with_an_approximate_gradient():
     attack, weak = PGD(steps=3, eot=2), defence("bpda")
     assert torch.equal(Through(attack, "checkpoint")(weak, *GIVEN), attack(defence(), *GIVEN))
     assert isinstance(weak.purifier.gradient, BPDA)
 
 
-def test_every_purifier_inside_is_reached_and_restored():
+def test_all_purifiers_inside_are_switched_and_restored():
     shared = purifier(steps=22)
     parts = [shared, purifier("full"), purifier(steps=30), purifier(steps=21)]
     chain = Chain([Repeated(shared, 2), shared, Resized(parts[1], 3), FixedNoise(parts[2])])
@@ -103,13 +103,13 @@ def test_every_purifier_inside_is_reached_and_restored():
         (defence(steps=5), "surrogate", "fewer steps than the deployed process, 5"),
     ],
 )
-def test_what_does_not_serve_is_refused_before_the_attack(classifier, gradient, message):
+def test_unsupported_classifiers_raise_before_the_attack(classifier, gradient, message):
     classifier.forward = lambda *_: pytest.fail("asked")
     with pytest.raises(ValueError, match=message):
         Through(PGD(), gradient)(classifier, *GIVEN)
 
 
-def test_senseless_settings_are_refused():
+def test_invalid_settings_raise():
     with pytest.raises(ValueError, match="gradient must be one of checkpoint, full, bpda, adjoint, surrogate, or a G"):
         Through(PGD(), "exact")
     with pytest.raises(ValueError, match="Through changes a gradient, and TorchAttacks uses none"):
@@ -124,7 +124,7 @@ def test_senseless_settings_are_refused():
 @pytest.mark.parametrize(
     ("gradient", "told"), [("bpda", True), ("adjoint", True), ("surrogate", False), (Adjoint(t_end=0.01), False)]
 )
-def test_what_another_process_answered_is_not_told(gradient, told):
+def test_statistics_of_another_process_are_left_out(gradient, told):
     found = Through(PGD(steps=2, eot=2), gradient).search(defence(), *GIVEN)
     assert (found.broken is not None) is told
     assert (found.curve is not None) is told
@@ -132,7 +132,7 @@ def test_what_another_process_answered_is_not_told(gradient, told):
     assert found.dead.tolist() == [0] * 4
 
 
-def test_scores_are_those_of_the_deployed_defence():
+def test_scores_belong_to_the_deployed_defence():
     """The evaluator asks the deployed process, whatever the attack saw of another."""
     through = Attacked(Through(PGD(steps=2), Surrogate(2)), LINF, draws=3, keep_images=0)
     plain = Attacked(PGD(steps=2), LINF, draws=3, keep_images=0)
@@ -148,7 +148,7 @@ def test_scores_are_those_of_the_deployed_defence():
     assert clean == [row.values["clean_predictions"] for row in plain(classifier, (IMAGE, LABEL, INDEX))]
 
 
-def test_images_do_not_depend_on_their_batch():
+def test_adversarial_images_are_independent_of_the_batch():
     attack, classifier = Through(PGD(steps=3, eot=2), "surrogate"), Padded(defence())
     whole = attack(classifier, *GIVEN)
     parts = [attack(classifier, IMAGE[i], LABEL[i], LINF, GIVEN[3].rows(i)) for i in torch.arange(4).split(1)]
@@ -159,7 +159,7 @@ SURROGATE = '{"class_path": "common.diffusion.Surrogate", "init_args": {"steps":
 
 
 @pytest.mark.parametrize(("written", "kind"), [('"adjoint"', str), (SURROGATE, Surrogate)])
-def test_it_can_be_written_down(written, kind):
+def test_can_be_written_in_yaml(written, kind):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--attack", type=Attack)
     inner = '{"class_path": "common.robustness.PGD", "init_args": {"steps": 3}}'

@@ -30,7 +30,7 @@ class Opaque(Classifier):
         raise AssertionError("a transfer attack asked the defence")
 
 
-def test_the_source_alone_decides():
+def test_adversarial_images_depend_on_the_source_only():
     source = NetworkClassifier(Linear([1.0, -2.0, 0.5]))
     image, label, threat = torch.full((3, 1, 1, 3), 0.5), torch.ones(3, dtype=torch.int64), ThreatModel("inf", 0.1)
     noise = Noise.of(0, torch.arange(3))
@@ -39,7 +39,7 @@ def test_the_source_alone_decides():
     torch.testing.assert_close(adv, optimum.expand_as(adv))
 
 
-def test_it_is_a_black_box_and_moves_with_the_defence():
+def test_is_black_box_and_moves_its_source_to_the_device():
     source, defence = NetworkClassifier(Linear([1.0, 1.0])), NetworkClassifier(Linear([1.0, -1.0]))
     evaluator = Attacked(Transfer(source, PGD(steps=5)), ThreatModel("inf", 0.2))
     image, label = torch.tensor([[[[0.7, 0.6]]], [[[0.9, 0.6]]]]), torch.tensor([1, 1])

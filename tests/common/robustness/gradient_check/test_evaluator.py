@@ -11,7 +11,7 @@ from common.noise import Noise
 from common.numerics.finding import LARGEST, Finding
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.gradient_check.evaluator import GradientCheck, deterministic, failure_message
-from common.robustness.gradient_check.recorder import RecomputedCalls, forward_backward
+from common.robustness.gradient_check.recomputation import RecomputedCalls, forward_backward
 from common.robustness.padding import Padded
 from diffpure.purifier import DiffPure
 
@@ -167,17 +167,17 @@ def test_the_outermost_recomputed_modules_are_compared():
             return self.rest(torch.utils.checkpoint.checkpoint(self.first, image, use_reentrant=False))
 
     classifier, calls = Checkpointed(), RecomputedCalls()
-    with calls.counted(classifier):
-        forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, calls.turn_round)
+    with calls.watch(classifier):
+        forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, calls.start_backward)
     assert {"first", "first.1"} <= calls.recomputed
     assert calls.outermost() == {"first"}
-    seen = RecomputedCalls()
-    with seen.compared(classifier, {"first"}):
-        forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, seen.turn_round)
-    assert [len(side["into first"]) for side in seen.seen] == [1, 1]
-    assert seen.error() == 0
-    seen.seen[1]["into first"][0][0, 0] *= 1.01  # as long as an input that is one per cent longer
-    assert seen.error() == pytest.approx(0.01 / 1.01)
+    stored = RecomputedCalls()
+    with stored.compare(classifier, {"first"}):
+        forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, stored.start_backward)
+    assert [len(side["into first"]) for side in (stored.forward_calls, stored.backward_calls)] == [1, 1]
+    assert stored.error() == 0
+    stored.backward_calls["into first"][0][0, 0] *= 1.01  # an input that is one per cent longer
+    assert stored.error() == pytest.approx(0.01 / 1.01)
 
 
 def test_findings_are_finite_json():

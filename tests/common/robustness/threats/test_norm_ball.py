@@ -50,7 +50,7 @@ def test_projection_is_the_nearest_allowed_point(norm, seed):
     assert ours == pytest.approx(best, rel=1e-5), "SLSQP stops at about 1e-6"
 
 
-def test_ball_then_box_would_not_be_the_nearest_point():
+def test_projection_on_ball_then_box_is_not_the_nearest_point():
     """The intersection is what is projected on: with the box active, the simple two-step recipe ends farther away."""
     image, adv = torch.tensor([[[[0.9, 0.5]]]]), torch.tensor([[[[1.9, 1.5]]]])
     ours = ThreatModel(2, 0.5).project(image, adv)
@@ -60,7 +60,7 @@ def test_ball_then_box_would_not_be_the_nearest_point():
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_projection_leaves_allowed_points_alone_and_is_idempotent(norm):
+def test_projection_is_the_identity_on_allowed_points(norm):
     image, threat = torch.rand(20, 3, 4, 4), ThreatModel(norm, 0.5)
     inside = threat.random_start(image, Noise.of(0, torch.arange(20)), 0)
     torch.testing.assert_close(threat.project(image, inside), inside, atol=2e-7, rtol=0)
@@ -70,7 +70,7 @@ def test_projection_leaves_allowed_points_alone_and_is_idempotent(norm):
 
 @pytest.mark.parametrize(("norm", "eps"), [(1, 12.0), (2, 0.5), (math.inf, 8 / 255)])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
-def test_what_is_projected_passes_the_check_in_float32(norm, eps, scale):
+def test_projected_points_pass_the_check_in_float32(norm, eps, scale):
     image, threat = torch.rand(4, 3, 32, 32).round(decimals=1), ThreatModel(norm, eps)
     adv = threat.project(image, image + scale * torch.randn_like(image))
     assert adv.dtype == image.dtype
@@ -78,7 +78,7 @@ def test_what_is_projected_passes_the_check_in_float32(norm, eps, scale):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(1, 12.0), (2, 0.5), (math.inf, 8 / 255)])
-def test_check_refuses_a_hair_more_per_image(norm, eps):
+def test_check_is_strict_per_image(norm, eps):
     image, threat = torch.full((5, 3, 32, 32), 0.5), ThreatModel(norm, eps)
     direction = torch.zeros(3 * 32 * 32, dtype=torch.float64)
     direction[:100] = 1 / (100 if norm == 1 else 10 if norm == 2 else 1)
@@ -87,7 +87,7 @@ def test_check_refuses_a_hair_more_per_image(norm, eps):
     assert threat.check(image, adv).tolist() == [True, True, False, False, False]
 
 
-def test_check_refuses_the_smallest_step_outside_the_box():
+def test_check_is_exact_at_the_box():
     image, threat = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), ThreatModel("inf", 0.1)
     assert threat.check(image, image).tolist() == [True, True]
     outside = torch.tensor([-1e-9, 1 + 1.2e-7]).view(2, 1, 1, 1)
@@ -116,7 +116,7 @@ def test_random_starts_fill_the_ball_uniformly(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_random_starts_belong_to_the_image_and_the_step(norm):
+def test_random_starts_depend_on_image_and_step(norm):
     image, noise, threat = torch.rand(6, 1, 4, 4), Noise.of(2, torch.arange(6)), ThreatModel(norm, 0.5)
     whole = threat.random_start(image, noise, 0)
     torch.testing.assert_close(threat.random_start(image[3:], noise.rows(slice(3, 6)), 0), whole[3:], rtol=0, atol=1e-7)
@@ -126,7 +126,7 @@ def test_random_starts_belong_to_the_image_and_the_step(norm):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_a_step_is_steepest_and_as_long_as_asked(norm, scale):
+def test_steps_are_steepest_and_of_the_given_length(norm, scale):
     """The dual norm: no step of length s gains more than s |g|_q. Gradients of any size point the same way."""
     adv, gradient = torch.full((3, 1, 4, 4), 0.5), torch.randn(3, 1, 4, 4)
     gradient[2] = 0
@@ -137,7 +137,7 @@ def test_a_step_is_steepest_and_as_long_as_asked(norm, scale):
     torch.testing.assert_close(threat.distance(adv, adv + step)[:2].float(), torch.full((2,), 0.1), rtol=1e-5, atol=0)
 
 
-def test_an_l1_step_follows_the_gradient_with_the_largest_moving_by_the_step():
+def test_l1_steps_are_proportional_to_the_gradient():
     adv, gradient = torch.full((2, 1, 4, 4), 0.5), torch.randn(2, 1, 4, 4)
     gradient[1] = 0
     step = ThreatModel(1, 0.5).ascend(adv, gradient, 0.1) - adv
@@ -160,18 +160,18 @@ def test_an_l1_step_follows_the_gradient_with_the_largest_moving_by_the_step():
         (math.inf, math.inf, "Linf"),
     ],
 )
-def test_norms_as_people_write_them(written, norm, name):
+def test_spellings_of_norms(written, norm, name):
     threat = ThreatModel(written, "8/255")
     assert (threat.norm, threat.name, threat.eps) == (norm, name, 8 / 255)
 
 
 @pytest.mark.parametrize("written", [0, 3, -math.inf, "l0", "max", "", math.nan])
-def test_other_norms_are_refused(written):
+def test_other_norms_raise(written):
     with pytest.raises(ValueError, match="norm must be 1, 2 or inf"):
         ThreatModel(written, 0.1)
 
 
-def test_grey_levels_for_eps_are_refused_with_the_remedy():
+def test_eps_in_grey_levels_raises_with_the_remedy():
     message = "eps must be in pixel units, 0 < eps <= 1; got 8.0. Write 8/255."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ThreatModel("inf", 8.0)
@@ -184,6 +184,6 @@ def test_grey_levels_for_eps_are_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize("eps", [0, -0.1, math.nan, "0/255", "eight", "8/0"])
-def test_senseless_radii_are_refused(eps):
+def test_invalid_radii_raise(eps):
     with pytest.raises(ValueError, match=r"eps must be|expected a number"):
         ThreatModel("inf", eps)

@@ -28,7 +28,7 @@ def offset(image, *sizes):
     return image + torch.tensor(sizes).view(-1, 1, 1, 1)
 
 
-def test_the_distance_is_the_metrics_and_the_bound_is_on_it():
+def test_distance_is_the_metric():
     image = torch.full((4, 3, 8, 8), 0.5)
     threat = Perceptual(0.1, RootMeanSquare())
     adv = offset(image, 0.0, 0.05, 0.1, -0.1001)
@@ -38,7 +38,7 @@ def test_the_distance_is_the_metrics_and_the_bound_is_on_it():
     assert (threat.name, threat.eps) == ("RootMeanSquare", 0.1)
 
 
-def test_values_outside_the_box_or_not_finite_are_refused_however_near():
+def test_check_refuses_values_outside_the_box_or_not_finite():
     image = torch.stack((torch.zeros(3, 8, 8), torch.ones(3, 8, 8), torch.ones(3, 8, 8), torch.ones(3, 8, 8)))
     adv = image.clone()
     adv[0, 0, 0, 0], adv[1, 0, 0, 0], adv[2, 0, 0, 0] = -1e-9, 1 + 1.2e-7, math.nan
@@ -56,7 +56,7 @@ def test_a_metric_is_frozen_in_evaluation_mode_and_differentiable():
     torch.testing.assert_close(slope, torch.full_like(slope, 1 / 16))
 
 
-def test_a_metric_of_the_wrong_shape_or_a_senseless_bound_is_refused():
+def test_wrong_metric_shapes_and_bounds_raise():
     class Mean(nn.Module):
         def forward(self, image, adv):
             return (image - adv).abs().mean()
@@ -109,7 +109,7 @@ def test_lpips_is_the_weighted_distance_of_normalised_features(random_weights):
     assert len(random_weights) == 1, "fetched once"
 
 
-def test_lpips_is_zero_for_equal_images_and_each_pair_is_by_itself(random_weights):
+def test_lpips_is_zero_for_equal_images_and_independent_of_the_batch(random_weights):
     image, adv = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
     lpips = LPIPS("squeeze")
     assert lpips(image, image).tolist() == [0] * 4
@@ -121,7 +121,7 @@ def test_lpips_is_zero_for_equal_images_and_each_pair_is_by_itself(random_weight
     )
 
 
-def test_lpips_takes_grey_and_small_images(random_weights):
+def test_lpips_accepts_grey_and_small_images(random_weights):
     grey, other = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
     lpips = LPIPS("squeeze", resize=32)
     same = lpips(grey.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
@@ -132,7 +132,7 @@ def test_lpips_takes_grey_and_small_images(random_weights):
         LPIPS("squeeze")(torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32))
 
 
-def test_nothing_is_fetched_before_it_is_used_nor_changes_what_a_run_is(random_weights):
+def test_weights_are_loaded_on_first_use_and_not_fingerprinted(random_weights):
     threat = Perceptual(0.05, LPIPS("squeeze"))
     before = json.dumps(settings(threat), sort_keys=True)
     assert not random_weights
@@ -144,7 +144,7 @@ def test_nothing_is_fetched_before_it_is_used_nor_changes_what_a_run_is(random_w
     assert Perceptual().name == "LPIPS"
 
 
-def test_missing_weights_are_named_with_the_place_where_they_belong(monkeypatch):
+def test_missing_weights_error_names_url_and_folder(monkeypatch):
     def vgg16(weights=None):
         raise URLError("no route to host")
 

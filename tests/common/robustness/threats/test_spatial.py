@@ -36,7 +36,7 @@ def flows(threat, image, kind, seed=0):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 33 * 2**-22), (torch.float64, 1e-13)])
-def test_no_flow_is_the_identity(dtype, tolerance):
+def test_zero_flow_is_the_identity(dtype, tolerance):
     """Up to the rounding of a position, about W 2^-23 pixels, times a slope of at most one."""
     image = pictures("random", (2, 3, 20, 12), dtype=dtype)
     warped = SpatialThreat().warp(image, image.new_zeros(2, 2, 20, 12))
@@ -45,7 +45,7 @@ def test_no_flow_is_the_identity(dtype, tolerance):
 
 @pytest.mark.parametrize("pixels", [1, 2, -3])
 @pytest.mark.parametrize("down", [False, True])
-def test_a_flow_of_whole_pixels_moves_the_image(pixels, down):
+def test_integer_flows_shift_the_image(pixels, down):
     """Two over the size is one pixel, across and down; what comes in from outside is zero."""
     image = pictures("random", (2, 3, 10, 16), dtype=torch.float64)
     flow = image.new_zeros(2, 2, 10, 16)
@@ -58,7 +58,7 @@ def test_a_flow_of_whole_pixels_moves_the_image(pixels, down):
     torch.testing.assert_close(warped, expected, rtol=0, atol=1e-12)
 
 
-def test_a_flow_between_pixels_mixes_two():
+def test_fractional_flows_interpolate():
     image = pictures("random", (1, 1, 4, 6), dtype=torch.float64)
     flow = image.new_zeros(1, 2, 4, 6)
     flow[:, 0] = 0.3 * 2 / 6
@@ -75,7 +75,7 @@ def test_a_warp_is_differentiable_in_the_flow():
 @pytest.mark.parametrize("kind", ["random", "black and white", "smooth"])
 @pytest.mark.parametrize("eps", [0.05, 0.25, 1.0])
 @pytest.mark.parametrize("shape", [(6, 1, 8, 8), (4, 3, 32, 32), (4, 2, 7, 12)])
-def test_no_honest_warp_is_refused(kind, eps, shape):
+def test_check_accepts_every_warp(kind, eps, shape):
     """In float32, also where eps is a whole number of pixels and rounding may reach over to the next one."""
     image, threat = pictures(kind, shape), SpatialThreat(eps)
     for seed, made in enumerate(("anywhere", "corners", "constant", "sparse")):
@@ -85,7 +85,7 @@ def test_no_honest_warp_is_refused(kind, eps, shape):
             assert bool((threat.distance(image, adv) <= eps).all()), "what passes is nowhere measured as more"
 
 
-def test_no_honest_warp_of_a_large_image_is_refused():
+def test_check_accepts_warps_of_large_images():
     image, threat = pictures("black and white", (1, 3, 224, 160)), SpatialThreat(0.05)
     adv = threat.warp(image, flows(threat, image, "corners")).clamp(0, 1)
     assert bool(threat.check(image, adv))
@@ -108,7 +108,7 @@ def limits(threat, image):
 
 @pytest.mark.parametrize("eps", [0.1, 0.4, 0.55, 0.9])
 @pytest.mark.parametrize("seed", range(3))
-def test_for_one_channel_the_check_is_exact(eps, seed):
+def test_check_is_exact_for_one_channel(eps, seed):
     """The extremes over all flows, found by trying them, are allowed; a hair beyond them at one pixel is not."""
     image, threat = pictures("random", (1, 1, 5, 6), seed, torch.float64), SpatialThreat(eps)
     low, high = limits(threat, image)
@@ -123,7 +123,7 @@ def test_for_one_channel_the_check_is_exact(eps, seed):
                 assert float(threat.distance(image, adv)) > eps
 
 
-def test_what_is_beyond_the_edge_is_zero():
+def test_pixels_beyond_the_edge_are_zero():
     image, adv = torch.full((1, 1, 8, 8), 0.5), torch.full((1, 1, 8, 8), 0.5)
     adv[0, 0, 0, 3] = 0.3  # 0.4 pixels up from the first row
     assert float(SpatialThreat(0.11).distance(image, adv)) == pytest.approx(0.1, rel=1e-4)
@@ -134,7 +134,7 @@ def test_what_is_beyond_the_edge_is_zero():
 
 
 @pytest.mark.parametrize("moved", [0.02, 0.0625, 0.3])
-def test_the_distance_of_a_moved_ramp_is_how_far_it_moved(moved):
+def test_distance_of_a_shifted_ramp_is_the_shift(moved):
     """A ramp of slope 1/2 per unit of the grid: the slack of 65 2^-22 is 3.1e-5 of way, bisection 1.5e-5 of itself."""
     image = (torch.arange(32) / 32).expand(2, 1, 32, 32).contiguous()
     threat = SpatialThreat(0.05)
@@ -145,7 +145,7 @@ def test_the_distance_of_a_moved_ramp_is_how_far_it_moved(moved):
     assert threat.check(image, adv).tolist() == [moved <= 0.05] * 2
 
 
-def test_the_distance_is_zero_for_the_image_and_infinite_for_values_it_has_nowhere():
+def test_distance_is_zero_for_the_image_and_infinite_for_missing_values():
     image = 0.2 + 0.5 * pictures("random", (3, 3, 8, 8))
     adv = image.clone()
     adv[1, 0, 4, 4], adv[2, 0, 4, 4] = 0.8, math.nan
@@ -153,7 +153,7 @@ def test_the_distance_is_zero_for_the_image_and_infinite_for_values_it_has_nowhe
     assert SpatialThreat(1).check(image, adv).tolist() == [True, False, False]
 
 
-def test_noise_is_refused_as_is_the_smallest_step_outside_the_box():
+def test_check_refuses_noise_and_values_outside_the_box():
     image = pictures("smooth", (4, 3, 32, 32))
     adv = (image + 8 / 255 * torch.randn(image.shape, generator=generator(0)).sign()).clamp(0, 1)
     assert not bool(SpatialThreat(0.05).check(image, adv).any())
@@ -162,7 +162,7 @@ def test_noise_is_refused_as_is_the_smallest_step_outside_the_box():
     assert SpatialThreat(0.05).check(torch.ones(2, 1, 8, 8), white).tolist() == [False, True]
 
 
-def test_colours_that_move_apart_are_refused():
+def test_check_refuses_channels_that_move_apart():
     """A grey image stays grey however it is warped, though each colour alone could have moved."""
     image = pictures("random", (2, 1, 16, 16)).expand(2, 3, 16, 16)
     threat = SpatialThreat(0.05)
@@ -171,7 +171,7 @@ def test_colours_that_move_apart_are_refused():
     assert not bool(threat.check(image, torch.cat((left, right, left), 1)).any())
 
 
-def test_random_flows_fill_the_bound_and_belong_to_the_image():
+def test_random_flows_are_uniform_and_depend_on_the_image():
     threat, image = SpatialThreat(0.05), torch.rand(6, 3, 8, 8)
     noise = Noise.of(2, torch.arange(6))
     whole = threat.random_flow(image, noise)
@@ -181,7 +181,7 @@ def test_random_flows_fill_the_bound_and_belong_to_the_image():
     assert not torch.equal(threat.random_flow(image, noise, 1), whole)
 
 
-def test_bounds_are_checked():
+def test_invalid_bounds_raise():
     assert (SpatialThreat("1/20").eps, SpatialThreat().name) == (0.05, "spatial")
     for eps in (0, -0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"units of the grid, 0 < eps <= 1, half the image; got"):

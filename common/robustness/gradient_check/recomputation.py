@@ -1,4 +1,4 @@
-"""A classifier asked once, with its gradient; and what its networks were asked again on the way back."""
+"""One forward and backward pass, with a record of the modules that the backward pass recomputes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from common.robustness.classifiers import Classifier
 
 @dataclass(frozen=True)
 class ForwardBackward:
-    """Logits (1,K) and the gradient (1,C,H,W) of ``weights . logits`` in the image, None if it depends on none."""
+    """Logits (1,K) and the gradient (1,C,H,W) of ``weights . logits`` in the image; None if there is none."""
 
     logits: Tensor
     gradient: Tensor | None
@@ -26,36 +26,37 @@ def forward_backward(
     image: Tensor,
     noise: Noise,
     weights: Callable[[Tensor], Tensor],
-    turn_round: Callable[[], None] = lambda: None,
+    before_backward: Callable[[], None] = lambda: None,
 ) -> ForwardBackward:
-    """The answer to one image (1,C,H,W); ``turn_round`` is called between the forward and the backward pass."""
+    """Forward and backward pass of one image (1,C,H,W), with a callback between the two."""
     with torch.enable_grad():
         leaf = image.detach().clone().requires_grad_()
         logits = classifier(leaf, noise)
         value = (logits * weights(logits)).sum()
-        turn_round()
+        before_backward()
         gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
     return ForwardBackward(logits.detach(), None if gradient is None else gradient.detach())
 
 
 class RecomputedCalls:
-    """Calls of modules: which were made in the backward pass, and with what.
+    """Calls of modules in the backward pass, compared with those in the forward pass.
 
-    Tensors are kept as two numbers, their length and one projection. Watching all modules tells who recomputes;
-    watching the outermost of these tells whether they see what they saw before.
+    A tensor is stored as two numbers, its length and one projection. `watch` all modules in one pass to find those that
+    are recomputed; `compare` the `outermost` of them in a second pass to see if inputs and outputs agree.
     """
 
     def __init__(self) -> None:
         self.backward = False
         self.recomputed: set[str] = set()
-        self.seen: tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]] = (defaultdict(list), defaultdict(list))
+        self.forward_calls: dict[str, list[Tensor]] = defaultdict(list)
+        self.backward_calls: dict[str, list[Tensor]] = defaultdict(list)
 
-    def turn_round(self) -> None:
-        """The forward pass is over."""
+    def start_backward(self) -> None:
+        """Count all later calls to the backward pass."""
         self.backward = True
 
     def outermost(self) -> set[str]:
-        """Modules that were called in the backward pass and lie in no other one that was."""
+        """Names of recomputed modules that lie in no other recomputed module."""
         return {
             name
             for name in self.recomputed
@@ -63,19 +64,24 @@ class RecomputedCalls:
         }
 
     def error(self) -> float:
-        """The largest difference between a call in the backward pass and the nearest one in the forward pass.
+        """The largest distance of a call in the backward pass from the nearest one in the forward pass.
 
-        Relative to the length of each tensor that went in or came out; zero where nothing was recomputed.
+        Relative to the length of each input or output tensor; zero if nothing was recomputed.
         """
         return max(
-            (_distance(call, self.seen[0][name]) for name in self.seen[1] for call in self.seen[1][name]), default=0
+            (
+                _distance(call, self.forward_calls[name])
+                for name in self.backward_calls
+                for call in self.backward_calls[name]
+            ),
+            default=0,
         )
 
     @contextmanager
-    def counted(self, classifier: nn.Module) -> Iterator[None]:
-        """Notes the names of modules that are called in the backward pass."""
+    def watch(self, classifier: nn.Module) -> Iterator[None]:
+        """Context manager: store the names of modules that are called in the backward pass."""
 
-        def note(name: str) -> Any:
+        def hook_of(name: str) -> Any:
             def hook(module: nn.Module, inputs: Any) -> None:
                 if self.backward:
                     self.recomputed.add(name)
@@ -84,24 +90,24 @@ class RecomputedCalls:
 
         with ExitStack() as stack:
             for name, module in classifier.named_modules():
-                stack.callback(module.register_forward_pre_hook(note(name)).remove)
+                stack.callback(module.register_forward_pre_hook(hook_of(name)).remove)
             yield
 
     @contextmanager
-    def compared(self, classifier: nn.Module, names: set[str]) -> Iterator[None]:
-        """Keeps what goes into the modules of these names, and what comes out.
+    def compare(self, classifier: nn.Module, names: set[str]) -> Iterator[None]:
+        """Context manager: store inputs and outputs of the modules with these names.
 
-        A recomputation may end before a module's last line does: nothing comes out then.
+        A recomputation may end before a module returns; it then has no output.
         """
 
-        def take(key: str, *values: Any) -> None:
-            self.seen[self.backward][key].append(_digest(values))
+        def store(key: str, *values: Any) -> None:
+            (self.backward_calls if self.backward else self.forward_calls)[key].append(_digest(values))
 
         def before(name: str) -> Any:
-            return lambda module, args, kwargs: take(f"into {name}", args, kwargs)
+            return lambda module, args, kwargs: store(f"into {name}", args, kwargs)
 
         def after(name: str) -> Any:
-            return lambda module, args, output: take(f"out of {name}", output)
+            return lambda module, args, output: store(f"out of {name}", output)
 
         with ExitStack() as stack:
             for name in names:
@@ -129,12 +135,12 @@ def _digest(values: Any) -> Tensor:
     return torch.stack(numbers).cpu() if numbers else torch.zeros(0, 2, dtype=torch.float64)
 
 
-def _distance(call: Tensor, known: list[Tensor]) -> float:
-    """To the nearest of the calls that had as many tensors."""
-    like = [other for other in known if other.shape == call.shape]
-    if not like:
+def _distance(call: Tensor, others: list[Tensor]) -> float:
+    """Relative distance to the nearest of the calls with as many tensors; infinite if there is none."""
+    alike = [other for other in others if other.shape == call.shape]
+    if not alike:
         return torch.inf
     if not len(call):
         return 0.0
-    gap = (torch.stack(like) - call).abs().amax(2) / call[:, 0].clamp(min=1e-12)
+    gap = (torch.stack(alike) - call).abs().amax(2) / call[:, 0].clamp(min=1e-12)
     return float(gap.amax(1).min())
