@@ -201,7 +201,7 @@ def test_adversarial_images_are_independent_of_batch_and_chunks():
 
 @pytest.mark.parametrize("graft", [False, True])
 def test_deterministic_classifier_has_one_draw(graft):
-    """Whose weight is one."""
+    """A weight of one."""
     classifier = KnownNoise(Purified(Cleaner(), Fixed()), NOISE)
     attack = PGD(steps=4, eot=4)
     found = DiffHammer(attack, memory=0.0, graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE)

@@ -107,7 +107,7 @@ def test_modifier_is_clamped_to_the_box():
     image = random(2, 1, 6, 6)
     chain = FilterChain(image, (3,), 0.9)
     chain.modifier.data.copy_(4 * random(2, 1, 6, 6, seed=1) - 2)
-    chain.confine()
+    chain.clamp_modifier()
     moved = image + chain.modifier.detach()
     assert float(moved.min()) >= -1e-15
     assert float(moved.max()) <= 1 + 1e-15
