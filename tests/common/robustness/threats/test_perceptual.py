@@ -126,7 +126,7 @@ def test_lpips_accepts_grey_and_small_images(random_weights):
     lpips = LPIPS("squeeze", resize=32)
     same = lpips(grey.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
     torch.testing.assert_close(lpips(grey, other), same)
-    with pytest.raises(ValueError, match=r"at least 17 pixels a side; got \(2, 1, 8, 8\). For small images set resize=64"):
+    with pytest.raises(ValueError, match=r"at least 17 pixels a side; got \(2, 1, 8, 8\). For small"):
         LPIPS("squeeze")(grey, other)
     with pytest.raises(ValueError, match="1 or 3 channels"):
         LPIPS("squeeze")(torch.rand(1, 2, 32, 32), torch.rand(1, 2, 32, 32))
