@@ -1,4 +1,4 @@
-"""Every configuration: it says what it is, names published weights rightly, builds, and its tests run on a batch.
+"""Every configuration: title and source, names of published weights, construction, one batch of each test.
 
 Published weights are tiny stand-ins in a cache of their own: cards with small networks, files read by the real loaders.
 """
@@ -69,7 +69,7 @@ def number_of_classes(path: str | Path) -> int:
     return next((classes for word, classes in known.items() if word in str(path)), 10)
 
 
-# ---- what a configuration says ----
+# ---- contents ----
 
 SETTINGS = {  # (t_star, norm, eps) of the papers
     "diffpure/cifar10.yaml": (0.1, "inf", "8/255"),
@@ -160,7 +160,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own(path: str, loader: str) -> nn.Module:
-    """What a file of ours would hold, judged by its name."""
+    """Network that stands in for a file of ours, chosen by the file's name."""
     classes, (channels, side) = number_of_classes(path), (1, 8) if "tour" in path else (3, SIDE)
     torch.manual_seed(0)
     if "guidance" in path:
@@ -174,8 +174,8 @@ def own(path: str, loader: str) -> nn.Module:
 
 @pytest.fixture
 def stand_ins(tiny, monkeypatch) -> list[str]:
-    """Cards and loaders read tiny files instead; returns the cards and paths that were asked for, as they are."""
-    asked: list[str] = []
+    """Cards and loaders read tiny files instead; the value lists the cards and paths that were requested."""
+    requested: list[str] = []
     monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tiny))
     for name, options in TINY.items():
         card = replace(CARDS[name], config=options, filename=f"{name}.safetensors", sha256=None, size=None)
@@ -183,7 +183,7 @@ def stand_ins(tiny, monkeypatch) -> list[str]:
     real = hub.fetch
 
     def fetch(name: str, *arguments: Any) -> Path:
-        asked.append(name)
+        requested.append(name)
         return real(name, *arguments)
 
     monkeypatch.setattr(hub, "fetch", fetch)
@@ -195,7 +195,7 @@ def stand_ins(tiny, monkeypatch) -> list[str]:
         def load(path, format="safetensors", config=None):
             if format != "safetensors":
                 return real(path, format, config)
-            asked.append(str(path))
+            requested.append(str(path))
             assert config is None
             return own(str(path), name)
 
@@ -210,7 +210,7 @@ def stand_ins(tiny, monkeypatch) -> list[str]:
         return create("test_resnet", pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", tiny_model)
-    return asked
+    return requested
 
 
 @pytest.fixture
@@ -227,11 +227,11 @@ def construct(monkeypatch):
     return read
 
 
-# ---- they build, and run ----
+# ---- construction and one batch ----
 
 
 @pytest.mark.parametrize("path", FITS, ids=identify)
-def test_what_trains_is_built(path, construct, stand_ins, monkeypatch):
+def test_a_fit_is_built(path, construct, stand_ins, monkeypatch):
     for kind in (WideResNet, CIFARResNet, DDPMpp):  # full size, but not filled with random numbers
         monkeypatch.setattr(kind, "__init__", on_meta(kind.__init__))
     model, data = construct("fit", path)
@@ -250,7 +250,7 @@ def on_meta(constructor):
 
 
 @pytest.mark.parametrize("path", TESTS, ids=identify)
-def test_what_is_tested_is_built(path, construct, stand_ins):
+def test_a_test_is_built(path, construct, stand_ins):
     model, data = construct("test", path)
     config = yaml.safe_load(path.read_text())
     assert type(model).__name__ == config["model"]["class_path"].rsplit(".", 1)[1]
@@ -327,7 +327,7 @@ def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path, monkeypat
         assert all("radius" in row.values or len(row.values["correct"]) > 0 for row in rows)
 
 
-# ---- what a user meets ----
+# ---- errors and arguments ----
 
 
 def test_without_the_weights_a_preset_says_how_to_get_them(tmp_path, monkeypatch):

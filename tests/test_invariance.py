@@ -32,8 +32,8 @@ def run(processes: int, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def decided(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What must agree exactly: everything but floats, which rounding inside kernels may touch in the last digits."""
+def exact_part(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without their floats, whose last digits depend on kernels; the rest must agree exactly."""
     return [
         {**row, "values": {k: v for k, v in row["values"].items() if not isinstance(v, float) and k != "images"}}
         for row in rows
@@ -57,7 +57,7 @@ def test_records_are_the_same_for_every_batch_size(reference, tiny_test, rows, t
 def test_records_are_the_same_on_two_processes(reference, tiny_test, rows, tmp_path):
     """13 images: neither 2 processes nor batches of 7 divide them, and one rank has fewer batches."""
     run(2, "test", "-c", str(tiny_test(records=tmp_path / "two", data={"batch_size": 3})))
-    assert decided(rows(tmp_path / "two")) == decided(reference)
+    assert exact_part(rows(tmp_path / "two")) == exact_part(reference)
     parts = list((tmp_path / "two").glob("part-*.jsonl"))
     assert {part.name[:10] for part in parts} == {"part-00000", "part-00001"}
 
@@ -68,7 +68,7 @@ def test_more_processes_than_images(tiny_test, rows, tmp_path):
 
 
 def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_test, rows, tmp_path):
-    """Killed without warning after the first rows, its last line torn; resumed by one process in other batches."""
+    """SIGKILL after the first rows, last line cut; resumed by one process with another batch size."""
     records = tmp_path / "killed"
     first = tiny_test(records=records, data={"batch_size": 1})
     process = subprocess.Popen(
@@ -85,12 +85,12 @@ def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_t
     part = max(records.glob("part-*.jsonl"), key=lambda path: path.stat().st_size)
     part.write_bytes(part.read_bytes()[:-20])
     cli.main(["test", "-c", str(tiny_test(records=records, data={"batch_size": 5}))])
-    assert decided(rows(records)) == decided(reference)
+    assert exact_part(rows(records)) == exact_part(reference)
 
 
 @pytest.fixture
 def tiny_certification(tiny_test, weights, tmp_path):
-    """Writes the YAML of a certification of the same 13 digits; numbers are batch sizes, which are not to matter."""
+    """Writer of the YAML of a certification of the same 13 digits; its numbers are batch sizes."""
     denoiser, file = load_denoiser(weights / "denoiser.safetensors"), tmp_path / "denoiser.safetensors"
     torch.manual_seed(0)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def tiny_certification(tiny_test, weights, tmp_path):
 
 
 def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows, tmp_path):
-    """Killed without warning after some rows; continued by two processes, in other batches of everything."""
+    """SIGKILL after some rows; resumed by two processes with other batch sizes throughout."""
     cli.main(["test", "-c", str(tiny_certification(tmp_path / "whole", 13, 1024, 512))])
     records = tmp_path / "killed"
     first = command(1, "test", "-c", str(tiny_certification(records, 1, 16, 64)))
@@ -134,7 +134,7 @@ def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows,
     process.wait()
     assert not (records / "records.jsonl").exists(), "the run was to be killed half-way"
     run(2, "test", "-c", str(tiny_certification(records, 4, 100, 33)))
-    assert decided(rows(records)) == decided(rows(tmp_path / "whole"))
+    assert exact_part(rows(records)) == exact_part(rows(tmp_path / "whole"))
     assert {part.name[:10] for part in records.glob("part-*.jsonl")} == {"part-00000", "part-00001"}
     certificates = [row["values"] for row in rows(records)]
     assert len({values["count"] for values in certificates}) > 2

@@ -1,6 +1,6 @@
-"""Planted defences that hide or bend their gradient are caught by name; honest ones, the method's own, never are.
+"""Gradient checks name the fault of planted defences and pass the methods of this repository.
 
-Everything is tiny and random: what is tested are the tests. Findings are deterministic given the seeds.
+Networks are tiny and random. Findings are deterministic given the seeds.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What the README says can be done: its commands name real files and classes, its Python runs."""
+"""README and CONTRIBUTING: commands name existing files and classes, Python examples run."""
 
 import pkgutil
 import re
@@ -71,7 +71,7 @@ def test_the_python_example_runs(weights, tmp_path, monkeypatch):
 
 
 def test_the_example_of_an_attack_is_short_and_runs_from_yaml(weights, tmp_path):
-    """Written to a file and named in YAML, it breaks an undefended classifier; the program finds it where it starts."""
+    """Written to a file and named in YAML, it lowers the accuracy of an undefended classifier."""
     code = python("class FGSM")
     assert len(code.splitlines()) <= 40
     (tmp_path / "fgsm.py").write_text(code)
@@ -109,7 +109,7 @@ def test_the_purifier_of_the_contributing_page_defends(weights):
 
 @pytest.fixture
 def small_score_sde(tmp_path, monkeypatch):
-    """The card of Score-SDE's network: a small one in the publishers' layout, offered on this disk."""
+    """Card of Score-SDE's network, replaced by a small network in the same layout on this disk."""
     options = {"image_size": 32, "nf": 8, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
     torch.manual_seed(0)
     network = NCSNpp(**options)
@@ -135,7 +135,7 @@ def test_an_image_is_purified_in_three_lines(small_score_sde, tmp_path, monkeypa
     assert (tmp_path / "cache" / "checkpoint_8.pth").is_file()
 
 
-def test_what_is_fetched_is_what_the_preset_needs():
+def test_the_fetched_cards_are_those_of_the_preset():
     lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
     (fetched,) = [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("robust-diffusion fetch")]
     (preset,) = [shlex.split(line)[3] for line in lines if line.startswith("robust-diffusion predict")]
@@ -143,7 +143,7 @@ def test_what_is_fetched_is_what_the_preset_needs():
     assert sorted(fetched) == sorted(needed) and len(needed) == 2
 
 
-def test_the_table_of_cards_is_what_they_say():
+def test_the_table_lists_every_card():
     rows = [
         re.split(r" *\| *", line)[1:-1] for line in README.splitlines() if line.startswith("| `") and " GB " in line
     ]
@@ -156,6 +156,6 @@ def test_the_table_of_cards_is_what_they_say():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_configs_begin_with_what_they_are(path):
+def test_configs_begin_with_a_title(path):
     assert path.read_text().startswith("# ")
     assert isinstance(yaml.safe_load(path.read_text()), dict)

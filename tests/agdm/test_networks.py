@@ -87,7 +87,7 @@ def test_without_time_sigma_is_ignored(make, x):
 
 @pytest.mark.parametrize("make", [wide, resnet])
 def test_guidance_may_be_differentiated_twice(make):
-    """What an attack does: the gradient of a potential, differentiated again, agrees with differences in float64."""
+    """Second derivatives of a potential, as an attack needs them, agree with finite differences in float64."""
     phi = stirred(make()).double().requires_grad_(False)
     at = torch.randn(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     way = torch.randn(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
