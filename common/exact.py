@@ -1,8 +1,8 @@
-"""A world in which everything is known: a Gaussian mixture seen through Gaussian noise.
+"""Gaussian mixture with Gaussian noise: density, score, denoiser and Bayes classifier in closed form.
 
 For data x0 ~ sum_m w_m N(mu_m, s_m^2 I) and x = x0 + sigma n, the law of x is the mixture with variances
-v_m = s_m^2 + sigma^2, so density, score, denoiser and Bayes classifier have closed forms at every noise level.
-Tests compare against them, and the synthetic data set is drawn from them. No network, no approximation.
+v_m = s_m^2 + sigma^2, so all four are exact at every noise level. Tests compare against them, and the synthetic data
+set is drawn from the mixture.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class RandomSource(Protocol):
-    """What sampling needs; ``common.noise.Noise`` is one. One row of numbers for each of B samples."""
+    """Source of random numbers for sampling, e.g. `common.noise.Noise`: a row of numbers for each of B samples."""
 
     def normal(self, step: int, shape: Sequence[int]) -> Tensor: ...
 
@@ -87,7 +87,7 @@ class GaussianMixture(nn.Module):
         return self._log_given(x, sigma, label).logsumexp(1)
 
     def _average(self, x: Tensor, sigma: Tensor | float, label: Tensor | None, own: Tensor, centre: Tensor) -> Tensor:
-        """sum_m r_m (own_m x + centre_m mu_m), r_m = p(m | x): what score and denoiser have in common."""
+        """sum_m r_m (own_m x + centre_m mu_m), r_m = p(m | x): shared by score and denoiser."""
         posterior = self._log_given(x, sigma, label).softmax(1)
         centres = (posterior * centre) @ self.means.flatten(1)
         return ((posterior * own).sum(1, keepdim=True) * x.flatten(1) + centres).view_as(x)
@@ -104,13 +104,13 @@ class GaussianMixture(nn.Module):
         return self._average(x, sigma, label, signal / total, noise / total)
 
     def bayes_logits(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """log p(y | x; sigma) for every class, (B, num_classes): the best classifier of noisy data there is."""
+        """log p(y | x; sigma) for every class, (B, num_classes): the Bayes classifier of noisy data."""
         joint = self._log_joint(x, sigma).log_softmax(1)
         masks = [self.labels == y for y in range(self.num_classes)]
         return torch.stack([joint[:, mask].logsumexp(1) for mask in masks], dim=1)
 
     def sample(self, noise: RandomSource, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Clean data and their classes, x0 (B, *event) and label (B,), from the source's ``step`` and ``step + 1``."""
+        """Samples x0 (B, *event) and their classes (B,), from the source's ``step`` and ``step + 1``."""
         u = noise.uniform(step, (1,)).to(self.means)
         edges = self.log_weights.exp().cumsum(0)[:-1]
         component = torch.searchsorted(edges, u)[:, 0]
@@ -120,7 +120,7 @@ class GaussianMixture(nn.Module):
 
 
 class ExactDenoiser(nn.Module):
-    """The mixture's denoiser, called as every other: ``forward(x, sigma, label=None)`` = E[x0 | x, label]."""
+    """The mixture's denoiser as a module: ``forward(x, sigma, label=None)`` = E[x0 | x, label]."""
 
     sigma_min = 0.0
     sigma_max = math.inf

@@ -1,8 +1,8 @@
-"""Stateless normal and uniform numbers: a pure function of (seed, image index, draw, step, element).
+"""Stateless normal and uniform numbers: a function of (seed, image index, draw, step, element) alone.
 
 Philox4x32-10 (Salmon et al., SC 2011) turns a 128-bit counter into 128 random bits under a 64-bit key. Here the
-key is the seed and the counter is (element block, step, draw, index), so a number depends on what it is for and
-on nothing else: not on the batch, the rank, the order of evaluation or the device. Forward pass, recomputation
+key is the seed and the counter is (element block, step, draw, index), so a number does not depend on the batch, the
+rank, the order of evaluation or the device. Forward pass, recomputation
 and backward pass therefore see the same noise, and a resumed run continues the interrupted one.
 
 Bits become normals by Box-Muller in float64, written with additions, multiplications, divisions and square roots
@@ -37,7 +37,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     keys = [[(k + r * w) & _MASK for k, w in zip(key, _WEYL, strict=True)] for r in range(_ROUNDS)]
     constants = torch.tensor([_MULTIPLIERS, *keys], device=even.device).view(_ROUNDS + 1, *column)
     forward, swapped = constants, constants.flip(1)
-    for r in range(_ROUNDS):  # a round swaps the two halves; the constants take turns instead of the data
+    for r in range(_ROUNDS):  # a round swaps the halves; here the constants alternate instead
         multiplier, round_key = (forward[0], swapped[r + 1]) if r % 2 == 0 else (swapped[0], forward[r + 1])
         product = even * multiplier
         even = (product >> 32).bitwise_and_(_MASK).bitwise_xor_(round_key)
@@ -84,10 +84,10 @@ def _cos_sin_turn(word: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Where the random numbers of B rows come from.
+    """Source of the random numbers of B rows.
 
-    ``seed`` is an int in [0, 2^63), ``index`` (B,) int64 says which image a row belongs to and ``draw`` (B,) int64
-    which of its independent draws the row is; both in [0, 2^32). All methods are pure.
+    ``seed`` is an int in [0, 2^63), ``index`` (B,) int64 the image of each row, and ``draw`` (B,) int64 the number of
+    the row among the independent draws for its image; both in [0, 2^32). All methods are pure.
     """
 
     seed: int
@@ -127,8 +127,8 @@ class Noise:
     def draws(self, n: int, start: int = 0) -> "Noise":
         """B*n rows, image-major: row b*n+j is draw start+j of image b.
 
-        Of rows that are themselves draws (d > 0) each gets its own block, d*n+j, so that draws of draws never
-        coincide; that needs ``start == 0``.
+        Rows that are themselves draws (d > 0) get the blocks d*n+j, so that draws of draws never coincide; this needs
+        ``start == 0``. Raises ``ValueError`` otherwise.
         """
         if n < 1 or start < 0:
             raise ValueError(f"draws needs n >= 1 and start >= 0; got n={n}, start={start}")
@@ -139,7 +139,7 @@ class Noise:
         return Noise(self.seed, self.index.repeat_interleave(n), draw.flatten())
 
     def rows(self, selection: Tensor | slice) -> "Noise":
-        """The selected rows: a mask, indices or a slice."""
+        """Rows selected by a mask, indices or a slice."""
         return Noise(self.seed, self.index[selection], self.draw[selection])
 
     def to(self, device: torch.device | str) -> "Noise":
@@ -153,7 +153,7 @@ class Noise:
         """Standard normals (len(steps), B, *shape) in one pass; slice k has the bits of ``normal(steps[k], shape)``."""
         size = max(1, len(steps) * math.prod(shape))
         rows = max(1, _CACHED_ELEMENTS // size)
-        if len(self) > rows:  # chunks that stay in a processor's cache
+        if len(self) > rows:  # chunks that fit a processor's cache
             chunks = [self.rows(slice(b, b + rows)) for b in range(0, len(self), rows)]
             return torch.cat([chunk.normals(steps, shape, dtype) for chunk in chunks], dim=1)
         even, odd = self._words(steps, math.prod(shape))
@@ -181,7 +181,7 @@ class Noise:
     def _arrange(
         self, pair: tuple[Tensor, ...], steps: Sequence[int], shape: Sequence[int], dtype: torch.dtype
     ) -> Tensor:
-        """Words 0..3 of a block become four neighbouring elements; what overhangs the shape is cut."""
+        """Words 0..3 of a block as four neighbouring elements, cut to the shape."""
         size = math.prod(shape)
         values = torch.stack((pair[0][0], pair[1][0], pair[0][1], pair[1][1]), dim=-1).flatten(-2)
         return values[..., :size].to(dtype).reshape(len(steps), len(self), *shape)

@@ -1,4 +1,4 @@
-"""Classifier bodies: image -> logits. Everything that is not here comes from timm, by name."""
+"""Classifier bodies: image -> logits; all of timm by name."""
 
 from common.networks.cifar_resnet import CIFARResNet
 from common.networks.small_cnn import SmallCNN

@@ -1,4 +1,4 @@
-"""Residual networks for 32x32 images (He et al., arXiv 1512.03385) under the tensor names of PyTorch's CIFAR models."""
+"""Residual networks for 32x32 images (He et al., arXiv 1512.03385) with the tensor names of PyTorch's CIFAR models."""
 
 from collections.abc import Sequence
 
@@ -38,9 +38,9 @@ class Bottleneck(nn.Module):
 class CIFARResNet(nn.Module):
     """ResNet for small images: (B,C,H,W) -> logits (B,K). ``blocks`` (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) 101.
 
-    ImageNet's network with a 3x3 convolution of stride 1 and no pooling in the beginning: four stages of `Bottleneck`
-    with widths 64, 128, 256 and 512, each but the first halving the image, then the mean over positions and a linear
-    layer. DiffPure's classifier for unseen threats is of this kind, with 23.5 million parameters.
+    ImageNet's network with a 3x3 convolution of stride 1 and no pooling as its stem: four stages of `Bottleneck` with
+    widths 64, 128, 256 and 512, all but the first halving the image, then the mean over positions and a linear layer.
+    DiffPure's classifier for unseen threats is a ResNet-50 of this kind, with 23.5 million parameters.
 
     ``config`` holds the arguments. Raises ``ValueError`` unless there are four stages of at least one block.
     """

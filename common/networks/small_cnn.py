@@ -1,4 +1,4 @@
-"""A small convolutional classifier, large enough for 8x8 digits and small enough to train in seconds."""
+"""Small convolutional classifier of 8x8 digits, trained in seconds."""
 
 from typing import Literal
 
@@ -9,11 +9,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "ge
 
 
 class SmallCNN(nn.Module):
-    """Two stages of two 3x3 convolutions, ``width`` and ``2 width`` channels, then the mean: (B,C,H,W) -> (B,K).
+    """Two stages of two 3x3 convolutions, ``width`` and ``2 width`` channels, and a mean: (B,C,H,W) -> (B,K).
 
-    Group normalisation rather than batch normalisation: rows never see each other, and training and evaluation compute
-    the same function. ``activation="silu"`` (or "gelu", "softplus") makes the network twice differentiable everywhere,
-    which a guidance that differentiates it needs; "relu" is piecewise linear.
+    Group normalisation keeps rows independent, and training and evaluation the same function. ``activation="silu"`` (or
+    "gelu", "softplus") makes the network twice differentiable everywhere, as a guidance needs it; "relu" is piecewise
+    linear.
 
     ``config`` holds the arguments. Raises ``ValueError`` for an unknown activation and for a width not divisible by 8.
     """

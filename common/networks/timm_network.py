@@ -1,4 +1,4 @@
-"""Any classifier of the timm library by name, reading pixels: it normalises as its weights expect."""
+"""Classifiers of the timm library by name, on pixels: normalisation is part of the network."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -10,26 +10,25 @@ from torch import Tensor, nn
 class TimmNetwork(nn.Module):
     """A timm model that takes pixels: (B,C,H,W) in [0,1] -> logits (B,K).
 
-    Normalisation belongs to the weights, so it happens inside, with the mean and standard deviation that timm states
-    for them; budgets and noise outside stay in pixels. ``data_config`` holds all that timm states: ``input_size``
-    (C,H,W), ``interpolation``, ``mean``, ``std``, ``crop_pct``, ``crop_mode``. Cropping belongs to the data: the
-    ``timm_model`` of a data module of pictures.
+    Normalisation belongs to the weights: it is part of the network, with timm's mean and standard deviation, so budgets
+    and noise stay in pixels. ``data_config`` is timm's: ``input_size`` (C,H,W), ``interpolation``, ``mean``, ``std``,
+    ``crop_pct``, ``crop_mode``. Cropping belongs to the data: ``timm_model`` of `common.data.Folder`.
 
     Args:
         name: of the model, e.g. "resnet50.tv_in1k"; see ``timm.list_models()``.
         num_classes: K; None keeps the number the weights were trained for.
-        pretrained: download timm's weights (its own cache and checks).
+        pretrained: download timm's weights, to timm's cache.
         in_channels: C.
-        normalise: False if something outside already normalises.
-        resize: resample images of another size to ``input_size``, by the ``interpolation`` that timm states, with
-            antialiasing, as torchvision does with tensors, differentiably; e.g. an image purified at 256 and classified
-            at 224. Nothing is cut off. Bicubic resampling may leave [0,1]; it is not clamped.
+        normalise: False for input that is normalised already.
+        resize: resample images of another size to ``input_size`` by timm's ``interpolation`` with antialiasing,
+            differentiably and without cropping; e.g. an image purified at 256 and classified at 224. Bicubic
+            resampling may leave [0,1]; it is not clamped.
         options: further arguments of ``timm.create_model``, e.g. ``{"act_layer": "silu", "norm_layer": "groupnorm"}``.
         small_images: give a ResNet the stem for images of 32x32 or less: a 3x3 convolution of stride 1, no pooling
             (He et al., arXiv 1512.03385, section 4.2).
 
-    ``config`` holds the arguments, the last two where given. Raises ``ValueError`` for a name that timm does not know,
-    and for ``small_images`` where there is no ResNet's stem to replace.
+    ``config`` holds the arguments, the last two where given. Raises ``ValueError`` for an unknown name, and for
+    ``small_images`` with a network that has no ResNet stem.
     """
 
     mean: Tensor
@@ -47,7 +46,7 @@ class TimmNetwork(nn.Module):
         small_images: bool = False,
     ) -> None:
         super().__init__()
-        import timm  # slow to import, and only this class needs it
+        import timm  # imported on use: slow
 
         tagged = timm.list_models(pretrained=True)
         if not timm.is_model(name) or ("." in name and name not in tagged):
@@ -56,22 +55,24 @@ class TimmNetwork(nn.Module):
         self.config: dict[str, Any] = {
             "name": name,
             "num_classes": num_classes,
-            "pretrained": False,  # a rebuilt network takes its weights from the checkpoint that holds this config
+            "pretrained": False,  # the weights of a rebuilt network come from its checkpoint
             "in_channels": in_channels,
             "normalise": normalise,
             "resize": resize,
             **({"options": options} if options else {}),
             **({"small_images": True} if small_images else {}),
         }
-        more = {**({} if num_classes is None else {"num_classes": num_classes}), **(options or {})}
-        self.model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **more)
+        extra = {**({} if num_classes is None else {"num_classes": num_classes}), **(options or {})}
+        self.model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **extra)
         if small_images:
             _replace_stem(self.model, name)
-        stated = timm.data.resolve_model_data_config(self.model)
-        self.data_config = {key: list(value) if isinstance(value, tuple) else value for key, value in stated.items()}
+        data_config = timm.data.resolve_model_data_config(self.model)
+        self.data_config = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in data_config.items()
+        }
         for key in ("mean", "std"):
             value = torch.tensor(self.data_config[key], dtype=torch.float32, device="cpu")
-            if len(value) != in_channels:  # grey or many-channel images: the colours' average
+            if len(value) != in_channels:  # other channels than RGB: the average of the colours
                 value = value.mean().expand(in_channels)
             self.register_buffer(key, value.reshape(-1, 1, 1).clone(), persistent=False)
         self.normalise, self.resize = normalise, resize
@@ -85,20 +86,18 @@ class TimmNetwork(nn.Module):
         return logits
 
     def _resized(self, image: Tensor) -> Tensor:
-        from torchvision.transforms.v2 import InterpolationMode  # timm has imported torchvision already
+        from torchvision.transforms.v2 import InterpolationMode  # already imported by timm
         from torchvision.transforms.v2.functional import resize
 
         size, interpolation = self.data_config["input_size"][-2:], InterpolationMode(self.data_config["interpolation"])
-        resized: Tensor = resize(image, size, interpolation, antialias=True)  # the same image if it is of that size
+        resized: Tensor = resize(image, size, interpolation, antialias=True)  # unchanged if it has that size
         return resized
 
 
 def _replace_stem(model: nn.Module, name: str) -> None:
     first = getattr(model, "conv1", None)
     if not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
-        raise ValueError(
-            f"small_images replaces the first convolution and the pooling of a ResNet; {name} has no such."
-        )
+        raise ValueError(f"small_images replaces the first convolution and the pooling of a ResNet; {name} has none.")
     model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

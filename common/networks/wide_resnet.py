@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko & Komodakis, arXiv 1605.07146) under RobustBench's tensor names."""
+"""Wide residual networks (Zagoruyko & Komodakis, arXiv 1605.07146) with RobustBench's tensor names."""
 
 import math
 from typing import Any, Literal, get_args
@@ -17,7 +17,7 @@ def normalisation(norm: Norm, channels: int) -> nn.Module:
 
 
 class WideBlock(nn.Module):
-    """Pre-activation residual block. Where the width changes, the shortcut starts behind the first activation."""
+    """Pre-activation residual block; where the width changes, the shortcut starts after the first activation."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class WideBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """Blocks of one width; the first may halve the image."""
+    """Blocks of one width; the first has the stride."""
 
     def __init__(self, blocks: int, in_channels: int, out_channels: int, stride: int, *options: Any) -> None:
         super().__init__()
@@ -70,11 +70,11 @@ class WideResNet(nn.Module):
     Three stages of ``(depth - 4) / 6`` blocks with 16, 32, 64 times ``widen_factor`` channels, the mean over positions,
     and a linear layer (without bias if not ``bias_last``). ``dropout`` acts between the two convolutions of a block,
     in training only. ``sub_block1`` adds the unused copy of the first stage that some published files carry.
-    ``activation="silu"`` makes the network smooth, as a guidance that is differentiated twice needs it, and
-    ``norm="group"`` keeps the images of a batch apart in training too. The names of tensors stay.
+    ``activation="silu"`` makes the network smooth, as a guidance needs it, and ``norm="group"`` keeps the images of a
+    batch independent in training too; tensor names stay the same.
 
-    ``config`` holds the arguments, the last two if they are not the published ones. Raises ``ValueError`` for a depth
-    that is not 6n + 4, an unknown activation or norm.
+    ``config`` holds the arguments, the last two if they differ from the published ones. Raises ``ValueError`` for a
+    depth that is not 6n + 4, an unknown activation or norm.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Finite differences and the outcome of a numerical check."""
+"""Central differences, and the result of a numerical check."""
 
 from common.numerics.finding import Finding
 from common.numerics.finite_differences import Slopes, slopes

@@ -1,19 +1,19 @@
-"""What a test of a defence found: common to those who test purifiers and those who test classifiers."""
+"""Result of a check of a defence, shared by the checks of purifiers and of classifiers."""
 
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-DECLARED_GRADIENT = "declared gradient"  # name of the finding that measures a gradient declared approximate
-LARGEST = 1e30  # an error that is not finite is stored as this: JSON knows no infinity
+DECLARED_GRADIENT = "declared gradient"  # name of the finding that measures a declared approximation
+LARGEST = 1e30  # stored for an error that is not finite: JSON has no infinity
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``name`` of the test, whether it ``passed``, the ``error`` it measured and a ``sentence`` on what that means.
+    """Result of a check: its ``name``, ``passed``, the measured ``error`` and a ``sentence`` that interprets it.
 
-    ``decided=False`` says that the test could not tell, or that the error is one which was declared; it then counts as
-    passed, and the sentence says why it proves nothing.
+    ``decided=False`` marks an inconclusive check or a declared approximation; it counts as passed, and the sentence
+    states why it proves nothing.
     """
 
     name: str
@@ -28,15 +28,15 @@ class Finding:
 
     @classmethod
     def of(cls, name: str, error: float, tolerance: float, good: str, bad: str) -> "Finding":
-        """Passed if ``error <= tolerance``; a NaN does not pass."""
+        """Passed if ``error <= tolerance``, with the sentence ``good`` or ``bad``; NaN fails."""
         passed = error <= tolerance
         return cls(name, passed, error, good if passed else bad)
 
     @classmethod
     def undecided(cls, name: str, sentence: str, error: float = 0.0) -> "Finding":
-        """One that proves nothing."""
+        """Inconclusive result."""
         return cls(name, True, error, sentence, decided=False)
 
     def values(self) -> dict[str, Any]:
-        """As JSON."""
+        """The fields as JSON."""
         return asdict(self)

@@ -1,7 +1,7 @@
-"""What a run is, as plain JSON: the objects that decide its numbers, and a hash over them.
+"""Fingerprint of a run: the parts that decide its numbers, as plain JSON, and a hash of it.
 
-Records of different runs must not be mixed. A run is identified by its parts themselves (class, settings, weights),
-not by the file that configured them, so that a script and a YAML which build the same thing continue each other.
+Records of different runs must not be mixed. A run is identified by its parts (class, settings, weights) and not by the
+file that configured them, so a script and a YAML file that build the same parts continue each other's records.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ SPEED_ONLY = {
     *("batch_size", "chunk", "workers", "compile", "channels_last"),
     *("keep_images", "training", "test_images"),
 }
-"""Settings that change how fast a number is computed, or how many, but never the number."""
-LIMIT = "limit"  # of an evaluator: how many images it is shown; of a classifier or certifier it decides numbers
+"""Settings of speed and quantity, which change no recorded number."""
+LIMIT = "limit"  # of an evaluator, a number of images; elsewhere a setting that changes numbers
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -35,10 +35,10 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def settings(part: Any, inside: bool = False) -> Any:
-    """A part and its settings as JSON: class names, public attributes, nested parts; speed-only settings left out.
+    """A part and its settings as JSON: class names, public attributes, nested parts; without `SPEED_ONLY` settings.
 
-    A module with a ``config`` dictionary (every network of ours) is described by it, other networks by their class.
-    The outermost module of a nest also gets the hash of all weights in it; ``inside`` says that one has it already.
+    A module with a ``config`` dictionary is described by it, a network of another package by its class. The outermost
+    module also gets the hash of all its weights; ``inside`` marks the parts of a module that has it.
     """
     if isinstance(part, float):
         return part if math.isfinite(part) else str(part)

@@ -1,4 +1,4 @@
-"""Bodies of diffusion models: (noisy image, noise level) -> prediction, under the tensor names of published weights."""
+"""Bodies of diffusion models: (noisy image, noise level) -> prediction, with the tensor names of published weights."""
 
 from common.diffusion.networks.adm import ADM, EDMADM
 from common.diffusion.networks.ddpm import DDPMUNet

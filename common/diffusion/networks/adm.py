@@ -18,7 +18,7 @@ from common.diffusion.networks.layers import ConvUpsample
 
 BOX = (1, 1)  # both publishers resample by nearest neighbour and the 2x2 mean
 
-Silent = TypeVar("Silent", nn.Conv1d, nn.Conv2d)
+ConvLayer = TypeVar("ConvLayer", nn.Conv1d, nn.Conv2d)
 
 
 # Guided diffusion's naming --------------------------------------------------------------------------------------------
@@ -28,15 +28,15 @@ _norm = partial(layers.group_norm_32, eps=1e-5)
 _conv = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
-def _silent(layer: Silent) -> Silent:
-    """The layer with all weights zero: branches and outputs start silent."""
+def _zeroed(layer: ConvLayer) -> ConvLayer:
+    """The layer with all weights zero, so that its branch or output starts at zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class ResBlock(nn.Module):
-    """Residual block that the noise level shifts, or scales and shifts if ``adaptive``; resampled by two on request."""
+    """Residual block: the noise level shifts it, or scales and shifts if ``adaptive``; resampled by two on request."""
 
     kernel: Tensor
 
@@ -55,7 +55,7 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(_norm(in_channels), nn.SiLU(), _conv(in_channels, out_channels))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, (2 if adaptive else 1) * out_channels))
         self.out_layers = nn.Sequential(
-            _norm(out_channels), nn.SiLU(), nn.Dropout(dropout), _silent(_conv(out_channels, out_channels))
+            _norm(out_channels), nn.SiLU(), nn.Dropout(dropout), _zeroed(_conv(out_channels, out_channels))
         )
         same = in_channels == out_channels
         self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -64,7 +64,7 @@ class ResBlock(nn.Module):
         return layers.upsample(x, self.kernel) if self.resampling == "up" else layers.downsample(x, self.kernel)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """``emb`` (B,E) is activated already, once for all blocks."""
+        """x (B,in,H,W), emb (B,E) already activated -> (B,out,H',W')."""
         branch = layers.residual_branch(
             x,
             emb,
@@ -78,16 +78,16 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over positions. Of the 3C channels the heads are the outer index, or q, k, v if ``qkv_first``."""
+    """Self-attention over positions; the outer index of the 3C channels is the head, or q, k, v if ``qkv_first``."""
 
     def __init__(self, channels: int, heads: int, qkv_first: bool) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
-            raise ValueError(f"num_heads must divide the width {channels} of a block that attends; got {heads}.")
+            raise ValueError(f"num_heads must divide the width {channels} of a block with attention; got {heads}.")
         self.heads, self.qkv_first = heads, qkv_first
         self.norm = _norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = _silent(nn.Conv1d(channels, channels, 1))
+        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         rows, channels = x.shape[:2]
@@ -102,7 +102,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the side, by a convolution of stride 2 or the 2x2 mean."""
+    """Down-sampling by two: a convolution of stride 2 or the 2x2 mean."""
 
     def __init__(self, channels: int, conv: bool) -> None:
         super().__init__()
@@ -129,14 +129,14 @@ class ADM(nn.Module):
         attention_resolutions: *down-sampling factors* at which every block is followed by attention.
         dropout: rate in the residual blocks, in training only.
         channel_mult: width of each level in units of the base width, finest first.
-        conv_resample: whether resampling convolves, if not done by residual blocks.
+        conv_resample: resampling has a 3x3 convolution; without effect under ``resblock_updown``.
         num_classes: K, None for an unconditional network.
         num_heads: attention heads on the way down; num_heads_upsample: on the way up, -1 for the same.
         num_head_channels: width of a head, which then decides their number and must divide the width of every block
-            that attends; -1 to use ``num_heads``.
+            with attention; -1 to use ``num_heads``.
         use_scale_shift_norm: the noise level scales and shifts instead of being added.
         resblock_updown: residual blocks resample.
-        use_new_attention_order: whether q, k, v come before heads in the order of channels.
+        use_new_attention_order: q, k, v come before heads in the order of channels.
 
     Raises ``ValueError`` for sizes that do not fit.
     """
@@ -176,7 +176,7 @@ class ADM(nn.Module):
                 if num_head_channels < 1 or channels % num_head_channels:
                     raise ValueError(
                         f"num_head_channels, the width of an attention head, must divide the width {channels} of a "
-                        f"block that attends; got {num_head_channels}. Give a divisor, or -1 to use num_heads."
+                        f"block with attention; got {num_head_channels}. Give a divisor, or -1 to use num_heads."
                     )
                 heads = channels // num_head_channels
             return Attention(channels, heads, use_new_attention_order)
@@ -200,7 +200,7 @@ class ADM(nn.Module):
         self.middle_block = nn.Sequential(block(width, width), attend(width, num_heads), block(width, width))
         self.output_blocks = nn.ModuleList()
         self._build_way_up(stored, widths, attends, block, partial(attend, heads=heads_up), up)
-        self.out = nn.Sequential(_norm(widths[0]), nn.SiLU(), _silent(_conv(widths[0], out_channels)))
+        self.out = nn.Sequential(_norm(widths[0]), nn.SiLU(), _zeroed(_conv(widths[0], out_channels)))
 
     def _build_way_down(
         self,
@@ -210,7 +210,7 @@ class ADM(nn.Module):
         attend: Callable[[int], nn.Module],
         down: Callable[[int], nn.Module],
     ) -> list[int]:
-        """Append to ``input_blocks``; returns the widths of what they store for the way up."""
+        """Append to ``input_blocks``; returns the widths of the activations stored for the way up."""
         stored = [widths[0]]
         for level, out in enumerate(widths):
             for _ in range(self.num_res_blocks):
@@ -345,7 +345,7 @@ class EDMADM(nn.Module):
         num_blocks: int,
         style: BlockStyle,
     ) -> list[int]:
-        """Fill ``enc``; returns the widths of what it stores for the way up."""
+        """Fill ``enc``; returns the widths of the activations stored for the way up."""
         self.enc[f"{sides[0]}x{sides[0]}_conv"] = ResampledConv(img_channels, widths[0], 3)
         stored = [widths[0]]
         for level, side in enumerate(sides):
@@ -379,7 +379,7 @@ class EDMADM(nn.Module):
                 width = widths[level]
 
     def _initialise(self) -> None:
-        """PyTorch's own weights, but last layers start at zero and class embeddings at unit variance."""
+        """PyTorch's defaults, with last layers at zero and class embeddings at unit variance."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and name.endswith(("conv1", "proj", "out_conv")):
                 nn.init.zeros_(module.weight)

@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the side, by a convolution of stride 2 or the 2x2 mean."""
+    """Down-sampling by two: a convolution of stride 2 or the 2x2 mean."""
 
     def __init__(self, channels: int, conv: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, each followed by attention if ``attends``, and the way to the next one."""
+    """One resolution: residual blocks, each followed by attention if ``attends``, and the resampling to the next."""
 
     downsample: nn.Module | None
     upsample: nn.Module | None
@@ -91,7 +91,7 @@ class Middle(nn.Module):
 
 
 class IndexEmbedding(nn.Module):
-    """Index of the noise level (B,) -> activated vector (B, 4 channels)."""
+    """Embedding of the noise level's index: (B,) -> activated (B, 4 channels)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class DDPMUNet(nn.Module):
         num_res_blocks: residual blocks per level, one more on the way up.
         attn_resolutions: sides at which every block is followed by attention.
         dropout: rate in the residual blocks, in training only.
-        resamp_with_conv: whether resampling convolves.
+        resamp_with_conv: resampling has a 3x3 convolution.
 
     Raises ``ValueError`` for sizes that do not fit.
     """

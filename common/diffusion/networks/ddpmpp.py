@@ -31,7 +31,7 @@ class DDPMpp(nn.Module):
 
     ``network(x, c_noise, class_labels=None)``: ``x`` (B,C,H,W), a noisy image of the model frame scaled by EDM's
     ``c_in``; ``c_noise`` (B,) or (), for EDM ``ln(sigma)/4``; ``class_labels`` (B, label_dim) one-hot, zero rows or
-    None for "no class". Returns (B,C,H,W). ``config`` holds the constructor's arguments.
+    None for no class. Returns (B,C,H,W). ``config`` holds the constructor's arguments.
 
     DDPM++ is the default. NCSN++ is ``embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
     resample_filter=(1, 3, 3, 1)``. 8x8 digits run with ``img_resolution=8, img_channels=1, model_channels=16,
@@ -114,7 +114,7 @@ class DDPMpp(nn.Module):
     def _encoder(
         self, img_channels: int, stem: int, widths: list[int], attends: list[bool], num_blocks: int, encoder_type: str
     ) -> tuple[nn.ModuleDict, list[int]]:
-        """The way down, and the widths of the activations it stores for the way up."""
+        """Layers of the way down, and the widths of the activations stored for the way up."""
         style, enc = self.style, nn.ModuleDict()
         width, pyramid, stored = stem, img_channels, [stem]
         for level, side in enumerate(self.levels):
@@ -145,7 +145,7 @@ class DDPMpp(nn.Module):
         num_blocks: int,
         decoder_type: str,
     ) -> nn.ModuleDict:
-        """The way up; each block takes one stored activation beside its input."""
+        """Layers of the way up; each block takes one stored activation beside its input."""
         style, dec, stored = self.style, nn.ModuleDict(), list(stored)
         width, bottom = stored[-1], len(self.levels) - 1
         for level in range(bottom, -1, -1):

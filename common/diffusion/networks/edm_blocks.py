@@ -12,7 +12,7 @@ Resampling = Literal["up", "down"]
 
 
 class ResampledConv(nn.Conv2d):
-    """A convolution that keeps the side, on an image first resampled by two if ``resampling`` says so.
+    """Convolution that keeps the side, after a resampling by two if ``resampling`` is given.
 
     ``fused``: low-pass and convolution as one filter (see `layers.downsample_conv`).
     """
@@ -44,7 +44,7 @@ class ResampledConv(nn.Conv2d):
 
 
 class Resample(nn.Module):
-    """Resampling by two without anything learned: (B,C,H,W) -> (B,C,2H,2W) or (B,C,H/2,W/2)."""
+    """Resampling by two without parameters: (B,C,H,W) -> (B,C,2H,2W) or (B,C,H/2,W/2)."""
 
     resample_filter: Tensor
 
@@ -59,7 +59,7 @@ class Resample(nn.Module):
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What distinguishes the residual blocks of DDPM++/NCSN++ from those of ADM.
+    """Settings in which the residual blocks of DDPM++/NCSN++ and of ADM differ.
 
     ``emb_channels``: width of the noise level's embedding. ``adaptive``: it scales and shifts instead of being added.
     ``channels_per_head``: None for one attention head. ``project``: every resampled shortcut passes a 1x1 convolution.
@@ -93,8 +93,8 @@ class UNetBlock(nn.Module):
         self.heads = out_channels // (style.channels_per_head or out_channels) if attention else 0
         if self.heads and out_channels % self.heads:
             raise ValueError(
-                f"the width of a block that attends must be a multiple of its {self.heads} heads; got {out_channels}. "
-                "Change model_channels or channel_mult."
+                f"the width of a block with attention must be a multiple of its {self.heads} heads; got "
+                f"{out_channels}. Change model_channels or channel_mult."
             )
         self.norm0 = layers.group_norm(in_channels, style.eps)
         self.conv0 = ResampledConv(in_channels, out_channels, 3, resampling, style.taps)
@@ -137,9 +137,9 @@ class UNetBlock(nn.Module):
 def embed_class(
     layer: nn.Linear | None, class_labels: Tensor | None, emb: Tensor, gain: float, label_dropout: float
 ) -> Tensor:
-    """``emb + layer(gain * class_labels)``: what the class adds to the embedding of the noise level.
+    """Embedding of noise level and class: ``emb + layer(gain * class_labels)``.
 
-    ``class_labels`` (B, label_dim) one-hot, zero rows or None for "no class"; whole rows are hidden with probability
+    ``class_labels`` (B, label_dim) one-hot, zero rows or None for no class; rows are set to zero with probability
     ``label_dropout``. A network without classes (``layer`` None) leaves ``emb`` as it is.
 
     Raises ``ValueError`` for labels of another width and for labels given to a network without classes.

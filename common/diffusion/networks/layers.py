@@ -1,7 +1,7 @@
-"""The mathematics all U-Net bodies share; a body decides which tensor bears which published name.
+"""Functions and layers that all U-Net bodies share; the bodies hold the parameters under the published names.
 
-Everything is plain PyTorch, differentiable twice (a guided reverse step takes a gradient inside its forward pass, and
-an attack differentiates that), and stateless but for the modules handed in.
+Everything is plain PyTorch and differentiable twice: a guided reverse step takes a gradient inside its forward pass,
+and an attack differentiates that.
 """
 
 import math
@@ -16,19 +16,19 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor as plain values, from ``locals()`` at its top: the config a checkpoint stores."""
+    """Arguments of a constructor as plain values, from ``locals()`` at its top: the config of a checkpoint."""
     plain = {name: value for name, value in scope.items() if name not in ("self", "__class__")}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises ``ValueError`` unless ``value`` is one of ``choices``."""
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
 
 
 def levels_of(resolution: int, channel_mult: Sequence[int | float]) -> list[int]:
-    """Resolutions of the U-Net's levels, finest first: the side halves from one level to the next.
+    """Resolutions of a U-Net's levels, finest first: the side halves from one level to the next.
 
     Raises ``ValueError`` if there is no level or a side cannot be halved.
     """
@@ -64,7 +64,7 @@ def group_norm_32(channels: int, eps: float) -> nn.GroupNorm:
 def sinusoidal(t: Tensor, channels: int) -> Tensor:
     """``[sin(t w_k), cos(t w_k)]`` with ``w_k = 10000^(-k/(n-1))``, ``n = channels/2``: (B,) -> (B, channels).
 
-    The embedding of DDPM (Ho et al., arXiv 2006.11239) and of everything that descends from its code.
+    The embedding of DDPM (Ho et al., arXiv 2006.11239) and of Score-SDE.
     """
     n = channels // 2
     k = torch.arange(n, dtype=t.dtype, device=t.device)
@@ -100,7 +100,7 @@ def resampling_kernel(taps: Sequence[float]) -> Tensor:
 
     Raises ``ValueError`` for an odd number of taps, asymmetric taps, or a sum that is not positive.
     """
-    f = torch.tensor(list(taps), dtype=torch.float32, device="cpu")  # real even under torch.device("meta")
+    f = torch.tensor(list(taps), dtype=torch.float32, device="cpu")  # never on the meta device
     if f.ndim != 1 or f.numel() == 0 or f.numel() % 2 or not torch.equal(f, f.flip(0)) or float(f.sum()) <= 0:
         raise ValueError(f"resampling taps must be symmetric, even in number, with a positive sum; got {list(taps)}.")
     return (f.outer(f) / f.sum().square())[None, None]
@@ -111,18 +111,18 @@ def _depthwise(kernel: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
 
 
 def downsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Low-pass with ``kernel`` and keep every second sample: (B,C,2H,2W) -> (B,C,H,W); zeros outside the image.
+    """Low-pass with ``kernel``, then every second sample: (B,C,2H,2W) -> (B,C,H,W); zeros outside the image.
 
-    ``kernel`` is one from `resampling_kernel`, here and below.
+    ``kernel`` comes from `resampling_kernel`, here and below.
     """
-    if kernel.shape[-1] == 2:  # two symmetric taps of unit sum are the 2x2 mean, whatever they were
+    if kernel.shape[-1] == 2:  # two symmetric taps of unit sum are the 2x2 mean
         return F.avg_pool2d(x, 2)
     c = x.shape[1]
     return F.conv2d(x, _depthwise(kernel, c, x.dtype), stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
 
 
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Insert zeros and low-pass with 4 ``kernel``: (B,C,H,W) -> (B,C,2H,2W); zeros outside the image."""
+    """Zero insertion and low-pass with 4 ``kernel``: (B,C,H,W) -> (B,C,2H,2W); zeros outside the image."""
     if kernel.shape[-1] == 2:
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
     c = x.shape[1]
@@ -131,7 +131,7 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def downsample_conv(x: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Low-pass, convolve and keep every second sample as *one* filter: nothing is cut off or set to zero in between.
+    """Low-pass, convolution and decimation as *one* filter, without cropping or zero padding in between.
 
     Only the border differs from `downsample` followed by a convolution (NCSN++'s down-sampling, arXiv 2011.13456).
     """
@@ -141,7 +141,7 @@ def downsample_conv(x: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | No
 
 
 def upsample_conv(x: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Insert zeros, low-pass and convolve as *one* filter; the counterpart of `downsample_conv`."""
+    """Zero insertion, low-pass and convolution as *one* filter: the counterpart of `downsample_conv`."""
     surplus = kernel.shape[-1] // 2 - 1 - weight.shape[-1] // 2
     c = x.shape[1]
     wide = F.conv_transpose2d(x, 4 * _depthwise(kernel, c, x.dtype), stride=2, padding=max(surplus, 0), groups=c)
@@ -149,13 +149,13 @@ def upsample_conv(x: Tensor, weight: Tensor, kernel: Tensor, bias: Tensor | None
 
 
 def strided_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 3x3 convolution of stride 2 without padding, on an image padded below and to the right only (Ho et al.)."""
+    """3x3 convolution of stride 2 on an image padded below and to the right only (Ho et al.)."""
     h: Tensor = conv(F.pad(x, (0, 1, 0, 1)))
     return h
 
 
 class ConvUpsample(nn.Module):
-    """Twice the side by nearest neighbour, then a 3x3 convolution or not: (B,C,H,W) -> (B,C,2H,2W)."""
+    """Nearest-neighbour up-sampling by two, then a 3x3 convolution if ``conv``: (B,C,H,W) -> (B,C,2H,2W)."""
 
     def __init__(self, channels: int, conv: bool) -> None:
         super().__init__()
@@ -188,11 +188,11 @@ def residual_branch(
     dropout: float = 0.0,
     adaptive: bool = False,
 ) -> Tensor:
-    """The learned branch of a residual block: norm, activation, (resample,) conv, noise level, norm, activation, conv.
+    """Branch of a residual block: norm, activation, (resampling,) conv, noise level, norm, activation, conv.
 
     ``layers`` = (norm0, conv0, affine, norm1, conv1). The noise level's embedding ``emb`` (B,E), already activated, is
     added before the second norm, or, if ``adaptive``, scales and shifts its result: ``(1 + a) norm1(h) + b``.
-    ``dropout`` is the rate to apply now (0 outside training).
+    ``dropout`` is the current rate (0 outside training).
     """
     norm0, conv0, affine, norm1, conv1 = layers
     h = activation(norm0(x))

@@ -1,7 +1,7 @@
 """DDPM++ and NCSN++ under Score-SDE's published tensor names (Song et al., arXiv 2011.13456): DiffPure's CIFAR-10 body.
 
-The publishers number all layers in the order in which the forward pass meets them (``all_modules.i``). That order is
-the naming, so the forward pass here takes one layer after the other, in loops that mirror those of the constructor.
+The publishers number all layers in the order of the forward pass (``all_modules.i``). The forward pass here therefore
+takes one layer after the other, in loops that mirror those of the constructor.
 """
 
 import math
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Layer] = {
 }
 
 Resampling = Literal["up", "down"]
-Layers = Callable[[], nn.Module]  # each call gives the next layer
+Layers = Callable[[], nn.Module]  # returns the next layer at each call
 
 
 class FourierFeatures(nn.Module):
@@ -42,7 +42,7 @@ class FourierFeatures(nn.Module):
 
 
 class NIN(nn.Module):
-    """ "Network in network", a linear map of the channels: (B,in,H,W) -> (B,out,H,W)."""
+    """Network in network: linear map of the channels, (B,in,H,W) -> (B,out,H,W)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Resample(nn.Module):
 
 
 class Combine(nn.Module):
-    """The input pyramid joins the features: a 1x1 convolution, then the sum with them or the two side by side."""
+    """Input pyramid combined with the features: a 1x1 convolution, then sum or concatenation."""
 
     def __init__(self, in_channels: int, out_channels: int, method: str) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Combine(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block: "biggan" resamples inside and its shortcut is a 1x1 convolution, that of "ddpm" is a NIN."""
+    """Residual block: "biggan" resamples inside and has a 1x1 convolution as shortcut, "ddpm" has a NIN."""
 
     kernel: Tensor
 
@@ -176,24 +176,24 @@ class NCSNpp(nn.Module):
     constructor's arguments.
 
     Args:
-        image_size, num_channels: of the images; the size only says at which levels ``attn_resolutions`` apply.
+        image_size, num_channels: of the images; the size only decides at which levels ``attn_resolutions`` apply.
         nf: base width; ch_mult: width of each level in units of it, finest first.
         num_res_blocks: residual blocks per level, one more on the way up.
         attn_resolutions: sides at which attention follows every block (on the way up: every level).
         dropout: rate in the residual blocks, in training only.
-        resamp_with_conv: whether "ddpm" networks convolve when they resample.
-        conditional: False for a network that is not told the noise level.
+        resamp_with_conv: resampling of "ddpm" networks has a 3x3 convolution.
+        conditional: False for a network without the noise level as input.
         fir, fir_kernel: low-pass with these taps when resampling; else nearest neighbour and 2x2 mean.
         skip_rescale: every sum of shortcut and branch is divided by sqrt(2).
         resblock_type: "biggan" or "ddpm".
         progressive: "none", "output_skip" (the output is a sum over levels) or "residual" (through learned layers).
         progressive_input: "none", "input_skip" (each level sees the low-passed image) or "residual".
-        progressive_combine: how "input_skip" joins, "sum" or "cat".
+        progressive_combine: "sum" or "cat" (concatenation), for "input_skip".
         init_scale: gain of each branch's last layer at initialisation.
         embedding_type: "positional" or "fourier", the latter of ``ln(time_cond)`` with ``fourier_scale``.
         nonlinearity: "swish", "relu", "elu" or "lrelu".
-        scale_by_sigma: divide the output by sigma, which is ``time_cond`` or the entry of ``sigmas`` it counts.
-        centered: False for a network that expects images in [0,1] and moves them to [-1,1] itself.
+        scale_by_sigma: divide the output by sigma: ``time_cond`` itself, or the entry of ``sigmas`` with that index.
+        centered: False for a network of images in [0,1], which it maps to [-1,1] itself.
         sigma_min, sigma_max, num_scales: the geometric sequence ``sigmas``, descending.
 
     Raises ``ValueError`` for sizes that do not fit and for unknown types.
@@ -263,7 +263,7 @@ class NCSNpp(nn.Module):
         widths = [nf * mult for mult in ch_mult]
         stored = self._build_way_down(num_channels, widths, progressive_combine, block, resample)
         self._build_way_up(num_channels, widths, stored, block, resample)
-        # The pyramids that carry images are resampled without anything learned.
+        # Pyramids of images are resampled without parameters.
         self.pyramid_downsample = Resample("down", num_channels, num_channels, conv=False, taps=taps)
         self.pyramid_upsample = Resample("up", num_channels, num_channels, conv=False, taps=taps)
         self._initialise(init_scale)
@@ -283,7 +283,7 @@ class NCSNpp(nn.Module):
         block: Callable[..., ResBlock],
         resample: Callable[..., Resample],
     ) -> list[int]:
-        """Append the layers of the way down; returns the widths of what it stores for the way up."""
+        """Append the layers of the way down; returns the widths of the activations stored for the way up."""
         add = self.all_modules.append
         add(nn.Conv2d(num_channels, self.nf, 3, padding=1))
         width, pyramid, stored = self.nf, num_channels, [self.nf]
@@ -357,7 +357,7 @@ class NCSNpp(nn.Module):
             nn.init.xavier_uniform_(weight, gain=math.sqrt(init_scale or 1e-10))
 
     def _embed(self, label: Tensor, dtype: torch.dtype, layer: Layers) -> Tensor | None:
-        """The noise level as an activated vector (B, 4 nf); None for a network that is not told it."""
+        """Noise level as an activated vector (B, 4 nf); None for an unconditional network."""
         fourier = self.embedding_type == "fourier"
         emb: Tensor = layer()(label.log()) if fourier else layers.sinusoidal(label, self.nf)
         if not self.conditional:
@@ -377,7 +377,7 @@ class NCSNpp(nn.Module):
         return h
 
     def _way_down(self, x: Tensor, emb: Tensor | None, layer: Layers) -> tuple[Tensor, list[Tensor]]:
-        """The features at the bottom, and everything stored for the way up."""
+        """Features at the lowest resolution, and the activations stored for the way up."""
         pyramid, stored = x, [layer()(x)]
         for level, attends in enumerate(self.attends):
             for _ in range(self.num_res_blocks):

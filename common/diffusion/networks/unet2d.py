@@ -1,4 +1,4 @@
-"""The body of diffusers' unconditional pipelines, an optional extra: their class, called as other networks are here."""
+"""Body of diffusers' unconditional pipelines (an optional extra)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class UNet2D(nn.Module):
-    """diffusers' ``UNet2DModel`` as other networks here: ``network(sample, timestep)`` is its prediction, (B,C,H,W).
+    """diffusers' ``UNet2DModel``: ``network(sample, timestep)`` is its prediction, (B,C,H,W).
 
-    ``sample`` (B,C,H,W) model frame at unit variance, ``timestep`` (B,) the index of the noise level. ``options`` are
-    the model's own. Raises ``ValueError`` where diffusers is not installed, the options describe no such model, or it
-    is class-conditional (its labels know no "none", which a denoiser here needs).
+    ``sample`` (B,C,H,W) model frame at unit variance, ``timestep`` (B,) the index of the noise level; ``options`` are
+    the arguments of the model. Raises ``ValueError`` where diffusers is not installed, for options that describe no
+    such model, and for a class-conditional model (it has no label for "no class", which a denoiser here needs).
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ class UNet2D(nn.Module):
 
 
 def import_diffusers() -> Any:
-    """The module ``diffusers``; ``ValueError`` with the way to install it where it is not."""
+    """The module ``diffusers``. Raises ``ValueError`` where it is not installed."""
     try:
         import diffusers
     except ImportError as error:

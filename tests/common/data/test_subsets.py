@@ -6,17 +6,9 @@ import torch
 from jsonargparse import ArgumentParser
 
 import cli
+from common.data import published_subsets as papers
 from common.data.digits import Digits
 from common.data.image_data import ImageData
-from common.data.published_subsets import (
-    NDCCIFAR10,
-    DensePureCIFAR10,
-    DiffPureCIFAR10,
-    DiffPureCIFAR10BPDA,
-    DiffPureImageNet,
-    LeeKimCIFAR10,
-    NDCImageNet,
-)
 from common.data.subsets import Balanced, Every, Jobs, Listed, Seeded
 from common.records.fingerprint import settings
 from common.records.store import Records
@@ -38,13 +30,13 @@ SEED_0 = [9394, 898, 2398, 5906, 2343]  # how NumPy's legacy permutation of 10,0
 @pytest.mark.parametrize(
     ("subset", "labels", "images"),
     [
-        (DiffPureCIFAR10(), CIFAR, 504),
-        (DiffPureCIFAR10BPDA(), CIFAR, 960),
-        (DiffPureImageNet(), IMAGENET, 510),
-        (LeeKimCIFAR10(), CIFAR, 512),
-        (NDCCIFAR10(), CIFAR, 512),
-        (NDCImageNet(), IMAGENET, 512),
-        (DensePureCIFAR10(), CIFAR, 500),
+        (papers.DiffPureCIFAR10(), CIFAR, 504),
+        (papers.DiffPureCIFAR10BPDA(), CIFAR, 960),
+        (papers.DiffPureImageNet(), IMAGENET, 510),
+        (papers.LeeKimCIFAR10(), CIFAR, 512),
+        (papers.NDCCIFAR10(), CIFAR, 512),
+        (papers.NDCImageNet(), IMAGENET, 512),
+        (papers.DensePureCIFAR10(), CIFAR, 500),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int | torch.Tensor) else "",
 )
@@ -62,19 +54,19 @@ def test_papers_subsets_have_the_stated_number_of_distinct_images(subset, labels
 
 
 def test_papers_subsets_overlap():
-    diffpure, lee_kim = DiffPureCIFAR10().order(CIFAR), LeeKimCIFAR10().order(CIFAR)
+    diffpure, lee_kim = papers.DiffPureCIFAR10().order(CIFAR), papers.LeeKimCIFAR10().order(CIFAR)
     assert diffpure[:5] == SEED_0
     assert diffpure[:64] == lee_kim[:64]
     assert len({*diffpure} & {*lee_kim}) == 81
-    assert NDCCIFAR10().order(CIFAR)[:3] == [0, 1, 2]
-    assert DensePureCIFAR10().order(CIFAR)[:3] == [0, 20, 40]
+    assert papers.NDCCIFAR10().order(CIFAR)[:3] == [0, 1, 2]
+    assert papers.DensePureCIFAR10().order(CIFAR)[:3] == [0, 20, 40]
 
 
 def test_jobs_are_the_union_of_single_draws():
     drawn = [np.random.RandomState(seed).choice(10_000, 64, replace=False).tolist() for seed in range(8)]
-    assert {*DiffPureCIFAR10().order(CIFAR)} == {index for draw in drawn for index in draw}
+    assert {*papers.DiffPureCIFAR10().order(CIFAR)} == {index for draw in drawn for index in draw}
     assert Jobs(1, 64).order(CIFAR) == drawn[0]
-    assert Jobs(8, 64).order(CIFAR) == DiffPureCIFAR10().order(CIFAR)
+    assert Jobs(8, 64).order(CIFAR) == papers.DiffPureCIFAR10().order(CIFAR)
     with pytest.raises(ValueError, match="at most the 3 test images"):
         Jobs(1, 4).order(CIFAR[:3])
 
