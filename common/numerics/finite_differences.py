@@ -12,7 +12,7 @@ COARSE = (1e-2, 5e-3, 2e-2, 2.5e-3)  # for float32
 
 
 @dataclass(frozen=True)
-class Slopes:
+class Derivatives:
     """Derivatives ``value`` (D,) along D directions, with the error estimate ``spread`` (D,).
 
     ``spread`` is the smallest difference between the results of two neighbouring step sizes h. ``flat`` (D,) is true
@@ -24,18 +24,18 @@ class Slopes:
     flat: Tensor
 
 
-def slopes(
+def directional_derivatives(
     function: Callable[[Tensor], Tensor],
     point: Tensor,
     directions: Tensor,
     step_sizes: Sequence[float] = FINE,
     tolerance: float = 0.0,
-) -> Slopes:
+) -> Derivatives:
     """``(f(x + h v) - f(x - h v)) / 2h`` at ``point`` (1, ...) along ``directions`` (D, ...).
 
-    ``function`` maps points (n, ...) to values (n,). Each h of ``step_sizes`` costs 2 D evaluations; the search ends once
-    two neighbouring h agree to ``tolerance`` in all directions. A piecewise smooth function rarely has a kink within
-    the first h, and ten times as rarely within the next; one that rounds to float32 inside needs the largest h.
+    ``function`` maps points (n, ...) to values (n,). Each h of ``step_sizes`` costs 2 D evaluations; the search ends
+    once two neighbouring h agree to ``tolerance`` in all directions. A piecewise smooth function rarely has a kink
+    within the first h, and ten times as rarely within the next; one that rounds to float32 inside needs the largest h.
     """
     count, estimates = len(directions), []
     for h in step_sizes:
@@ -47,7 +47,7 @@ def slopes(
     gaps = _gaps(estimates)
     best = gaps.argmin(0)
     value = torch.stack(estimates[1:]).gather(0, best[None])[0]
-    return Slopes(value, gaps.amin(0), torch.stack(estimates).eq(0).all(0))
+    return Derivatives(value, gaps.amin(0), torch.stack(estimates).eq(0).all(0))
 
 
 def _gaps(estimates: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.noise import Noise
 from common.numerics.finding import DECLARED_GRADIENT, Finding
-from common.numerics.finite_differences import COARSE, FINE, slopes
+from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import check_labels
 from common.robustness.gradient_check import findings
@@ -112,7 +112,7 @@ class PointCheck:
         return double if logit_error(double.logits, logits) <= LOOSE else None
 
     def _compared(self, classifier: Classifier, point: Tensor, result: ForwardBackward) -> Iterator[Finding]:
-        """Slopes along random directions against the gradient, and logits that do not move at all."""
+        """Derivatives along random directions against the gradient, and logits that do not move at all."""
         double = point.dtype == torch.float64
 
         def projected(points: Tensor) -> Tensor:
@@ -124,14 +124,16 @@ class PointCheck:
         v = self.noise.stream("directions").normals(range(self.directions), point.shape[1:])[:, 0].to(point)
         gradient = torch.zeros_like(point) if result.gradient is None else result.gradient
         length = float(gradient.norm())
-        measured = slopes(projected, point, v, FINE if double else COARSE, enough=(1e-5 if double else 1e-2) * length)
+        measured = directional_derivatives(
+            projected, point, v, FINE if double else COARSE, tolerance=(1e-5 if double else 1e-2) * length
+        )
         size = max(length, float(measured.value.abs().max()))
         wrong = (measured.value - (gradient * v).flatten(1).sum(1)).abs()
         doubt = float(measured.spread.max()) / size if size else 0.0
         error = float(wrong.max()) / size if size else 0.0
         if doubt <= UNSETTLED:
             yield findings.finite_differences(error, (SLOPE if double else LOOSE) + 3 * min(doubt, 0.01))
-        elif double:  # slopes of a differentiable function converge in float64
+        elif double:  # directional_derivatives of a differentiable function converge in float64
             yield findings.finite_differences(max(error, doubt), 0.0)
         else:
             yield Finding.undecided("finite differences", "They did not converge in float32; no float64 copy.")
