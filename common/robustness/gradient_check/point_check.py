@@ -133,7 +133,7 @@ class PointCheck:
         error = float(wrong.max()) / size if size else 0.0
         if doubt <= UNSETTLED:
             yield findings.finite_differences(error, (SLOPE if double else LOOSE) + 3 * min(doubt, 0.01))
-        elif double:  # directional_derivatives of a differentiable function converge in float64
+        elif double:  # central differences of a differentiable function converge in float64
             yield findings.finite_differences(max(error, doubt), 0.0)
         else:
             yield Finding.undecided("finite differences", "They did not converge in float32; no float64 copy.")
