@@ -1,4 +1,4 @@
-"""A network that tells digits apart and has no defence, for attacks to break."""
+"""An undefended classifier of digits."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from common.robustness.classifiers import NetworkClassifier
 
 @pytest.fixture(scope="package")
 def digits_network():
-    """(classifier, 40 test images (40,1,8,8), their labels): convolutions trained for a second, 97 % right."""
+    """(classifier, 40 test images (40,1,8,8), their labels): convolutions trained for a second, accuracy 97 %."""
     from common.data.digits import Digits
 
     data = Digits()

@@ -1,4 +1,4 @@
-"""Adversarial training: the inner maximum against known optima, the losses by hand, and networks that become robust."""
+"""Adversarial training: inner maximum against known optima, losses against their formulas, trained networks."""
 
 import math
 
@@ -38,9 +38,9 @@ def linear(classes=CLASSES):
 
 
 def highest(image, w, threat):
-    """max <w, δ> over ||δ|| <= eps and x + δ in [0,1], (B,), by what each coordinate may move and is worth.
+    """max <w, δ> over ||δ|| <= eps and x + δ in [0,1], (B,), by the optimality conditions.
 
-    L-inf: each as far as it may. L1: a knapsack, the dearest first. L2: δ = min(λ |w|, room), λ by bisection.
+    L-inf: the corner. L1: a knapsack, largest |w| first. L2: δ = min(λ |w|, room), λ by bisection.
     """
     x, w = image.flatten(1), w.flatten()
     worth, room = w.abs(), torch.where(w > 0, 1 - x, x)
@@ -62,8 +62,8 @@ def highest(image, w, threat):
 @pytest.mark.parametrize("start", ["near", "random"])
 @pytest.mark.parametrize(("norm", "eps"), BALLS)
 def test_inner_maximum_of_a_linear_loss(norm, eps, start, image, noise):
-    """In every norm and with pixels at the edge of the box; never more than the optimum, and 99 % of it at least: what
-    is missing is what the box takes from a step (measured: 99.6 % over 3x32x32 pixels)."""
+    """In every norm and with pixels at the edge of the box; never more than the optimum, and 99 % of it at least: the
+    box takes part of a step (measured: 99.6 % over 3x32x32 pixels)."""
     image = torch.where(image < 0.1, 0.0, torch.where(image > 0.9, 1.0, image))
     threat, network = ThreatModel(norm, eps), nn.Identity()
     w = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -103,32 +103,32 @@ def test_trades_matches_its_formula(image, noise, monkeypatch):
     torch.testing.assert_close(loss, by_hand)
     assert torch.equal(logits, classifier(image))
     weight = classifier.network[1].weight
-    (found,), (expected,) = (torch.autograd.grad(value.sum(), weight) for value in (loss, by_hand))
-    torch.testing.assert_close(found, expected)
+    (result,), (expected,) = (torch.autograd.grad(value.sum(), weight) for value in (loss, by_hand))
+    torch.testing.assert_close(result, expected)
 
 
 def test_inner_loss_selects_the_maximised_loss(image, noise):
-    """On average, raising the cross-entropy gives more of it, and less divergence, than raising the divergence does."""
-    classifier, label, found, adversarial = linear(), torch.arange(ROWS) % CLASSES, {}, []
+    """On average, the maximised loss rises more than under maximisation of the other."""
+    classifier, label, result, adversarial = linear(), torch.arange(ROWS) % CLASSES, {}, []
     classifier.register_forward_hook(lambda _, arguments, logits: adversarial.append(logits.detach()))
     for inner in ("kl", "cross_entropy"):
         objective = TradesTraining(ThreatModel("inf", 0.05), weight=1.0, inner=inner)
         loss, logits = objective(classifier, image, label, noise)
         divergence = loss - nn.functional.cross_entropy(logits, label, reduction="none")
-        found[inner] = (divergence.mean().item(), nn.functional.cross_entropy(adversarial[-1], label).item())
-    assert found["kl"][0] > found["cross_entropy"][0] + 1e-3
-    assert found["cross_entropy"][1] > found["kl"][1] + 1e-3
+        result[inner] = (divergence.mean().item(), nn.functional.cross_entropy(adversarial[-1], label).item())
+    assert result["kl"][0] > result["cross_entropy"][0] + 1e-3
+    assert result["cross_entropy"][1] > result["kl"][1] + 1e-3
 
 
 class Mode(nn.Module):
-    """Remembers the mode and the trainability it was asked in."""
+    """Stores training mode and trainability at each call."""
 
     def __init__(self):
         super().__init__()
-        self.layer, self.seen = nn.Linear(math.prod(SHAPE), CLASSES).double(), []
+        self.layer, self.noises = nn.Linear(math.prod(SHAPE), CLASSES).double(), []
 
     def forward(self, image):
-        self.seen.append((self.training, self.layer.weight.requires_grad))
+        self.noises.append((self.training, self.layer.weight.requires_grad))
         return self.layer(image.flatten(1))
 
 
@@ -136,14 +136,14 @@ class Mode(nn.Module):
 def test_inner_maximisation_uses_evaluation_mode(kind, last, image, noise):
     body = Mode().train()
     kind(ThreatModel("inf", 0.1), steps=3)(NetworkClassifier(body), image, torch.zeros(ROWS, dtype=torch.int64), noise)
-    assert set(body.seen[:-last]) == {(False, False)}
-    assert set(body.seen[-last:]) == {(True, True)}
+    assert set(body.noises[:-last]) == {(False, False)}
+    assert set(body.noises[-last:]) == {(True, True)}
 
 
 @pytest.mark.parametrize("kind", [PGDTraining, TradesTraining])
 def test_adversarial_training_increases_robust_accuracy(kind):
-    """Two classes told apart by a strong pixel that eps cannot turn, and by 63 weak ones that it can: plain training
-    uses all of them and falls, adversarial training keeps to the strong one."""
+    """Two classes differ in a strong pixel that eps cannot flip, and in 63 weak ones that it can: plain training uses
+    all of them and is broken, adversarial training uses the strong one."""
     generator, threat = torch.Generator().manual_seed(0), ThreatModel("inf", 0.1)
     label = torch.arange(128) % 2
     sign = (2.0 * label - 1)[:, None]

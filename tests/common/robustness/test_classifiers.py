@@ -1,4 +1,4 @@
-"""Classifiers: normalisation, freezing, noise handed on, and what counts as a majority."""
+"""Classifiers: normalisation, freezing, noise streams, padding and votes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from common.robustness.voting import Voting
 
 
 class Scripted(Classifier):
-    """Answers ``table[draw]`` (n,K) whatever the image, and counts how many rows it was asked for."""
+    """Logits ``table[draw]`` (n,K) for every image; counts its rows."""
 
     randomised = True
 
@@ -37,7 +37,7 @@ class Jitter(nn.Module):
 
 class Listening(Classifier):
     def forward(self, image, noise=None):
-        self.heard = noise
+        self.inputs = noise
         return image.flatten(1)[:, :3]
 
 
@@ -124,9 +124,9 @@ def test_purified_composes_and_has_views_of_both_stages():
 def test_classifier_and_purifier_have_disjoint_noise():
     pair = Purified(Jitter(), Listening())
     pair(torch.rand(4, 1, 2, 2), noise(4))
-    heard = pair.classifier.heard
-    assert torch.equal(heard.index, noise(4).index)
-    assert heard.seed != noise(4).seed
+    inputs = pair.classifier.inputs
+    assert torch.equal(inputs.index, noise(4).index)
+    assert inputs.seed != noise(4).seed
 
 
 def test_a_deterministic_purifier_makes_a_deterministic_pair():
@@ -183,7 +183,7 @@ def test_majority_logits_are_log_shares():
 @pytest.mark.parametrize(
     ("table", "winner"),
     [
-        ([[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], 2),  # one vote each: the surer one
+        ([[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], 2),  # one vote each: the higher mean probability
         ([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0]], 1),
         ([[0.0, 2.0, 1.0], [0.0, 1.0, 2.0]], 1),  # equal in everything: the lower index
     ],
@@ -201,9 +201,9 @@ def test_gradients_flow_through_a_vote():
 def test_votes_are_independent_of_the_batch():
     voting = Voting(Purified(Jitter(), Listening()), 5)
     image = torch.rand(4, 1, 2, 2)
-    whole = voting(image, noise(4))
+    together = voting(image, noise(4))
     parts = [voting(image[b : b + 1], noise(4).rows(slice(b, b + 1))) for b in range(4)]
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat(parts), together, rtol=0, atol=0)
     assert torch.equal(voting.views(image, noise(4))["purified"], image + noise(4).draws(5).normal(0, (1, 2, 2))[::5])
 
 

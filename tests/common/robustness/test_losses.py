@@ -1,4 +1,4 @@
-"""Losses against the formulas worked out one example at a time with numpy, and their invariances."""
+"""Losses against their formulas in numpy, one example at a time, and their invariances."""
 
 import numpy as np
 import pytest

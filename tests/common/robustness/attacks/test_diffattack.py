@@ -1,4 +1,4 @@
-"""DiffAttack's loss: exact gradients, the attack itself at weight 0, and the deviation that it is after."""
+"""DiffAttack: exact gradients of its loss, equality with the inner attack at weight 0, growth of the deviation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Once(Attack):
 
 
 def by_hand(classifier, x, draws, weight):
-    """cross-entropy + weight deviation of each row, and the purification's states from a recording of its own."""
+    """Reference: cross-entropy + weight deviation of each row, from a separate recording of the purification."""
     with classifier.purifier.recorded() as trajectories:
         logits = classifier(x, draws)
     return cross_entropy(logits, LABEL.repeat_interleave(2)) + weight * trajectories[0].deviation()
@@ -75,30 +75,30 @@ def test_gradient_includes_the_deviation_loss(gradient, chunk):
     """Central differences, float64, of cross-entropy plus deviation, both draws averaged: error h^2, rounding / h."""
     classifier, weight, h = defence(gradient=gradient), 0.7, 1e-5
     attack = DiffAttack(Once(chunk=chunk), weight, times=None)
-    found = attack.search(classifier, IMAGE, LABEL, LINF, NOISE)
+    result = attack.search(classifier, IMAGE, LABEL, LINF, NOISE)
     rows, draws = IMAGE.repeat_interleave(2, 0).requires_grad_(), NOISE.draws(2)
     expected = torch.zeros_like(IMAGE)
     for pixel in torch.eye(9, dtype=F64).view(9, 1, 3, 3):
         ahead, back = (by_hand(classifier, rows + s * h * pixel, draws, weight).detach() for s in (1, -1))
         expected += pixel * ((ahead - back) / (2 * h)).view(3, 2).mean(1)[:, None, None, None]
-    torch.testing.assert_close(found.adv, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(result.adv, expected, rtol=1e-6, atol=1e-7)
     plain = Once().search(classifier, IMAGE, LABEL, LINF, NOISE)
-    assert torch.equal(found.loss, plain.loss), "points are ranked by the loss of the classification"
-    assert (found.adv - plain.adv).abs().max() > 0.1 * plain.adv.abs().max()
+    assert torch.equal(result.loss, plain.loss), "points are ranked by the loss of the classification"
+    assert (result.adv - plain.adv).abs().max() > 0.1 * plain.adv.abs().max()
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=4, eot=2, restarts=2), APGD(steps=4, eot=2), APGD(steps=3, loss="dlr")])
 def test_weight_0_equals_the_inner_attack(attack):
     classifier = defence()
-    found, plain = (each.search(classifier, IMAGE, LABEL, LINF, NOISE) for each in (DiffAttack(attack, 0.0), attack))
+    result, plain = (each.search(classifier, IMAGE, LABEL, LINF, NOISE) for each in (DiffAttack(attack, 0.0), attack))
     for name in ("adv", "loss", "queries", "curve", "broken", "dead"):
-        assert torch.equal(getattr(found, name), getattr(plain, name)), name
+        assert torch.equal(getattr(result, name), getattr(plain, name)), name
     other = DiffAttack(attack, 1.0)(classifier, IMAGE, LABEL, LINF, NOISE)
-    assert not torch.equal(other, found.adv)
+    assert not torch.equal(other, result.adv)
 
 
 def test_attack_increases_the_deviation():
-    """Deviation on fresh noise, 64 draws each; the attack with a large weight climbs nothing else."""
+    """Deviation on fresh noise, 64 draws each; at a large weight the attack maximises the deviation alone."""
     classifier, deviations = defence(), []
     for attack in (PGD(steps=8, eot=4), DiffAttack(PGD(steps=8, eot=4), 1e3, None)):
         adv = attack(classifier, IMAGE, LABEL, LINF, NOISE.stream("attack")).repeat_interleave(64, 0).requires_grad_()
@@ -119,9 +119,9 @@ def test_attack_increases_the_deviation():
     ],
 )
 def test_padding_rows_and_votes_are_separated(wrap):
-    """The gradient of the deviation, which is all there is at a huge weight, summed from the purifier's own rows."""
+    """The gradient at a huge weight is that of the deviation, summed over the purifier's own rows."""
     classifier, eot, weight = wrap(defence()), 1, 1e9
-    found = DiffAttack(Once(eot=eot), weight, None).search(classifier, IMAGE, LABEL, LINF, NOISE)
+    result = DiffAttack(Once(eot=eot), weight, None).search(classifier, IMAGE, LABEL, LINF, NOISE)
     for b in range(3):
         x = IMAGE[b : b + 1].clone().requires_grad_()
         (inner,) = (module for module in classifier.modules() if isinstance(module, DiffusionPurifier))
@@ -130,29 +130,29 @@ def test_padding_rows_and_votes_are_separated(wrap):
         rows = trajectories[0].deviation()
         votes = next((module.draws for module in classifier.modules() if isinstance(module, Voting)), 1)
         (expected,) = torch.autograd.grad(rows[:votes].mean(), x)
-        torch.testing.assert_close(found.adv[b : b + 1] / weight, expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(result.adv[b : b + 1] / weight, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_several_purifications_enter_with_their_mean():
     first, second = purifier(), purifier(steps=3, side=2)
     classifier = Purified(Chain([first, Resized(second, 2)]), head())
-    found = DiffAttack(Once(eot=1), 1e9, None).search(classifier, IMAGE, LABEL, LINF, NOISE)
+    result = DiffAttack(Once(eot=1), 1e9, None).search(classifier, IMAGE, LABEL, LINF, NOISE)
     x = IMAGE.clone().requires_grad_()
     with first.recorded() as one, second.recorded() as two:
         classifier(x, NOISE)
     mean = (one[0].deviation() + two[0].deviation()) / 2
-    torch.testing.assert_close(found.adv / 1e9, torch.autograd.grad(mean.sum(), x)[0], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(result.adv / 1e9, torch.autograd.grad(mean.sum(), x)[0], rtol=1e-6, atol=1e-7)
 
 
 def test_adversarial_images_are_independent_of_batch_and_chunks():
     classifier, image = Padded(defence(torch.float32)), IMAGE.float()
-    whole = DiffAttack(PGD(steps=3, eot=2))(classifier, image, LABEL, LINF, NOISE)
+    together = DiffAttack(PGD(steps=3, eot=2))(classifier, image, LABEL, LINF, NOISE)
     for attack, sizes in ((PGD(steps=3, eot=2), [1, 2]), (PGD(steps=3, eot=2, chunk=2), [3])):
         parts = [
             DiffAttack(attack)(classifier, image[r], LABEL[r], LINF, NOISE.rows(r))
             for r in torch.arange(3).split(sizes)
         ]
-        assert torch.equal(torch.cat(parts), whole)
+        assert torch.equal(torch.cat(parts), together)
 
 
 def test_hooks_and_recordings_are_removed():

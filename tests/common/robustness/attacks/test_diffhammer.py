@@ -1,4 +1,4 @@
-"""DiffHammer: its weights by hand, its limit, and the dilemma that it is for."""
+"""DiffHammer: weights against their formulas, the limit of equal weights, a shared weakness."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ NOISE = Noise.of(3, torch.tensor([5, 2, 9]))
 
 
 class Bent(Classifier):
-    """Margin sum_p sin(3 x_p + shift_p) of pixels, with a shift for each draw: smooth, and different for each."""
+    """Smooth margin sum_p sin(3 x_p + shift_p) of pixels, with another shift for each draw."""
 
     randomised = True
 
@@ -40,7 +40,7 @@ class Bent(Classifier):
 
 
 class Cleaner(nn.Module):
-    """A purifier that mixes neighbours and adds noise; counts the rows whose gradient it is asked to record."""
+    """A purifier that mixes neighbours and adds noise; counts the rows with a recorded gradient."""
 
     def __init__(self, mixing=0.4):
         super().__init__()
@@ -89,7 +89,7 @@ def step(r, norm, eps):
 
 
 def weighed(losses, gradients, norm, eps, temperature, rounds):
-    """The formulas of the docstring for one image: losses (n,), gradients (n,D)."""
+    """Reference weights of one image by the docstring's formulas: losses (n,), gradients (n,D)."""
     reached = [[losses[j] + step(gradients[i], norm, eps) @ gradients[j] for j in range(4)] for i in range(4)]
     score = [sum(v if v > 0 else np.expm1(v) for v in row) for row in reached]
     first = int(np.argmax(score))
@@ -105,21 +105,21 @@ def weighed(losses, gradients, norm, eps, temperature, rounds):
 def test_gradient_matches_the_formulas(norm, temperature, rounds, memory):
     threat = ThreatModel(norm, 0.5)
     attack = DiffHammer(Thrice(), temperature, rounds, memory)
-    told = attack.search(Bent(), IMAGE, LABEL, threat, NOISE).adv.flatten(2).numpy()
+    received = attack.search(Bent(), IMAGE, LABEL, threat, NOISE).adv.flatten(2).numpy()
     before = None
     for t, shift in enumerate((0.0, 0.01, -0.02), start=1):
         losses, gradients = single_draws(Bent(), IMAGE + shift, NOISE.stream(f"{shift}").draws(4))
         r = np.stack([weighed(losses[b], gradients[b], norm, 0.5, temperature, rounds)[0] for b in range(3)])
         before = r if before is None else t**-memory * r + (1 - t**-memory) * before
-        np.testing.assert_allclose(told[t - 1], before, rtol=1e-12, atol=1e-13)
-    assert np.abs(told[2] - gradients.mean(1)).max() > 0.05 * np.abs(told[2]).max(), "not the EOT mean"
+        np.testing.assert_allclose(received[t - 1], before, rtol=1e-12, atol=1e-13)
+    assert np.abs(received[2] - gradients.mean(1)).max() > 0.05 * np.abs(received[2]).max(), "not the EOT mean"
 
 
 def test_grafting_uses_one_vector_jacobian_product_per_image():
-    """g_j at the purified images by hand, and the vector-Jacobian product of the chosen draw by torch."""
+    """g_j at the purified images in numpy, and the vector-Jacobian product of the chosen draw by torch."""
     cleaner = Cleaner()
     classifier = Purified(cleaner, Fixed())
-    told = DiffHammer(Thrice(), 0.5, 2, 0.0, graft=True).search(classifier, IMAGE, LABEL, LINF, NOISE).adv[0]
+    received = DiffHammer(Thrice(), 0.5, 2, 0.0, graft=True).search(classifier, IMAGE, LABEL, LINF, NOISE).adv[0]
     assert cleaner.recorded == 3 * 3, "of each image one draw, at each of three points"
     draws = NOISE.stream("0.0").draws(4)
     purified = cleaner(IMAGE.repeat_interleave(4, 0), draws).view(3, 4, -1)
@@ -131,7 +131,7 @@ def test_grafting_uses_one_vector_jacobian_product_per_image():
         x = IMAGE[b : b + 1].clone().requires_grad_()
         result = cleaner(x, draws.rows([4 * b + first]))
         (expected,) = torch.autograd.grad(result, x, torch.from_numpy(r).view_as(result))
-        torch.testing.assert_close(told[b], expected[0], rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(received[b], expected[0], rtol=1e-12, atol=1e-13)
 
 
 def test_grafting_is_exact_for_an_identity_purifier():
@@ -160,7 +160,7 @@ def test_equal_weights_equal_the_inner_attack(attack):
 
 
 class Dilemma(Classifier):
-    """Of the draws a half breaks if all pixels rise by 0.05; the others never do, but their slope falls steeply."""
+    """Half of the draws break if all pixels rise by 0.05; the others never do, with a steep negative slope."""
 
     randomised = True
 
@@ -172,7 +172,7 @@ class Dilemma(Classifier):
 
 
 def test_finds_a_shared_weakness_that_the_mean_gradient_misses():
-    """Slopes 10 and -50 in equal shares: the mean leads down, where nothing breaks; the weights go to the weak half."""
+    """Slopes 10 and -50 in equal shares: the mean points down, where nothing breaks; the weak half has the weight."""
     image, label = torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.int64)
     noise = Noise.of(0, torch.arange(8))
     share = {}
@@ -191,12 +191,12 @@ def test_finds_a_shared_weakness_that_the_mean_gradient_misses():
 def test_adversarial_images_are_independent_of_batch_and_chunks():
     image = IMAGE.float()
     for graft, classifier in ((False, Bent()), (True, Padded(Purified(Cleaner(), Fixed())))):
-        whole = DiffHammer(PGD(steps=4, eot=4), graft=graft)(classifier, image, LABEL, LINF, NOISE)
+        together = DiffHammer(PGD(steps=4, eot=4), graft=graft)(classifier, image, LABEL, LINF, NOISE)
         for chunk, sizes in ((None, [1, 2]), (4, [3]), (8, [3])):
             attack = DiffHammer(PGD(steps=4, eot=4, chunk=chunk), graft=graft)
             rows = torch.arange(3).split(sizes)
             parts = [attack(classifier, image[r], LABEL[r], LINF, NOISE.rows(r)) for r in rows]
-            torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=2e-7)
+            torch.testing.assert_close(torch.cat(parts), together, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("graft", [False, True])
@@ -237,7 +237,7 @@ def test_draws_with_unusable_gradients_are_ignored():
 )
 def test_grafting_raises_for_votes_and_several_purifiers(classifier, message):
     attack = DiffHammer(PGD(eot=2), graft=True)
-    classifier.forward = lambda *_: pytest.fail("asked")
+    classifier.forward = lambda *_: pytest.fail("called")
     with pytest.raises(ValueError, match=message):
         attack(classifier, IMAGE, LABEL, LINF, NOISE)
 
@@ -266,12 +266,12 @@ def test_other_threats_raise():
 
 
 def test_networks_behind_several_kinds_of_purifier():
-    """Graft and exact agree in direction where the purifier is nearly the identity: cosine above 0.99."""
+    """Grafted and exact gradients agree where the purifier is nearly the identity: cosine above 0.99."""
     layer = nn.Linear(6, 3, dtype=F64)
     layer.weight.data = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=F64)
     classifier = Purified(Cleaner(mixing=0.02), NetworkClassifier(nn.Sequential(nn.Flatten(), layer)))
-    told = [
+    received = [
         DiffHammer(Thrice(), memory=0.0, graft=graft).search(classifier, IMAGE, LABEL, LINF, NOISE).adv[0].flatten(1)
         for graft in (False, True)
     ]
-    assert bool((nn.functional.cosine_similarity(*told) > 0.99).all())
+    assert bool((nn.functional.cosine_similarity(*received) > 0.99).all())

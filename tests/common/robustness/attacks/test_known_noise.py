@@ -1,4 +1,4 @@
-"""Known draws: an attack meets exactly the draw that is scored."""
+"""Known draws: the attack runs on exactly the draw that is scored."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ LINF = ThreatModel("inf", 0.1)
 
 
 class Turned(Classifier):
-    """Logit of class 1 is (w_d . (x - 1/2)) with a direction w_d of signs that each draw chooses anew."""
+    """Logit w_d . (x - 1/2) of class 1, with random signs w_d for each draw."""
 
     randomised = True
 
@@ -37,8 +37,8 @@ def test_rows_are_selected_by_index():
     replayed = KnownNoise(Turned(), known)
     assert not replayed.randomised
     order = torch.tensor([5, 0, 3, 3])
-    asked = Noise.of(99, index).stream("attack").rows(order)
-    torch.testing.assert_close(replayed(image[order], asked), expected[order], rtol=0, atol=0)
+    points = Noise.of(99, index).stream("attack").rows(order)
+    torch.testing.assert_close(replayed(image[order], points), expected[order], rtol=0, atol=0)
     torch.testing.assert_close(replayed(image), expected, rtol=0, atol=0)
     with pytest.raises(ValueError, match="no draw is known"):
         replayed(image[:1], Noise.of(0, torch.tensor([7])))
@@ -49,7 +49,7 @@ def test_rows_are_selected_by_index():
 
 
 def test_attack_on_known_noise_is_optimal():
-    """The optimum for one draw is 16 eps = 1.6 > 1, which flips it; without the draw the best is by chance."""
+    """The optimum for one draw is 16 eps = 1.6 > 1, which flips it; without the draw no image is better than chance."""
     blind, seeing = (
         Attacked(PGD(steps=4, eot=4 if knows == "model" else 1), LINF, draws=8, knows=knows)(Turned(), batch(12))
         for knows in ("model", "noise")
@@ -63,16 +63,16 @@ def test_attack_on_known_noise_is_optimal():
 def test_adversarial_images_are_independent_of_the_batch():
     evaluator = Attacked(PGD(steps=3), LINF, draws=3, knows="noise", keep_images=0)
     image, label, index = batch(5)
-    whole = evaluator(Turned(), (image, label, index))
+    together = evaluator(Turned(), (image, label, index))
     parts = [evaluator(Turned(), (image[i], label[i], index[i]))[0] for i in torch.arange(5).split(1)]
-    assert whole == parts
+    assert together == parts
 
 
 @pytest.mark.parametrize(
     ("name", "options"), [("PGD", {"alpha": 0.05}), ("APGD", {"steps": 10, "n_restarts": 3}), ("FAB", {"steps": 10})]
 )
 def test_library_attacks_run_one_image_at_a_time(name, options):
-    """Two images are wrong from the start and dropped at once, others in the middle; all are broken in the end."""
+    """Two images are misclassified from the start and dropped at once, others later; all are broken at the end."""
     image, label, index = batch(6)
     known = Noise.of(3, index).stream("score").draws(1)
     classifier, noise = KnownNoise(Turned(), known), Noise.of(3, index).stream("attack")

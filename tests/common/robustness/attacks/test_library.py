@@ -1,4 +1,4 @@
-"""The torchattacks adapter: attacks work on plain and randomised classifiers and leave nothing behind."""
+"""The torchattacks adapter: plain and randomised classifiers, budgets, restored global state."""
 
 import random
 import sys
@@ -25,15 +25,15 @@ ATTACKS = [
 
 
 class Jitter(nn.Module):
-    """A purifier that only adds noise, and keeps the rows it was handed."""
+    """A purifier that only adds noise, and stores its rows of noise."""
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.noises = []
 
     def forward(self, image, noise):
         assert len(image) == len(noise)
-        self.seen.append(noise)
+        self.noises.append(noise)
         return image + 0.02 * noise.normal(0, image.shape[1:])
 
 
@@ -43,7 +43,7 @@ def rows(n, seed=0):
 
 @pytest.fixture(scope="module")
 def problem():
-    """Four classes, one per bright quadrant of an 8x8 image, and a small network that tells them apart."""
+    """Four classes, one per bright quadrant of an 8x8 image, and a small trained network."""
     generator = torch.Generator().manual_seed(0)
     label = torch.arange(96) % 4
     image = 0.3 + 0.1 * torch.rand(96, 1, 8, 8, generator=generator)
@@ -89,11 +89,11 @@ def test_every_call_of_a_randomised_classifier_has_fresh_noise(problem, name, op
     assert bool(threat.check(image, adv).all())
     keys = [
         key
-        for noise in jitter.seen
+        for noise in jitter.noises
         for key in zip([noise.seed] * len(noise), noise.index.tolist(), noise.draw.tolist(), strict=True)
     ]
     assert len(set(keys)) == len(keys), "no noise twice, not within a call of more rows than images either"
-    assert len(jitter.seen) > 1 or name == "FGSM"
+    assert len(jitter.noises) > 1 or name == "FGSM"
 
 
 def test_minimum_norm_attacks_stay_in_the_ball_only_with_project(problem):
@@ -108,21 +108,21 @@ def test_minimum_norm_attacks_stay_in_the_ball_only_with_project(problem):
 
 
 def test_white_box_flags(problem):
-    """Of the package's attacks on a plain classifier, the black boxes are those that never ask for a gradient."""
+    """On a plain classifier, exactly the black-box attacks of the package never compute a gradient."""
 
     class Watched(NetworkClassifier):
         def forward(self, image, noise=None):
-            self.asked |= image.requires_grad
+            self.points |= image.requires_grad
             return super().forward(image, noise)
 
     classifier, image, label = problem
     options = {"Pixle": {"restarts": 1, "max_iterations": 1}, "Square": {"n_queries": 3}, "OnePixel": {"steps": 1}}
     for name in ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA", "FGSM", "CW", "DeepFool", "FAB", "APGD"):
         watched = Watched(classifier.network, [0.35], [1.0])
-        watched.asked = False
+        watched.points = False
         attack = TorchAttacks(name, options.get(name))
         attack(watched, image[:4], label[:4], LINF, rows(4))
-        assert attack.white_box == watched.asked, name
+        assert attack.white_box == watched.points, name
 
 
 def test_fgsm_matches_the_closed_form(problem):
@@ -164,7 +164,7 @@ def test_results_depend_on_the_noise_only(problem, name):
 
 
 def test_number_of_classes_is_taken_from_the_classifier():
-    """APGDT aims at the nine best classes by default; with four there are only three to aim at."""
+    """APGDT has nine targets by default; with four classes there are only three."""
 
     class Four(Classifier):
         def forward(self, image, noise=None):

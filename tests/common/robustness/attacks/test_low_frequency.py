@@ -1,4 +1,4 @@
-"""The low-frequency attack: its filters by hand, its bound at every query, a known optimum, digits broken."""
+"""Low-frequency attack: filters against their formula, the bound at every query, a known optimum, digits."""
 
 import numpy as np
 import pytest
@@ -27,14 +27,14 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 class RootMeanSquare(nn.Module):
-    """L2 over the root of D: a bound with a known projection."""
+    """L2 / sqrt(D): a bound with a known projection."""
 
     def forward(self, image, adv):
         return ((adv - image).flatten(1).square().mean(1) + 1e-24).sqrt() - 1e-12
 
 
 class Features(nn.Module):
-    """A stand-in for LPIPS: normalised features of two random layers of convolutions, squared and averaged."""
+    """LPIPS on two random convolution layers: squared and averaged differences of normalised features."""
 
     def __init__(self):
         super().__init__()
@@ -43,11 +43,11 @@ class Features(nn.Module):
         self.filters = nn.ParameterList([torch.randn(s, generator=generator) / (9 * s[1]) ** 0.5 for s in shapes])
 
     def features(self, x):
-        found, x = [], 2 * (x - 0.5)
+        result, x = [], 2 * (x - 0.5)
         for weight in self.filters:
             x = nn.functional.conv2d(x, weight, padding=1).relu()
-            found.append(nn.functional.normalize(x, dim=1, eps=1e-3))
-        return found
+            result.append(nn.functional.normalize(x, dim=1, eps=1e-3))
+        return result
 
     def forward(self, image, adv):
         pairs = zip(self.features(image), self.features(adv), strict=True)
@@ -55,7 +55,7 @@ class Features(nn.Module):
 
 
 class Recorder(Classifier):
-    """Bent logits of 6 x 6 pixels that shift with the draw. Keeps what it was asked."""
+    """Smooth non-linear logits of 6 x 6 pixels that shift with the draw. Stores its inputs."""
 
     def __init__(self, randomised=True):
         super().__init__()
@@ -72,13 +72,13 @@ class Recorder(Classifier):
 
 
 def test_filters_are_weighted_means_per_pixel():
-    """By hand, pixel by pixel: the weights are the softmax of theta, and the edge is repeated."""
+    """Pixel by pixel: the weights are the softmax of theta, and the edge is repeated."""
     image = random(2, 3, 4, 5)
     chain = FilterChain(image, (3,), 0.9)
     theta = random(2, 9, 4, 5, seed=1)
     chain.filters[0].data.copy_(theta)
     chain.modifier.data.copy_(0.1 * random(2, 3, 4, 5, seed=2))
-    moved, found = image + chain.modifier.detach(), chain(torch.arange(2))
+    moved, result = image + chain.modifier.detach(), chain(torch.arange(2))
     for i in range(4):
         for j in range(5):
             near = [
@@ -89,7 +89,7 @@ def test_filters_are_weighted_means_per_pixel():
             logit = torch.stack([theta[:, q, i, j] for _, _, q in near], 1)
             weight = logit.exp() / logit.exp().sum(1, keepdim=True)
             expected = sum(weight[:, [n]] * moved[:, :, k, m] for n, (k, m, _) in enumerate(near))
-            torch.testing.assert_close(found[:, :, i, j].detach(), expected)
+            torch.testing.assert_close(result[:, :, i, j].detach(), expected)
 
 
 def test_initial_filters_are_close_to_the_identity():
@@ -114,7 +114,7 @@ def test_modifier_is_clamped_to_the_box():
 
 
 def test_within_bound_returns_points_close_to_the_bound():
-    """Towards the image, to 0.97 .. 1 of eps; what is inside stays."""
+    """Towards the image, to 0.97 .. 1 of eps; points inside do not move."""
     image = random(5, 1, 6, 6)
     way = random(5, 1, 6, 6, seed=1) - 0.5
     scale = torch.tensor([0.01, 0.3, 1.0, 1e-9, 1.0], dtype=torch.float64).view(-1, 1, 1, 1)
@@ -122,27 +122,27 @@ def test_within_bound_returns_points_close_to_the_bound():
     adv = (image + scale * way).clamp(0, 1)
     distance = threat.distance(image, adv)
     distance[4] = torch.nan
-    found = within_bound(threat, image, adv, distance, None)
-    near = threat.distance(image, found)
+    result = within_bound(threat, image, adv, distance, None)
+    near = threat.distance(image, result)
     inside = distance <= 0.05
     assert inside.tolist() == [True, False, False, True, False]
-    assert torch.equal(found[inside], adv[inside])
+    assert torch.equal(result[inside], adv[inside])
     assert bool((near <= 0.05).all())
     assert bool((near[~inside] >= 0.97 * 0.05).all())
-    shares = ((found - image)[1:3] / (adv - image)[1:3]).flatten(1)
+    shares = ((result - image)[1:3] / (adv - image)[1:3]).flatten(1)
     assert float((shares - shares.mean(1, keepdim=True)).abs().max()) < 1e-9, "on the straight way"
 
 
 @pytest.mark.parametrize(("box", "share"), [("inactive", 0.95), ("active", 0.9)])
 def test_reaches_the_optimum_of_a_linear_model(box, share):
-    """With the metric L2 / sqrt(D), the best modifier is a multiple of g cut to the box, and filters add nothing."""
+    """With the metric L2 / sqrt(D), the optimum is a multiple of g clamped to the box, without filters."""
     layer = nn.Linear(64, 2, bias=False, dtype=torch.float64)
     layer.weight.data.copy_(random(2, 64) - 0.5)
     classifier, g = NetworkClassifier(nn.Sequential(nn.Flatten(), layer)), (layer.weight[1] - layer.weight[0]).detach()
     image, eps = (0.4 + 0.2 * random(5, 1, 8, 8), 0.02) if box == "inactive" else (random(5, 1, 8, 8).round(), 0.2)
     threat = Perceptual(eps, RootMeanSquare())
-    found = LowFrequency(steps=60).search(classifier, image, labels(5), threat, rows(5))
-    for x, adv in zip(image.flatten(1), found.adv.flatten(1), strict=True):
+    result = LowFrequency(steps=60).search(classifier, image, labels(5), threat, rows(5))
+    for x, adv in zip(image.flatten(1), result.adv.flatten(1), strict=True):
         room = torch.where(g > 0, 1 - x, -x)
         ways = torch.logspace(-3, 3, 2000, dtype=torch.float64)[:, None] * g
         ways = torch.where(ways.abs() < room.abs(), ways, room)
@@ -153,34 +153,34 @@ def test_reaches_the_optimum_of_a_linear_model(box, share):
 @pytest.mark.parametrize("eot", [1, 5])
 def test_iterates_are_allowed_and_the_best_is_returned(eot):
     classifier, image, threat = Recorder(), random(6, 1, 6, 6, seed=1), Perceptual(0.05, RootMeanSquare())
-    found = LowFrequency(steps=15, eot=eot).search(classifier, image, labels(6), threat, rows(6))
-    asked = torch.stack([call[::eot] for call, _, _ in classifier.calls])
-    assert asked.shape[:2] == (16, 6), "the last one included"
-    assert all(bool(threat.check(image, points).all()) for points in asked)
+    result = LowFrequency(steps=15, eot=eot).search(classifier, image, labels(6), threat, rows(6))
+    evaluated = torch.stack([call[::eot] for call, _, _ in classifier.calls])
+    assert evaluated.shape[:2] == (16, 6), "the last one included"
+    assert all(bool(threat.check(image, points).all()) for points in evaluated)
     losses = np.stack([(z[:, 1] - z[:, 0]).numpy().reshape(-1, eot).mean(1) for _, _, z in classifier.calls])
     best = losses.argmax(0)
-    assert torch.equal(found.adv, asked[best, torch.arange(6)])
-    np.testing.assert_allclose(found.loss.numpy(), losses.max(0), rtol=1e-12)
+    assert torch.equal(result.adv, evaluated[best, torch.arange(6)])
+    np.testing.assert_allclose(result.loss.numpy(), losses.max(0), rtol=1e-12)
     assert len(set(best.tolist())) > 1
-    assert found.queries.tolist() == [16 * eot] * 6
+    assert result.queries.tolist() == [16 * eot] * 6
 
 
 def test_adversarial_images_are_independent_of_batch_and_chunks():
     attack, threat = LowFrequency(steps=6, eot=3), Perceptual(0.05, RootMeanSquare())
     image, noise = random(5, 1, 6, 6), rows(5, seed=3)
-    whole = attack(Recorder(), image, labels(5), threat, noise)
+    together = attack(Recorder(), image, labels(5), threat, noise)
     for parts in (torch.arange(5).split(1), torch.arange(5).split(2), [torch.arange(4, -1, -1)]):
         advs = [attack(Recorder(), image[p], labels(len(p)), threat, noise.rows(p)) for p in parts]
-        torch.testing.assert_close(torch.cat(advs)[torch.cat(list(parts)).argsort()], whole, rtol=0, atol=1e-12)
+        torch.testing.assert_close(torch.cat(advs)[torch.cat(list(parts)).argsort()], together, rtol=0, atol=1e-12)
     chunked = LowFrequency(steps=6, eot=3, chunk=4)(Recorder(), image, labels(5), threat, noise)
-    torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(chunked, together, rtol=0, atol=1e-12)
 
 
 def test_deterministic_classifier_is_evaluated_once_a_step_and_stops_early():
     image, threat = random(6, 1, 6, 6), Perceptual(0.1, RootMeanSquare())
     patient, hasty = Recorder(randomised=False), Recorder(randomised=False)
     LowFrequency(steps=8)(patient, image, labels(6), threat, rows(6))
-    assert [len(asked) for asked, _, _ in patient.calls] == [6] * 9
+    assert [len(evaluated) for evaluated, _, _ in patient.calls] == [6] * 9
     early = LowFrequency(steps=8, early_stop=True).search(hasty, image, labels(6), threat, rows(6))
     wrong = torch.stack([z.argmax(1) for _, _, z in patient.calls]).bool()
     assert torch.equal(early.broken, wrong.any(0))
@@ -191,13 +191,13 @@ def test_deterministic_classifier_is_evaluated_once_a_step_and_stops_early():
 def test_breaks_digits_at_a_distance_where_noise_does_not(digits_network):
     classifier, image, label = digits_network
     threat = Perceptual(0.15, Features())
-    found = LowFrequency(steps=40).search(classifier, image, label, threat, rows(len(image)))
-    assert bool(threat.check(image, found.adv).all())
+    result = LowFrequency(steps=40).search(classifier, image, label, threat, rows(len(image)))
+    assert bool(threat.check(image, result.adv).all())
     noise = (image + 0.6 * random(*image.shape, dtype=torch.float32) - 0.3).clamp(0, 1)
     assert float(threat.distance(image, noise).min()) > 0.15
     assert float((classifier(noise).argmax(1) == label).float().mean()) > 0.85
-    assert float((classifier(found.adv).argmax(1) == label).float().mean()) < 0.1
-    assert found.dead.tolist() == [0] * len(image)
+    assert float((classifier(result.adv).argmax(1) == label).float().mean()) < 0.1
+    assert result.dead.tolist() == [0] * len(image)
 
 
 def test_other_threats_and_invalid_settings_raise():

@@ -1,4 +1,4 @@
-"""PGD against the known optimum of linear models, and EOT bookkeeping recomputed from a record of all calls."""
+"""PGD against the known optimum of linear models, and its EOT statistics recomputed from all calls."""
 
 import math
 
@@ -33,7 +33,7 @@ def largest_gain(g, image, norm, eps):
     g, room = np.abs(g), np.where(g > 0, 1 - image, image)
     if norm == math.inf:
         return float(g @ np.minimum(eps, room))
-    if norm == 1:  # the dearest coordinates first
+    if norm == 1:  # largest gain first
         order = np.argsort(-g)
         spent = np.concatenate(([0], np.cumsum(room[order])))[:-1]
         return float(g[order] @ np.clip(eps - spent, 0, room[order]))
@@ -45,7 +45,7 @@ def largest_gain(g, image, norm, eps):
 
 
 class Recorder(Classifier):
-    """Two pixels; logits follow (pixel + shift(draw)), bent so that steps overshoot. Keeps what it was asked."""
+    """Two pixels; non-linear logits of pixel + shift(draw), so that steps overshoot. Stores its inputs."""
 
     randomised = True
 
@@ -67,8 +67,8 @@ class Recorder(Classifier):
 
 def attack_record(pgd, n=6, seed=0):
     classifier, image = Recorder(), torch.rand(n, 1, 1, 2, generator=torch.Generator().manual_seed(seed))
-    found = pgd.search(classifier, image, torch.zeros(n, dtype=torch.int64), LINF, rows(n, seed))
-    return classifier, image, found
+    result = pgd.search(classifier, image, torch.zeros(n, dtype=torch.int64), LINF, rows(n, seed))
+    return classifier, image, result
 
 
 @pytest.mark.parametrize(("norm", "eps", "tolerance"), [("inf", 0.1, 1e-9), (2, 0.4, 0.01), (1, 1.5, 0.01)])
@@ -96,13 +96,13 @@ def test_cross_entropy_reaches_the_same_optimum_in_float32():
 
 @pytest.mark.parametrize("eot", [1, 3, 8])
 def test_returns_the_iterate_with_the_highest_eot_mean_loss(eot):
-    classifier, image, found = attack_record(PGD(steps=12, step_size=0.08, eot=eot, restarts=2))
+    classifier, image, result = attack_record(PGD(steps=12, step_size=0.08, eot=eot, restarts=2))
     losses = classifier.mean_losses(eot)
     assert len(losses) == 2 * 13, "the last iterate is evaluated as well"
     best = losses.argmax(0)
     iterates = torch.stack([call[::eot] for call, _, _ in classifier.calls])
-    assert torch.equal(found.adv, iterates[best, torch.arange(len(image))])
-    np.testing.assert_allclose(found.loss.numpy(), losses.max(0), rtol=1e-5)
+    assert torch.equal(result.adv, iterates[best, torch.arange(len(image))])
+    np.testing.assert_allclose(result.loss.numpy(), losses.max(0), rtol=1e-5)
     assert len(set(best.tolist())) > 1
     assert bool((best % 13 != 12).any()), "not simply the last iterate"
     if eot > 1:
@@ -111,7 +111,7 @@ def test_returns_the_iterate_with_the_highest_eot_mean_loss(eot):
 
 
 def test_step_follows_the_mean_of_single_draw_gradients():
-    """The point of the second call is the first step; its direction from gradients taken one draw at a time."""
+    """The point of the second call is the first step; its direction comes from gradients of single draws."""
     classifier, image, eot = Recorder(), torch.full((4, 1, 1, 2), 0.5, dtype=torch.float64), 5
     threat, label = ThreatModel(2, 0.1), torch.zeros(4, dtype=torch.int64)
     PGD(steps=1, step_size=0.05, eot=eot, random_start=False)(classifier, image, label, threat, rows(4))
@@ -143,13 +143,13 @@ def test_steps_and_restarts_have_disjoint_draws():
 def test_adversarial_images_are_independent_of_batch_and_chunks(norm):
     pgd, image, noise = PGD(steps=8, eot=4), torch.rand(7, 1, 1, 2), rows(7, seed=3)
     label, threat = torch.zeros(7, dtype=torch.int64), ThreatModel(norm, 0.1)
-    whole = pgd(Recorder(), image, label, threat, noise)
+    together = pgd(Recorder(), image, label, threat, noise)
     for parts in (torch.arange(7).split(1), torch.arange(7).split(3), [torch.arange(6, -1, -1)]):
         advs = [pgd(Recorder(), image[p], label[p], threat, noise.rows(p)) for p in parts]
-        assert torch.equal(torch.cat(advs)[torch.cat(list(parts)).argsort()], whole)
+        assert torch.equal(torch.cat(advs)[torch.cat(list(parts)).argsort()], together)
     for chunk in (1, 5, 1000):
         recorder = Recorder()
-        assert torch.equal(PGD(steps=8, eot=4, chunk=chunk)(recorder, image, label, threat, noise), whole)
+        assert torch.equal(PGD(steps=8, eot=4, chunk=chunk)(recorder, image, label, threat, noise), together)
         assert max(len(call) for call, _, _ in recorder.calls) == min(chunk, 28)
 
 
@@ -172,7 +172,7 @@ def test_deterministic_classifier_is_evaluated_once_per_step():
 
 
 class Training(nn.Module):
-    """A network with everything that a training mode or a parameter gradient would disturb."""
+    """A network whose outputs depend on training mode, with trainable parameters."""
 
     def __init__(self):
         super().__init__()
@@ -211,7 +211,7 @@ def test_autocast_is_off_inside_the_attack():
 @pytest.mark.parametrize(
     "logits",
     [
-        lambda x: x.detach().flatten(1),  # cut off
+        lambda x: x.detach().flatten(1),  # detached
         lambda x: nn.functional.one_hot(x.flatten(1).argmax(1), 4).float(),
         lambda x: torch.zeros(len(x), 4, requires_grad=True) + 1,  # a graph, but not to the image
     ],
@@ -227,16 +227,16 @@ def test_missing_gradient_raises(logits):
 
 def test_dead_gradients_are_counted_per_image():
     class Masked(Classifier):
-        """Image 0 has a gradient, image 1 a zero one, image 2 an infinite one."""
+        """A usable gradient for image 0, a zero one for image 1, an infinite one for image 2."""
 
         def forward(self, image, noise=None):
             x = image.flatten(1)
             return torch.cat((x[:1], 0 * x[1:2], (x[2:] - x[2:].detach()).sqrt()))
 
     image = torch.rand(3, 1, 2, 2)
-    found = PGD(steps=5).search(Masked(), image, torch.zeros(3, dtype=torch.int64), LINF, rows(3))
-    assert found.dead.tolist() == [0.0, 1.0, 1.0]
-    assert bool(found.adv.isfinite().all())
+    result = PGD(steps=5).search(Masked(), image, torch.zeros(3, dtype=torch.int64), LINF, rows(3))
+    assert result.dead.tolist() == [0.0, 1.0, 1.0]
+    assert bool(result.adv.isfinite().all())
 
 
 def test_logits_that_are_never_finite_raise():

@@ -1,4 +1,4 @@
-"""StAdv against known optima, a second implementation, and the record of all that it asked."""
+"""StAdv against known optima, a second implementation, and the record of all its calls."""
 
 import math
 
@@ -35,7 +35,7 @@ def linear(pixels, seed=0):
 
 
 class Recorder(Classifier):
-    """4 x 4 pixels; the logits bend with the image and shift with the draw. Keeps what it was asked."""
+    """4 x 4 pixels; logits non-linear in the image that shift with the draw. Stores its inputs."""
 
     def __init__(self, randomised=True):
         super().__init__()
@@ -53,9 +53,9 @@ class Recorder(Classifier):
 
 
 def extremes(threat, image):
-    """Smallest and largest value of each pixel over its flow vectors, which are at corners or on the pixels' lattice.
+    """Smallest and largest value of each pixel over its flow vectors, at corners or on the pixel grid.
 
-    Nine steps each way hold both, for bounds of 0.4, 0.8 and 2 pixels.
+    Nine steps each way contain both, for bounds of 0.4, 0.8 and 2 pixels.
     """
     steps = torch.linspace(-threat.eps, threat.eps, 9, dtype=torch.float64)
     pairs = torch.cartesian_prod(steps, steps)
@@ -68,9 +68,9 @@ def extremes(threat, image):
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize("eps", [0.1, 0.5])
 def test_solves_linear_models_on_ramps(eps, random_start):
-    """Each pixel has its own flow, so the optimum is pixel by pixel; on a rising image every gradient points to it.
+    """Each pixel has its own flow, so the optimum is separable; on a ramp every gradient points to it.
 
-    Only pixels that see no edge count. 120 Adam steps of 0.02 cover the way from corner to corner twice.
+    Only pixels out of reach of the edge count. 120 Adam steps of 0.02 cover the range of the flow twice.
     """
     classifier, g = linear(64)
     inner = torch.zeros(8, 8, dtype=torch.float64)
@@ -83,22 +83,22 @@ def test_solves_linear_models_on_ramps(eps, random_start):
     slope = g.view(1, 1, 8, 8)
     best = (torch.where(slope > 0, high, low) * slope).sum((1, 2, 3))
     attack = StAdv(steps=120, learning_rate=0.02, smoothness=0, random_start=random_start)
-    found = attack.search(classifier, image, labels(3), threat, rows(3))
-    assert bool(threat.check(image, found.adv).all())
-    gain, most = found.loss - (image * slope).sum((1, 2, 3)), best - (image * slope).sum((1, 2, 3))
+    result = attack.search(classifier, image, labels(3), threat, rows(3))
+    assert bool(threat.check(image, result.adv).all())
+    gain, most = result.loss - (image * slope).sum((1, 2, 3)), best - (image * slope).sum((1, 2, 3))
     assert bool((gain >= 0.999 * most).all())
     assert bool((gain <= most * (1 + 1e-9)).all())
 
 
 def test_reaches_most_of_the_optimum_on_any_image():
-    """Where values rise and fall, single pixels end on hills of their own: local search, no promise of the best."""
+    """Where values rise and fall, single pixels end in local optima: a local search does not always reach the best."""
     classifier, g = linear(64)
     image, threat = random(6, 1, 8, 8, seed=3), SpatialThreat(0.2)
     low, high = extremes(threat, image)
     slope = g.view(1, 1, 8, 8)
     most = (torch.where(slope > 0, high, low) * slope - image * slope).sum((1, 2, 3))
-    found = StAdv(smoothness=0).search(classifier, image, labels(6), threat, rows(6))
-    share = (found.loss - (image * slope).sum((1, 2, 3))) / most
+    result = StAdv(smoothness=0).search(classifier, image, labels(6), threat, rows(6))
+    share = (result.loss - (image * slope).sum((1, 2, 3))) / most
     assert float(share.mean()) > 0.7
     assert float(share.max()) <= 1 + 1e-9
 
@@ -113,10 +113,10 @@ def test_steps_are_those_of_adam_on_the_objective(smoothness):
     )
     flow = threat.random_flow(image, noise.stream("start"))
     first, second = torch.zeros_like(flow), torch.zeros_like(flow)
-    for step, (asked, draws, _) in enumerate(classifier.calls):
+    for step, (points, draws, _) in enumerate(classifier.calls):
         flow.requires_grad_()
         adv = threat.warp(image, flow)
-        torch.testing.assert_close(asked[::eot], adv.detach(), rtol=0, atol=1e-9)
+        torch.testing.assert_close(points[::eot], adv.detach(), rtol=0, atol=1e-9)
         loss = torch.zeros(2, dtype=torch.float64)
         for b in range(2):
             for j in range(eot):
@@ -126,25 +126,25 @@ def test_steps_are_those_of_adam_on_the_objective(smoothness):
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         ahead = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
         flow = (flow.detach() + size * ahead).clamp(-0.3, 0.3)
-    assert classifier.differentiated == [True] * 6 + [False], "the last iterate is asked about as well"
+    assert classifier.differentiated == [True] * 6 + [False], "the last iterate is evaluated as well"
 
 
 @pytest.mark.parametrize("eot", [1, 5])
 def test_returns_the_image_with_the_highest_loss(eot):
-    """The very image the loss was measured on, and not the one a step later."""
+    """The image on which the loss was measured, not the one a step later."""
     classifier, image, threat = Recorder(), random(6, 1, 4, 4, seed=1), SpatialThreat(0.4)
     attack = StAdv(steps=15, learning_rate=0.1, eot=eot, restarts=2, smoothness=0.05)
-    found = attack.search(classifier, image, labels(6), threat, rows(6))
+    result = attack.search(classifier, image, labels(6), threat, rows(6))
     losses = np.stack([(z[:, 1] - z[:, 0]).numpy().reshape(-1, eot).mean(1) for _, _, z in classifier.calls])
     assert losses.shape == (2 * 16, 6)
     best = losses.argmax(0)
-    asked = torch.stack([call[::eot] for call, _, _ in classifier.calls])
-    assert torch.equal(found.adv, asked[best, torch.arange(6)])
-    np.testing.assert_allclose(found.loss.numpy(), losses.max(0), rtol=1e-12)
+    points = torch.stack([call[::eot] for call, _, _ in classifier.calls])
+    assert torch.equal(result.adv, points[best, torch.arange(6)])
+    np.testing.assert_allclose(result.loss.numpy(), losses.max(0), rtol=1e-12)
     assert len(set(best.tolist())) > 1
     assert any(b % 16 not in (0, 15) for b in best), "neither the first nor simply the last"
-    assert found.queries.tolist() == [32 * eot] * 6
-    assert found.curve.shape == (6, 32)
+    assert result.queries.tolist() == [32 * eot] * 6
+    assert result.curve.shape == (6, 32)
 
 
 def test_first_start_is_the_image_and_restarts_are_random():
@@ -158,37 +158,37 @@ def test_first_start_is_the_image_and_restarts_are_random():
 def test_adversarial_images_are_independent_of_batch_and_chunks():
     attack, threat = StAdv(steps=8, eot=4, restarts=2), SpatialThreat(0.4)
     image, noise = random(7, 1, 4, 4), rows(7, seed=3)
-    whole = attack(Recorder(), image, labels(7), threat, noise)
+    together = attack(Recorder(), image, labels(7), threat, noise)
     for parts in (torch.arange(7).split(1), torch.arange(7).split(3), [torch.arange(6, -1, -1)]):
         advs = [attack(Recorder(), image[p], labels(len(p)), threat, noise.rows(p)) for p in parts]
-        assert torch.equal(torch.cat(advs)[torch.cat(list(parts)).argsort()], whole)
+        assert torch.equal(torch.cat(advs)[torch.cat(list(parts)).argsort()], together)
     chunked = StAdv(steps=8, eot=4, restarts=2, chunk=5)(Recorder(), image, labels(7), threat, noise)
-    assert torch.equal(chunked, whole)
+    assert torch.equal(chunked, together)
 
 
 def test_deterministic_classifier_is_evaluated_once_a_step_and_stops_early():
     image, threat = random(8, 1, 4, 4), SpatialThreat(0.4)
     patient, hasty = Recorder(randomised=False), Recorder(randomised=False)
-    found = StAdv(steps=10)(patient, image, labels(8), threat, rows(8))
-    assert [len(asked) for asked, _, _ in patient.calls] == [8] * 11
+    result = StAdv(steps=10)(patient, image, labels(8), threat, rows(8))
+    assert [len(points) for points, _, _ in patient.calls] == [8] * 11
     early = StAdv(steps=10, early_stop=True).search(hasty, image, labels(8), threat, rows(8))
     wrong = torch.stack([z.argmax(1) for _, _, z in patient.calls]).bool()
     assert torch.equal(early.broken, wrong.any(0))
     assert bool(early.broken.any())
     assert early.queries.tolist() == [int(w.int().argmax()) + 1 if w.any() else 11 for w in wrong.T]
-    first = torch.stack([asked for asked, _, _ in patient.calls])[wrong.int().argmax(0), torch.arange(8)]
+    first = torch.stack([points for points, _, _ in patient.calls])[wrong.int().argmax(0), torch.arange(8)]
     assert torch.equal(early.adv[early.broken], first[early.broken])
-    assert torch.equal(found[~early.broken], early.adv[~early.broken])
+    assert torch.equal(result[~early.broken], early.adv[~early.broken])
 
 
 def test_misclassified_images_rank_above_higher_losses():
-    """For a deterministic classifier. The loss is made to lead back to the right class."""
+    """For a deterministic classifier. The loss of this test leads back to the label."""
     image, threat, classifier = random(8, 1, 4, 4), SpatialThreat(0.4), Recorder(randomised=False)
     attack = StAdv(steps=10, learning_rate=0.1, loss=lambda logits, label: -margin(logits, label))
-    found = attack.search(classifier, image, labels(8), threat, rows(8))
+    result = attack.search(classifier, image, labels(8), threat, rows(8))
     wrong = torch.stack([z.argmax(1) for _, _, z in classifier.calls]).bool()
     assert bool((wrong[0] & ~wrong[-1]).any())
-    assert torch.equal(classifier(found.adv).argmax(1).bool(), wrong.any(0))
+    assert torch.equal(classifier(result.adv).argmax(1).bool(), wrong.any(0))
 
 
 class Flat(Classifier):
@@ -214,10 +214,10 @@ class _Scaled(torch.autograd.Function):
 
 def test_unusable_gradients_are_counted_and_skipped():
     image, threat = random(3, 1, 4, 4), SpatialThreat(0.4)
-    found = StAdv(steps=4, smoothness=0).search(Flat(), image, labels(3), threat, rows(3))
-    assert found.dead.tolist() == [1, 1, 0]
-    torch.testing.assert_close(found.adv[:2], image[:2], rtol=0, atol=1e-12)
-    assert bool((found.adv[2] != image[2]).any())
+    result = StAdv(steps=4, smoothness=0).search(Flat(), image, labels(3), threat, rows(3))
+    assert result.dead.tolist() == [1, 1, 0]
+    torch.testing.assert_close(result.adv[:2], image[:2], rtol=0, atol=1e-12)
+    assert bool((result.adv[2] != image[2]).any())
 
 
 def test_roughness_sums_over_neighbours():
@@ -235,7 +235,7 @@ def test_roughness_sums_over_neighbours():
 
 
 def test_smoothness_lowers_the_loss():
-    """At the same bound; the roughness of the flow itself is not in what is returned."""
+    """At the same bound; the returned loss does not include the roughness."""
     image, threat = random(20, 1, 4, 4), SpatialThreat(0.4)
     mean = [
         StAdv(eot=1, smoothness=w).search(Recorder(False), image, labels(20), threat, rows(20)).loss.mean()

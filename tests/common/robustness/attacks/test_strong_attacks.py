@@ -1,4 +1,4 @@
-"""APGD, Square and AutoAttack: known optima, independence of the batch, and no weaker than torchattacks' parts."""
+"""APGD, Square and AutoAttack: known optima, independence of the batch, comparison with torchattacks."""
 
 import math
 
@@ -35,7 +35,7 @@ def images(box, n=8, dtype=torch.float64):
 
 
 def shares(attack, norm, eps, box, dtype=torch.float64):
-    """Of the largest possible gain, what the attack found, per image."""
+    """Gain of the attack relative to the largest possible gain, per image."""
     classifier, weight = linear(dtype=dtype)
     g, image, threat = (weight[1] - weight[0]).double(), images(box, dtype=dtype), ThreatModel(norm, eps)
     adv = attack(classifier, image, torch.zeros(len(image), dtype=torch.int64), threat, rows(len(image)))
@@ -54,7 +54,7 @@ def test_apgd_solves_linear_models_with_its_defaults(norm, eps, box, dtype):
 
 @pytest.mark.parametrize(("norm", "eps"), NORMS)
 def test_square_reaches_most_of_the_optimum(norm, eps):
-    """1,000 queries; a random search ends near the corners of the L-inf ball, and less near those of the others."""
+    """1,000 queries; the random search ends near the corners of the L-inf ball, less near those of the other balls."""
     floor = 0.9 if norm == math.inf else 0.5
     assert min(shares(Square(queries=1000), norm, eps, "active")) > floor
 
@@ -72,12 +72,12 @@ def test_results_are_independent_of_the_batch(attack):
 
     image, label = images("active", 5), torch.tensor([0, 1, 2, 0, 1])
     threat = ThreatModel("inf", 0.1)
-    whole = attack(Shifted(), image, label, threat, rows(5))
+    together = attack(Shifted(), image, label, threat, rows(5))
     parts = [
         attack(Shifted(), image[i : i + 1], label[i : i + 1], threat, rows(5).rows(slice(i, i + 1))) for i in range(5)
     ]
-    torch.testing.assert_close(whole, torch.cat(parts), rtol=0, atol=0)
-    assert not torch.equal(whole, image)
+    torch.testing.assert_close(together, torch.cat(parts), rtol=0, atol=0)
+    assert not torch.equal(together, image)
 
 
 @pytest.mark.parametrize("eps", [0.06, 0.1])
@@ -103,10 +103,10 @@ def test_autoattack_lists_its_parts_and_is_as_strong_as_each(digits_network):
     threat = ThreatModel("inf", 0.08)
     attack = AutoAttack(steps=10, queries=50, implementation="assembled")
     assert "10" in str(attack) and "50" in str(attack) and "APGD" in str(attack)
-    found = attack.search(classifier, image, label, threat, rows(len(image)))
-    assert bool(threat.check(image, found.adv).all())
-    wrong = classifier(found.adv).argmax(1) != label
-    assert torch.equal(found.broken, wrong)
+    result = attack.search(classifier, image, label, threat, rows(len(image)))
+    assert bool(threat.check(image, result.adv).all())
+    wrong = classifier(result.adv).argmax(1) != label
+    assert torch.equal(result.broken, wrong)
     part = APGD(steps=10, early_stop=True)(classifier, image, label, threat, rows(len(image)))
     assert int(wrong.sum()) >= int((classifier(part).argmax(1) != label).sum())
 

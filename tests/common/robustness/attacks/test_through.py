@@ -1,4 +1,4 @@
-"""One deployed defence, attacked through several gradients: each as if the defence were configured so."""
+"""One deployed defence attacked through several differentiation modes, each as if it were the defence's own."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -74,14 +74,14 @@ def test_all_purifiers_inside_are_switched_and_restored():
     parts = [shared, purifier("full"), purifier(steps=30), purifier(steps=21)]
     chain = Chain([Repeated(shared, 2), shared, Resized(parts[1], 3), FixedNoise(parts[2])])
     classifier = Padded(Voting(Purified(chain, Purified(parts[3], head())), 2))
-    before, seen = [part.gradient for part in parts], []
+    before, noises = [part.gradient for part in parts], []
 
     @dataclass(frozen=True)
     class Witness(Attack):
         fails: bool
 
         def __call__(self, classifier, image, label, threat, noise):
-            seen.append([type(part.gradient) for part in parts])
+            noises.append([type(part.gradient) for part in parts])
             if self.fails:
                 raise ZeroDivisionError
             return image
@@ -91,7 +91,7 @@ def test_all_purifiers_inside_are_switched_and_restored():
         Through(Witness(True), "surrogate")(classifier, *GIVEN)
     with pytest.raises(ValueError, match=r"fewer steps than the deployed process, 21"):
         Through(Witness(False), Surrogate(21))(classifier, *GIVEN)
-    assert seen == [[BPDA] * 4, [Surrogate] * 4], "the third was refused before it began"
+    assert noises == [[BPDA] * 4, [Surrogate] * 4], "the third was refused before it began"
     assert [part.gradient for part in parts] == before
 
 
@@ -104,7 +104,7 @@ def test_all_purifiers_inside_are_switched_and_restored():
     ],
 )
 def test_unsupported_classifiers_raise_before_the_attack(classifier, gradient, message):
-    classifier.forward = lambda *_: pytest.fail("asked")
+    classifier.forward = lambda *_: pytest.fail("called")
     with pytest.raises(ValueError, match=message):
         Through(PGD(), gradient)(classifier, *GIVEN)
 
@@ -122,18 +122,18 @@ def test_invalid_settings_raise():
 
 
 @pytest.mark.parametrize(
-    ("gradient", "told"), [("bpda", True), ("adjoint", True), ("surrogate", False), (Adjoint(t_end=0.01), False)]
+    ("gradient", "reported"), [("bpda", True), ("adjoint", True), ("surrogate", False), (Adjoint(t_end=0.01), False)]
 )
-def test_statistics_of_another_process_are_left_out(gradient, told):
-    found = Through(PGD(steps=2, eot=2), gradient).search(defence(), *GIVEN)
-    assert (found.broken is not None) is told
-    assert (found.curve is not None) is told
-    assert found.queries.tolist() == [6] * 4
-    assert found.dead.tolist() == [0] * 4
+def test_statistics_of_another_process_are_left_out(gradient, reported):
+    result = Through(PGD(steps=2, eot=2), gradient).search(defence(), *GIVEN)
+    assert (result.broken is not None) is reported
+    assert (result.curve is not None) is reported
+    assert result.queries.tolist() == [6] * 4
+    assert result.dead.tolist() == [0] * 4
 
 
 def test_scores_belong_to_the_deployed_defence():
-    """The evaluator asks the deployed process, whatever the attack saw of another."""
+    """The evaluator scores the deployed process, whatever process the attack differentiates."""
     through = Attacked(Through(PGD(steps=2), Surrogate(2)), LINF, draws=3, keep_images=0)
     plain = Attacked(PGD(steps=2), LINF, draws=3, keep_images=0)
     classifier = defence()
@@ -150,9 +150,9 @@ def test_scores_belong_to_the_deployed_defence():
 
 def test_adversarial_images_are_independent_of_the_batch():
     attack, classifier = Through(PGD(steps=3, eot=2), "surrogate"), Padded(defence())
-    whole = attack(classifier, *GIVEN)
+    together = attack(classifier, *GIVEN)
     parts = [attack(classifier, IMAGE[i], LABEL[i], LINF, GIVEN[3].rows(i)) for i in torch.arange(4).split(1)]
-    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(torch.cat(parts), together)
 
 
 SURROGATE = '{"class_path": "common.diffusion.Surrogate", "init_args": {"steps": 3, "solver": "ddim"}}'

@@ -1,4 +1,4 @@
-"""The transferred image is the source's own adversarial image: optimal for it, whatever is under test."""
+"""Transfer: the image is the source's own adversarial image, whatever classifier is under test."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from common.robustness.threats.norm_ball import ThreatModel
 
 
 class Linear(nn.Module):
-    """Two classes, told apart by the sign of w . (x - 1/2)."""
+    """Two classes by the sign of w . (x - 1/2)."""
 
     def __init__(self, w):
         super().__init__()
@@ -24,10 +24,10 @@ class Linear(nn.Module):
 
 
 class Opaque(Classifier):
-    """Gives no gradient, so that a white-box attack on it is impossible."""
+    """A classifier without a gradient, so that a white-box attack on it fails."""
 
     def forward(self, image, noise=None):
-        raise AssertionError("a transfer attack asked the defence")
+        raise AssertionError("a transfer attack called the defence")
 
 
 def test_adversarial_images_depend_on_the_source_only():

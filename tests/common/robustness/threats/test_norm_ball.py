@@ -1,4 +1,4 @@
-"""The threat model: projections against a general solver, uniform starts, an honest tolerance."""
+"""Norm balls: projections against a general solver, uniform starts, the tolerance of the check."""
 
 import math
 import re
@@ -51,7 +51,7 @@ def test_projection_is_the_nearest_allowed_point(norm, seed):
 
 
 def test_projection_on_ball_then_box_is_not_the_nearest_point():
-    """The intersection is what is projected on: with the box active, the simple two-step recipe ends farther away."""
+    """With the box active, projecting on the ball and then on the box ends farther away."""
     image, adv = torch.tensor([[[[0.9, 0.5]]]]), torch.tensor([[[[1.9, 1.5]]]])
     ours = ThreatModel(2, 0.5).project(image, adv)
     two_steps = (image + 0.5 * (adv - image) / (adv - image).norm()).clamp(0, 1)
@@ -118,16 +118,18 @@ def test_random_starts_fill_the_ball_uniformly(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_depend_on_image_and_step(norm):
     image, noise, threat = torch.rand(6, 1, 4, 4), Noise.of(2, torch.arange(6)), ThreatModel(norm, 0.5)
-    whole = threat.random_start(image, noise, 0)
-    torch.testing.assert_close(threat.random_start(image[3:], noise.rows(slice(3, 6)), 0), whole[3:], rtol=0, atol=1e-7)
-    assert not torch.allclose(threat.random_start(image, noise, 1), whole)
-    assert bool(((whole >= 0) & (whole <= 1)).all())
+    together = threat.random_start(image, noise, 0)
+    torch.testing.assert_close(
+        threat.random_start(image[3:], noise.rows(slice(3, 6)), 0), together[3:], rtol=0, atol=1e-7
+    )
+    assert not torch.allclose(threat.random_start(image, noise, 1), together)
+    assert bool(((together >= 0) & (together <= 1)).all())
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_steps_are_steepest_and_of_the_given_length(norm, scale):
-    """The dual norm: no step of length s gains more than s |g|_q. Gradients of any size point the same way."""
+    """By the dual norm no step of length s gains more than s |g|_q, for gradients of any size."""
     adv, gradient = torch.full((3, 1, 4, 4), 0.5), torch.randn(3, 1, 4, 4)
     gradient[2] = 0
     threat = ThreatModel(norm, 0.5)

@@ -1,4 +1,4 @@
-"""The perceptual threat with distances of known value, and LPIPS against its formula on a network of random weights."""
+"""Perceptual threat with distances of known value; LPIPS against its formula on a network of random weights."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from common.robustness.threats.perceptual import LPIPS, Perceptual
 
 
 class RootMeanSquare(nn.Module):
-    """A distance of known value; ``scale`` is a parameter, so that there is something to freeze."""
+    """A distance of known value, with a parameter ``scale`` to freeze."""
 
     def __init__(self, scale=1.0):
         super().__init__()
@@ -74,7 +74,7 @@ def random_weights(monkeypatch):
     original, made = torchvision.models.squeezenet1_1, []
 
     def squeezenet1_1(weights=None):
-        assert weights is not None, "LPIPS asks for the trained network"
+        assert weights is not None, "LPIPS requests the trained network"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made.append(original(weights=None))
@@ -89,7 +89,7 @@ def test_lpips_is_the_weighted_distance_of_normalised_features(random_weights):
     generator = torch.Generator().manual_seed(0)
     image, adv = (torch.rand(3, 3, 40, 32, generator=generator) for _ in range(2))
     lpips = LPIPS("squeeze")
-    found = lpips(image, adv)
+    result = lpips(image, adv)
     features = random_weights[0].features.eval()
     taken = (1, 4, 7, 9, 10, 11, 12)  # after these modules of SqueezeNet 1.1
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -105,7 +105,7 @@ def test_lpips_is_the_weighted_distance_of_normalised_features(random_weights):
                for n, f in enumerate(layers[0])]  # fmt: skip
     pairs = zip(*layers, weights, strict=True)
     expected = sum(((f - g).square() * w.view(-1, 1, 1)).sum(1).mean((1, 2)) for f, g, w in pairs)
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0)  # its shift and scale are ImageNet's to two digits
+    torch.testing.assert_close(result, expected, rtol=0.02, atol=0)  # its shift and scale are ImageNet's to two digits
     assert len(random_weights) == 1, "fetched once"
 
 
@@ -113,11 +113,11 @@ def test_lpips_is_zero_for_equal_images_and_independent_of_the_batch(random_weig
     image, adv = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
     lpips = LPIPS("squeeze")
     assert lpips(image, image).tolist() == [0] * 4
-    whole = lpips(image, adv)
-    assert whole.shape == (4,)
-    assert bool((whole > 0).all())
+    together = lpips(image, adv)
+    assert together.shape == (4,)
+    assert bool((together > 0).all())
     torch.testing.assert_close(
-        torch.cat([lpips(a, b) for a, b in zip(image.split(1), adv.split(1), strict=True)]), whole
+        torch.cat([lpips(a, b) for a, b in zip(image.split(1), adv.split(1), strict=True)]), together
     )
 
 

@@ -1,4 +1,4 @@
-"""The spatial threat: warps in closed form, a check that no honest warp fails, and its exact limits for one channel."""
+"""Spatial threat: warps in closed form, a check that accepts every warp, its exact limits for one channel."""
 
 import math
 
@@ -13,8 +13,8 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(kind, shape, seed=0, dtype=torch.float32):
-    """Images of which float32 makes the most: random, steps of one between neighbours, smooth."""
+def stress_images(kind, shape, seed=0, dtype=torch.float32):
+    """Images that stress float32: random, steps of one between neighbours, smooth."""
     if kind == "random":
         return torch.rand(shape, generator=generator(seed), dtype=dtype)
     if kind == "black and white":
@@ -25,7 +25,7 @@ def pictures(kind, shape, seed=0, dtype=torch.float32):
 
 
 def flows(threat, image, kind, seed=0):
-    """Flows within the bound, (B,2,H,W): anywhere in it, at its corners, the same everywhere, or here and there."""
+    """Flows within the bound, (B,2,H,W): uniform, at its corners, constant, or sparse."""
     shape = (len(image), 2, *image.shape[-2:])
     if kind == "corners":
         return threat.eps * torch.randn(shape, generator=generator(seed)).sign().to(image)
@@ -38,7 +38,7 @@ def flows(threat, image, kind, seed=0):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 33 * 2**-22), (torch.float64, 1e-13)])
 def test_zero_flow_is_the_identity(dtype, tolerance):
     """Up to the rounding of a position, about W 2^-23 pixels, times a slope of at most one."""
-    image = pictures("random", (2, 3, 20, 12), dtype=dtype)
+    image = stress_images("random", (2, 3, 20, 12), dtype=dtype)
     warped = SpatialThreat().warp(image, image.new_zeros(2, 2, 20, 12))
     torch.testing.assert_close(warped, image, rtol=0, atol=tolerance)
 
@@ -46,8 +46,8 @@ def test_zero_flow_is_the_identity(dtype, tolerance):
 @pytest.mark.parametrize("pixels", [1, 2, -3])
 @pytest.mark.parametrize("down", [False, True])
 def test_integer_flows_shift_the_image(pixels, down):
-    """Two over the size is one pixel, across and down; what comes in from outside is zero."""
-    image = pictures("random", (2, 3, 10, 16), dtype=torch.float64)
+    """A flow of 2 / size is one pixel, across and down; pixels from outside are zero."""
+    image = stress_images("random", (2, 3, 10, 16), dtype=torch.float64)
     flow = image.new_zeros(2, 2, 10, 16)
     flow[:, int(down)] = pixels * 2 / (10 if down else 16)
     warped = SpatialThreat(1).warp(image, flow)
@@ -59,7 +59,7 @@ def test_integer_flows_shift_the_image(pixels, down):
 
 
 def test_fractional_flows_interpolate():
-    image = pictures("random", (1, 1, 4, 6), dtype=torch.float64)
+    image = stress_images("random", (1, 1, 4, 6), dtype=torch.float64)
     flow = image.new_zeros(1, 2, 4, 6)
     flow[:, 0] = 0.3 * 2 / 6
     after = torch.cat((image[..., 1:], image.new_zeros(1, 1, 4, 1)), -1)
@@ -67,8 +67,8 @@ def test_fractional_flows_interpolate():
 
 
 def test_a_warp_is_differentiable_in_the_flow():
-    image = pictures("random", (2, 2, 4, 5), dtype=torch.float64)
-    flow = 0.05 + 0.1 * torch.rand(2, 2, 4, 5, generator=generator(0), dtype=torch.float64)  # off the pixels' lattice
+    image = stress_images("random", (2, 2, 4, 5), dtype=torch.float64)
+    flow = 0.05 + 0.1 * torch.rand(2, 2, 4, 5, generator=generator(0), dtype=torch.float64)  # off the pixel grid
     assert torch.autograd.gradcheck(lambda f: SpatialThreat(1).warp(image, f), flow.requires_grad_())
 
 
@@ -76,8 +76,8 @@ def test_a_warp_is_differentiable_in_the_flow():
 @pytest.mark.parametrize("eps", [0.05, 0.25, 1.0])
 @pytest.mark.parametrize("shape", [(6, 1, 8, 8), (4, 3, 32, 32), (4, 2, 7, 12)])
 def test_check_accepts_every_warp(kind, eps, shape):
-    """In float32, also where eps is a whole number of pixels and rounding may reach over to the next one."""
-    image, threat = pictures(kind, shape), SpatialThreat(eps)
+    """In float32, also where eps is an integer number of pixels and rounding may reach the next one."""
+    image, threat = stress_images(kind, shape), SpatialThreat(eps)
     for seed, made in enumerate(("anywhere", "corners", "constant", "sparse")):
         adv = threat.warp(image, flows(threat, image, made, seed)).clamp(0, 1)
         assert bool(threat.check(image, adv).all()), made
@@ -86,20 +86,20 @@ def test_check_accepts_every_warp(kind, eps, shape):
 
 
 def test_check_accepts_warps_of_large_images():
-    image, threat = pictures("black and white", (1, 3, 224, 160)), SpatialThreat(0.05)
+    image, threat = stress_images("black and white", (1, 3, 224, 160)), SpatialThreat(0.05)
     adv = threat.warp(image, flows(threat, image, "corners")).clamp(0, 1)
     assert bool(threat.check(image, adv))
     assert float(threat.distance(image, adv)) <= 0.05
 
 
 def limits(threat, image):
-    """Smallest and largest value each pixel can take, by trying flows: a fine grid, its border, and whole pixels."""
+    """Smallest and largest value of each pixel over a grid of flows, its border, and integer pixels."""
     height, width = image.shape[-2:]
     tried = []
     for size in (width, height):
-        whole = torch.arange(-size, size + 1) * 2 / size
+        together = torch.arange(-size, size + 1) * 2 / size
         fine = torch.linspace(-threat.eps, threat.eps, 9, dtype=torch.float64)
-        tried.append(torch.cat((fine, whole[whole.abs() <= threat.eps].double())))
+        tried.append(torch.cat((fine, together[together.abs() <= threat.eps].double())))
     pairs = torch.cartesian_prod(*tried)
     constant = pairs[:, :, None, None].expand(len(pairs), 2, height, width)
     warped = threat.warp(image.expand(len(pairs), -1, -1, -1), constant)
@@ -109,8 +109,8 @@ def limits(threat, image):
 @pytest.mark.parametrize("eps", [0.1, 0.4, 0.55, 0.9])
 @pytest.mark.parametrize("seed", range(3))
 def test_check_is_exact_for_one_channel(eps, seed):
-    """The extremes over all flows, found by trying them, are allowed; a hair beyond them at one pixel is not."""
-    image, threat = pictures("random", (1, 1, 5, 6), seed, torch.float64), SpatialThreat(eps)
+    """The extremes over all flows, by grid search, are allowed; slightly beyond them at one pixel is not."""
+    image, threat = stress_images("random", (1, 1, 5, 6), seed, torch.float64), SpatialThreat(eps)
     low, high = limits(threat, image)
     for extreme, beyond in ((low, -1e-5), (high, 1e-5)):
         assert bool(threat.check(image, extreme))
@@ -135,7 +135,7 @@ def test_pixels_beyond_the_edge_are_zero():
 
 @pytest.mark.parametrize("moved", [0.02, 0.0625, 0.3])
 def test_distance_of_a_shifted_ramp_is_the_shift(moved):
-    """A ramp of slope 1/2 per unit of the grid: the slack of 65 2^-22 is 3.1e-5 of way, bisection 1.5e-5 of itself."""
+    """A ramp of slope 1/2 per unit of the grid: the slack of 65 2^-22 is a shift of 3.1e-5; bisection, 1.5e-5."""
     image = (torch.arange(32) / 32).expand(2, 1, 32, 32).contiguous()
     threat = SpatialThreat(0.05)
     flow = torch.zeros(2, 2, 32, 32)
@@ -146,7 +146,7 @@ def test_distance_of_a_shifted_ramp_is_the_shift(moved):
 
 
 def test_distance_is_zero_for_the_image_and_infinite_for_missing_values():
-    image = 0.2 + 0.5 * pictures("random", (3, 3, 8, 8))
+    image = 0.2 + 0.5 * stress_images("random", (3, 3, 8, 8))
     adv = image.clone()
     adv[1, 0, 4, 4], adv[2, 0, 4, 4] = 0.8, math.nan
     assert SpatialThreat(0.05).distance(image, adv).tolist() == [0, math.inf, math.inf]
@@ -154,7 +154,7 @@ def test_distance_is_zero_for_the_image_and_infinite_for_missing_values():
 
 
 def test_check_refuses_noise_and_values_outside_the_box():
-    image = pictures("smooth", (4, 3, 32, 32))
+    image = stress_images("smooth", (4, 3, 32, 32))
     adv = (image + 8 / 255 * torch.randn(image.shape, generator=generator(0)).sign()).clamp(0, 1)
     assert not bool(SpatialThreat(0.05).check(image, adv).any())
     white = torch.ones(2, 1, 8, 8)
@@ -163,8 +163,8 @@ def test_check_refuses_noise_and_values_outside_the_box():
 
 
 def test_check_refuses_channels_that_move_apart():
-    """A grey image stays grey however it is warped, though each colour alone could have moved."""
-    image = pictures("random", (2, 1, 16, 16)).expand(2, 3, 16, 16)
+    """A warped grey image stays grey, though each channel alone could have moved."""
+    image = stress_images("random", (2, 1, 16, 16)).expand(2, 3, 16, 16)
     threat = SpatialThreat(0.05)
     left, right = (threat.warp(image[:, :1], torch.full((2, 2, 16, 16), shift)) for shift in (-0.04, 0.04))
     assert bool(threat.check(image, torch.cat((left, left, left), 1)).all())
@@ -174,11 +174,11 @@ def test_check_refuses_channels_that_move_apart():
 def test_random_flows_are_uniform_and_depend_on_the_image():
     threat, image = SpatialThreat(0.05), torch.rand(6, 3, 8, 8)
     noise = Noise.of(2, torch.arange(6))
-    whole = threat.random_flow(image, noise)
-    assert whole.shape == (6, 2, 8, 8)
-    assert 0.049 < float(whole.abs().max()) <= 0.05
-    assert torch.equal(threat.random_flow(image[3:], noise.rows(slice(3, 6))), whole[3:])
-    assert not torch.equal(threat.random_flow(image, noise, 1), whole)
+    together = threat.random_flow(image, noise)
+    assert together.shape == (6, 2, 8, 8)
+    assert 0.049 < float(together.abs().max()) <= 0.05
+    assert torch.equal(threat.random_flow(image[3:], noise.rows(slice(3, 6))), together[3:])
+    assert not torch.equal(threat.random_flow(image, noise, 1), together)
 
 
 def test_invalid_bounds_raise():
