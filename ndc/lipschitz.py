@@ -45,7 +45,7 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.certification.certificate import Certificate, Certifier, check_rows
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import unpadded

@@ -36,8 +36,8 @@ def test_test_writes_one_row_per_image_and_evaluator(tiny_test, rows, tmp_path, 
         *(("clean", i) for i in range(13)),
     ]
     attacked = found[:13]
-    assert all(row["values"]["distance"] <= 0.2 + 1e-6 and len(row["values"]["correct"]) == 3 for row in attacked)
-    assert {"clean", "adversarial", "diffused", "purified"} == set(attacked[0]["values"]["images"])
+    assert all(row["distance"] <= 0.2 + 1e-6 and len(row["predictions"]) == 3 for row in attacked)
+    assert {"clean", "adversarial", "diffused", "purified"} == set(attacked[0]["images"])
     assert "clean" in capsys.readouterr().out
 
 

@@ -27,6 +27,7 @@ from common.diffusion.networks import DDPMpp
 from common.experiments.study import Study
 from common.hub.cards import CARDS
 from common.networks import CIFARResNet, SmallCNN, WideResNet
+from common.records.schema import CertifiedRecord
 from common.robustness.classifiers import NetworkClassifier
 
 ROOT = Path(__file__).parent.parent
@@ -324,7 +325,7 @@ def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path, monkeypat
     for evaluator in model.evaluators:
         rows = evaluator(model.classifier, batch)
         assert [(row.evaluator, row.index) for row in rows] == [(evaluator.name, 3), (evaluator.name, 5)]
-        assert all("radius" in row.values or len(row.values["correct"]) > 0 for row in rows)
+        assert all(isinstance(row, CertifiedRecord) or len(row.correct) > 0 for row in rows)
 
 
 # ---- errors and arguments ----

@@ -20,7 +20,7 @@ from common.networks.small_cnn import SmallCNN
 from common.networks.wide_resnet import WideResNet
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
-from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.robustness.masking.checks import masking_checks
 from common.robustness.padding import Padded
@@ -90,8 +90,8 @@ def batch(images=1, seed=0, channels=1, side=SIDE):
 def failed(classifier, images=1, seed=0, **shape):
     """Names of the tests that failed."""
     records = GradientCheck(seed=seed)(classifier.freeze(), batch(images, seed, **shape))
-    assert all(record.values["verified"] == (failure_message([record]) == "") for record in records)
-    return {f["name"] for record in records for f in record.values["findings"] if not f["passed"]}
+    assert all(record.verified == (failure_message([record]) == "") for record in records)
+    return {f.name for record in records for f in record.findings if not f.passed}
 
 
 # ---- honest defences ----
@@ -178,12 +178,12 @@ def test_no_false_alarm_for_deep_networks(name):
 
 def test_a_defence_that_nothing_is_wrong_with_is_tested_by_all_that_applies():
     (record,) = GradientCheck()(agdm().freeze(), batch())
-    assert [finding["name"] for finding in record.values["findings"]] == [
+    assert [finding.name for finding in record.findings] == [
         "same noise", "declared randomness", "outputs are logits", "attacked as deployed", "recomputed networks",
         "recomputed states", "time grids", "time labels", "full graph", "guidance path", "gradient reaches the image",
         "finite differences", "single precision",
     ]  # fmt: skip
-    assert all(finding["decided"] and finding["error"] < 1e-5 for finding in record.values["findings"])
+    assert all(finding.decided and finding.error < 1e-5 for finding in record.findings)
 
 
 # ---- quantisation ----
@@ -513,12 +513,12 @@ def test_another_face_for_the_attack():
 @pytest.mark.parametrize("gradient", ["bpda", "adjoint", Surrogate(2), Adjoint(dt=0.05)])
 def test_declared_approximations_are_named_but_not_refused(gradient):
     records = GradientCheck()(diffpure(steps=5, gradient=gradient).freeze(), batch())
-    findings = {finding["name"]: finding for finding in records[0].values["findings"]}
+    findings = {finding.name: finding for finding in records[0].findings}
     assert failure_message(records) == ""
-    assert not findings["declared gradient"]["decided"]
-    assert "upper bound" in findings["declared gradient"]["sentence"]
-    assert findings["declared gradient"]["error"] > 1e-3
-    assert findings["finite differences"]["decided"]  # of the exact gradient in its place
+    assert not findings["declared gradient"].decided
+    assert "upper bound" in findings["declared gradient"].sentence
+    assert findings["declared gradient"].error > 1e-3
+    assert findings["finite differences"].decided  # of the exact gradient in its place
 
 
 def test_a_fault_behind_a_declared_approximation_is_found_all_the_same():
@@ -534,9 +534,9 @@ def test_logits_that_saturate_are_found_by_the_checks_of_an_attack():
     image, _, index = batch(16)
     label = plant(image).argmax(1)
     (first, *_) = GradientCheck()(plant, (image[:1], label[:1], index[:1]))
-    alive = {f["name"]: f for f in first.values["findings"]}["gradient reaches the image"]
-    assert alive["passed"]
-    assert not alive["decided"]
+    alive = {f.name: f for f in first.findings}["gradient reaches the image"]
+    assert alive.passed
+    assert not alive.decided
     attacked = Attacked(PGD(steps=3), ThreatModel("inf", 0.1), keep_images=0)
     checks = masking_checks(attacked(plant, (image, label, index)))
     assert "attacked: gradient reaches the image" in {check.name for check in checks if not check.passed}

@@ -89,10 +89,8 @@ def test_the_example_of_an_attack_is_short_and_runs_from_yaml(weights, tmp_path)
     assert done.returncode == 0, done.stderr
     rows = Records.read(tmp_path / "records")
     assert len(rows) == 32
-    assert all(row.values["distance"] <= 0.2 + 1e-6 for row in rows)
-    assert sum(row.values["correct"][0] for row in rows) < sum(
-        row.values["clean_predictions"][0] == row.label for row in rows
-    )
+    assert all(row.distance <= 0.2 + 1e-6 for row in rows)
+    assert sum(row.correct[0] for row in rows) < sum(row.clean_predictions[0] == row.label for row in rows)
 
 
 def test_the_purifier_of_the_contributing_page_defends(weights):

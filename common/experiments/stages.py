@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from common.records.store import Records, summarise
+from common.records.store import Records
+from common.records.summary import summarise
 
 ROOT = Path(__file__).parents[2]  # of the project: cli.py, configs
 WEIGHTS = ".safetensors"
@@ -106,7 +107,7 @@ class Stage:
             return ""
         metrics = ("Avg", "certified@0")
         pairs = [(s, m) for s in summarise(rows) for m in metrics if m in s.metrics]
-        return " · ".join(f"{s.evaluator} {s.metrics[m][0]:.1%} of {s.n}" for s, m in pairs)
+        return " · ".join(f"{s.source.title} {s.metrics[m][0]:.1%} of {s.n}" for s, m in pairs)
 
 
 def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,12 @@ SPEED_ONLY = {
     *("keep_images", "training", "test_images"),
 }
 """Settings of speed and quantity, which change no recorded number."""
-LIMIT = "limit"  # of an evaluator, a number of images; elsewhere a setting that changes numbers
+
+
+class PartlyIdentified:
+    """Base of parts with settings that change no number of a record: ``not_identifying``, left out of fingerprints."""
+
+    not_identifying: ClassVar[frozenset[str]] = frozenset()
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -56,8 +61,8 @@ def settings(part: Any, inside: bool = False) -> Any:
         return public_name(part)
     name = public_name(type(part))
     if not isinstance(part, nn.Module):
-        evaluator = callable(part) and hasattr(part, "name")
-        shown = {key: value for key, value in getattr(part, "__dict__", {}).items() if key != LIMIT or not evaluator}
+        hidden = part.not_identifying if isinstance(part, PartlyIdentified) else frozenset()
+        shown = {key: value for key, value in getattr(part, "__dict__", {}).items() if key not in hidden}
         return {"class": name, **_public(shown, inside)}
     weights = {} if inside else {"weights": weights_hash(part)}
     if not is_ours(name):

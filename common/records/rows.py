@@ -1,54 +1,17 @@
-"""Records files, line by line: what is written, what a kill leaves behind, what counts as the same row.
-
-A file is JSON lines. The first is a `Header` with a fingerprint of the configuration, every other one a `Record`.
-"""
+"""Lines of a records file, as JSON: a `Header` with the fingerprint of the configuration, then a `Record` each."""
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Context
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common.records.schema import KINDS, Kind, Record
+
 FORMAT = "robust-diffusion records 1"
 PARTS, MERGED = "part-*.jsonl", "records.jsonl"
-DIAGNOSTICS = "diagnostics"  # a directory beside a run's records: what was found out about its attacks
-ABSTAIN = -1  # the prediction of a certifier that names no class
-DIGITS = 6  # significant digits of a stored float: what float32 carries
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one evaluator found for one image.
-
-    ``index`` is the image's index in the data set, ``label`` its class, ``values`` plain JSON with floats rounded to
-    six significant digits, so that a record is the same before and after it went through a file. ``cost`` (seconds
-    and the like) is no result: it takes no part in equality and is left out of the merged file. Raises
-    ``ValueError`` for whatever is not plain, finite JSON.
-    """
-
-    evaluator: str
-    index: int
-    label: int
-    values: dict[str, Any]
-    cost: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.evaluator, str) and self.evaluator):
-            raise ValueError(f"a record's evaluator must be a non-empty name; got {self.evaluator!r}")
-        for name in ("index", "label"):
-            if type(getattr(self, name)) is not int:
-                raise ValueError(f"a record's {name} must be an int; got {getattr(self, name)!r}. Write int(…).")
-        for name in ("values", "cost"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise ValueError(f"a record's {name} must be a dictionary; got {getattr(self, name)!r}")
-            object.__setattr__(self, name, _plain(getattr(self, name), name))
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """(evaluator, index): one row each."""
-        return self.evaluator, self.index
+DIAGNOSTICS = "diagnostics"  # directory beside a run's records: gradient check and masking variants
 
 
 @dataclass(frozen=True)
@@ -60,17 +23,30 @@ class Header:
 
 
 def header_line(header: Header) -> bytes:
-    """The first line of a file."""
+    """First line of a file."""
     row = {"format": FORMAT, "fingerprint": header.fingerprint, "config": header.config}
     return json.dumps(row, sort_keys=True).encode() + b"\n"
 
 
 def record_line(record: Record, cost: bool = True) -> bytes:
-    """The line of one row; the same bytes for the same row. ``cost=False`` leaves its cost out."""
-    row = {"evaluator": record.evaluator, "index": record.index, "label": record.label, "values": record.values}
-    if cost and record.cost:
-        row["cost"] = record.cost
-    return json.dumps(row, sort_keys=True, allow_nan=False).encode() + b"\n"
+    """Line of one row; the same bytes for the same row. ``cost=False`` leaves its cost out."""
+    row = {name: value for name, value in values(record).items() if value != _defaults(record.kind).get(name, MISSING)}
+    if cost and record.cost is not None:
+        row["cost"] = {name: value for name, value in asdict(record.cost).items() if value is not None}
+    return json.dumps({"kind": record.kind, **row}, sort_keys=True, allow_nan=False, default=asdict).encode() + b"\n"
+
+
+def read_record(row: dict[str, Any]) -> Record:
+    """Record of a parsed line. Raises ``ValueError`` or ``TypeError`` for an unknown kind, key or type."""
+    kind = row.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"its kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    return KINDS[kind](**row)
+
+
+def values(record: Record) -> dict[str, Any]:
+    """Fields of a row by name, without its cost."""
+    return {name: getattr(record, name) for name in _names(record.kind)}
 
 
 def load(path: Path, expected: Header | None = None) -> tuple[Header, list[Record]]:
@@ -81,12 +57,12 @@ def load(path: Path, expected: Header | None = None) -> tuple[Header, list[Recor
     """
     files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
     parsed = [(file, *parse(file)) for file in files]
-    parsed.sort(key=lambda entry: not entry[2])  # a file without rows binds nobody
+    parsed.sort(key=lambda entry: not entry[2])  # files without rows come last: their header does not count
     header, rows = expected, []
-    for file, found, records in parsed:
-        if header is not None and found is not None and records and found.fingerprint != header.fingerprint:
-            raise ValueError(_another_run(file, found, header))
-        header = header or found
+    for file, own, records in parsed:
+        if header is not None and own is not None and records and own.fingerprint != header.fingerprint:
+            raise ValueError(_other_configuration(file, own, header))
+        header = header or own
         rows += records
     if header is None:
         raise ValueError(f"no records in {path}: expected {PARTS} or {MERGED}. Name the directory of a test run.")
@@ -94,10 +70,10 @@ def load(path: Path, expected: Header | None = None) -> tuple[Header, list[Recor
 
 
 def parse(path: Path) -> tuple[Header | None, list[Record]]:
-    """One file. The header is None when a kill came before even the first line was finished.
+    """Header and rows of one file; the header is None when a kill came before the first line was finished.
 
-    A last line that cannot be read is what a kill leaves of a row, and is skipped; a merged file is written in one
-    piece, so there it is damage like everywhere else: ``ValueError`` with file and line.
+    An unreadable last line is a torn row, left by a kill, and is skipped. A merged file is written in one piece, so
+    there it is damage, as everywhere else: ``ValueError`` with file and line.
     """
     header, rows = None, []
     *lines, rest = path.read_bytes().split(b"\n")
@@ -108,7 +84,7 @@ def parse(path: Path) -> tuple[Header | None, list[Record]]:
             if number == 1:
                 header = _header(row)
             else:
-                rows.append(Record(row["evaluator"], row["index"], row["label"], row["values"], row.get("cost", {})))
+                rows.append(read_record(row))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines) and path.name != MERGED and not isinstance(error, _OtherFormatError):
                 break
@@ -116,25 +92,8 @@ def parse(path: Path) -> tuple[Header | None, list[Record]]:
     return header, rows
 
 
-def merge(rows: Iterable[Record]) -> list[Record]:
-    """One row per key, sorted by it. Rows of one key must agree: floats to 1e-4, all else but pictures exactly.
-
-    Two processes may have evaluated one image with different batches, where convolutions round differently.
-    """
-    merged: dict[tuple[str, int], Record] = {}
-    for row in rows:
-        kept = merged.setdefault(row.key, row)
-        if kept.label != row.label or not _agree(_numbers(kept), _numbers(row)):
-            raise ValueError(
-                f"two records of {row.evaluator!r}, image {row.index}, disagree: {_brief(kept)} and {_brief(row)}. "
-                "One was made with other data, weights or code: delete the part file that holds it."
-            )
-        merged[row.key] = min(kept, row, key=lambda record: (record_line(record, cost=False), not record.cost))
-    return [merged[key] for key in sorted(merged)]
-
-
 class _OtherFormatError(ValueError):
-    """The header is whole, but not one of ours."""
+    """Complete header of another format."""
 
 
 def _header(row: Any) -> Header:
@@ -143,30 +102,26 @@ def _header(row: Any) -> Header:
     return Header(str(row["fingerprint"]), dict(row["config"]))
 
 
-def _plain(value: Any, where: str) -> Any:
-    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {name: _plain(entry, f"{where}.{name}") for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry, where) for entry in value]
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if type(value) is float and math.isfinite(value):
-        return float(f"{value:.{DIGITS}g}")
-    raise ValueError(f"a record must hold plain, finite JSON; {where} is {value!r} ({type(value).__name__})")
+@cache
+def _names(kind: Kind) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(KINDS[kind]) if field.name != "cost")
 
 
-def rounded_down(value: float) -> float:
-    """The largest number of `DIGITS` digits that is at most ``value``: what may be stored of a lower bound."""
-    return float(Context(prec=DIGITS, rounding=ROUND_FLOOR).create_decimal(repr(float(value))))
+@cache
+def _defaults(kind: Kind) -> dict[str, Any]:
+    cls = KINDS[kind]
+    known = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    made = {field.name: field.default_factory() for field in fields(cls) if field.default_factory is not MISSING}
+    return known | made
 
 
-def _another_run(path: Path, found: Header, header: Header) -> str:
-    old, new = dict(_flat(found.config)), dict(_flat(header.config))
+def _other_configuration(path: Path, own: Header, header: Header) -> str:
+    old, new = dict(_flat(own.config)), dict(_flat(header.config))
     changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    what = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
-    what = what or "nothing in the configuration itself, so what it points to (weights, data or code)"
+    listed = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
+    listed = listed or "nothing in the configuration itself, so what it points to (weights, data or code)"
     return (
-        f"{path} holds records of another configuration. Changed: {what}. "
+        f"{path} holds records of another configuration. Changed: {listed}. "
         f"Write to another directory, go back to that configuration, or delete {path.parent}."
     )
 
@@ -177,21 +132,3 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, config
     for name, entry in entries:
         yield from _flat(entry, f"{prefix}.{name}" if prefix else str(name))
-
-
-def _agree(first: Any, second: Any) -> bool:
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(_agree(first[name], second[name]) for name in first)
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(_agree, first, second))
-    if isinstance(first, float) and isinstance(second, float):
-        return math.isclose(first, second, rel_tol=1e-4, abs_tol=1e-6)
-    return type(first) is type(second) and bool(first == second)
-
-
-def _numbers(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.values.items() if name != "images"}
-
-
-def _brief(record: Record) -> str:
-    return json.dumps({"label": record.label, **_numbers(record)}, sort_keys=True)[:160]

@@ -1,16 +1,18 @@
-"""What a records' header knows: the described parts of a run, as settings to look up and as expressions to read."""
+"""Descriptions of a run's parts in its records' header: settings to look up, expressions to read."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-DEPTH = 3  # of nested parts that an expression shows; the whole configuration stands on the page besides
+from common.records.schema import Role, Source
+
+DEPTH = 3  # of nested parts in an expression; the whole configuration stands on the page besides
 SMALL = 16 / 255  # radii up to here are written in grey levels
 NORMS = {"1": "L1", "2": "L2", "inf": "L∞"}
 HIDDEN = ("class", "name", "randomised", "training", "weights")
 
 
 def expression(node: Any, depth: int = DEPTH) -> str:
-    """A described part as Python would write it: classes by their last name, settings that are set, nested parts."""
+    """A described part as Python would write it: last names of classes, settings that are set, nested parts."""
     node = normal(node)
     if not isinstance(node, dict):
         return _value(node)
@@ -20,24 +22,24 @@ def expression(node: Any, depth: int = DEPTH) -> str:
 
 
 def set_names(node: Mapping[str, Any]) -> list[str]:
-    """The settings of a part that say anything: neither its class nor what is off or empty."""
+    """Names of a part's settings that are set: neither its class nor what is off or empty."""
     return [key for key, value in node.items() if key not in HIDDEN and value not in (None, False, [], {})]
 
 
 def short(path: str) -> str:
-    """The last name of a dotted class path; anything else as it is."""
+    """Last name of a dotted class path; anything else as it is."""
     return path.rsplit(".", 1)[-1] if all(part.isidentifier() for part in path.split(".")) else path
 
 
 def normal(node: Any) -> Any:
-    """A command line's ``{class_path, init_args}`` as a run's description has it: ``{class, **settings}``."""
+    """A command line's ``{class_path, init_args}`` as a header has it: ``{class, **settings}``."""
     if isinstance(node, dict) and "class_path" in node:
         return {"class": node["class_path"], **(node.get("init_args") or {})}
     return node
 
 
 def find(config: Any, key: str) -> Any:
-    """The value of the outermost ``key`` in a nested configuration; None if there is none."""
+    """Value of the outermost ``key`` in a nested configuration; None if there is none."""
     level = [config]
     while level:
         for node in level:
@@ -47,40 +49,36 @@ def find(config: Any, key: str) -> Any:
     return None
 
 
-def nodes(config: Any) -> Iterator[dict[str, Any]]:
-    """Every described part in a nested configuration, outermost first."""
-    node = normal(config)
-    if isinstance(node, dict) and "class" in node:
-        yield node
-    for child in _children(node):
-        yield from nodes(child)
-
-
-def evaluator_parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The described evaluators of a run, by name."""
+def evaluator_parts(config: Mapping[str, Any]) -> list[tuple[Source, dict[str, Any]]]:
+    """Described evaluators of a run, with their identities."""
     parts = find(config, "evaluators")
-    known = map(normal, parts if isinstance(parts, list) else [])
-    return {str(part.get("name", "")): part for part in known if isinstance(part, dict)}
+    described = map(normal, parts if isinstance(parts, list) else [])
+    return [(_source(part), part) for part in described if isinstance(part, dict)]
+
+
+def _source(part: Mapping[str, Any]) -> Source:
+    seed = part.get("seed")
+    return Source(str(part.get("name", "")), seed if isinstance(seed, int) else 0, Role(part.get("role", Role.RESULT)))
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted path, first value, second value) wherever two configurations differ; a missing value is None."""
     if isinstance(first, dict) and isinstance(second, dict):
         below = [(f"{path}.{key}" if path else key, first.get(key), second.get(key)) for key in {**first, **second}]
-        return [found for key, one, other in below for found in differences(one, other, key)]
+        return [entry for key, one, other in below for entry in differences(one, other, key)]
     return [] if first == second else [(path, first, second)]
 
 
-def budget(norm: Any, eps: Any) -> str:
+def budget(norm: str | None, eps: float | None) -> str:
     """``"L∞ ≤ 8/255"``; a distance that is no norm keeps its name; empty without a radius."""
     if eps is None:
         return ""
     name = str(norm or "").removeprefix("L")
-    return f"{NORMS.get(name, str(norm or 'distance'))} ≤ {ratio(float(eps))}"
+    return f"{NORMS.get(name, str(norm or 'distance'))} ≤ {ratio(eps)}"
 
 
 def ratio(eps: float) -> str:
-    """A radius as the field writes it: ``"8/255"`` where it is small and whole in grey levels, else ``"0.2"``."""
+    """A radius as the field writes it: ``"8/255"`` where it is small and an integer in grey levels, else ``"0.2"``."""
     grey = eps * 255
     return f"{round(grey)}/255" if 0 < eps <= SMALL + 1e-6 and abs(grey - round(grey)) < 1e-3 else f"{eps:.4g}"
 

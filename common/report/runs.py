@@ -1,20 +1,62 @@
-"""What a report is made of: the records of several runs, read once, each with its name, configuration and summaries."""
+"""Runs of a report: records directories with their evaluations, masking checks and header."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load, merge
-from common.records.store import Record, Summary, summarise, worst_case
+from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load
+from common.records.schema import (
+    AttackedRecord,
+    CertifiedRecord,
+    ClaimedRecord,
+    CleanRecord,
+    GradientCheckRecord,
+    Record,
+    Role,
+    Source,
+)
+from common.records.store import merge
+from common.records.summary import Summary, summary
+from common.records.worst_case import worst_case
 from common.report.header import evaluator_parts
 from common.robustness.masking.checks import MaskingCheck, masking_checks
-from common.robustness.masking.paired_checks import MASKING
 
-SEEDED = "/seed="  # what tells the evaluators apart that one evaluator with several seeds became
-_OF_WORST = ("predictions", "clean_predictions", "distance", "norm", "eps")
+R = TypeVar("R", bound=Record)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
+CheckState = Literal["passed", "failed", "undecided"]
+Budget = tuple[str, float]  # norm and eps
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[R_co]):
+    """One evaluation of a run: its ``rows`` by index and its description ``part`` in the header, empty if missing."""
+
+    source: Source
+    rows: Sequence[R_co]
+    part: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Evaluator's name, which its seeds share."""
+        return self.source.evaluator
+
+    @property
+    def title(self) -> str:
+        """Name to show, with the seed."""
+        return self.source.title
+
+    @property
+    def indices(self) -> set[int]:
+        """Indices of the evaluated images."""
+        return {row.index for row in self.rows}
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Metrics with exact intervals."""
+        return summary(self.source, self.rows)
 
 
 @dataclass(frozen=True)
@@ -28,111 +70,105 @@ class Run:
     name: str
     fingerprint: str
     config: dict[str, Any]
-    records: list[Record]
+    records: Sequence[Record]
 
     @cached_property
-    def worst(self) -> list[Record]:
-        """Per image the stronger of the run's attacks, see `worst_case`; of its values only those that are its own."""
-        judged = [row for row in self.records if is_judged(row)]
-        return [Record(r.evaluator, r.index, r.label, _own(r.values)) for r in worst_case(judged)]
+    def clean(self) -> list[Evaluation[CleanRecord]]:
+        """Clean evaluations."""
+        return self._select(CleanRecord, lambda row: row.role is Role.RESULT)
 
     @cached_property
-    def summaries(self) -> list[Summary]:
-        """One per evaluator that scores the defence: clean accuracies, attacked ones, certificates, claims."""
-        scored = [row for rows in self._groups.values() for row in rows if is_scored(row) and is_judged(row)]
-        return sorted(summarise(scored), key=lambda summary: (self.kind(summary.evaluator), summary.evaluator))
+    def attacks(self) -> list[Evaluation[AttackedRecord]]:
+        """Attacks on the defence."""
+        return self._select(AttackedRecord, lambda row: row.role is Role.RESULT)
 
     @cached_property
-    def probes(self) -> list[Summary]:
-        """Of the evaluators that only serve to check others: other budgets, fewer steps, other classifiers."""
-        return summarise([row for row in self.records if is_scored(row) and not is_judged(row)])
+    def worst_cases(self) -> list[Evaluation[AttackedRecord]]:
+        """Worst case of several attacks within one budget, see `worst_case`."""
+        return _grouped(worst_case(row for attack in self.attacks for row in attack.rows), self._part)
+
+    @property
+    def attacked(self) -> list[Evaluation[AttackedRecord]]:
+        """Attacks and their worst cases."""
+        return [*self.attacks, *self.worst_cases]
+
+    @cached_property
+    def certified(self) -> list[Evaluation[CertifiedRecord]]:
+        """Certificates and forecasts of them."""
+        return self._select(CertifiedRecord, lambda row: not isinstance(row, ClaimedRecord))
+
+    @cached_property
+    def claimed(self) -> list[Evaluation[ClaimedRecord]]:
+        """Published radii that are no bounds."""
+        return self._select(ClaimedRecord)
+
+    @cached_property
+    def comparisons(self) -> list[Evaluation[AttackedRecord]]:
+        """Attacks that only the masking checks use: other budgets, fewer steps, other classifiers."""
+        return self._select(AttackedRecord, lambda row: row.role is not Role.RESULT)
+
+    @cached_property
+    def gradient_checks(self) -> list[Evaluation[GradientCheckRecord]]:
+        """Gradient checks."""
+        return self._select(GradientCheckRecord)
+
+    @property
+    def results(self) -> list[Evaluation[Any]]:
+        """Evaluations that score the defence, in the order of the tables."""
+        return [*self.clean, *self.attacked, *self.certified, *self.claimed]
+
+    @property
+    def recorded(self) -> list[Evaluation[Any]]:
+        """Evaluations with records of their own, results first."""
+        scored: list[Evaluation[Any]] = [*self.clean, *self.attacks, *self.certified, *self.claimed]
+        return [*scored, *self.comparisons, *self.gradient_checks]
+
+    @cached_property
+    def worst_by_budget(self) -> dict[Budget, Evaluation[AttackedRecord]]:
+        """By budget (norm, eps) the worst case of its attacks, or its only attack."""
+        return {(one.rows[0].norm, one.rows[0].eps): one for one in self.attacked}
 
     @cached_property
     def checks(self) -> list[MaskingCheck]:
         """Masking checks that the records allow."""
         return masking_checks(self.records, self.config)
 
+    def _select(self, kind: type[R], keep: Callable[[R], bool] = lambda row: True) -> list[Evaluation[R]]:
+        return _grouped([row for row in self.records if isinstance(row, kind) and keep(row)], self._part)
+
+    def _part(self, source: Source) -> dict[str, Any]:
+        """Description of an evaluation in the header; that of another seed where it has none of its own."""
+        alike = [part for known, part in self._parts if known[::2] == source[::2]]
+        return next((part for known, part in self._parts if known == source), alike[0] if alike else {})
+
     @cached_property
-    def parts(self) -> dict[str, dict[str, Any]]:
-        """The header's descriptions of the evaluators, by name."""
+    def _parts(self) -> list[tuple[Source, dict[str, Any]]]:
         return evaluator_parts(self.config)
 
-    def part(self, evaluator: str) -> dict[str, Any]:
-        """The header's description of an evaluator; empty if it has none."""
-        return self.parts.get(evaluator) or self.parts.get(family(evaluator), {})
 
-    def rows(self, evaluator: str) -> list[Record]:
-        """The records of one evaluator, by index."""
-        return self._groups.get(evaluator, [])
-
-    def kind(self, evaluator: str) -> int:
-        """0 clean, 1 attacked, 2 certified, 3 claimed: a radius that proves nothing."""
-        values = self.rows(evaluator)[0].values
-        if "radius" in values:
-            return 2 if values.get("sound", True) else 3
-        return 1 if "distance" in values else 0
-
-    def of_kind(self, kind: int) -> list[Summary]:
-        """Summaries of one kind, see `kind`."""
-        return [summary for summary in self.summaries if self.kind(summary.evaluator) == kind]
-
-    @cached_property
-    def evaluators(self) -> list[str]:
-        """All that left records: what scores in the order of the tables, then the rest."""
-        names = [summary.evaluator for summary in self.summaries]
-        derived = {row.evaluator for row in self.worst}
-        return [name for name in dict.fromkeys([*names, *self._groups]) if name not in derived]
-
-    @cached_property
-    def attacks(self) -> list[str]:
-        """The evaluators that attacked the defence, without the worst cases derived from several of them."""
-        derived = {row.evaluator for row in self.worst}
-        return [summary.evaluator for summary in self.of_kind(1) if summary.evaluator not in derived]
-
-    @cached_property
-    def worst_names(self) -> dict[tuple[str, float], str]:
-        """By budget (norm, eps) the evaluator with the worst case: the one derived from several, or the only attack."""
-        found: dict[tuple[str, float], str] = {}
-        for name in [*self.attacks, *dict.fromkeys(row.evaluator for row in self.worst)]:
-            values = self.rows(name)[0].values
-            if "norm" in values and "eps" in values:
-                found[str(values["norm"]), float(values["eps"])] = name
-        return found
-
-    @cached_property
-    def _groups(self) -> dict[str, list[Record]]:
-        rows = sorted([*self.records, *self.worst], key=lambda record: record.key)
-        return {name: list(group) for name, group in groupby(rows, key=lambda record: record.evaluator)}
+def _grouped(rows: Sequence[R], part: Callable[[Source], dict[str, Any]]) -> list[Evaluation[R]]:
+    ordered = sorted(rows, key=lambda row: row.key)
+    groups = groupby(ordered, key=lambda row: row.source)
+    return [Evaluation(source, list(group), part(source)) for source, group in groups]
 
 
-def family(evaluator: str) -> str:
-    """The name of an evaluator without its seed: ``"pgd/seed=1"`` -> ``"pgd"``."""
-    return evaluator.split(SEEDED)[0] or evaluator
+def by_name(evaluations: Sequence[Evaluation[R]]) -> dict[str, list[Evaluation[R]]]:
+    """Evaluations by their evaluator's name: the seeds of one evaluator together."""
+    groups: dict[str, list[Evaluation[R]]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(evaluation.name, []).append(evaluation)
+    return groups
 
 
-def state(check: MaskingCheck) -> Literal["passed", "failed", "undecided"]:
-    """Of a check: one that proves nothing either way has neither passed nor failed."""
+def state(check: MaskingCheck) -> CheckState:
+    """State of a check; one without enough images to decide has neither passed nor failed."""
     if not check.decided:
         return "undecided"
     return "passed" if check.passed else "failed"
 
 
-def is_scored(row: Record) -> bool:
-    """Whether a record is a result; others (of a verification, say) are notes on the run."""
-    return "predictions" in row.values or "radius" in row.values
-
-
-def is_judged(row: Record) -> bool:
-    """Whether a record speaks of the defence, and is not there for another to be checked by."""
-    return not row.evaluator.startswith(MASKING) and "baseline" not in row.values
-
-
-def _own(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in _OF_WORST if key in values} | {"white_box": False}
-
-
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """Runs in the order of ``paths``; a directory without records stands for those below it that have some.
+    """Runs in the order of ``paths``; a directory without records stands for those of its folders that hold some.
 
     Raises ``ValueError`` when there are no paths, or no records in one of them.
     """
@@ -141,8 +177,8 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     places = [place for path in paths for place in _places(Path(path))]
     if not places:
         raise ValueError("a report needs at least one records directory; got none")
-    whole = [place.resolve() for place in places]
-    folders = [place.parent if place.is_file() else place for place in whole]
+    absolute = [place.resolve() for place in places]
+    folders = [place.parent if place.is_file() else place for place in absolute]
     names = [folder.name for folder in folders]
     return [
         _read(name if names.count(name) == 1 else f"{folder.parent.name}/{name}", place)
@@ -154,8 +190,8 @@ def _read(name: str, place: Path) -> Run:
     header, rows = load(place)
     config, beside = header.config, (place.parent if place.is_file() else place) / DIAGNOSTICS
     if _holds_records(beside):
-        more, found = load(beside)
-        rows += found
+        more, others = load(beside)
+        rows += others
         config = {**config, "evaluators": [*config.get("evaluators", []), *more.config.get("evaluators", [])]}
     return Run(name, header.fingerprint, config, merge(rows))
 

@@ -1,4 +1,4 @@
-"""What a study found: a table of every combination's scores, and each score against what was varied."""
+"""Results of a study: a table of its combinations, and figures of each score against the varied settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,66 +6,72 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from common.experiments.study import Study, Values, numeric
-from common.records.store import certified_share, radius_grid
-from common.report.figures.drawing import MARKERS, Drawn, Style, label_axes, legend, new_figure, plain_axes
-from common.report.header import budget
+from common.records.intervals import Share
+from common.records.summary import certified_share, radius_grid
+from common.report.figures.drawing import (
+    MARKERS,
+    Figure,
+    Style,
+    label_axes,
+    legend,
+    new_canvas,
+    new_figure,
+    plain_axes,
+)
 from common.report.runs import Run
+from common.report.tables.accuracy import worst_case_titles
 from common.report.tables.certification import evaluations, targets
-from common.report.tables.scores import average
-from common.report.tables.table import Entry, Table, Triple
+from common.report.tables.table import Entry, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
 HEIGHT = 3.0  # of a panel, in inches
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One combination's ``scores`` by name, on ``n`` images, and its network evaluations per image, if known."""
+    """Scores of one combination by name, on ``n`` images, and its network evaluations per image, if known."""
 
     case: str
     values: Values
     n: int
-    scores: dict[str, Triple]
+    scores: dict[str, Share]
     evaluations: float | None
 
 
 def outcomes(study: Study, runs: Sequence[Run]) -> list[Outcome]:
-    """What the runs found whose names are those of combinations, in the order of the study."""
+    """Outcomes of the runs that are named as combinations, in the order of the study."""
     known = {run.name.rsplit("/", 1)[-1]: run for run in runs}
-    found = []
-    for one in study.combinations:
-        if one.name in known and known[one.name].summaries:
-            run = known[one.name]
-            n = max(summary.n for summary in run.summaries)
-            found.append(Outcome(one.case, one.values, n, scores(run), _evaluations(run)))
-    return found
+    pairs = [(one, known[one.name]) for one in study.combinations if one.name in known and known[one.name].results]
+    return [
+        Outcome(one.case, one.values, max(len(e.rows) for e in run.results), run_scores(run), _evaluations(run))
+        for one, run in pairs
+    ]
 
 
-def scores(run: Run) -> dict[str, Triple]:
-    """Clean accuracy, accuracy under each attack and the worst of them, with draws' average and worst; certified."""
-    found = {summary.evaluator: summary.metrics["Avg"] for summary in run.of_kind(0)}
-    worst = {name: f"worst attack, {budget(*key)}" for key, name in run.worst_names.items() if name not in run.attacks}
-    for summary in run.of_kind(1):
-        name = worst.get(summary.evaluator, summary.evaluator)
-        if not found and "clean Avg" in summary.metrics:
-            found["clean"] = summary.metrics["clean Avg"]
-        found[name] = average(run.rows(summary.evaluator))
-        several = [key for key in summary.metrics if key.startswith("Wor@")]
-        found |= {f"{name}, worst of {key[4:]}": summary.metrics[key] for key in several}
-    for summary in run.of_kind(2):
-        rows = run.rows(summary.evaluator)
-        for radius in targets(run, summary.evaluator) or radius_grid(rows):
-            found[f"{summary.evaluator} at {radius:g}"] = certified_share(rows, radius)
-    return found
+def run_scores(run: Run) -> dict[str, Share]:
+    """Clean accuracy; average and worst draw under each attack and their worst case; certified accuracies."""
+    scores = {one.title: one.summary.metrics["Avg"] for one in run.clean}
+    if not scores and run.attacked:
+        scores["clean"] = run.attacked[0].summary.metrics["clean Avg"]
+    titles = worst_case_titles(run)
+    for attack in run.attacked:
+        name, metrics = titles.get(attack.title, attack.title), attack.summary.metrics
+        scores[name] = metrics["Avg"]
+        several = [key for key in metrics if key.startswith("Wor@")]
+        scores |= {f"{name}, worst of {key[4:]}": metrics[key] for key in several}
+    for one in run.certified:
+        for radius in targets(one) or radius_grid(one.rows):
+            scores[f"{one.title} at {radius:g}"] = certified_share(one.rows, radius)
+    return scores
 
 
-def study_table(study: Study, found: Sequence[Outcome]) -> Table:
+def study_table(study: Study, results: Sequence[Outcome]) -> Table:
     """A row per combination."""
-    names = list(dict.fromkeys(name for one in found for name in one.scores))
-    cases, axes = any(one.case for one in found), [name for name, _ in found[0].values] if found else []
+    names = _score_names(results)
+    cases, axes = any(one.case for one in results), [name for name, _ in results[0].values] if results else []
     rows: list[list[Entry]] = [
         [
             *([one.case] if cases else []),
@@ -74,44 +80,43 @@ def study_table(study: Study, found: Sequence[Outcome]) -> Table:
             *(one.scores.get(name) for name in names),
             None if one.evaluations is None else f"{one.evaluations:,.0f}",
         ]
-        for one in found
+        for one in results
     ]
     columns = [*(["Case"] if cases else []), *axes, "Images", *names, "Evaluations per image"]
-    notes = [] if len(found) == len(study.combinations) else [f"{len(found)} of {len(study.combinations)} runs so far."]
+    complete = len(results) == len(study.combinations)
+    notes = [] if complete else [f"{len(results)} of {len(study.combinations)} runs so far."]
     return Table(study.title, columns, rows, names=cases + len(axes), notes=notes)
 
 
-def study_figures(study: Study, found: Sequence[Outcome]) -> list[Drawn]:
-    """The scores along the first axis, a panel each and a line for each combination of all else; bars without one."""
-    if not found:
+def study_figures(study: Study, results: Sequence[Outcome]) -> list[Figure]:
+    """Scores against the first axis, a panel each and a line for each combination of the other settings."""
+    if not results:
         return []
     caption = f"{study.title} Whiskers are exact 95 % intervals."
-    figures = [Drawn(study.name, caption, partial(panels, found))]
-    robust = [name for name in _names(found) if "worst" not in name]
-    if len(robust) == 2 and len(found) > 1:
-        said = f"{study.title} {robust[1]} against {robust[0]}."
-        figures.append(Drawn(f"{study.name}-plane", said, partial(trade_off, found, robust)))
+    figures = [Figure(study.name, caption, partial(panels, results))]
+    robust = [name for name in _score_names(results) if "worst" not in name]
+    if len(robust) == 2 and len(results) > 1:
+        caption = f"{study.title} {robust[1]} against {robust[0]}."
+        figures.append(Figure(f"{study.name}-plane", caption, partial(trade_off, results, robust)))
     return figures
 
 
-def panels(found: Sequence[Outcome], style: Style) -> "Figure":
-    """One panel a score."""
-    from matplotlib.figure import Figure
-
-    names = _names(found)
+def panels(results: Sequence[Outcome], style: Style) -> "Canvas":
+    """One panel per score."""
+    names = _score_names(results)
     columns = 2 if len(names) > 1 and style.width > 5 else 1
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(style.width, HEIGHT * rows))
+    figure = new_canvas(style.width, HEIGHT * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     figure.subplots_adjust(hspace=0.42, wspace=0.22)
-    groups = lines(found)
+    groups = lines(results)
     for axes, name in zip(grid, names, strict=False):
         plain_axes(axes, style)
         axes.grid(color=style.line, linewidth=0.6, zorder=0)
         for number, group in enumerate(groups.values()):
             _line(axes, [one for one in group if name in one.scores], name, number, style)
         axes.set_title(name, loc="left", color=style.ink, fontsize=9.5, parse_math=False)
-        _ticks(axes, found, style)
+        _ticks(axes, results, style)
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     if len(groups) > 1:
@@ -119,18 +124,18 @@ def panels(found: Sequence[Outcome], style: Style) -> "Figure":
     return figure
 
 
-def trade_off(found: Sequence[Outcome], names: Sequence[str], style: Style) -> "Figure":
+def trade_off(results: Sequence[Outcome], names: Sequence[str], style: Style) -> "Canvas":
     """The second score against the first: a line per group along the axis, its values beside the points."""
     figure, axes = new_figure(style.width, 0.55 * style.width)
     plain_axes(axes, style)
     axes.grid(color=style.line, linewidth=0.6, zorder=0)
-    groups = lines(found)
+    groups = lines(results)
     for number, group in enumerate(groups.values()):
         points = [(100 * one.scores[names[0]][0], 100 * one.scores[names[1]][0], one) for one in group]
         mark = MARKERS[number % len(MARKERS)]
         line: dict[str, Any] = {"color": style.colour(number), "marker": mark, "linewidth": 1.4, "label": str(number)}
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], **line)
-        for x, y, one in points if one_axis(found) else []:
+        for x, y, one in points if has_axis(results) else []:
             text = str(one.values[0][1])
             axes.annotate(text, (x, y), (4, 4), textcoords="offset points", color=style.soft, fontsize=7.5)
     label_axes(axes, f"{names[0]}, %", f"{names[1]}, %", style)
@@ -139,25 +144,25 @@ def trade_off(found: Sequence[Outcome], names: Sequence[str], style: Style) -> "
     return figure
 
 
-def one_axis(found: Sequence[Outcome]) -> bool:
-    """Whether anything was varied."""
-    return bool(found and found[0].values)
+def has_axis(results: Sequence[Outcome]) -> bool:
+    """True if a setting was varied."""
+    return bool(results and results[0].values)
 
 
-def lines(found: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes that differ in the first axis alone, by what they share; without an axis all are one line."""
+def lines(results: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Outcomes that differ in the first axis alone, by their other settings; one line without an axis."""
     groups: dict[str, list[Outcome]] = {}
-    for one in found:
+    for one in results:
         shared = [*([one.case] if one.case and one.values else []), *(f"{n} {v}" for n, v in one.values[1:])]
         groups.setdefault(", ".join(shared), []).append(one)
     return groups
 
 
 def _line(axes: "Axes", group: Sequence[Outcome], name: str, number: int, style: Style) -> None:
-    places = [_place(one, group) for one in group]
+    places = [_position(one, group) for one in group]
     value, low, high = ([100 * one.scores[name][k] for one in group] for k in range(3))
     below, above = ([abs(a - b) for a, b in zip(value, ends, strict=True)] for ends in (low, high))
-    joined = "-" if one_axis(group) else "none"
+    joined = "-" if has_axis(group) else "none"
     axes.errorbar(
         places, value, yerr=[below, above], color=style.colour(number), marker=MARKERS[number % len(MARKERS)],
         markersize=5, linewidth=1.5, linestyle=joined, elinewidth=0.9, zorder=3,
@@ -165,16 +170,16 @@ def _line(axes: "Axes", group: Sequence[Outcome], name: str, number: int, style:
     )  # fmt: skip
 
 
-def _place(one: Outcome, group: Sequence[Outcome]) -> float:
-    """Where on the axis: at its number, or in its turn."""
-    if one_axis(group) and numeric([other.values[0][1] for other in group]):
+def _position(one: Outcome, group: Sequence[Outcome]) -> float:
+    """Position on the axis: the value itself if all are numbers, else its rank."""
+    if has_axis(group) and numeric([other.values[0][1] for other in group]):
         return float(one.values[0][1])
-    return float([_said(other) for other in group].index(_said(one)))
+    return float([_tick(other) for other in group].index(_tick(one)))
 
 
-def _ticks(axes: "Axes", found: Sequence[Outcome], style: Style) -> None:
-    said = list(dict.fromkeys(_said(one) for one in found))
-    values: list[Any] = [one.values[0][1] for one in found] if one_axis(found) else []
+def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style) -> None:
+    words = list(dict.fromkeys(_tick(one) for one in results))
+    values: list[Any] = [one.values[0][1] for one in results] if has_axis(results) else []
     if values and numeric(values):
         ordered = sorted(set(map(float, values)))
         if ordered[0] > 0 and ordered[-1] >= 8 * ordered[0]:
@@ -182,18 +187,18 @@ def _ticks(axes: "Axes", found: Sequence[Outcome], style: Style) -> None:
         axes.set_xticks(ordered, [f"{value:g}" for value in ordered])
         axes.minorticks_off()
     else:
-        axes.set_xticks(range(len(said)), said)
-    label_axes(axes, found[0].values[0][0] if values else "", "%", style)
+        axes.set_xticks(range(len(words)), words)
+    label_axes(axes, results[0].values[0][0] if values else "", "%", style)
 
 
-def _said(one: Outcome) -> str:
+def _tick(one: Outcome) -> str:
     return str(one.values[0][1]) if one.values else one.case
 
 
-def _names(found: Sequence[Outcome]) -> list[str]:
-    return list(dict.fromkeys(name for one in found for name in one.scores))
+def _score_names(results: Sequence[Outcome]) -> list[str]:
+    return list(dict.fromkeys(name for one in results for name in one.scores))
 
 
 def _evaluations(run: Run) -> float | None:
-    counts = [evaluations(run.rows(summary.evaluator)) for summary in run.of_kind(2)]
+    counts = [evaluations(one.rows) for one in run.certified]
     return None if not counts or any(count is None for count in counts) else max(c for c in counts if c is not None)

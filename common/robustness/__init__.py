@@ -20,7 +20,9 @@ from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
-from common.robustness.evaluation.evaluators import Attacked, Certified, Clean, Evaluator
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.gradient_check.evaluator import GradientCheck
 from common.robustness.masking.variants import Baseline
 from common.robustness.threats.norm_ball import ThreatModel

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.data.datasets import LabelledImages
-from common.robustness.evaluation.evaluators import Attacked, Evaluator
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.evaluator import GradientCheck
 from common.robustness.masking.variants import Baseline, masking_suite
 
@@ -12,14 +13,9 @@ MIN_IMAGES = 12  # paired comparisons of fewer images hardly decide anything
 SHARE = 16  # the variants see at most one in so many images
 
 
-def uses_gradients(evaluator: Evaluator) -> bool:
-    """True for an attack that differentiates the classifier."""
-    return isinstance(evaluator, Attacked) and getattr(evaluator.attack, "white_box", True)
-
-
 def gradient_checks(evaluators: Sequence[Evaluator]) -> list[GradientCheck]:
     """The check of the classifier's gradient, if any evaluator uses it."""
-    return [GradientCheck()] if any(map(uses_gradients, evaluators)) else []
+    return [GradientCheck()] if any(evaluator.uses_gradients for evaluator in evaluators) else []
 
 
 def masking_variants(
@@ -30,7 +26,7 @@ def masking_variants(
     They see ``most`` images, at most one in sixteen of the test. Empty without such an attack, or for fewer than 12.
     """
     limit = min(most, len(images) // SHARE)
-    attacked = [e for e in evaluators if isinstance(e, Attacked) and uses_gradients(e)][:1]
+    attacked = [e for e in evaluators if isinstance(e, Attacked) and e.uses_gradients][:1]
     if limit < MIN_IMAGES or not attacked:
         return []
     pixels = images[0][0].numel()

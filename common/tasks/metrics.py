@@ -1,6 +1,6 @@
-"""Accuracies that are logged while a run goes on; sums over ranks, so that they are right under DDP.
+"""Running accuracies for the progress bar and loggers, summed over ranks under DDP.
 
-Published numbers come from records alone (``records.summarise``); these move in a progress bar or a logger.
+Published numbers come from records alone (``common.records.summary``).
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from common.records.store import Record, is_certified
+from common.records.schema import CertifiedRecord, PredictionRecord, Record
+from common.records.summary import is_certified
 
 
 class _Share(Metric):
-    """hits / n over all records seen by all ranks; NaN before the first."""
+    """hits / n over all records of all ranks; NaN before the first."""
 
     full_state_update = False
     higher_is_better = True
@@ -27,21 +28,21 @@ class _Share(Metric):
         self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, records: Sequence[Record]) -> None:
-        """Adds records of one evaluator."""
+        """Add records of one evaluator."""
         self.hits += sum(self.hit(record) for record in records)
         self.n += len(records)
 
     def hit(self, record: Record) -> float:
-        """What one record adds, in [0,1]."""
+        """Contribution of one record, in [0,1]."""
         raise NotImplementedError
 
     def compute(self) -> Tensor:
-        """() float32: the share so far."""
+        """Share so far, () float32."""
         return self.hits / self.n
 
 
 class RobustAccuracy(_Share):
-    """Accuracy of `Clean` or `Attacked` records: ``"mean"`` over draws (Avg), ``"worst"``: all right (Wor@K)."""
+    """Accuracy of clean or attacked records: ``"mean"`` over draws (Avg), or ``"worst"``, all correct (Wor@K)."""
 
     def __init__(self, over_draws: str = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -50,13 +51,15 @@ class RobustAccuracy(_Share):
         self.over_draws = over_draws
 
     def hit(self, record: Record) -> float:
-        """Share of right draws, or whether all are right."""
-        correct: list[bool] = record.values["correct"]
+        """Share of correct draws, or 1 if all are correct."""
+        if not isinstance(record, PredictionRecord):
+            raise ValueError(f"RobustAccuracy needs records with predictions; got {type(record).__name__}")
+        correct = record.correct
         return sum(correct) / len(correct) if self.over_draws == "mean" else float(all(correct))
 
 
 class CertifiedAccuracy(_Share):
-    """Share of `Certified` records with the right class and a radius of at least ``radius`` (L2, pixels)."""
+    """Share of certified records with the right class and a radius of at least ``radius`` (L2, pixels)."""
 
     def __init__(self, radius: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,4 +69,6 @@ class CertifiedAccuracy(_Share):
 
     def hit(self, record: Record) -> float:
         """1 if certified at the radius, else 0."""
+        if not isinstance(record, CertifiedRecord):
+            raise ValueError(f"CertifiedAccuracy needs records with a radius; got {type(record).__name__}")
         return float(is_certified(record, self.radius))

@@ -13,22 +13,23 @@ from torch import nn
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
 from common.records.fingerprint import SPEED_ONLY, identify, settings
+from common.records.schema import Source
 from common.records.store import Records
 from common.robustness.evaluation.batches import Batch
-from common.robustness.evaluation.evaluators import Evaluator
+from common.robustness.evaluation.evaluator import Evaluator
 
 
 @dataclass(frozen=True)
 class RecordedSuite:
     """Evaluators and the directory of their records.
 
-    ``done[name]``: indices of the images that had a record of this evaluator when the directory was opened.
+    ``done[source]``: indices of the images that had a record of this evaluation when the directory was opened.
     ``first``: indices of the test's first images, in order, as many as the largest ``limit`` of an evaluator.
     """
 
     evaluators: Sequence[Evaluator]
     records: Records
-    done: Mapping[str, set[int]]
+    done: Mapping[Source, set[int]]
     first: Sequence[int]
 
     @classmethod
@@ -40,15 +41,15 @@ class RecordedSuite:
         if (data := trainer.datamodule) is not None:  # type: ignore[attr-defined]
             parts["data"] = data_settings(data)
         records = Records(path, *identify(parts), rank=trainer.global_rank)
-        done = {evaluator.name: records.done(evaluator.name) for evaluator in evaluators}
+        done = {evaluator.source: records.done(evaluator.source) for evaluator in evaluators}
         images = dataset_of(trainer)
-        count = max((getattr(evaluator, "limit", None) or 0 for evaluator in evaluators), default=0)
+        count = max((evaluator.limit or 0 for evaluator in evaluators), default=0)
         first = [int(images[position][2]) for position in range(min(count, len(images)))]
         return cls(evaluators, records, done, first)
 
     def pending(self, evaluator: Evaluator, batch: Batch) -> Batch | None:
         """The images of ``batch`` within the evaluator's limit and without a record; None if there are none."""
-        done, limit = self.done[evaluator.name], getattr(evaluator, "limit", None)
+        done, limit = self.done[evaluator.source], evaluator.limit
         if not done and limit is None:
             return batch
         wanted = None if limit is None else set(self.first[:limit])

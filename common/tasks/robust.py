@@ -12,16 +12,17 @@ from torchmetrics import Metric
 
 from common.noise import Noise
 from common.records.rows import DIAGNOSTICS
-from common.records.store import Record
+from common.records.schema import AttackedRecord, Record, Source
 from common.report.build import summary_table
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch, check_batch
-from common.robustness.evaluation.evaluators import Certified, Evaluator
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.evaluation.evaluators import Certified
 from common.robustness.evaluation.suite import suite
 from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
-from common.tasks.diagnostics import gradient_checks, masking_variants, uses_gradients
+from common.tasks.diagnostics import gradient_checks, masking_variants
 from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
 from common.tasks.prediction import Prediction, predict
 from common.tasks.recording import RecordedSuite, dataset_of, first_batch
@@ -74,7 +75,7 @@ class RobustTask(L.LightningModule):
         self.classifier = Padded(classifier.freeze())
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
         self._suites: list[RecordedSuite] = []
-        self._accuracy: dict[str, Metric] = {}
+        self._accuracy: dict[Source, Metric] = {}
         self._unverified = False  # the gradient check failed, and the test went on
 
     def on_test_start(self) -> None:
@@ -85,7 +86,7 @@ class RobustTask(L.LightningModule):
         self._suites = [self._open(self.path, self.evaluators)]
         if diagnostics:
             self._suites.append(self._open(Path(self.path) / DIAGNOSTICS, diagnostics))
-        self._accuracy = {evaluator.name: _accuracy(evaluator).to(self.device) for evaluator in self.evaluators}
+        self._accuracy = {evaluator.source: _accuracy(evaluator).to(self.device) for evaluator in self.evaluators}
         for check in checks:
             self._check_gradients(check)
 
@@ -98,7 +99,7 @@ class RobustTask(L.LightningModule):
                     rows = self._evaluate(evaluator, pending)
                     if rows:
                         recorded.records.append(rows)
-                        self._log_accuracy(evaluator.name, rows)
+                        self._log_accuracy(evaluator.source, rows)
 
     def teardown(self, stage: str) -> None:
         """Merge the records. Lightning runs no other hook on a rank that had no images."""
@@ -133,25 +134,26 @@ class RobustTask(L.LightningModule):
         rows = check(self.classifier, batch)
         if self.trainer.is_global_zero:
             diagnostics = self._suites[1]
-            diagnostics.records.append([row for row in rows if row.index not in diagnostics.done[check.name]])
+            diagnostics.records.append([row for row in rows if row.index not in diagnostics.done[check.source]])
         if text := failure_message(rows):
             if self.verify == "refuse":
                 raise ValueError(text)
             rank_zero_warn(text)
             self._unverified = True
 
-    def _evaluate(self, evaluator: Evaluator, batch: Batch) -> list[Record]:
+    def _evaluate(self, evaluator: Evaluator, batch: Batch) -> Sequence[Record]:
         rows = evaluator(self.classifier, batch)
-        if self._unverified and uses_gradients(evaluator):
-            return [replace(row, values={**row.values, "verified": False}) for row in rows]
+        if self._unverified and evaluator.uses_gradients:
+            return [replace(row, verified=False) for row in rows if isinstance(row, AttackedRecord)]
         return rows
 
-    def _log_accuracy(self, name: str, rows: Sequence[Record]) -> None:
+    def _log_accuracy(self, source: Source, rows: Sequence[Record]) -> None:
         """Show this rank's accuracy so far in the progress bar; diagnostics have none."""
-        if name in self._accuracy:
-            metric = self._accuracy[name]
+        if source in self._accuracy:
+            metric = self._accuracy[source]
             metric.update(rows)
-            self.log(name, metric.compute(), on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)
+            shown = metric.compute()
+            self.log(source.title, shown, on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)
 
 
 def check_trainer(trainer: L.Trainer) -> None:

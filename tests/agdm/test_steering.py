@@ -299,7 +299,7 @@ def test_verification_finds_nothing_against_an_honest_variant(denoiser, guidance
     image, label, index = randn(1).sigmoid().float(), torch.tensor([0]), torch.tensor([5])
     records = GradientCheck()(Purified(purifier, head).freeze(), (image, label, index))
     assert failure_message(records) == ""
-    assert "guidance path" in [finding["name"] for finding in records[0].values["findings"]]
+    assert "guidance path" in [finding.name for finding in records[0].findings]
 
 
 @every

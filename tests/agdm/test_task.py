@@ -26,7 +26,8 @@ from common.noise import Noise
 from common.records.fingerprint import weights_hash
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
-from common.robustness.evaluation.evaluators import Attacked, Clean
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.evaluators import Clean
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks import ClassifierTask, Recipe
 
@@ -265,7 +266,7 @@ def test_agdm_is_tested_and_recorded(data, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "records" / "records.jsonl").read_text().splitlines()]
     rows = [line for line in lines if line.get("evaluator") == "pgd"]
     assert [row["index"] for row in rows] == list(range(ROWS))
-    assert all(row["values"]["distance"] <= 0.2 + 1e-6 for row in rows)
+    assert all(row["distance"] <= 0.2 + 1e-6 for row in rows)
     purifier.guidance.distance = "cosine"
     other = AGDMTask(purifier, classifier, evaluators, str(tmp_path / "records"))
     with pytest.raises(ValueError, match="distance"):  # another defence may not continue these records

@@ -142,8 +142,8 @@ def test_its_gradient_passes_the_verification_before_an_attack(exact, steps, vot
     image = torch.rand(2, 1, 1, 2, generator=torch.Generator().manual_seed(0))
     rows = GradientCheck()(classifier, (image, torch.tensor([0, 1]), torch.arange(2)))
     assert failure_message(rows) == ""
-    findings = [finding for row in rows for finding in row.values["findings"]]
-    assert {"time grids", "recomputed states", "full graph"} <= {finding["name"] for finding in findings}
+    findings = [finding for row in rows for finding in row.findings]
+    assert {"time grids", "recomputed states", "full graph"} <= {finding.name for finding in findings}
 
 
 @pytest.mark.parametrize(("steps", "votes", "close"), [(1, 1, 0.04), (4, 5, 0.09)])

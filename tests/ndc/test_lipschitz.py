@@ -9,7 +9,7 @@ from scipy.stats import binom, norm
 from common.diffusion.denoisers import Denoiser
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.evaluation.evaluators import Certified
 from common.robustness.padding import Padded
 from common.units import to_pixel
@@ -341,14 +341,14 @@ def test_what_is_undecided_is_abstained_on_and_never_correct():
     image = torch.cat([point(-0.5), point(-0.95), point(-0.95)]).float()
     evaluator = Certified(Lipschitz(2, 500))
     batch = (image, torch.tensor([0, 0, 1]), torch.arange(3))
-    values = [record.values for record in evaluator(dc, batch)]
-    assert [v["prediction"] for v in values] == [ABSTAIN, 0, 0]
-    assert [v["correct"] for v in values] == [False, True, False]
-    assert values[0]["radius"] == 0.0 < values[1]["radius"]
-    assert all(v["samples"] == 500 for v in values)
-    assert values[1]["count"] == 500
-    assert 0.5 < values[1]["p_lower"] <= 1
-    assert values[0]["p_lower"] < 0.5
+    records = evaluator(dc, batch)
+    assert [record.prediction for record in records] == [ABSTAIN, 0, 0]
+    assert [record.correct for record in records] == [False, True, False]
+    assert records[0].radius == 0.0 < records[1].radius
+    assert all(record.samples == 500 for record in records)
+    assert records[1].count == 500
+    assert 0.5 < records[1].p_lower <= 1
+    assert records[0].p_lower < 0.5
 
 
 @pytest.mark.parametrize("batch_size", [1, 50, 600])

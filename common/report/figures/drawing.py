@@ -1,4 +1,4 @@
-"""How figures are drawn: matplotlib's objects, never its global state; colours that all eyes can tell."""
+"""Drawing of figures: matplotlib's objects, never its global state; a palette for all kinds of colour vision."""
 
 import io
 import re
@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from common.report.runs import Run, family
+from common.report.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
@@ -29,11 +29,11 @@ class Style:
     width: float = 8.4
 
     def colour(self, number: int) -> str:
-        """Of the curve, bar or point with this number."""
+        """Colour of the curve, bar or point with this number."""
         return self.curves[number % len(self.curves)]
 
     def dash(self, number: int) -> str:
-        """Twelve curves in a row differ in colour or dash."""
+        """Dashes of a curve; twelve curves in a row differ in colour or dashes."""
         return DASHES[number % len(DASHES)]
 
 
@@ -43,12 +43,12 @@ DARK = Style(
     ("#3f9fdc", "#f0894a", "#2fbf95", "#de9bc1", "#f0b840", "#9cd3f2"),
 )  # fmt: skip
 
-Draw = Callable[[Style], "Figure"]
+Draw = Callable[[Style], "Canvas"]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure: the name of its files, the words below it, and what draws it."""
+class Figure:
+    """A figure of the report: name of its files, caption, and the function that draws it."""
 
     name: str
     caption: str
@@ -56,30 +56,30 @@ class Drawn:
 
     @cached_property
     def light(self) -> bytes:
-        """As SVG, wide and light."""
+        """SVG, wide and light."""
         return to_svg(self.draw, LIGHT)
 
 
-def evaluator_numbers(runs: Sequence[Run]) -> dict[str, int]:
-    """A number for every attack, by name and without its seed: what gives it one colour in all figures."""
-    names = dict.fromkeys(family(name) for run in runs for name in run.attacks)
+def attack_numbers(runs: Sequence[Run]) -> dict[str, int]:
+    """Number of every attack, by name: its colour in all figures, for all its seeds."""
+    names = dict.fromkeys(attack.name for run in runs for attack in run.attacks)
     return {name: number for number, name in enumerate(names)}
 
 
 def to_svg(draw: Draw, style: Style) -> bytes:
-    """A figure on transparent ground; the same bytes for the same records."""
+    """SVG on transparent ground; the same bytes for the same records."""
     return _save(draw, style, "svg", {"metadata": {"Date": None, "Creator": None}, "transparent": True})
 
 
 def to_png(draw: Draw, style: Style) -> bytes:
-    """A figure on white, 200 dots per inch."""
+    """PNG on white, 200 dots per inch."""
     return _save(draw, style, "png", {"dpi": 200, "facecolor": "white"})
 
 
 def darkened(svg: bytes) -> bytes:
-    """A light figure in the dark palette: every colour becomes its counterpart."""
+    """A light figure in the dark palette, colour by colour."""
     pairs = {light.encode(): dark.encode() for light, dark in zip(_colours(LIGHT), _colours(DARK), strict=True)}
-    return re.sub(rb"#[0-9a-f]{6}\b", lambda found: pairs.get(found[0], found[0]), svg)
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda match: pairs.get(match[0], match[0]), svg)
 
 
 def _colours(style: Style) -> list[str]:
@@ -96,15 +96,20 @@ def _save(draw: Draw, style: Style, kind: str, options: dict[str, object]) -> by
     return file.getvalue()
 
 
-def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    """A figure of this size in inches, with one pair of axes."""
-    from matplotlib.figure import Figure
+def new_canvas(width: float, height: float) -> "Canvas":
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure as Canvas
 
-    figure = Figure(figsize=(width, height))
+    return Canvas(figsize=(width, height))
+
+
+def new_figure(width: float, height: float) -> tuple["Canvas", "Axes"]:
+    """A figure of this size in inches, with one pair of axes."""
+    figure = new_canvas(width, height)
     return figure, figure.subplots()
 
 
-def plot(style: Style, ratio: float = 0.42) -> tuple["Figure", "Axes"]:
+def plot(style: Style, ratio: float = 0.42) -> tuple["Canvas", "Axes"]:
     """A figure for curves: wide on a screen, squarer on a phone."""
     figure, axes = new_figure(style.width, (ratio if style.width > 5 else max(ratio, 0.8)) * style.width)
     plain_axes(axes, style)
@@ -113,7 +118,7 @@ def plot(style: Style, ratio: float = 0.42) -> tuple["Figure", "Axes"]:
 
 
 def plain_axes(axes: "Axes", style: Style) -> None:
-    """No ticks and no frame but the bottom line."""
+    """Remove ticks, and the frame but for the bottom line."""
     axes.set_axisbelow(True)
     axes.tick_params(colors=style.soft, length=0)
     for side in ("top", "right", "left"):
@@ -122,7 +127,7 @@ def plain_axes(axes: "Axes", style: Style) -> None:
 
 
 def legend(axes: "Axes", names: Sequence[str], style: Style) -> None:
-    """Below the figure, where it hides no curve; names as they are: no meaning in "$" or a first "_"."""
+    """Add a legend below the figure; names are shown as they are, also with "$" or a leading "_"."""
     columns = max(1, min(len(names), int(style.width / (0.75 + 0.075 * max(map(len, names))))))
     box = axes.legend(
         frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17), ncols=columns, labelcolor=style.ink,
@@ -133,6 +138,6 @@ def legend(axes: "Axes", names: Sequence[str], style: Style) -> None:
 
 
 def label_axes(axes: "Axes", x: str, y: str, style: Style) -> None:
-    """What the two axes show."""
+    """Label the two axes."""
     axes.set_xlabel(x, color=style.soft)
     axes.set_ylabel(y, color=style.soft)

@@ -1,4 +1,4 @@
-"""Images side by side: clean, adversarial, the perturbation magnified, and what the defence made of it."""
+"""Grids of images: clean, adversarial, the magnified perturbation, and the defence's views."""
 
 import base64
 import io
@@ -9,83 +9,79 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from common.records.store import Record
+from common.records.schema import AttackedRecord
 from common.report.figures.drawing import Style, new_figure
 from common.report.header import budget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
 PERTURBATION = "perturbation"
-COARSE = 64  # pictures up to this width are shown with their pixels
+COARSE = 64  # images up to this width are shown with their pixels
 
 
 @dataclass(frozen=True)
 class Grid:
-    """``views`` are rows of pictures by name, ``records`` the columns; the perturbation is shown times ``factor``."""
+    """``views`` are rows of images by name, ``records`` the columns; the perturbation is shown times ``factor``."""
 
-    records: list[Record]
+    records: list[AttackedRecord]
     views: list[str]
     factor: float
 
     def title(self, view: str) -> str:
-        """``"perturbation × 15.9"``; other pictures are called by their name."""
+        """``"perturbation × 15.9"``; the name of other views."""
         return f"{view} × {self.factor:.3g}" if view == PERTURBATION else view
 
-    def picture(self, record: Record, view: str) -> str | None:
-        """PNG in base64, None where the record has none."""
-        images: dict[str, str] = record.values["images"]
+    def png(self, record: AttackedRecord, view: str) -> str | None:
+        """PNG in base64; None where the record has none."""
         if view != PERTURBATION:
-            return images.get(view)
+            return record.images.get(view)
         change = _change(record)
         return None if change is None else _encoded(0.5 + self.factor * change)
 
-    def below(self, record: Record, view: str) -> tuple[str, bool | None]:
-        """What stands under a picture, and whether it was read right: prediction and label, or the distance."""
+    def caption(self, record: AttackedRecord, view: str) -> tuple[str, bool | None]:
+        """Words under an image and its correctness: prediction and label; of the perturbation its distance and None."""
         if view == PERTURBATION:
-            distance = record.values.get("distance")
-            return budget(record.values.get("norm"), distance).replace("≤ ", ""), None
-        key = "clean_predictions" if view == "clean" else "predictions"
-        guesses = record.values.get(key)
-        if not guesses:
+            return budget(record.norm, record.distance).replace("≤ ", ""), None
+        predictions = record.clean_predictions if view == "clean" else record.predictions
+        if not predictions:
             return f"class {record.label}", None
-        right = guesses[0] == record.label
-        return f"{guesses[0]} {'✓' if right else f'✗ not {record.label}'}", right
+        correct = predictions[0] == record.label
+        return f"{predictions[0]} {'✓' if correct else f'✗ not {record.label}'}", correct
 
 
-def grid(records: Sequence[Record]) -> Grid:
-    """The pictures of some records of one evaluator, and how far their perturbations are magnified.
+def grid(records: Sequence[AttackedRecord]) -> Grid:
+    """Grid of the images of some records of one evaluation.
 
-    For an L∞ threat eps is shown as half the range, so that grey is unchanged and black or white changed by eps. For
-    all others the largest change of any pixel in the grid is.
+    The perturbation is magnified until eps fills half the range for an L∞ threat, so that grey is unchanged and black
+    or white changed by eps; for all others until the largest change of any pixel in the grid does.
     """
-    names = {name for record in records for name in record.values.get("images", {})}
+    names = {name for record in records for name in record.images}
     first = [name for name in ("clean", "adversarial") if name in names]
     changes = [change for record in records if (change := _change(record)) is not None]
     between = [PERTURBATION] if changes else []
-    values = records[0].values
     largest = max((float(np.abs(change).max()) for change in changes), default=0.0)
-    half = float(values.get("eps") or 0.0) if values.get("norm") == "Linf" else largest
+    half = records[0].eps if records[0].norm == "Linf" else largest
     return Grid(list(records), [*first, *between, *sorted(names - set(first))], 0.5 / half if half > 0 else 1.0)
 
 
-def pictures(found: Grid, style: Style) -> "Figure":
+def grid_plot(shown: Grid, style: Style) -> "Canvas":
     """The grid as a figure, one column per image."""
-    figure, axes = new_figure(0.95 * len(found.records) + 1.3, 1.1 * len(found.views) + 0.3)
-    for column, record in enumerate(found.records):
+    figure, axes = new_figure(0.95 * len(shown.records) + 1.3, 1.1 * len(shown.views) + 0.3)
+    for column, record in enumerate(shown.records):
         axes.text(column + 0.47, -0.12, f"class {record.label}", color=style.soft, ha="center", va="center", size=8)
-        for row, view in enumerate(found.views):
-            png = found.picture(record, view)
+        for row, view in enumerate(shown.views):
+            png = shown.png(record, view)
             if png:
                 _place(axes, png, column, 1.2 * row)
-                text, right = found.below(record, view)
-                colour = style.curves[1] if right is False else style.ink if right else style.soft
+                text, correct = shown.caption(record, view)
+                colour = style.curves[1] if correct is False else style.ink if correct else style.soft
                 axes.text(column + 0.47, 1.2 * row + 1.05, text, color=colour, ha="center", va="center", size=7)
-    for row, view in enumerate(found.views):
+    for row, view in enumerate(shown.views):
         label = {"color": style.ink, "ha": "right", "va": "center", "size": 8, "parse_math": False}
-        axes.text(-0.1, 1.2 * row + 0.47, found.title(view), **label)  # type: ignore[arg-type]
-    axes.set(xlim=(-1.2, len(found.records)), ylim=(1.2 * len(found.views), -0.3), aspect="equal")
+        axes.text(-0.1, 1.2 * row + 0.47, shown.title(view), **label)  # type: ignore[arg-type]
+    axes.set(xlim=(-1.2, len(shown.records)), ylim=(1.2 * len(shown.views), -0.3), aspect="equal")
     axes.set_axis_off()
     return figure
 
@@ -98,9 +94,9 @@ def _place(axes: "Axes", png: str, column: float, row: float) -> None:
     )
 
 
-def _change(record: Record) -> "np.ndarray | None":
-    """adv - clean in pixels, as far as pictures with 8 bits per channel tell; None unless there are both."""
-    images = record.values.get("images", {})
+def _change(record: AttackedRecord) -> "np.ndarray | None":
+    """adv - clean in pixels, of images with 8 bits per channel; None unless there are both."""
+    images = record.images
     if not images.get("clean") or not images.get("adversarial"):
         return None
     clean, adv = (

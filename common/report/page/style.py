@@ -1,4 +1,4 @@
-"""How the page looks, and the note that says how to read it."""
+"""Style sheet of the page."""
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #62676e; --line: #e2e2dd; --paper: #fdfdfb; --wash: #f5f5f1;
@@ -62,7 +62,7 @@ figcaption { margin-top: .5rem; color: var(--soft); font-size: .9rem; max-width:
 .strip .share td, .strip .share th { color: var(--soft); padding-top: .3rem; }
 .coarse { image-rendering: pixelated; }
 .wrong, .strip .wrong { color: var(--wrong); font-weight: 600; }
-.strip .right { color: var(--ink); }
+.strip .correct { color: var(--ink); }
 .undecided { color: var(--soft); }
 aside { margin: 2rem 0; padding: .2rem 1.2rem; border-left: 3px solid var(--wrong); background: var(--wash); }
 aside.quiet { border-left-color: var(--line); }
@@ -96,37 +96,4 @@ summary { cursor: pointer; color: var(--accent); padding: .25rem 0; }
   .numbers small { display: inline-block; min-width: 6.6em; font-size: .82rem; }
 }
 @media print { main { max-width: none; } .wide { overflow: visible; } }
-"""
-
-COMPARING = """<p class="note">Differences are in percentage points, with 95 % intervals. Where there is one decision
-per image the test is the exact McNemar test and the interval Tango's score interval. For averages over several
-decisions the test is the exact sign-flip test on the differences per image, over all patterns of signs, and the
-interval Student's. p is two-sided. "p, Holm" is corrected for all comparisons that were made for its table; in bold
-where it is below 0.05. Several seeds of one evaluator count together.</p>
-"""
-
-CONVERGING = """<p class="note">An attack has converged where its curve is flat: one that still falls leaves a robust
-accuracy that more iterations, or more draws per step, would lower. In its loop an attack chooses its points by the very
-draws that are shown, so a curve may end below the accuracy on fresh draws, the point beside its end with a 95 %
-interval.</p>
-"""
-
-CONTROLS = """<p class="note">A randomised defence errs on some of many queries without any attack, so each score stands
-beside that of as many decisions on the clean image, and on the image with the adversarial perturbation's own values at
-random places with random signs. "Any point of its loop" is the share of images that no query of the attack saw
-misclassified: what is left when an attacker may submit all of them. "Worst of M" is left when an image is handed in as
-often as the protocol's resubmissions say.</p>
-"""
-
-READING = """<p>A randomised defence draws new noise for every query. <b>Average</b> is the accuracy of one query.
-<b>Worst draw</b> (Wor@K) counts an image only if every one of its K draws is right: what is left when an attacker may
-ask K times. It falls even without an attack, so <b>Worst draw, no attack</b> stands beside it. <b>Majority</b> (MV@K)
-lets the K draws vote. A deterministic classifier is asked once, and all of these are one number.</p>
-<p>Brackets and whiskers are 95 % Clopper-Pearson intervals over images. For an average over draws the images, not the
-draws, count as independent, which makes its interval rather too wide than too narrow. The intervals say how much the
-choice of test images matters; they say nothing about attacks stronger than the one that was run.</p>
-<p><b>Certified accuracy</b> at radius r is the share of images that are classified correctly, and provably so for every
-perturbation shorter than r in L2 (pixels in [0, 1]); each certificate is wrong with probability at most alpha. It is a
-lower bound on robustness. Accuracy under an attack is an upper bound.</p>
-<p>A failed check does not change a number. It says why not to trust it yet.</p>
 """

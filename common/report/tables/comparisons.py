@@ -1,40 +1,43 @@
-"""Runs against each other, and attacks against each other, on the images that both saw."""
+"""Paired comparisons of runs, and of the attacks of a run, on their common images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from common.records.paired import Outcomes, Paired, holm, paired
-from common.records.store import Record, is_certified, radius_grid
+from common.records.schema import AttackedRecord, PredictionRecord, Role
+from common.records.summary import is_certified, radius_grid
 from common.report.header import budget, differences, expression
-from common.report.runs import Run, family
-from common.report.tables.certification import is_open, targets
+from common.report.runs import Evaluation, Run, by_name
+from common.report.tables.certification import Certificates, is_undecided, targets
 from common.report.tables.table import Cell, Entry, Table, percent
 
-SURE = 0.05  # level of all comparisons of a table together
+SIGNIFICANCE = 0.05  # of all comparisons of a table together
 WORST = "worst attack"
-NOT_SETTINGS = ("name", "keep_images", "limit")
-Seeds = list[list[Record]]  # the records of an evaluator, one list for each of its seeds
+NOT_SETTINGS = ("name", "role", "keep_images", "limit")
+Seeds = Sequence[Evaluation[Any]]  # the seeds of one evaluator
+Pair = tuple[tuple[Run, Seeds], tuple[Run, Seeds]]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """``score`` of ``evaluation`` of two runs, or of two attacks."""
+class Comparison:
+    """Paired test of ``score`` in an ``evaluation`` of two runs, or of two attacks."""
 
     pair: tuple[str, str]
     evaluation: str
     score: str
-    found: Paired
+    result: Paired
 
 
 def run_table(runs: Sequence[Run]) -> Table:
-    """Every two runs, on all that both were asked: accuracies, their difference, its interval, the corrected p."""
-    rows, notes = list[Compared](), list[str]()
-    asked = [(run, _evaluations(run)) for run in runs]
-    for (first, one), (second, other) in combinations(asked, 2):
+    """Every two runs, on each evaluation of both: accuracies, their difference, its interval, the corrected p."""
+    rows, notes = list[Comparison](), list[str]()
+    evaluated = [(run, _evaluations(run)) for run in runs]
+    for (first, one), (second, other) in combinations(evaluated, 2):
         for name in one:
-            if name in other and not _said_already(first, second, name):
-                _compare_runs((first, one[name]), (second, other[name]), name, rows, notes)
+            if name in other and not _same_single_attack(one[name], other[name], name):
+                _compare_runs(((first, one[name]), (second, other[name])), name, rows, notes)
     columns = ["Defences", "Evaluation", "Score", "Images", "First", "Second", "First − second", "p", "p, Holm"]
     entries: list[list[Entry]] = [
         [" − ".join(row.pair), row.evaluation, row.score, *numbers]
@@ -44,158 +47,139 @@ def run_table(runs: Sequence[Run]) -> Table:
 
 
 def attack_table(runs: Sequence[Run]) -> Table:
-    """In each run and budget, the attack that leaves least against every other one, on their common images."""
-    rows = list[Compared]()
-    kept = list[bool]()
+    """In each run and budget, the strongest attack against every other one, on their common images."""
+    rows, shown = list[Comparison](), list[bool]()
     for run in runs:
-        for bound, names in _by_budget(run).items():
-            outcomes = {name: _pooled(run, name) for name in names}
-            pairs = [
-                (a, b, paired(outcomes[a], outcomes[b])) for a, b in combinations(names, 2) if _meet(outcomes, a, b)
-            ]
-            strongest = min(names, key=lambda name: _share(outcomes[name]))
-            for a, b, found in pairs:
-                if b == strongest:
-                    a, b, found = b, a, _swapped(found)
-                rows.append(Compared((a, b), run.name, bound, found))
-                kept.append(a == strongest)
+        for threat, attacks in _by_budget(run).items():
+            outcomes = {name: _pool(seeds) for name, seeds in attacks.items()}
+            strongest = min(outcomes, key=lambda name: _accuracy(outcomes[name]))
+            for a, b in combinations(outcomes, 2):
+                if outcomes[a].keys() & outcomes[b].keys():
+                    first, second = (b, a) if b == strongest else (a, b)
+                    rows.append(
+                        Comparison((first, second), run.name, threat, paired(outcomes[first], outcomes[second]))
+                    )
+                    shown.append(first == strongest)
     columns = ["Defence", "Threat", "Attacks", "Images", "First", "Second", "First − second", "p", "p, Holm"]
     entries: list[list[Entry]] = [
         [row.evaluation, row.score, " − ".join(row.pair), *numbers]
-        for row, numbers, shown in zip(rows, _numbers(rows), kept, strict=True)
-        if shown
+        for row, numbers, keep in zip(rows, _numbers(rows), shown, strict=True)
+        if keep
     ]
     return Table("Attacks compared on their common images, average accuracy in %", columns, entries, names=3)
 
 
-def _compare_runs(
-    one: tuple[Run, Seeds], other: tuple[Run, Seeds], name: str, rows: list[Compared], notes: list[str]
-) -> None:
-    (first, ours), (second, theirs) = one, other
-    pair = (first.name, second.name)
-    bounds = [budget(row.values.get("norm"), row.values.get("eps")) for row in (ours[0][0], theirs[0][0])]
-    if bounds[0] != bounds[1]:
-        notes.append(f"{' and '.join(pair)}, {name}: not compared, the budgets differ ({' and '.join(bounds)}).")
+def _compare_runs(pair: Pair, name: str, rows: list[Comparison], notes: list[str]) -> None:
+    (first, ours), (second, theirs) = pair
+    names = (first.name, second.name)
+    label = f"{' and '.join(names)}, {name}"
+    budgets = [_budget(seeds[0]) for seeds in (ours, theirs)]
+    if budgets[0] != budgets[1]:
+        notes.append(f"{label}: not compared, the budgets differ ({' and '.join(budgets)}).")
         return
     try:
-        radii = _asked(first, second, name)
-        rows += [Compared(pair, name, score, paired(a, b)) for score, a, b in _scores(ours, theirs, radii)]
+        radii = _common_targets(ours[0], theirs[0])
+        rows += [Comparison(names, name, score, paired(a, b)) for score, a, b in _scores(ours, theirs, radii)]
     except ValueError as error:
-        notes.append(f"{' and '.join(pair)}, {name}: not compared, {error}.")
+        notes.append(f"{label}: not compared, {error}.")
         return
-    notes += [note for run, found in ((first, ours), (second, theirs)) for note in _open(run, name, found[0], radii)]
-    changed = _changed(first, second, name)
-    if changed:
-        notes.append(f"{' and '.join(pair)} attack or score differently in {name}: {'; '.join(changed)}.")
+    notes += [note for run, seeds in pair for note in _undecided(run, seeds[0], radii)]
+    if not name.startswith(WORST) and (changed := _changed(ours[0].part, theirs[0].part)):
+        notes.append(f"{' and '.join(names)} attack or score differently in {name}: {'; '.join(changed)}.")
 
 
-def _open(run: Run, name: str, rows: Sequence[Record], radii: list[float] | None) -> Iterator[str]:
-    """Where verdicts are foreseen: how many of them are guesses."""
+def _budget(evaluation: Evaluation[Any]) -> str:
+    row = evaluation.rows[0]
+    return budget(row.norm, row.eps) if isinstance(row, AttackedRecord) else ""
+
+
+def _undecided(run: Run, evaluation: Evaluation[Any], radii: Sequence[float] | None) -> Iterator[str]:
     for radius in radii or ():
-        count = sum(is_open(row, radius) for row in rows)
-        if count:
-            yield f"{run.name}, {name}: foreseen; verdicts about {radius:g} still open: {count}, taken as is likelier."
+        if count := sum(is_undecided(row, radius) for row in evaluation.rows):
+            yield f"{run.name}, {evaluation.title}: forecast; {count} undecided at {radius:g}, taken as the likelier."
 
 
-def _said_already(first: Run, second: Run, name: str) -> bool:
-    """Whether a worst case is that of one and the same attack in both runs."""
-    worst = [{f"{WORST}, {budget(*key)}": attack for key, attack in run.worst_names.items()} for run in (first, second)]
-    single = [run.attacks for run in (first, second)]
-    if not all(name in names for names in worst):
-        return False
-    one, other = worst[0][name], worst[1][name]
-    return one in single[0] and other in single[1] and family(one) == family(other)
+def _same_single_attack(one: Seeds, other: Seeds, name: str) -> bool:
+    """True for a worst case that is, in both runs, the run's only attack: it is compared under its own name."""
+    single = all(seeds[0].source.role is Role.RESULT for seeds in (one, other))
+    return single and name.startswith(WORST) and one[0].name == other[0].name
 
 
 def _evaluations(run: Run) -> dict[str, Seeds]:
-    """What a run was asked: per evaluation the records of each of its seeds, the worst case per budget besides."""
-    found: dict[str, Seeds] = {}
-    for summary in [*run.of_kind(0), *run.of_kind(1), *run.of_kind(2)]:
-        if summary.evaluator in run.attacks or run.kind(summary.evaluator) != 1:
-            found.setdefault(family(summary.evaluator), []).append(run.rows(summary.evaluator))
-    worst = {f"{WORST}, {budget(*key)}": [run.rows(name)] for key, name in run.worst_names.items()}
-    return found | worst
+    """Evaluations of a run by name, the seeds of each together, and the worst case per budget."""
+    own: dict[str, Seeds] = {**by_name(run.clean), **by_name(run.attacks), **by_name(run.certified)}
+    return own | {f"{WORST}, {budget(*key)}": [one] for key, one in run.worst_by_budget.items()}
 
 
-def _asked(first: Run, second: Run, name: str) -> list[float] | None:
-    """The radii that both certifiers were asked about; None if neither was asked about some only."""
-    known = [found for found in (targets(first, name), targets(second, name)) if found is not None]
+def _common_targets(first: Evaluation[Any], second: Evaluation[Any]) -> list[float] | None:
+    """Target radii of both certifiers; None if neither has any."""
+    known = [radii for radii in (targets(first), targets(second)) if radii is not None]
     return sorted(set.intersection(*map(set, known))) if known else None
 
 
 def _scores(one: Seeds, other: Seeds, radii: list[float] | None) -> Iterator[tuple[str, Outcomes, Outcomes]]:
-    if "radius" in one[0][0].values:
-        for radius in radius_grid([*one[0], *other[0]])[1:] if radii is None else radii:
-            pair = [{r.index: (r.label, [is_certified(r, radius)]) for r in rows} for rows in (one[0], other[0])]
-            if any(entry[1][0] for outcomes in pair for entry in outcomes.values()):
-                yield f"certified at {radius:g}", pair[0], pair[1]
+    if not isinstance(one[0].rows[0], PredictionRecord):
+        yield from _certified_scores(one[0], other[0], radii)
         return
     first, second = _pool(one), _pool(other)
     yield "average", first, second
     draws = {len(entry[1]) for outcomes in (first, second) for entry in outcomes.values()}
-    attacked = "distance" in one[0][0].values
+    attacked = isinstance(one[0].rows[0], AttackedRecord)
     if attacked and len(one) == len(other) == 1 and len(draws) == 1 and draws != {1}:
-        worst = [{i: (label, [all(right)]) for i, (label, right) in rows.items()} for rows in (first, second)]
+        worst = [{i: (label, [all(correct)]) for i, (label, correct) in rows.items()} for rows in (first, second)]
         yield f"worst of {draws.pop()} draws", worst[0], worst[1]
 
 
+def _certified_scores(
+    one: Certificates, other: Certificates, radii: list[float] | None
+) -> Iterator[tuple[str, Outcomes, Outcomes]]:
+    for radius in radius_grid([*one.rows, *other.rows])[1:] if radii is None else radii:
+        pair = [{r.index: (r.label, [is_certified(r, radius)]) for r in side.rows} for side in (one, other)]
+        if any(entry[1][0] for outcomes in pair for entry in outcomes.values()):
+            yield f"certified at {radius:g}", pair[0], pair[1]
+
+
 def _pool(seeds: Seeds) -> Outcomes:
-    """Which decisions were right, per image that every seed saw, those of all seeds together."""
-    tables = [{row.index: row for row in rows} for rows in seeds]
+    """Correctness of the decisions of all seeds together, per image that every seed evaluated."""
+    tables = [{row.index: row for row in seed.rows} for seed in seeds]
     common = set.intersection(*(set(table) for table in tables))
     return {
-        index: (
-            tables[0][index].label,
-            [guess == table[index].label for table in tables for guess in table[index].values["predictions"]],
-        )
+        index: (tables[0][index].label, [correct for table in tables for correct in table[index].correct])
         for index in sorted(common)
     }
 
 
-def _pooled(run: Run, name: str) -> Outcomes:
-    return _pool([run.rows(seeded) for seeded in run.attacks if family(seeded) == name])
+def _by_budget(run: Run) -> dict[str, Mapping[str, Seeds]]:
+    """Attacks of a run by budget, the seeds of each together; only budgets with at least two attacks."""
+    budgets: dict[str, dict[str, list[Evaluation[AttackedRecord]]]] = {}
+    for name, seeds in by_name(run.attacks).items():
+        budgets.setdefault(_budget(seeds[0]), {})[name] = seeds
+    return {threat: attacks for threat, attacks in budgets.items() if len(attacks) > 1}
 
 
-def _by_budget(run: Run) -> dict[str, list[str]]:
-    """The attacks of a run, seeds together, by budget; only budgets with at least two."""
-    found: dict[str, list[str]] = {}
-    for name in run.attacks:
-        values = run.rows(name)[0].values
-        names = found.setdefault(budget(values.get("norm"), values.get("eps")), [])
-        if family(name) not in names:
-            names.append(family(name))
-    return {bound: names for bound, names in found.items() if len(names) > 1}
+def _accuracy(outcomes: Outcomes) -> float:
+    return sum(sum(correct) / len(correct) for _, correct in outcomes.values()) / max(1, len(outcomes))
 
 
-def _meet(outcomes: dict[str, Outcomes], first: str, second: str) -> bool:
-    return bool(outcomes[first].keys() & outcomes[second].keys())
-
-
-def _share(outcomes: Outcomes) -> float:
-    return sum(sum(right) / len(right) for _, right in outcomes.values()) / max(1, len(outcomes))
-
-
-def _swapped(found: Paired) -> Paired:
-    return Paired(found.n, found.second, found.first, -found.high, -found.low, found.p, found.single)
-
-
-def _changed(first: Run, second: Run, name: str) -> list[str]:
-    parts = [{k: v for k, v in run.part(name).items() if k not in NOT_SETTINGS} for run in (first, second)]
+def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    parts = [{k: v for k, v in part.items() if k not in NOT_SETTINGS} for part in (first, second)]
     if not all(parts):
         return []
     return [f"{path} {expression(a)} and {expression(b)}" for path, a, b in differences(parts[0], parts[1])]
 
 
-def _numbers(rows: Sequence[Compared]) -> list[list[Entry]]:
-    corrected = holm([row.found.p for row in rows])
-    return [_entries(row.found, p) for row, p in zip(rows, corrected, strict=True)]
+def _numbers(rows: Sequence[Comparison]) -> list[list[Entry]]:
+    corrected = holm([row.result.p for row in rows])
+    return [_entries(row.result, p) for row, p in zip(rows, corrected, strict=True)]
 
 
-def _entries(found: Paired, p: float) -> list[Entry]:
-    low, high = (f"{100 * value:+.1f}" for value in (found.low, found.high))
-    gain = Cell(f"{100 * found.difference:+.1f}".replace("-", "−"), f"[{low}, {high}]".replace("-", "−"), p < SURE)
-    return [found.n, percent(found.first), percent(found.second), gain, _p(found.p), Cell(_p(p), "", p < SURE)]
+def _entries(result: Paired, corrected: float) -> list[Entry]:
+    low, high = (f"{100 * value:+.1f}" for value in (result.low, result.high))
+    interval = f"[{low}, {high}]".replace("-", "−")
+    gain = Cell(f"{100 * result.difference:+.1f}".replace("-", "−"), interval, corrected < SIGNIFICANCE)
+    p = Cell(_p_value(corrected), "", corrected < SIGNIFICANCE)
+    return [result.n, percent(result.first), percent(result.second), gain, _p_value(result.p), p]
 
 
-def _p(value: float) -> str:
+def _p_value(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"

@@ -1,28 +1,22 @@
-"""Are the gradients that a run attacked with what they claim to be? What its records and their header say."""
+"""State of the gradients that a run attacked with, from its gradient check and its header."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from common.numerics.finding import Finding
+from common.records.schema import AttackedRecord
 from common.report.header import find, normal, short
-from common.report.runs import Run, is_scored
+from common.report.runs import CheckState, Evaluation, Run
 
 APPROXIMATE = {
     "bpda": "the backward pass takes the purification for the identity",
-    "adjoint": "an adjoint equation stands for the gradient of the steps that are deployed",
-    "surrogate": "another process is differentiated than the one that is deployed",
+    "adjoint": "the backward pass solves an adjoint equation instead of differentiating the deployed steps",
+    "surrogate": "a coarser process is differentiated than the deployed one",
 }
-DECLARATION = "declared gradient"  # the test that only measures a gradient which is declared approximate
+DECLARATION = "declared gradient"  # check that only measures a gradient that is declared approximate
 State = Literal["exact", "approximate", "failed", "unknown"]
 RANK = {"failed": 0, "undecided": 1, "passed": 2}
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What a verification found by one of its tests: at the image that speaks most against the gradient."""
-
-    name: str
-    state: Literal["passed", "failed", "undecided"]
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -33,62 +27,74 @@ class Gradients:
     sentences: list[str]
 
 
-def findings(run: Run) -> list[Tested]:
-    """The findings of a run's verification, one per test; empty where there was none."""
-    found: dict[str, Tested] = {}
-    for row in run.records:
-        listed = row.values.get("findings", [])
-        for values in [] if is_scored(row) or not isinstance(listed, list) else listed:
-            one = Tested(str(values["name"]), _state(values), str(values["sentence"]))
-            if one.name not in found or RANK[one.state] < RANK[found[one.name].state]:
-                found[one.name] = one
-    return list(found.values())
+def findings(run: Run) -> list[Finding]:
+    """Findings of a run's gradient check, for each of its tests at the worst image; empty without a check."""
+    worst: dict[str, Finding] = {}
+    for check in run.gradient_checks:
+        for finding in (finding for row in check.rows for finding in row.findings):
+            known = worst.get(finding.name)
+            if known is None or RANK[finding_state(finding)] < RANK[finding_state(known)]:
+                worst[finding.name] = finding
+    return list(worst.values())
+
+
+def finding_state(finding: Finding) -> CheckState:
+    """State of a finding, as of a masking check."""
+    if not finding.decided:
+        return "undecided"
+    return "passed" if finding.passed else "failed"
 
 
 def gradients(run: Run) -> Gradients | None:
-    """None for a run without an attack that uses gradients.
+    """State of the gradients; None for a run without a white-box attack.
 
-    "failed": a verification in the run speaks against them. "approximate": every attack uses one that is declared to
-    be so, in the header or by the verification. "exact": verified. "unknown": nothing was verified.
+    "failed": a gradient check failed. "approximate": every attack uses a gradient that is declared approximate, in the
+    header or by the check. "exact": checked. "unknown": not checked.
     """
-    white = [name for name in run.attacks if run.rows(name)[0].values.get("white_box", True)]
-    if not white:
+    white_box = [attack for attack in run.attacks if attack.rows[0].white_box]
+    if not white_box:
         return None
-    found = findings(run)
-    failed = [f"{one.name.capitalize()}: {one.sentence}" for one in found if one.state == "failed"]
-    if failed or any(row.values.get("verified") is False for row in run.records):
-        return Gradients("failed", failed or ["A verification failed, without saying where."])
-    modes = {name: mode_name(gradient_of(run, name)) for name in white}
-    declared = [one.sentence for one in found if one.name == DECLARATION]
-    if declared and not any(find(run.part(name).get("attack"), "gradient") for name in white):
+    tested = findings(run)
+    failed = [f"{one.name.capitalize()}: {one.sentence}" for one in tested if finding_state(one) == "failed"]
+    if failed or _is_marked(run):
+        return Gradients("failed", failed or ["A gradient check failed; its findings are not among the records."])
+    declared = [one.sentence for one in tested if one.name == DECLARATION]
+    if declared and not any(find(attack.part.get("attack"), "gradient") for attack in white_box):
         return Gradients("approximate", declared)
-    if all(mode.lower() in APPROXIMATE for mode in modes.values()):
-        said = [
-            f"{mode}: {APPROXIMATE[mode.lower()]}. A robust accuracy measured by it is an upper bound."
-            for mode in dict.fromkeys(modes.values())
-        ]
-        return Gradients("approximate", said)
-    if found:
+    if sentences := _declared(run, white_box):
+        return Gradients("approximate", sentences)
+    if tested:
         return Gradients("exact", [])
     off = run.config.get("verify") == "off"
-    why = "verification was switched off" if off else "the records hold no verification"
-    return Gradients("unknown", [f"Nothing says that the attacks differentiated what is deployed: {why}."])
+    why = "the gradient check was switched off" if off else "the records hold no gradient check"
+    return Gradients("unknown", [f"It is unknown whether the attacks differentiated the deployed defence: {why}."])
 
 
-def gradient_of(run: Run, evaluator: str) -> Any:
-    """How an attack differentiates the defence: the way it names itself, else the defence's own; None if not stated."""
-    own = find(run.part(evaluator).get("attack"), "gradient")
+def _is_marked(run: Run) -> bool:
+    """True where the records say that a gradient check failed."""
+    checks = (row.verified for check in run.gradient_checks for row in check.rows)
+    return not all(checks) or any(row.verified is False for attack in run.attacks for row in attack.rows)
+
+
+def _declared(run: Run, attacks: Sequence[Evaluation[AttackedRecord]]) -> list[str]:
+    """A sentence for each mode, if every attack uses a mode that is declared approximate."""
+    modes = [mode_name(gradient_of(run, attack)) for attack in attacks]
+    if not all(mode.lower() in APPROXIMATE for mode in modes):
+        return []
+    return [
+        f"{mode}: {APPROXIMATE[mode.lower()]}. A robust accuracy measured by it is an upper bound."
+        for mode in dict.fromkeys(modes)
+    ]
+
+
+def gradient_of(run: Run, attack: Evaluation[AttackedRecord]) -> Any:
+    """Differentiation mode of an attack, its own or else the defence's; None if not stated."""
+    own = find(attack.part.get("attack"), "gradient")
     return find(find(run.config, "classifier"), "gradient") if own is None else own
 
 
 def mode_name(gradient: Any) -> str:
-    """``"BPDA"`` of a described gradient, or of its short name; empty without one."""
+    """``"BPDA"`` of a described mode, or of its short name; empty without one."""
     node = normal(gradient)
     name = short(str(node.get("class", ""))) if isinstance(node, dict) else str(node or "")
     return "BPDA" if name.lower() == "bpda" else name[:1].upper() + name[1:]
-
-
-def _state(values: dict[str, Any]) -> Literal["passed", "failed", "undecided"]:
-    if not values.get("decided", True):
-        return "undecided"
-    return "passed" if values.get("passed") else "failed"

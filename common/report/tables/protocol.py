@@ -1,19 +1,20 @@
-"""How the numbers were made, from the configuration in the records' header: one column per evaluator."""
+"""Protocol of a run, from its header and records: one column per evaluator, one row per setting."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.records.store import Record
+from common.records.schema import AttackedRecord, CertifiedRecord, PredictionRecord
 from common.report.header import budget, expression, find, normal, set_names, short
-from common.report.runs import Run, family
+from common.report.runs import Evaluation, Run, by_name
 from common.report.tables.gradients import gradient_of, mode_name
 from common.report.tables.table import Entry, Table
 
 STATED = ("steps", "step_size", "eot", "restarts", "loss", "gradient", "chunk", "attack")
 RULES = {"single": "a single draw", "majority": "majority of {}", "mean_logit": "mean logit of {}"}
-KNOWS = {"model": "the defence, not its draws", "noise": "the defence and the draws it is scored on"}
+KNOWS = {"model": "the defence, not its draws", "noise": "the defence and the scored draws"}
 CERTIFIERS = {"Lipschitz": "Lipschitz bound, no smoothing", "Claimed": "published constants, no certificate"}
-Part = Mapping[str, Any]
+Seeds = Sequence[Evaluation[Any]]  # the seeds of one evaluator
+Setting = Callable[[Run, Seeds], str]
 
 
 def defence(run: Run) -> str:
@@ -24,41 +25,18 @@ def defence(run: Run) -> str:
 
 def protocol_table(run: Run) -> Table:
     """Threat, attack, gradient, samplers, decision rule, draws, resubmissions and seeds of every evaluator of a run."""
-    groups: dict[str, list[str]] = {}
-    derived = {row.evaluator for row in run.worst}
-    for summary in run.summaries:
-        if summary.evaluator not in derived:
-            groups.setdefault(family(summary.evaluator), []).append(summary.evaluator)
+    evaluations: list[Evaluation[Any]] = [*run.clean, *run.attacks, *run.certified, *run.claimed]
+    groups = by_name(evaluations)
     rows: list[list[Entry]] = []
-    for title, say in _SETTINGS:
-        said: list[Entry] = [
-            say(run, run.part(names[0]), [run.rows(name) for name in names]) for names in groups.values()
-        ]
-        if any(said):
-            rows.append([title, *(entry or None for entry in said)])
+    for title, setting in _SETTINGS:
+        entries: list[Entry] = [setting(run, seeds) for seeds in groups.values()]
+        if any(entries):
+            rows.append([title, *(entry or None for entry in entries)])
     return Table(f"{run.name}: protocol", ["Setting", *groups], rows, names=1, prose=True)
 
 
-def _threat(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    values, threat = rows[0][0].values, normal(part.get("threat")) or {}
-    if "distance" not in values:
-        return ""
-    return budget(values.get("norm", threat.get("norm")), values.get("eps", threat.get("eps"))) or "not recorded"
-
-
-def _attack(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    values = rows[0][0].values
-    if "radius" in values:
-        return CERTIFIERS.get(
-            short(str((normal(part.get("smoothing")) or {}).get("class", ""))), "randomised smoothing"
-        )
-    if "distance" not in values:
-        return "none"
-    return f"{attack_name(part.get('attack'))}, {'white' if values.get('white_box', True) else 'black'} box"
-
-
 def attack_name(attack: Any) -> str:
-    """``"APGD"``, or ``"Transfer(PGD)"`` for an attack that is made of another one."""
+    """``"APGD"``, or ``"Transfer(PGD)"`` for an attack around another one."""
     node = normal(attack)
     if not isinstance(node, dict):
         return "not recorded"
@@ -66,106 +44,128 @@ def attack_name(attack: Any) -> str:
     return f"{name}({attack_name(inner)})" if isinstance(inner, dict) else name
 
 
-def _of_attack(key: str) -> "Say":
-    def say(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-        value = find(part.get("attack"), key)
-        return "" if value is None else expression(value).replace("_", "-")
-
-    return say
-
-
-def _other_settings(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    attack, said = normal(part.get("attack")) or normal(part.get("smoothing")), list[str]()
-    while isinstance(attack, dict):
-        names = [name for name in set_names(attack) if name not in STATED]
-        said += [_setting(name.replace("_", " "), attack[name]) for name in names]
-        attack = normal(attack.get("attack"))
-    return ", ".join(said)
-
-
-def _setting(name: str, value: Any) -> str:
-    return name if value is True else f"{name} {expression(value, 2)}"
-
-
-def _gradient(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    values = rows[0][0].values
-    if "distance" not in values or not values.get("white_box", True):
-        return ""
-    gradient = gradient_of(run, rows[0][0].evaluator)
-    return mode_name(gradient) if isinstance(gradient, str) else "" if gradient is None else expression(gradient)
-
-
-def _attack_sampler(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    values, deployed = rows[0][0].values, sampler(find(run.config, "classifier"))
-    if "distance" not in values or not deployed or not values.get("white_box", True):
-        return ""
-    gradient = normal(gradient_of(run, rows[0][0].evaluator))
-    kind = mode_name(gradient).lower()
-    if kind == "surrogate":
-        known = gradient if isinstance(gradient, dict) else {}
-        solver = known.get("solver")
-        used = "the same solver" if solver is None else expression(solver)
-        return f"{used}, {known['steps']} steps" if "steps" in known else f"{used}, fewer steps"
-    if kind == "adjoint":
-        return "forward as deployed, backward by an adjoint equation"
-    return "forward as deployed, backward as if it were the identity" if kind == "bpda" else "as deployed"
-
-
-def _sampler(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    return sampler(find(run.config, "classifier"))
-
-
 def sampler(classifier: Any) -> str:
-    """The reverse process of a purifier: its solver, steps and depth; empty if there is none to be found."""
+    """Reverse process of a described purifier: its solver, steps and diffusion time; empty without a purifier."""
     purifier = normal(find(classifier, "purifier"))
     if not isinstance(purifier, dict):
         return ""
     solver, times = find(purifier, "solver"), find(purifier, "times")
-    said = [expression(solver) if solver is not None else short(str(purifier.get("class", "")))]
+    shown = [expression(solver) if solver is not None else short(str(purifier.get("class", "")))]
     steps, start = find(purifier, "steps"), find(purifier, "t_star")
     if isinstance(times, list) and len(times) > 1:
         steps, start = len(times) - 1, times[0]
-    said += [f"{steps} steps"] if isinstance(steps, int) else []
-    said += [f"t* = {start:.4g}"] if isinstance(start, int | float) else []
-    return ", ".join(said)
+    shown += [f"{steps} steps"] if isinstance(steps, int) else []
+    shown += [f"t* = {start:.4g}"] if isinstance(start, int | float) else []
+    return ", ".join(shown)
 
 
-def _rule(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    if "radius" in rows[0][0].values:
+def _attacked(seeds: Seeds) -> AttackedRecord | None:
+    """First row of an attack; None of other evaluations."""
+    row = seeds[0].rows[0]
+    return row if isinstance(row, AttackedRecord) else None
+
+
+def _white_box(seeds: Seeds) -> bool:
+    row = _attacked(seeds)
+    return row is not None and row.white_box
+
+
+def _threat(run: Run, seeds: Seeds) -> str:
+    row = _attacked(seeds)
+    return "" if row is None else budget(row.norm, row.eps)
+
+
+def _attack(run: Run, seeds: Seeds) -> str:
+    row, part = seeds[0].rows[0], seeds[0].part
+    if isinstance(row, CertifiedRecord):
+        certifier = normal(part.get("smoothing")) or {}
+        return CERTIFIERS.get(short(str(certifier.get("class", ""))), "randomised smoothing")
+    if not isinstance(row, AttackedRecord):
+        return "none"
+    return f"{attack_name(part.get('attack'))}, {'white' if row.white_box else 'black'} box"
+
+
+def _knows(run: Run, seeds: Seeds) -> str:
+    row = _attacked(seeds)
+    if row is None:
+        return ""
+    return KNOWS.get(row.knows, row.knows) if row.white_box else "the outputs alone, or less"
+
+
+def _of_attack(key: str) -> Setting:
+    def setting(run: Run, seeds: Seeds) -> str:
+        value = find(seeds[0].part.get("attack"), key)
+        return "" if value is None else expression(value).replace("_", "-")
+
+    return setting
+
+
+def _other_settings(run: Run, seeds: Seeds) -> str:
+    part, shown = seeds[0].part, list[str]()
+    node = normal(part.get("attack")) or normal(part.get("smoothing"))
+    while isinstance(node, dict):
+        names = [name for name in set_names(node) if name not in STATED]
+        shown += [_named(name.replace("_", " "), node[name]) for name in names]
+        node = normal(node.get("attack"))
+    return ", ".join(shown)
+
+
+def _named(name: str, value: Any) -> str:
+    return name if value is True else f"{name} {expression(value, 2)}"
+
+
+def _gradient(run: Run, seeds: Seeds) -> str:
+    if not _white_box(seeds):
+        return ""
+    gradient = gradient_of(run, seeds[0])
+    return mode_name(gradient) if isinstance(gradient, str) else "" if gradient is None else expression(gradient)
+
+
+def _attack_sampler(run: Run, seeds: Seeds) -> str:
+    if not _white_box(seeds) or not sampler(find(run.config, "classifier")):
+        return ""
+    gradient: Mapping[str, Any] | str = normal(gradient_of(run, seeds[0]))
+    mode = mode_name(gradient).lower()
+    if mode == "surrogate":
+        settings = gradient if isinstance(gradient, Mapping) else {}
+        solver = settings.get("solver")
+        used = "the same solver" if solver is None else expression(solver)
+        return f"{used}, {settings['steps']} steps" if "steps" in settings else f"{used}, fewer steps"
+    if mode == "adjoint":
+        return "forward as deployed, backward by an adjoint equation"
+    return "forward as deployed, backward as the identity" if mode == "bpda" else "as deployed"
+
+
+def _sampler(run: Run, seeds: Seeds) -> str:
+    return sampler(find(run.config, "classifier"))
+
+
+def _rule(run: Run, seeds: Seeds) -> str:
+    row, part = seeds[0].rows[0], seeds[0].part
+    if isinstance(row, CertifiedRecord):
         return ""
     return RULES.get(str(part.get("rule", "single")), "{}").format(part.get("votes", 1))
 
 
-def _draws(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    counts = sorted({len(row.values["predictions"]) for seed in rows for row in seed if "predictions" in row.values})
-    return " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else ""
+def _draws(run: Run, seeds: Seeds) -> str:
+    counts = {len(row.predictions) for seed in seeds for row in seed.rows if isinstance(row, PredictionRecord)}
+    return " to ".join(map(str, dict.fromkeys([min(counts), max(counts)]))) if counts else ""
 
 
-def _resubmissions(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    return str(rows[0][0].values.get("resubmissions") or part.get("resubmissions") or "")
+def _resubmissions(run: Run, seeds: Seeds) -> str:
+    row = _attacked(seeds)
+    return "" if row is None else str(row.resubmissions)
 
 
-def _knows(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    values = rows[0][0].values
-    if not values.get("white_box", True):
-        return "the answers alone, or less"
-    known = values.get("knows") or part.get("knows")
-    return KNOWS.get(str(known), str(known or ""))
+def _seeds(run: Run, seeds: Seeds) -> str:
+    return ", ".join(str(seed.source.seed) for seed in seeds)
 
 
-def _seeds(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    names = [seed[0].evaluator for seed in rows]
-    found = [run.parts[name].get("seed") for name in names if name in run.parts] or [part.get("seed")]
-    flat = [value for seed in found for value in (seed if isinstance(seed, list) else [seed]) if value is not None]
-    return ", ".join(str(value) for value in dict.fromkeys(flat))
+def _images(run: Run, seeds: Seeds) -> str:
+    return str(len(set().union(*(seed.indices for seed in seeds))))
 
 
-def _images(run: Run, part: Part, rows: Sequence[list[Record]]) -> str:
-    return str(len({row.index for seed in rows for row in seed}))
-
-
-Say = Callable[[Run, Part, Sequence[list[Record]]], str]
-_SETTINGS: list[tuple[str, Say]] = [
+_SETTINGS: list[tuple[str, Setting]] = [
     ("Attack", _attack),
     ("Threat", _threat),
     ("The attacker knows", _knows),

@@ -1,4 +1,4 @@
-"""The numbers: tables for the console, the page and a spreadsheet, all from the same summaries."""
+"""A table of a report, and its forms: for the console, and as a spreadsheet."""
 
 import csv
 from collections.abc import Sequence
@@ -8,29 +8,27 @@ from pathlib import Path
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from common.records.store import Summary
+from common.records.intervals import Share
 from common.report.runs import Run
-
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A finished entry: ``text``, a ``note`` beside it in small, and whether it is ``strong``."""
+    """Finished entry: ``text``, a ``note`` beside it in small print, and whether the text is ``strong``."""
 
     text: str
     note: str = ""
     strong: bool = False
 
 
-Entry = Triple | Cell | str | int | None
+Entry = Share | Cell | str | int | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """``rows`` of entries below ``columns``. A triple is a share with its interval, None does not apply.
+    """``rows`` of entries below ``columns``. A `Share` is shown with its interval, None does not apply.
 
-    The first ``names`` entries of a row say what it is about. ``notes`` stand below. ``prose`` entries are words.
+    The first ``names`` entries of a row identify it. ``notes`` stand below. ``prose`` entries are words.
     """
 
     title: str
@@ -46,9 +44,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def bounds(triple: Triple) -> str:
+def bounds(share: Share) -> str:
     """The interval in percent: ``"[67.4, 75.3]"``."""
-    return f"[{percent(triple[1])}, {percent(triple[2])}]"
+    return f"[{percent(share[1])}, {percent(share[2])}]"
 
 
 def as_cell(entry: Entry) -> Cell:
@@ -58,22 +56,8 @@ def as_cell(entry: Entry) -> Cell:
     return entry if isinstance(entry, Cell) else Cell("–" if entry is None else str(entry))
 
 
-def accuracy_table(runs: Sequence[Run]) -> Table:
-    """One row per run and evaluator that predicts; draws are counted where they differ from one."""
-    columns = ["Defence", "Evaluation", "Images", "Draws", "Average", "Worst draw", "Majority", "Worst draw, no attack"]
-    pairs = [(run, summary) for run in runs for summary in run.summaries if run.kind(summary.evaluator) < 2]
-    return Table("Accuracy, %", columns, [_accuracies(run, summary) for run, summary in pairs])
-
-
-def _accuracies(run: Run, summary: Summary) -> list[Entry]:
-    draws = len(run.rows(summary.evaluator)[0].values["predictions"])
-    metrics = summary.metrics
-    tail = [metrics.get(f"{name}@{draws}") for name in ("Wor", "MV", "clean Wor")]
-    return [run.name, summary.evaluator, summary.n, draws, metrics["Avg"], *tail]
-
-
 def to_rich(table: Table) -> RichTable:
-    """For the console."""
+    """The table for the console."""
     rich = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="dim", box=None)
     for position, column in enumerate(table.columns):
         left = position < table.names or table.prose
@@ -88,20 +72,21 @@ def _rich(cell: Cell) -> Text:
     return Text.assemble(text, " ", (cell.note, "dim")) if cell.note else text
 
 
-def write_csv(runs: Sequence[Run], path: Path) -> Path:
-    """Every number of every summary, one a line, unrounded: defence, evaluator, images, metric, value, low, high."""
+def write_metrics(runs: Sequence[Run], path: Path) -> Path:
+    """Write every metric of every summary, unrounded, a line each."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["defence", "evaluator", "images", "metric", "value", "low", "high"])
+        writer.writerow(["defence", "evaluator", "seed", "images", "metric", "value", "low", "high"])
         for run in runs:
-            for summary in [*run.summaries, *run.probes]:
-                for metric, triple in summary.metrics.items():
-                    writer.writerow([run.name, summary.evaluator, summary.n, metric, *triple])
+            for evaluation in [*run.results, *run.comparisons]:
+                summary = evaluation.summary
+                for metric, share in summary.metrics.items():
+                    writer.writerow([run.name, *evaluation.source[:2], summary.n, metric, *share])
     return path
 
 
 def write_table(table: Table, path: Path) -> Path:
-    """A finished table, a line per row; what stands small beside an entry gets a column of its own."""
+    """Write a finished table, a line per row; the notes beside entries get a column of their own."""
     cells = [[as_cell(entry) for entry in row] for row in table.rows]
     noted = [any(row[place].note for row in cells) for place in range(len(table.columns))]
     with path.open("w", newline="", encoding="utf-8") as file:

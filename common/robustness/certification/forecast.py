@@ -10,7 +10,7 @@ from scipy.stats import binom, hypergeom, norm
 from torch import Tensor
 
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import needed_count
 from common.robustness.certification.certificate import Certificate, check_rows
 from common.robustness.certification.smoothing import Smoothing

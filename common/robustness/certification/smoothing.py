@@ -8,7 +8,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.certificate import Certificate, Certifier, check_rows
 from common.robustness.classifiers import Classifier, deployed

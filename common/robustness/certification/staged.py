@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.records.rows import DIGITS, rounded_down
+from common.records.rounding import DIGITS, rounded_down
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
 

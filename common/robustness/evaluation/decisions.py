@@ -1,4 +1,4 @@
-"""How a defence decides, and what it is asked: fresh decisions on an image, beside matched controls."""
+"""Decision rules, and decisions on fresh draws."""
 
 from typing import Literal, get_args
 
@@ -13,23 +13,29 @@ from common.robustness.voting import Voting
 Rule = Literal["single", "majority", "mean_logit"]
 
 
-def check_rule(rule: str, votes: int) -> None:
-    """Raises ``ValueError`` for a decision rule that is none."""
+def check_draws(draws: int, rule: str, votes: int) -> None:
+    """Raise ``ValueError`` for an unknown decision rule and for impossible numbers of draws or votes."""
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1; got {draws}")
     if rule not in get_args(Rule):
         raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}; got {rule!r}")
     if votes < 1 or (rule == "single") != (votes == 1):
         raise ValueError(f'votes must be 1 for rule "single" and at least 2 for a vote; got {votes} for {rule!r}')
 
 
-def decided(classifier: Classifier, rule: Rule, votes: int) -> Classifier:
-    """The classifier as it decides: by a single draw, or by ``rule`` over ``votes`` of them."""
+def with_rule(classifier: Classifier, rule: Rule, votes: int) -> Classifier:
+    """The classifier with its decision rule: single draws, or ``rule`` over ``votes`` of them."""
     return classifier if rule == "single" else Voting(classifier, votes, rule)
 
 
-def ask(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, draws: int, start: int = 0) -> Tensor:
-    """Logits (draws, B, K), one draw at a time: no more memory than the batch needs. Checks the labels against K."""
+def decide(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, draws: int, start: int = 0) -> Tensor:
+    """Logits (draws, B, K) of decisions ``start``, ``start`` + 1, … on each image; one draw if deterministic.
+
+    One draw of the batch at a time, so that memory does not grow with ``draws``.
+    Raises ``ValueError`` for logits of another shape or not finite, and for labels outside 0..K-1.
+    """
     draws = draws if classifier.randomised else 1
-    answers = []
+    decisions = []
     with torch.no_grad(), deployed(classifier), torch.autocast(image.device.type, enabled=False):
         for draw in range(start, start + draws):
             logits = classifier(image, noise.draws(1, start=draw))
@@ -40,11 +46,11 @@ def ask(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, draw
             if not bool(logits.isfinite().all()):
                 where = noise.index[~logits.isfinite().all(1)].tolist()
                 raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
-            answers.append(logits)
-    return torch.stack(answers)
+            decisions.append(logits)
+    return torch.stack(decisions)
 
 
-def scores(logits: Tensor, label: Tensor) -> tuple[list[list[int]], list[list[bool]]]:
-    """(draws, B, K) -> predictions and correctness, per image and draw."""
-    guess = logits.argmax(-1).T
-    return guess.tolist(), (guess == label[:, None]).tolist()
+def predictions(logits: Tensor) -> list[list[int]]:
+    """Predicted classes per image and draw, of logits (draws, B, K)."""
+    classes: list[list[int]] = logits.argmax(-1).T.tolist()
+    return classes

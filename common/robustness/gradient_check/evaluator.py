@@ -9,7 +9,7 @@ nothing is held against it; what is around it is tested with the exact one, thro
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -17,15 +17,16 @@ from torch import nn
 
 from common.engine.meter import Meter
 from common.noise import Noise
-from common.records.rows import Record
+from common.records.schema import GradientCheckRecord
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation
+from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.point_check import FAILURES, PointCheck
 from common.robustness.padding import unpadded
 
 
 @dataclass(frozen=True)
-class GradientCheck:
+class GradientCheck(Evaluator):
     """Tests of a classifier's gradient, at single images; one record each.
 
     - "same noise": twice the same noise gives twice the same logits and the same gradient.
@@ -40,49 +41,47 @@ class GradientCheck:
     - "recomputed states", "time grids", "time labels", "full graph", "guidance path", "declared gradient": see
       ``common.diffusion.gradient_check.verify``.
 
-    A record holds ``verified`` (nothing failed) and ``findings`` (`Finding.values`). A purifier of S network
+    A `GradientCheckRecord` holds ``verified`` (nothing failed) and the ``findings``. A purifier of S network
     evaluations costs (9 + 4 ``directions``) S of them per image, and 20 to 200 more: what four steps of PGD with EOT 2
     do. cuDNN is deterministic and TF32 off while it runs.
     """
 
-    seed: int = 0
-    name: str = "verify"
     directions: int = 2
+    _: KW_ONLY
+    name: str = "verify"
     limit: int | None = 2
 
     def __post_init__(self) -> None:
-        if self.directions < 1 or (self.limit is not None and self.limit < 1):
-            got = f"directions={self.directions}, limit={self.limit}"
-            raise ValueError(f"GradientCheck needs directions >= 1 and limit >= 1, or None for all images; got {got}")
+        super().__post_init__()
+        if self.directions < 1:
+            raise ValueError(f"GradientCheck needs directions >= 1; got {self.directions}")
 
-    def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
+    def __call__(self, classifier: Classifier, batch: Batch) -> list[GradientCheckRecord]:
         image, label, index = check_evaluation(classifier, batch)
         bare = unpadded(classifier)
-        noise = Noise.of(self.seed, index).stream("verify").to(image.device)
+        noise = Noise.of(self.single_seed, index).stream("verify").to(image.device)
         records = []
         with deployed(bare), deterministic(), torch.autocast(image.device.type, enabled=False):
             double = _doubled(bare)
-            for row, (i, y) in enumerate(zip(index.tolist(), label.tolist(), strict=True)):
+            for row in range(len(index)):
                 rows = slice(row, row + 1)
                 with Meter(nn.ModuleList([bare] if double is None else [bare, double])) as meter:
                     subject = PointCheck.at(bare, double, image[rows], noise.rows(rows), self.directions)
                     findings = list(subject.findings(label[rows]))
-                values = {
-                    "verified": all(finding.passed for finding in findings),
-                    "findings": [finding.values() for finding in findings],
-                }
-                records.append(Record(self.name, i, y, values, meter.cost(1)))
+                (common,) = self.record_fields(label[rows], index[rows], meter)
+                verified = all(finding.passed for finding in findings)
+                records.append(GradientCheckRecord(**common, verified=verified, findings=findings))
         return records
 
 
-def failure_message(records: Sequence[Record]) -> str:
+def failure_message(records: Sequence[GradientCheckRecord]) -> str:
     """What failed, what it means and what to do about it; empty if nothing did. Of the records of `GradientCheck`."""
     failed: dict[str, str] = {}
     for record in records:
-        for finding in record.values.get("findings", []):
-            if not finding["passed"]:
-                text = f"{finding['sentence']} (error {finding['error']:.3g} at image {record.index})"
-                failed.setdefault(finding["name"], text)
+        for finding in record.findings:
+            if not finding.passed:
+                text = f"{finding.sentence} (error {finding.error:.3g} at image {record.index})"
+                failed.setdefault(finding.name, text)
     if not failed:
         return ""
     lines = "\n".join(f"- {name}: {text}" for name, text in failed.items())

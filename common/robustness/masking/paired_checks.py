@@ -13,14 +13,15 @@ from typing import Any
 
 from scipy.stats import binom
 
-from common.records.rows import Record
+from common.records.schema import AttackedRecord, Role, Source
 
-MASKING = "masking/"  # begins the names of evaluators whose only use is to be compared
 SIGNIFICANCE = 0.01  # one-sided level of the paired comparisons: how often each cries wolf
 FEWEST = 7  # pairs that differ, the least of which can be significant: 0.5^7 < 0.01 < 0.5^6
 GROWING = {"eps": "a budget of {:.4g}", "steps": "{:g} steps", "eot": "{:g} draws a step", "restarts": "{:g} restarts"}
 ALONG = {"eps": {"eps", "step_size"}}  # settings that may grow along with another
-APART = {"name", "limit", "draws", "resubmissions", "keep_images"}  # settings that do not touch the attack
+APART = {"name", "role", "limit", "draws", "resubmissions", "keep_images"}  # settings that do not touch the attack
+
+Rows = Sequence[AttackedRecord]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def transfer(white: Sequence[Record], black: Sequence[Record]) -> MaskingCheck:
+def transfer(white: Rows, black: Rows) -> MaskingCheck:
     """Fails when an attack without the defence's gradient breaks significantly more images."""
     strong, weak = _common(white, black)
     if not strong:
@@ -64,19 +65,19 @@ def transfer(white: Sequence[Record], black: Sequence[Record]) -> MaskingCheck:
     return _ordered(white, black, sentence, "the gradient misleads the white-box attack", end)
 
 
-def trends(runs: Mapping[str, Sequence[Record]], parts: Sequence[Mapping[str, Any]]) -> Iterator[MaskingCheck]:
+def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> Iterator[MaskingCheck]:
     """A check for each two neighbours in budget, steps, draws or restarts among attacks that are otherwise alike.
 
     ``runs`` are records by evaluator, ``parts`` the evaluators' descriptions in the run's header.
     """
-    flat = {str(part.get("name")): _flat(part) for part in parts}
+    flat = {_source(part): _flat(part) for part in parts}
     for setting in GROWING:
-        for names in _alike({name: values for name, values in flat.items() if name in runs}, setting):
+        for names in _alike({source: values for source, values in flat.items() if source in runs}, setting):
             for (less, weak), (more, strong) in pairwise(names):
                 yield grows(runs[strong], runs[weak], setting, more, less)
 
 
-def grows(strong: Sequence[Record], weak: Sequence[Record], setting: str, more: float, less: float) -> MaskingCheck:
+def grows(strong: Rows, weak: Rows, setting: str, more: float, less: float) -> MaskingCheck:
     """Fails when the attack with ``more`` of a setting breaks significantly fewer images than that with ``less``."""
     kept, other = _common(strong, weak)
     with_more, with_less = GROWING[setting].format(more), GROWING[setting].format(less)
@@ -85,9 +86,9 @@ def grows(strong: Sequence[Record], weak: Sequence[Record], setting: str, more: 
     return _ordered(strong, weak, sentence, bad, "nothing speaks against the attack")
 
 
-def _ordered(strong: Sequence[Record], weak: Sequence[Record], sentence: str, bad: str, unclear: str) -> MaskingCheck:
+def _ordered(strong: Rows, weak: Rows, sentence: str, bad: str, unclear: str) -> MaskingCheck:
     kept, other = _common(strong, weak)
-    name = f"{strong[0].evaluator}: not weaker than {weak[0].evaluator}"
+    name = f"{strong[0].source.title}: not weaker than {weak[0].source.title}"
     if len(kept) < FEWEST:
         return MaskingCheck(name, True, f"{sentence}: {_too_few(len(kept))}.", decided=False)
     passed = not beats(kept, other)
@@ -99,17 +100,20 @@ def _too_few(count: int) -> str:
     return f"{count} images cannot tell, {FEWEST} might"
 
 
-def _common(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[bool], list[bool]]:
+def _common(first: Rows, second: Rows) -> tuple[list[bool], list[bool]]:
     """Which first draws were right, of the images that both attacked."""
     others = {row.index: row for row in second}
     pairs = [(row, others[row.index]) for row in first if row.index in others]
-    return [a.values["predictions"][0] == a.label for a, _ in pairs], [
-        b.values["predictions"][0] == b.label for _, b in pairs
-    ]
+    return [a.predictions[0] == a.label for a, _ in pairs], [b.predictions[0] == b.label for _, b in pairs]
 
 
 def _survive(right: Sequence[bool]) -> str:
     return percent(sum(right) / max(1, len(right)))
+
+
+def _source(part: Mapping[str, Any]) -> Source:
+    """Identity of an evaluation described in a header."""
+    return Source(str(part.get("name")), int(part.get("seed") or 0), Role(part.get("role", Role.RESULT)))
 
 
 def _flat(part: Any, path: str = "") -> dict[str, Any]:
@@ -122,15 +126,15 @@ def _flat(part: Any, path: str = "") -> dict[str, Any]:
     return {path: part}
 
 
-def _alike(flat: Mapping[str, Mapping[str, Any]], setting: str) -> Iterator[list[tuple[float, str]]]:
-    """Groups of (value, name), ascending, of evaluators that differ in ``setting`` alone."""
+def _alike(flat: Mapping[Source, Mapping[str, Any]], setting: str) -> Iterator[list[tuple[float, Source]]]:
+    """Groups of (value, evaluation), ascending, of evaluators that differ in ``setting`` alone."""
     loose = ALONG.get(setting, {setting})
-    groups: dict[str, dict[float, str]] = defaultdict(dict)
-    for name, values in flat.items():
+    groups: dict[str, dict[float, Source]] = defaultdict(dict)
+    for source, values in flat.items():
         found = [value for path, value in values.items() if _last(path) == setting and isinstance(value, int | float)]
         if len(found) == 1:
             rest = sorted((path, str(value)) for path, value in values.items() if _last(path) not in loose)
-            groups[str(rest)].setdefault(float(found[0]), name)
+            groups[str(rest)].setdefault(float(found[0]), source)
     yield from (sorted(group.items()) for group in groups.values() if len(group) > 1)
 
 

@@ -2,29 +2,30 @@
 
 import copy
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from common.records.rows import Record
+from common.records.schema import AttackedRecord, Role
 from common.robustness.classifiers import Classifier
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.batches import Batch
-from common.robustness.evaluation.evaluators import Attacked, Evaluator
-from common.robustness.masking.checks import GREY, HUGE
-from common.robustness.masking.paired_checks import MASKING
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.masking.checks import HUGE
 from common.robustness.threats.norm_ball import ThreatModel
 from common.units import parse_number
 
+GREY = "grey"  # name of the variant whose budget reaches a grey image
 GREYEST = {1.0: 1.0, 2.0: 0.5}  # exponent of the dimension D in the norm of an offset of 1/2 in every pixel
 
 
 def masking_suite(attacked: Attacked, limit: int = 32, pixels: int | None = None) -> list[Attacked]:
     """What one attack of a test is compared with (`checks.examine`), on its first ``limit`` images, first draws only:
 
-    - ``masking/eps=…``: twice the budget, and for L-inf one that reaches a grey image from anywhere, 0.5; for L2 and L1
-      ``masking/grey``, the same, if ``pixels`` D = C H W is given: sqrt(D)/2 and D/2;
-    - ``masking/steps=…``: a quarter of the steps; ``masking/eot=1``: a single draw per step.
+    - ``eps=…``: twice the budget, and for L-inf one that reaches a grey image from anywhere, 0.5; for L2 and L1
+      ``grey``, the same, if ``pixels`` D = C H W is given: sqrt(D)/2 and D/2;
+    - ``steps=…``: a quarter of the steps; ``eot=1``: a single draw per step.
 
     What an attack has no setting for is left out, and so are variants equal to the attack itself. An explicit step size
     grows with the budget. The variants cost about 2 + 1/4 + 1/eot times the attack on these images.
@@ -36,7 +37,10 @@ def masking_suite(attacked: Attacked, limit: int = 32, pixels: int | None = None
 
     def add(name: str, **changes: Any) -> None:
         first = min(limit, attacked.limit or limit)
-        found[name] = replace(attacked, name=name, draws=1, resubmissions=1, keep_images=0, limit=first, **changes)
+        role = Role.HUGE_BUDGET if name == GREY else Role.VARIANT
+        found[name] = replace(
+            attacked, name=name, role=role, draws=1, resubmissions=1, keep_images=0, limit=first, **changes
+        )
 
     if isinstance(attacked.threat, ThreatModel):
         for name, threat in _budgets(attacked.threat, pixels).items():
@@ -48,9 +52,9 @@ def masking_suite(attacked: Attacked, limit: int = 32, pixels: int | None = None
             add(name, threat=threat, attack=attack)
     steps, eot = _get(attacked.attack, "steps"), _get(attacked.attack, "eot")
     if steps is not None and steps > 1:
-        add(f"{MASKING}steps={max(1, steps // 4)}", attack=_with(attacked.attack, "steps", max(1, steps // 4)))
+        add(f"steps={max(1, steps // 4)}", attack=_with(attacked.attack, "steps", max(1, steps // 4)))
     if eot is not None and eot > 1:
-        add(f"{MASKING}eot=1", attack=_with(attacked.attack, "eot", 1))
+        add("eot=1", attack=_with(attacked.attack, "eot", 1))
     return list(found.values())
 
 
@@ -65,15 +69,21 @@ class Baseline(Evaluator):
     attacked: Attacked
     classifier: Classifier | None = None
     called: str = "undefended"
-    name: str = f"{MASKING}undefended"
+    _: KW_ONLY
+    name: str = "undefended"
     limit: int | None = 32
+    role: Role = Role.BASELINE
 
-    def __call__(self, classifier: Classifier, batch: Batch) -> list[Record]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", self.attacked.seed)
+        super().__post_init__()
+
+    def __call__(self, classifier: Classifier, batch: Batch) -> list[AttackedRecord]:
         other = undefended(classifier) if self.classifier is None else self.classifier.freeze().to(batch[0].device)
         if other is None:
             return []
-        rows = replace(self.attacked, name=self.name, draws=1, resubmissions=1, keep_images=0)(other, batch)
-        return [replace(row, values={**row.values, "baseline": self.called}) for row in rows]
+        attacked = replace(self.attacked, name=self.name, role=self.role, draws=1, resubmissions=1, keep_images=0)
+        return [replace(row, baseline=self.called) for row in attacked(other, batch)]
 
 
 def undefended(classifier: nn.Module) -> Classifier | None:
@@ -87,7 +97,7 @@ def undefended(classifier: nn.Module) -> Classifier | None:
 def _budgets(threat: ThreatModel, pixels: int | None) -> dict[str, ThreatModel]:
     """Larger threats of the same norm by the names of their evaluators."""
     huge = HUGE.get(threat.name)
-    sizes = {eps: f"{MASKING}eps={eps:.4g}" for eps in (2 * threat.eps, huge) if eps is not None}
+    sizes = {eps: f"eps={eps:.4g}" for eps in (2 * threat.eps, huge) if eps is not None}
     if threat.norm in GREYEST and pixels is not None:
         sizes[0.5 * pixels ** GREYEST[threat.norm]] = GREY
     most = 1.0 if threat.norm == math.inf else math.inf

@@ -5,10 +5,11 @@ import yaml
 
 from common.commands import study as command
 from common.experiments.study import Study, put
-from common.records.store import Record, Records
+from common.records.store import Records
 from common.report.build import build
 from common.report.runs import read_runs
 from common.report.study import outcomes, study_figures, study_table
+from tests.common.records.made import clean_record
 
 INIT = {"records": "runs/x", "steps": 5, "evaluators": [{"eps": 0.1}, {"eps": 0.2}]}
 BASE = {"model": {"init_args": INIT}, "data": {}}
@@ -99,7 +100,7 @@ def finish(study, accuracy):
     for one in study.combinations:
         records = Records(study.records / one.name, one.name, {"evaluators": []})
         right = accuracy(one.case, dict(one.values))
-        records.append([Record("clean", i, 1, {"predictions": [int(i < right)], "correct": []}) for i in range(20)])
+        records.append([clean_record(i, [int(i < right)]) for i in range(20)])
         records.merge()
         records.close()
 

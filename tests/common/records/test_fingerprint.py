@@ -14,7 +14,8 @@ from common.robustness.attacks.transfer import Transfer
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import NetworkClassifier
-from common.robustness.evaluation.evaluators import Attacked, Certified
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.evaluators import Certified
 from common.robustness.threats.norm_ball import ThreatModel
 from ndc.bounded import BoundedDiffusionClassifier
 

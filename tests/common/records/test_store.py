@@ -12,16 +12,17 @@ import pytest
 from scipy.stats import binomtest
 
 from common.records import rows as row_format
-from common.records.store import Header, Record, Records, interval, summarise
+from common.records.intervals import interval
+from common.records.rounding import rounded_down
+from common.records.rows import Header
+from common.records.schema import Cost, GradientCheckRecord, Source
+from common.records.store import Records
+from common.records.summary import summarise
+from common.records.worst_case import worst_case
+from tests.common.records.made import attacked_record, certified_record, clean_record
 
-
-def row(index, predictions=(1,), label=1, evaluator="clean", **values):
-    return Record(evaluator, index, label, {"predictions": list(predictions), **values})
-
-
-def certified(index, prediction, radius, label=1, samples=100):
-    values = {"prediction": prediction, "radius": radius, "p_lower": 0.9, "samples": samples, "count": 90}
-    return Record("certified", index, label, values)
+row = clean_record
+certified = certified_record
 
 
 def the_part(directory):
@@ -33,32 +34,37 @@ def the_part(directory):
 
 
 def test_a_record_is_the_same_before_and_after_the_file(tmp_path):
-    record = row(3, distance=0.123456789, nested={"a": [1.0000000001, None, True, "x"]})
-    assert record.values["distance"] == 0.123457
+    record = attacked_record(3, distance=0.123456789, curve=[1.0000000001, 0.5], images={"clean": "x"}, broken=True)
+    assert record.distance == 0.123457
+    assert record.curve == [1.0, 0.5]
     records = Records(tmp_path, "f")
     records.append([record])
     assert records.all() == [record] == Records.read(tmp_path)
 
 
 def test_cost_is_no_result(tmp_path):
-    first, second = (Record("clean", 0, 1, {"predictions": [1]}, {"seconds": s}) for s in (1.0, 2.0))
+    first, second = (row(0, cost=Cost(seconds=s)) for s in (1.0, 2.0))
     assert first == second
     records = Records(tmp_path, "f")
     records.append([first])
-    assert records.all()[0].cost == {"seconds": 1.0}
+    assert records.all()[0].cost == Cost(seconds=1.0)
     assert b"seconds" not in records.merge().read_bytes()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: 2}, object(), b"x"])
-def test_only_plain_finite_json_is_kept(value):
-    with pytest.raises(ValueError, match=r"plain, finite JSON; values\.x is"):
-        Record("clean", 0, 1, {"x": value})
+def test_only_plain_finite_values_are_kept(value):
+    with pytest.raises(ValueError, match=r"a record's distance must be finite float; got"):
+        attacked_record(distance=value)
+    with pytest.raises(ValueError, match=r"a record's curve must be list\[finite float\] or None; got"):
+        attacked_record(curve=[0.5, value])
+    with pytest.raises(ValueError, match=r"a record's predictions must be list\[int\]; got"):
+        row(predictions=[1, value])
 
 
 @pytest.mark.parametrize(("evaluator", "index", "label"), [("", 0, 1), ("clean", 0.0, 1), ("clean", 0, True)])
 def test_keys_are_checked(evaluator, index, label):
     with pytest.raises(ValueError, match="must be"):
-        Record(evaluator, index, label, {})
+        row(index, label=label, evaluator=evaluator)
 
 
 # Append, resume, merge
@@ -66,21 +72,23 @@ def test_keys_are_checked(evaluator, index, label):
 
 def test_done_is_per_evaluator_and_counts_earlier_runs(tmp_path):
     first = Records(tmp_path, "f")
-    first.append([row(0), row(1), row(0, evaluator="attacked")])
+    first.append([row(0), row(1), row(0, evaluator="attacked"), row(7, seed=1)])
     again = Records(tmp_path, "f")
     again.append([row(5)])
-    assert again.done("clean") == {0, 1, 5}
-    assert again.done("attacked") == {0}
-    assert again.done("certified") == set()
+    assert again.done(Source("clean")) == {0, 1, 5}
+    assert again.done(Source("attacked")) == {0}
+    assert again.done(Source("certified")) == set()
+    assert again.done(Source("clean", seed=1)) == {7}
     assert len(list(tmp_path.glob("part-*.jsonl"))) == 2
 
 
 KILLED = """
 import os, signal, sys
-from common.records.store import Record, Records
+from common.records.schema import CleanRecord
+from common.records.store import Records
 records = Records(sys.argv[1], "f")
 for i in range(10):
-    records.append([Record("clean", i, 1, {"predictions": [i]})])
+    records.append([CleanRecord(evaluator="clean", index=i, label=1, predictions=[i])])
     if i == 4:
         records._file.write(b'{"evaluator": "clean", "ind')
         records._file.flush()
@@ -93,7 +101,7 @@ def test_a_killed_run_keeps_its_rows_and_is_resumed(tmp_path):
     assert process.returncode == -9
     assert the_part(tmp_path).read_bytes().endswith(b'"ind')
     resumed = Records(tmp_path, "f", rank=1)
-    assert resumed.done("clean") == {0, 1, 2, 3, 4}
+    assert resumed.done(Source("clean")) == {0, 1, 2, 3, 4}
     resumed.append([row(i, [i]) for i in range(5, 10)])
     whole = Records(tmp_path / "whole", "f")
     whole.append([row(i, [i]) for i in range(10)])
@@ -150,7 +158,7 @@ def test_two_ranks_write_side_by_side(tmp_path):
     for i in range(7):
         ranks[i % 2].append([row(i)])
     assert [record.index for record in ranks[0].all()] == list(range(7))
-    assert ranks[0].done("clean") == {0, 2, 4, 6}
+    assert ranks[0].done(Source("clean")) == {0, 2, 4, 6}
     one = Records(tmp_path / "one", "f")
     one.append([row(i) for i in reversed(range(7))])
     assert one.merge().read_bytes() == ranks[1].merge().read_bytes()
@@ -163,9 +171,9 @@ def test_merged_file_stands_alone_and_beside_the_parts(tmp_path):
     both = Records.read(tmp_path)
     the_part(tmp_path).unlink()
     assert both == Records.read(tmp_path) == Records.read(merged)
-    assert [record.key for record in both] == [("attacked", 0), ("clean", 0), ("clean", 1)]
+    assert [(record.evaluator, record.index) for record in both] == [("attacked", 0), ("clean", 0), ("clean", 1)]
     assert Records.describe(merged) == Header("f", {"eps": "8/255"})
-    assert Records(tmp_path, "f").done("clean") == {0, 1}
+    assert Records(tmp_path, "f").done(Source("clean")) == {0, 1}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -182,27 +190,28 @@ def test_close_removes_a_part_without_rows(tmp_path):
 
 
 def test_agreeing_duplicates_are_one(tmp_path):
-    for distance, picture in ((0.1, "a"), (0.100001, "b")):
-        Records(tmp_path, "f").append([row(0, distance=distance, images={"clean": picture})])
+    for distance, image in ((0.1, "a"), (0.100001, "b")):
+        Records(tmp_path, "f").append([attacked_record(0, distance=distance, images={"clean": image})])
     (record,) = Records.read(tmp_path)
-    assert record.values["distance"] in (0.1, 0.100001)
+    assert record.distance in (0.1, 0.100001)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        row(0, [2], distance=0.1),
-        row(0, [1, 1], distance=0.1),
-        row(0, label=2, distance=0.1),
-        row(0, distance=0.2),
-        row(0, distance=1),
-        row(0),
+        attacked_record(0, [2], distance=0.1, clean_predictions=[1]),
+        attacked_record(0, [1, 1], distance=0.1),
+        attacked_record(0, label=2, distance=0.1, clean_predictions=[1]),
+        attacked_record(0, distance=0.2),
+        attacked_record(0, distance=1),
+        attacked_record(0, distance=0.1, queries=3),
+        row(0, evaluator="pgd"),
     ],
 )
 def test_disagreeing_duplicates_are_an_error(tmp_path, other):
-    for record in (row(0, distance=0.1), other):
+    for record in (attacked_record(0, distance=0.1), other):
         Records(tmp_path, "f").append([record])
-    with pytest.raises(ValueError, match="two records of 'clean', image 0, disagree"):
+    with pytest.raises(ValueError, match="two records of 'pgd', image 0, disagree"):
         Records.read(tmp_path)
 
 
@@ -260,10 +269,22 @@ def test_reading_nothing_is_an_error_and_an_empty_run_is_not(tmp_path):
 
 
 def test_lines_do_not_depend_on_the_order_of_keys():
-    first = Record("clean", 0, 1, {"a": 1, "b": 2})
-    second = Record("clean", 0, 1, {"b": 2, "a": 1})
+    first = attacked_record(images={"clean": "a", "adversarial": "b"})
+    second = attacked_record(images={"adversarial": "b", "clean": "a"})
     assert row_format.record_line(first) == row_format.record_line(second)
-    assert json.loads(row_format.record_line(first))["values"] == {"a": 1, "b": 2}
+    assert json.loads(row_format.record_line(row(2, [3]))) == {
+        "kind": "clean", "evaluator": "clean", "index": 2, "label": 1, "predictions": [3],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [{"kind": "odd"}, {}, {"kind": "clean", "predictions": [1], "extra": 1}])
+def test_unknown_kinds_and_keys_are_damage(tmp_path, line):
+    Records(tmp_path, "f").append([row(0)])
+    part = the_part(tmp_path)
+    line = json.dumps({"evaluator": "clean", "index": 1, "label": 1, **line})
+    part.write_bytes(part.read_bytes() + line.encode() + b"\n" + row_format.record_line(row(2)))
+    with pytest.raises(ValueError, match="line 3 is damaged"):
+        Records.read(tmp_path)
 
 
 # Summaries
@@ -318,7 +339,7 @@ def test_summary_of_three_draws_by_hand():
     guesses = [[1, 1, 1], [1, 1, 0], [0, 0, 1], [2, 0, 1], [1, 2, 2]]
     clean = [[1, 1, 1]] * 4 + [[0, 1, 1]]
     pairs = enumerate(zip(guesses, clean, strict=True))
-    rows = [row(i, g, evaluator="attacked", clean_predictions=c) for i, (g, c) in pairs]
+    rows = [attacked_record(i, g, clean_predictions=c) for i, (g, c) in pairs]
     (summary,) = summarise(rows)
     values = {name: value for name, (value, _, _) in summary.metrics.items()}
     assert values == pytest.approx(
@@ -350,26 +371,24 @@ def test_evaluators_are_summarised_apart_and_unequal_draws_refused():
     with pytest.raises(ValueError, match=r"equally many draws.*\[1, 2\]"):
         summarise([row(0), row(1, [1, 1])])
     with pytest.raises(ValueError, match="neither predictions nor certificates"):
-        summarise([Record("odd", 0, 1, {"x": 1})])
+        summarise([GradientCheckRecord(evaluator="odd", index=0, label=1, verified=True, findings=[])])
 
 
 def test_the_worst_of_two_attacks_is_chosen_on_other_draws_than_it_is_scored_on():
     """Draws that are pure luck must not add up to a stronger attack; a truly stronger one must win."""
-    from common.records.store import worst_case
 
     def attacked(evaluator, index, right):
-        values = {"predictions": [0 if r else 1 for r in right], "norm": "inf", "eps": 0.1, "distance": 0.1}
-        return Record(evaluator, index, 0, values)
+        return attacked_record(index, [0 if r else 1 for r in right], 0, evaluator, eps=0.1)
 
     strong = [attacked("a", 0, [True] * 4), attacked("b", 0, [False] * 4)]
     (row,) = worst_case(strong)
-    assert row.evaluator == "worst of a, b" and row.values["predictions"] == [1] * 4
+    assert row.evaluator == "worst of a, b" and row.predictions == [1] * 4
     # "a" fails on even draws, "b" on odd ones: chosen on the even half, "a" is scored on the odd half and right there
     # all draws are right, which is more than either attack leaves: then one attack for all images is the worst case
     lucky = [attacked("a", 0, [False, True] * 2), attacked("b", 0, [True, False] * 2)]
-    assert worst_case(lucky)[0].values["predictions"] == [1, 0] * 2
+    assert worst_case(lucky)[0].predictions == [1, 0] * 2
     single = [attacked("a", 0, [True]), attacked("b", 0, [False])]
-    assert worst_case(single)[0].values["predictions"] == [1]
+    assert worst_case(single)[0].predictions == [1]
     assert worst_case(strong[:1]) == []
     assert worst_case([strong[0], attacked("b", 1, [True] * 4)]) == []  # an image that one attack has not seen
 
@@ -377,18 +396,14 @@ def test_the_worst_of_two_attacks_is_chosen_on_other_draws_than_it_is_scored_on(
 @pytest.mark.parametrize("draws", [1, 2, 3, 10])
 def test_the_worst_case_never_lies_above_its_attacks(draws):
     """200 images, a weak and a strong attack with 80 % and 30 % right draws: luck chosen on few draws costs nothing."""
-    from common.records.store import worst_case
-
     generator = random.Random(draws)
 
     def attacked(evaluator, index, share, **values):
         guesses = [0 if generator.random() < share else 1 for _ in range(draws)]
-        return Record(
-            evaluator, index, 0, {"predictions": guesses, "norm": "inf", "eps": 0.1, "distance": 0.1, **values}
-        )
+        return attacked_record(index, guesses, 0, evaluator, eps=0.1, **values)
 
     def average(rows):
-        return sum(guess == 0 for row in rows for guess in row.values["predictions"]) / draws / len(rows)
+        return sum(guess == 0 for row in rows for guess in row.predictions) / draws / len(rows)
 
     weak = [attacked("a weak", i, 0.8) for i in range(200)]
     strong = [attacked("b strong", i, 0.3) for i in range(200)]
@@ -403,10 +418,10 @@ def test_the_worst_case_never_lies_above_its_attacks(draws):
 def test_what_is_stored_of_a_bound_is_no_more_than_the_bound():
     """Six digits, rounded down; a number that has no more stays as it is."""
     for value in (0.25, 0.3, 1.0, 0.0, 1e-9, 0.123456, 123456.0):
-        assert row_format.rounded_down(value) == value
-    assert row_format.rounded_down(0.2519999) == 0.251999 and row_format.rounded_down(64 / 255) == 0.25098
+        assert rounded_down(value) == value
+    assert rounded_down(0.2519999) == 0.251999 and rounded_down(64 / 255) == 0.25098
     generator = random.Random(0)
     for value in (generator.random() for _ in range(1000)):
-        stored = row_format.rounded_down(value)
+        stored = rounded_down(value)
         assert value * (1 - 1e-5) < stored <= value
-        assert Record("certified", 0, 0, {"radius": stored}).values == {"radius": stored}
+        assert certified(0, 0, stored).radius == stored

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.records.store import Record, Records
+from common.numerics.finding import Finding
+from common.records.schema import AttackedRecord, CleanRecord, Cost, GradientCheckRecord, Record, Role
+from common.records.store import Records
 from common.robustness.evaluation.stored_images import encode
 
 EPS = 8 / 255
@@ -30,6 +32,7 @@ def attack_part(name: str, **settings: Any) -> dict[str, Any]:
     attack |= {key: settings.pop(key) for key in ("steps", "eot", "loss", "random_start") if key in settings}
     threat = {"class": "common.robustness.ThreatModel", "norm": "inf", "eps": settings.pop("eps", EPS)}
     protocol = {"draws": 10, "rule": "single", "votes": 1, "resubmissions": 1, "knows": "model", "seed": 0}
+    protocol["role"] = Role.RESULT
     return {"class": "x.Attacked", "name": name, "attack": attack, "threat": threat, **protocol, **settings}
 
 
@@ -60,10 +63,13 @@ class Made:
     def clean(self, draws: int = 10, name: str = "clean") -> "Made":
         """Adds clean accuracy."""
         self.parts.append({"class": "x.Clean", "name": name, "draws": draws, "seed": 0})
-        self.rows += self._records(name, [{"predictions": g} for g in self.decisions(0.0, draws, 1)], 0.05, 11)
+        values = [{"predictions": predictions} for predictions in self.decisions(0.0, draws, 1)]
+        self.rows += self._records(CleanRecord, name, values, 0.05, 11)
         return self
 
-    def attacked(self, name: str, harm: float = 2.0, pictured: int = 0, **settings: Any) -> "Made":
+    def attacked(
+        self, name: str, harm: float = 2.0, pictured: int = 0, baseline: str | None = None, **settings: Any
+    ) -> "Made":
         """Adds an attack that lowers every margin by about ``harm`` in the end."""
         part = attack_part(name, **settings)
         self.parts.append(part)
@@ -82,21 +88,23 @@ class Made:
         flags = {"zero_gradient": False, "probabilities": False, "repeatable": True, "white_box": True}
         eps = part["threat"]["eps"]
         plain = {"distance": eps, "norm": "Linf", "eps": eps, "within_budget": True, "dead": 0.0, **flags}
-        plain |= {key: part[key] for key in ("knows", "resubmissions")}
+        plain |= {key: part[key] for key in ("knows", "resubmissions", "seed", "role")} | {"baseline": baseline}
         eot = part["attack"].get("eot", 1)
         values = [dict(zip(columns, row, strict=True)) | plain for row in zip(*columns.values(), strict=True)]
         for index, entry in enumerate(values):
             entry["queries"] = (steps + 1) * eot
             if index < pictured:
                 entry["images"] = self._pictures(index)
-        rows = self._records(name, values, 0.02 * steps * eot, 11 * steps * eot)
+        rows = self._records(AttackedRecord, name, values, 0.02 * steps * eot, 11 * steps * eot)
         self.rows += rows[: part.get("limit")]
         return self
 
-    def verified(self, *findings: dict[str, Any]) -> "Made":
-        """Adds what a verification of the gradients found."""
+    def verified(self, *findings: Finding) -> "Made":
+        """Adds a gradient check."""
         self.parts.append({"class": "x.GradientCheck", "name": "verify"})
-        self.rows.append(Record("verify", 0, int(self.label[0]), {"findings": list(findings)}))
+        passed = all(finding.passed for finding in findings)
+        common = {"evaluator": "verify", "index": 0, "label": int(self.label[0])}
+        self.rows.append(GradientCheckRecord(**common, verified=passed, findings=list(findings)))
         return self
 
     def write(self, path: Path) -> Path:
@@ -106,9 +114,12 @@ class Made:
         records.close()
         return path
 
-    def _records(self, name: str, values: list[dict[str, Any]], seconds: float, evaluations: float) -> list[Record]:
-        cost = {"seconds": seconds, "evaluations": evaluations, "peak_bytes": 1_500_000_000}
-        return [Record(name, i, int(self.label[i]), entry, cost) for i, entry in enumerate(values)]
+    def _records(
+        self, kind: type[Record], name: str, values: list[dict[str, Any]], seconds: float, evaluations: float
+    ) -> list[Record]:
+        cost = Cost(evaluations, seconds, 1_500_000_000)
+        common = [{"evaluator": name, "index": i, "label": int(self.label[i]), "cost": cost} for i in range(self.n)]
+        return [kind(**known, **entry) for known, entry in zip(common, values, strict=True)]
 
     def _pictures(self, index: int) -> dict[str, str]:
         random = torch.Generator().manual_seed(index)

@@ -17,15 +17,18 @@ from scipy.optimize import brentq
 from scipy.special import betainc
 from scipy.stats import binomtest
 
-from common.records.store import Record, Records
+from common.records.schema import ClaimedRecord, Cost
+from common.records.store import Records
 from common.report.build import build, summary_table
 from common.report.figures import accuracy, drawing
+from common.report.figures import certified as certified_figure
 from common.report.figures.drawing import DARK, LIGHT
 from common.report.figures.image_grids import grid
 from common.report.header import budget, differences, expression, ratio
 from common.report.runs import read_runs
 from common.report.tables import protocol
 from common.robustness.evaluation.stored_images import encode
+from tests.common.records.made import attacked_record, certified_record, clean_record
 
 N, DRAWS = 40, 5
 ACCURACY = "Accuracy, %"
@@ -54,18 +57,19 @@ def guesses(seed, chance):
 
 
 def clean(name="clean", seed=0):
-    return [Record(name, i, 1, {"predictions": g}, {"seconds": 0.5}) for i, g in enumerate(guesses(seed, 0.95))]
+    cost = Cost(seconds=0.5)
+    return [clean_record(i, g, evaluator=name, cost=cost) for i, g in enumerate(guesses(seed, 0.95))]
 
 
 def attacked(name="pgd", seed=1, chance=0.5, **values):
-    flags = {"zero_gradient": False, "probabilities": False, "repeatable": True, "norm": "Linf", "eps": 8 / 255}
+    flags = {"zero_gradient": False, "probabilities": False, "repeatable": True}
     control, rows = guesses(seed + 100, 0.95), []
     for i, g in enumerate(guesses(seed, chance)):
-        entry = {"predictions": g, "clean_predictions": control[i], "distance": 0.03, **flags, **values}
+        entry = {"clean_predictions": control[i], "distance": 0.03, **flags, **values}
         if i < 3:
             image = torch.full((1 + 2 * (i == 2), 4, 4), i / 4)
             entry["images"] = {"clean": encode(image), "adversarial": encode(image + 0.1), "purified": encode(image)}
-        rows.append(Record(name, i, 1, entry))
+        rows.append(attacked_record(i, g, evaluator=name, **entry))
     return rows
 
 
@@ -73,7 +77,7 @@ def certified(name="certified", seed=2):
     random = np.random.default_rng(seed)
     outcomes = zip(random.choice([1, 1, 1, 2, -1], N).tolist(), random.gamma(4, 0.1, N).tolist(), strict=True)
     return [
-        Record(name, i, 1, {"prediction": guess, "radius": 0.0 if guess < 0 else radius, "samples": 100})
+        certified_record(i, guess, 0.0 if guess < 0 else radius, evaluator=name)
         for i, (guess, radius) in enumerate(outcomes)
     ]
 
@@ -128,14 +132,14 @@ def test_the_table_holds_the_numbers_computed_from_the_rows(built):
     ]
     for row in rows:
         records = [r for r in Records.read(runs[row[0] == "agdm"]) if r.evaluator == row[1]]
-        right = np.array([r.values["predictions"] for r in records]) == 1
+        right = np.array([r.predictions for r in records]) == 1
         exactly = binomtest(int(right.all(1).sum()), N).proportion_ci(0.95, "exact")
         worst = (right.all(1).mean(), exactly.low, exactly.high)
         majority = exact(int((right.mean(1) > 0.5).sum()), N)
         expected = [shown(exact(right.mean() * N, N)), shown(worst), shown(majority)]
         assert row[4:7] == [" ".join(pair) for pair in expected]
         if row[1] == "pgd":
-            control = np.array([r.values["clean_predictions"] for r in records]) == 1
+            control = np.array([r.clean_predictions for r in records]) == 1
             assert row[7] == " ".join(shown(exact(int(control.all(1).sum()), N)))
         else:
             assert row[7] == "–"
@@ -144,23 +148,23 @@ def test_the_table_holds_the_numbers_computed_from_the_rows(built):
 def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
     runs, page = built
     (row,) = table_rows(page_of(page), "Certified")
-    records = [r.values for r in Records.read(runs[0]) if r.evaluator == "certified"]
-    reached = [sum(v["prediction"] == 1 and v["radius"] >= r / 4 for v in records) for r in range(5)]
+    records = [r for r in Records.read(runs[0]) if r.evaluator == "certified"]
+    reached = [sum(v.prediction == 1 and v.radius >= r / 4 for v in records) for r in range(5)]
     assert row[:3] == ["diffpure", "certified", str(N)]
     assert row[3:8] == [" ".join(shown(exact(k, N))) for k in reached]
-    assert row[8:] == [" ".join(shown(exact(sum(v["prediction"] == -1 for v in records), N))), "110"]  # and n0 = 10
+    assert row[8:] == [" ".join(shown(exact(sum(v.prediction == -1 for v in records), N))), "110"]  # and n0 = 10
 
 
 def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsys):
     """Radii that prove nothing: a table of their own, no certified accuracy, no curve; and the protocol says so."""
-    values = {"prediction": 1, "samples": 1, "sound": False}
-    claims = [Record("published", i, 1 if i else 2, {**values, "radius": 2.0 + i}) for i in range(4)]
+    settings = {"kind": ClaimedRecord, "evaluator": "published", "samples": 1}
+    claims = [certified_record(i, 1, 2.0 + i, label=1 if i else 2, **settings) for i in range(4)]
     names = {"published": "ndc.Claimed", "certified": "ndc.Lipschitz"}
     config = {"evaluators": [{"name": name, "smoothing": {"class": kind}} for name, kind in names.items()]}
     run = write(tmp_path / "both", certified(), claims, config=config)
     html = page_of(build([run], tmp_path / "report"))
-    sound = [r.values for r in certified() if r.values["prediction"] == 1]
-    radii = sorted(v["radius"] for v in sound)
+    sound = [r for r in certified() if r.prediction == 1]
+    radii = sorted(v.radius for v in sound)
     certificate, claim = table_rows(html, "Certified radii and claimed ones")
     assert certificate[1:5] == ["certified", "certificate", str(N), str(len(sound))]
     assert certificate[5:] == [f"{np.median(radii):.3g}", f"{radii[-1]:.3g}"]
@@ -169,7 +173,7 @@ def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsy
     assert row[1] == "certified"
     protocol_rows = {row[0]: row[1:] for row in table_rows(html, "both: protocol")}
     assert protocol_rows["Attack"] == ["Lipschitz bound, no smoothing", "published constants, no certificate"]
-    (axes,) = accuracy.certified_curves(read_runs([run]), LIGHT).axes
+    (axes,) = certified_figure.certified_curves(read_runs([run]), LIGHT).axes
     assert len(axes.lines) == 1
     assert axes.get_xlim()[1] < 2
     assert "claim, proves nothing" in " ".join(capsys.readouterr().out.split())
@@ -181,7 +185,7 @@ def test_the_spreadsheet_and_the_console_hold_the_same(built, capsys):
     runs, page = built
     with page.with_suffix(".csv").open(encoding="utf-8") as file:
         rows = {(row["defence"], row["evaluator"], row["metric"]): row for row in csv.DictReader(file)}
-    right = np.array([r.values["predictions"] for r in Records.read(runs[0]) if r.evaluator == "pgd"]) == 1
+    right = np.array([r.predictions for r in Records.read(runs[0]) if r.evaluator == "pgd"]) == 1
     row = rows["diffpure", "pgd", f"Wor@{DRAWS}"]
     triple = exact(int(right.all(1).sum()), N)
     assert [float(row[name]) for name in ("value", "low", "high")] == pytest.approx(triple, abs=1e-9)
@@ -229,31 +233,31 @@ def test_the_page_speaks_to_those_who_do_not_see_it(built):
 def test_pictures_are_those_of_the_records(built):
     runs, page = built
     sources = [image.get("src") for image in page_of(page).iter("img") if image.get("src").startswith("data:image/png")]
-    held = [[r for r in Records.read(run) if "images" in r.values] for run in runs]
-    stored = [r.values["images"][name] for rows in held for name in ("clean", "adversarial", "purified") for r in rows]
+    held = [[r for r in Records.read(run) if r.evaluator == "pgd" and r.images] for run in runs]
+    stored = [r.images[name] for rows in held for name in ("clean", "adversarial", "purified") for r in rows]
     assert [source.split(",")[1] for source in sources if source.split(",")[1] in stored] == stored
     assert len(sources) == len(stored) * 4 / 3  # the perturbation besides
     strip = next(table for table in page_of(page).iter("table") if table.get("class") == "strip")
     rows = {texts(row.find("th")): [texts(cell) for cell in row.iter("td")] for row in strip.find("tbody")}
     for view, key in {"clean": "clean_predictions", "adversarial": "predictions", "purified": "predictions"}.items():
-        guesses = [r.values[key][0] for r in held[0]]
+        guesses = [getattr(r, key)[0] for r in held[0]]
         assert rows[view] == ["1 ✓" if guess == 1 else f"{guess} ✗ not 1" for guess in guesses]
     assert rows["perturbation × 15.9"] == ["L∞ 0.03"] * 3
-    assert rows["right decisions"] == [f"{r.values['predictions'].count(1)} of {DRAWS}" for r in held[0]]
+    assert rows["correct decisions"] == [f"{r.predictions.count(1)} of {DRAWS}" for r in held[0]]
 
 
 def test_a_perturbation_is_magnified_until_its_radius_fills_half_the_range():
     image = torch.full((1, 1, 3), 0.5)
     adv = image + torch.tensor([[[8 / 255, -8 / 255, 0.0]]])
-    values = {"predictions": [1], "images": {"clean": encode(image), "adversarial": encode(adv)}}
+    images = {"clean": encode(image), "adversarial": encode(adv)}
     for norm, eps, factor in (("Linf", 8 / 255, 255 / 16), ("Linf", 16 / 255, 255 / 32), ("L2", 0.5, 255 / 16)):
-        found = grid([Record("pgd", 0, 1, {**values, "norm": norm, "eps": eps, "distance": eps})])
+        found = grid([attacked_record(images=images, norm=norm, eps=eps)])
         assert found.views == ["clean", "adversarial", "perturbation"]
         assert found.factor == pytest.approx(factor, rel=1e-5)
-        shown = Image.open(io.BytesIO(base64.b64decode(found.picture(found.records[0], "perturbation"))))
+        shown = Image.open(io.BytesIO(base64.b64decode(found.png(found.records[0], "perturbation"))))
         size = round(255 * 0.5 * (1 + factor * 16 / 255)) - round(255 * 0.5)
         assert np.abs(np.asarray(shown).astype(int)[0] - [128 + size, 127 - size, 128]).max() <= 1  # of 255 levels
-    assert grid([Record("pgd", 0, 1, {"predictions": [1], "images": {"clean": encode(image)}})]).views == ["clean"]
+    assert grid([attacked_record(images={"clean": encode(image)})]).views == ["clean"]
 
 
 def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
@@ -279,7 +283,7 @@ def test_matplotlib_is_left_as_it_was(built):
 def test_bars_and_whiskers_have_the_length_of_the_numbers(built):
     runs = read_runs(built[0][:1])
     (axes,) = accuracy.accuracy_bars(runs, LIGHT).axes
-    clean, pgd = runs[0].of_kind(0)[0].metrics, runs[0].of_kind(1)[0].metrics
+    clean, pgd = runs[0].clean[0].summary.metrics, runs[0].attacks[0].summary.metrics
     metrics = [clean["Avg"], pgd["Avg"], pgd[f"Wor@{DRAWS}"]]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * value for value, _, _ in metrics])
     whiskers = [line.get_xdata() for line in axes.lines]
@@ -288,16 +292,16 @@ def test_bars_and_whiskers_have_the_length_of_the_numbers(built):
 
 @pytest.mark.parametrize("finest", [400, 7])
 def test_the_curve_is_the_certified_accuracy_at_every_radius(built, finest, monkeypatch):
-    monkeypatch.setattr(accuracy, "FINEST", finest)
+    monkeypatch.setattr(certified_figure, "FINEST", finest)
     runs = read_runs(built[0][:1])
-    (axes,) = accuracy.certified_curves(runs, LIGHT).axes
+    (axes,) = certified_figure.certified_curves(runs, LIGHT).axes
     x, y = axes.lines[0].get_data()
     assert axes.lines[0].get_drawstyle() == "steps-post"
-    rows = runs[0].rows("certified")
+    rows = runs[0].certified[0].rows
     edges = np.sort(x)
     for radius in edges[1:] if finest == 7 else np.linspace(0, edges[-1], 200):
         at = y[np.searchsorted(x, radius, side="left") - 1] if radius > 0 else y[0]
-        share = np.mean([row.values["prediction"] == 1 and row.values["radius"] >= radius for row in rows])
+        share = np.mean([row.prediction == 1 and row.radius >= radius for row in rows])
         assert at == pytest.approx(100 * share)
     assert len(x) == (8 if finest == 7 else len(x))
 
@@ -387,12 +391,12 @@ def test_a_failed_check_is_said_first_and_does_not_lead(tmp_path, capsys):
     sentence = "The loss gradient is zero or not finite for 100.0 % of the images"
     assert sentence in texts(aside)
     assert sentence in " ".join(capsys.readouterr().out.split())
-    assert "Under attack sound keeps most" in texts(next(page.iter("header")))
+    assert "sound has the highest robust accuracy" in texts(next(page.iter("header")))
 
 
 def test_without_a_choice_nobody_leads(built, tmp_path):
     page = page_of(build(built[0][:1], tmp_path))
-    assert "keeps most" not in texts(page)
+    assert "highest robust accuracy" not in texts(page)
     assert [aside.get("aria-label") for aside in page.iter("aside")] == ["The gradients were not verified"]
 
 
@@ -453,7 +457,7 @@ def test_thumbnails_are_found_to_be_small_by_their_width(tmp_path):
     rows = attacked()[:2]
     large = encode(torch.zeros(3, 100, 100))
     assert int.from_bytes(base64.b64decode(large)[16:20], "big") == 100
-    rows[1].values["images"]["clean"] = large
+    rows[1].images["clean"] = large
     page = page_of(build([write(tmp_path / "run", rows)], tmp_path / "out"))
     looks = [image.get("class") for image in page.iter("img") if image.get("src").startswith("data:image/png")]
     assert looks == ["coarse", None, *["coarse"] * 5]  # the picture of another size has no perturbation

@@ -3,25 +3,22 @@
 import pytest
 import torch
 
-from common.records.store import Record, summarise
+from common.records.summary import summarise
 from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
+from tests.common.records.made import certified_record, clean_record
 
 
 def rows(n=13, draws=4):
     generator = torch.Generator().manual_seed(0)
     guesses = torch.randint(2, (n, draws), generator=generator).tolist()
-    values = [{"predictions": g, "correct": [guess == 1 for guess in g]} for g in guesses]
-    values[0] = {"predictions": [1] * draws, "correct": [True] * draws}
-    return [Record("attacked", i, 1, value) for i, value in enumerate(values)]
+    guesses[0] = [1] * draws
+    return [clean_record(i, g) for i, g in enumerate(guesses)]
 
 
 def certificates():
     radii = [0.0, 0.1, 0.3, 0.3, 0.9, 1.2]
     guesses = [-1, 1, 1, 0, 1, 1]
-    return [
-        Record("certified", i, 1, {"prediction": g, "radius": r, "samples": 9})
-        for i, (g, r) in enumerate(zip(guesses, radii, strict=True))
-    ]
+    return [certified_record(i, g, r) for i, (g, r) in enumerate(zip(guesses, radii, strict=True))]
 
 
 def two_ranks(make, records):

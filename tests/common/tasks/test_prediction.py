@@ -175,7 +175,7 @@ def test_predictions_are_those_of_a_test(tiny_test, tmp_path, defence):
     data = Digits(test_images=13)
     data.setup("test")
     records = Clean()(defence, next(iter(data.test_dataloader())))
-    assert [int(row["after"]) for row in rows] == [record.values["predictions"][0] for record in records]
+    assert [int(row["after"]) for row in rows] == [record.predictions[0] for record in records]
     assert [int(row["label"]) for row in rows] == [record.label for record in records]
     assert [row["purified"] for row in rows] == [f"{i:06d}.png" for i in range(13)]
     assert all((out / row["purified"]).is_file() for row in rows)

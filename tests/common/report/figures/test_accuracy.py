@@ -5,15 +5,16 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from common.records.store import interval
+from common.records.intervals import interval
 from common.report.figures.accuracy import plane, plane_points
 from common.report.figures.drawing import LIGHT
 from common.report.page.page import page
 from common.report.runs import read_runs
+from tests.common.records.made import rows_of
 
 
 def average(rows, key="predictions"):
-    share = np.mean([[guess == row.label for guess in row.values[key]] for row in rows])
+    share = np.mean([[guess == row.label for guess in getattr(row, key)] for row in rows])
     return pytest.approx((share, *interval(share * len(rows), len(rows))))
 
 
@@ -30,10 +31,10 @@ def test_points_are_clean_against_the_worst_of_all_attacks(runs):
     several, single, _ = read = read_runs(runs)
     points = {name: pair for name, *pair in plane_points(read)}
     assert set(points) == {"several", "single"}
-    assert points["several"][0] == average(several.rows("clean"))
-    assert points["several"][1] == average(several.rows("worst of apgd, pgd"))
-    assert points["single"][0] == average(single.rows("pgd"), "clean_predictions")
-    assert points["single"][1] == average(single.rows("pgd"))
+    assert points["several"][0] == average(rows_of(several, "clean"))
+    assert points["several"][1] == average(rows_of(several, "worst of apgd, pgd"))
+    assert points["single"][0] == average(rows_of(single, "pgd"), "clean_predictions")
+    assert points["single"][1] == average(rows_of(single, "pgd"))
 
 
 def test_points_and_intervals_are_drawn_where_they_are(runs):
@@ -61,5 +62,5 @@ def test_the_worst_attack_decides_who_leads(made, tmp_path):
     second = made(n=60, seed=1).clean().attacked("weak", 1.4).attacked("strong", 1.5).write(tmp_path / "second")
     header = next(ET.fromstring(page(read_runs([first, second]), [], [[], []], [])).iter("header"))
     said = " ".join("".join(header.itertext()).split())
-    assert "Under attack second keeps most" in said
+    assert "second has the highest robust accuracy" in said
     assert "(worst of strong, weak, L∞ ≤ 8/255)" in said

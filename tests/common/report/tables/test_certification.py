@@ -2,16 +2,18 @@
 
 import pytest
 
-from common.records.store import Record, Records
-from common.report.figures import accuracy
+from common.records.schema import CertifiedRecord, ClaimedRecord, Cost, ForecastRecord
+from common.records.store import Records
+from common.report.figures.certified import certified_curves
 from common.report.figures.drawing import LIGHT
 from common.report.runs import read_runs
 from common.report.tables.certification import certification_cost_table, certified_table, claims_table
 from common.report.tables.comparisons import run_table
 from common.report.tables.table import Cell
+from tests.common.records.made import certified_record
 
 TARGETS = [0.25, 0.5]
-FORESEEN = [  # radius, prediction, what is open
+FORECAST = [  # radius, prediction, undecided targets
     (0.5, 1, []), (0.25, 1, [0.5]), (0.25, 1, []), (0.0, -1, [0.25]),
 ]  # fmt: skip
 SPENT = [(0.61, 1, 100), (0.3, 1, 400), (0.1, 1, 60), (0.0, -1, 0)]  # radius, prediction, samples
@@ -21,20 +23,21 @@ def write(path, rows, costs, start=0, **smoothing):
     smoothing = {"sigma": 0.25, "n0": 32, "n": 1000, "alpha": 0.001, **smoothing}
     part = {"class": "x.Certified", "name": "curve", "smoothing": smoothing}
     records = Records(path, "fingerprint", {"classifier": {"class": "x"}, "evaluators": [part], "data": {"of": "both"}})
-    records.append(
-        [Record("curve", i, 1, v, {"evaluations": c}) for i, (v, c) in enumerate(zip(rows, costs, strict=True), start)]
-    )
+    pairs = enumerate(zip(rows, costs, strict=True), start)
+    records.append([certified_record(i, **row, evaluator="curve", cost=Cost(evaluations=c)) for i, (row, c) in pairs])
     return path
 
 
 def values(radius, prediction, samples, **more):
-    return {"prediction": prediction, "radius": radius, "radius_linf": radius / 8, "samples": samples, **more}
+    kind = ForecastRecord if "procedure" in more else CertifiedRecord
+    radii = {"radius": radius, "radius_linf": radius / 8}
+    return {"prediction": prediction, **radii, "samples": samples, "kind": kind, **more}
 
 
 @pytest.fixture
 def runs(tmp_path):
-    foreseen = {"samples": 10, "procedure": 1032, "evaluations": 100_000}
-    published = [values(radius, c, **foreseen, undecided=undecided) for radius, c, undecided in FORESEEN]
+    forecast = {"samples": 10, "procedure": 1032, "evaluations": 100_000}
+    published = [values(radius, c, **forecast, undecided=undecided) for radius, c, undecided in FORECAST]
     fast = [values(*row) for row in SPENT]
     bound = [values(0.4, 1, 1000), values(0.7, 1, 1000), values(0.1, 2, 1000), values(0.0, -1, 1000)]
     paths = [
@@ -49,7 +52,7 @@ def test_costs_are_those_of_the_procedure_or_as_counted_with_the_samples_that_ch
     """Times fewer: to the dearest of the same question. Where verdicts are open, from .. to."""
     published, fast, fixed = (row[2:] for row in certification_cost_table(runs).rows)
     assert published == [
-        4, Cell("75.0 to 100.0 at 0.25, 25.0 to 50.0 at 0.5", "foreseen"), "1,032", "100,000", Cell("1.0", "", True),
+        4, Cell("75.0 to 100.0 at 0.25, 25.0 to 50.0 at 0.5", "forecast"), "1,032", "100,000", Cell("1.0", "", True),
     ]  # fmt: skip
     samples = 32 + (100 + 400 + 60 + 0) / 4
     assert fast == [4, Cell("50.0 at 0.25, 25.0 at 0.5"), f"{samples:,.0f}", "1,250", Cell("80.0", "", True)]
@@ -81,7 +84,7 @@ def test_abstention_of_what_knows_the_label_is_explained(tmp_path):
 
 def test_without_evaluations_there_is_no_saving(tmp_path):
     records = Records(tmp_path / "old", "fingerprint")
-    records.append([Record("curve", 0, 1, values(0.5, 1, 10))])
+    records.append([certified_record(**values(0.5, 1, 10), evaluator="curve")])
     (row,) = certification_cost_table(read_runs([tmp_path / "old", tmp_path / "old"])[:1]).rows
     assert row[5:] == ["not recorded", None]
 
@@ -90,34 +93,34 @@ def test_certified_accuracy_is_shown_at_the_radii_that_were_asked_about(runs):
     table = certified_table(runs)
     assert table.columns[3:-2] == ["r = 0", "r = 0.25", "r = 0.5", "r = 0.75", "r = 1"]
     published, fast, fixed = (row[3:-2] for row in table.rows)
-    assert published == [None, Cell("75.0 to 100.0", "foreseen"), Cell("25.0 to 50.0", "foreseen"), None, None]
+    assert published == [None, Cell("75.0 to 100.0", "forecast"), Cell("25.0 to 50.0", "forecast"), None, None]
     assert fast[0] is None and fast[1][0] == 0.5 and fast[2][0] == 0.25 and fast[3:] == [None, None]
     assert [share[0] for share in fixed] == [0.5, 0.5, 0.25, 0, 0]
-    assert "L-inf radius r / sqrt(D): r / 8." in table.notes[0] and "Foreseen" in table.notes[1]
+    assert "L-inf radius r / sqrt(D): r / 8." in table.notes[0] and "Forecasts" in table.notes[1]
 
 
 def test_a_curve_steps_down_where_it_was_asked_and_says_that_it_is_foreseen(runs):
-    figure = accuracy.certified_curves(runs, LIGHT)
+    figure = certified_curves(runs, LIGHT)
     (axes,) = figure.axes
     drawn = [[(round(float(x), 2), float(y)) for x, y in line.get_xydata()][:-1] for line in axes.lines[:3]]
     assert drawn[0] == [(0, 75), (0.25, 25), (0.5, 0)]
     assert drawn[1] == [(0, 50), (0.25, 25), (0.5, 0)]
     assert drawn[2] == [(0, 50), (0.4, 25), (0.7, 0)]
     said = [text.get_text() for legend in [*figure.legends, axes.get_legend()] if legend for text in legend.get_texts()]
-    assert said == ["published, foreseen", "fast", "fixed"]
+    assert said == ["published, forecast", "fast", "fixed"]
 
 
 def test_what_is_foreseen_is_no_certificate_beside_claims(tmp_path):
     records = Records(tmp_path / "all", "fingerprint")
-    records.append([Record("foreseen", 0, 1, values(0.5, 1, 10, procedure=1032))])
-    records.append([Record("fast", 0, 1, values(0.3, 1, 100))])
-    records.append([Record("claimed", 0, 1, {**values(3.0, 1, 1), "sound": False})])
+    records.append([certified_record(**values(0.5, 1, 10, procedure=1032), evaluator="forecast")])
+    records.append([certified_record(**values(0.3, 1, 100), evaluator="fast")])
+    records.append([certified_record(radius=3.0, samples=1, kind=ClaimedRecord, evaluator="claimed")])
     rows = claims_table(read_runs([tmp_path / "all"])).rows
     assert [row[1:3] for row in rows] == [["fast", "certificate"], ["claimed", "claim, proves nothing"]]
 
 
 def test_open_verdicts_are_named_where_runs_are_compared(runs):
     notes = run_table(runs[:2]).notes
-    assert [
-        f"published, curve: foreseen; verdicts about {r} still open: 1, taken as is likelier." for r in TARGETS
-    ] == [note for note in notes if "open" in note]
+    assert [f"published, curve: forecast; 1 undecided at {r}, taken as the likelier." for r in TARGETS] == [
+        note for note in notes if "undecided" in note
+    ]

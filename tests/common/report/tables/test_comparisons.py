@@ -1,6 +1,7 @@
 """Runs and attacks against each other: the tables hold what the rows of the common images say."""
 
 import csv
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,19 +9,20 @@ import pytest
 from scipy.stats import binomtest
 
 from common.records.paired import sign_flip
-from common.records.store import Record, Records
+from common.records.store import Records
 from common.report.build import build
 from common.report.runs import read_runs
 from common.report.tables.comparisons import attack_table, run_table
+from tests.common.records.made import certified_record, rows_of
 
 
-def rows_of(table):
+def entries(table):
     return {tuple(row[:3]): row[3:] for row in table.rows}
 
 
 def right(run, name, indices):
-    by_index = {row.index: row for row in run.rows(name)}
-    return np.array([np.array(by_index[i].values["predictions"]) == by_index[i].label for i in indices])
+    by_index = {row.index: row for row in rows_of(run, name)}
+    return np.array([np.array(by_index[i].predictions) == by_index[i].label for i in indices])
 
 
 def printed(p):
@@ -39,7 +41,7 @@ def two(made, tmp_path_factory):
 
 def test_runs_are_compared_on_their_common_images(two):
     runs = read_runs(two)
-    rows = rows_of(run_table(runs))
+    rows = entries(run_table(runs))
     pair = "exact − bpda"
     assert {key[1:] for key in rows} == {
         ("clean", "average"),
@@ -63,7 +65,7 @@ def test_runs_are_compared_on_their_common_images(two):
 
 
 def test_p_values_are_corrected_for_all_of_the_table(two):
-    rows = list(rows_of(run_table(read_runs(two))).values())
+    rows = list(entries(run_table(read_runs(two))).values())
     raw, corrected = ([float(row[k] if k == 4 else row[k].text) for row in rows if "<" not in row[4]] for k in (4, 5))
     assert all(c >= p for p, c in zip(raw, corrected, strict=True))
     largest = max(range(len(raw)), key=raw.__getitem__)
@@ -73,7 +75,7 @@ def test_p_values_are_corrected_for_all_of_the_table(two):
 
 def test_attacks_of_a_run_are_compared_with_the_strongest(two):
     runs = read_runs(two)
-    rows = rows_of(attack_table(runs))
+    rows = entries(attack_table(runs))
     assert set(rows) == {(name, "L∞ ≤ 8/255", "apgd − pgd") for name in ("exact", "bpda")}
     n, a, b, gain, *_ = rows["exact", "L∞ ≤ 8/255", "apgd − pgd"]
     first, second = (right(runs[0], name, range(60)) for name in ("apgd", "pgd"))
@@ -101,7 +103,7 @@ def test_all_pairs_of_attacks_count_in_the_correction(made, tmp_path):
         for pair in combinations("abc", 2)
     }
     smallest = min(p, key=p.get)
-    table = rows_of(attack_table([read]))
+    table = entries(attack_table([read]))
     assert len(table) == 2  # those with the strongest alone
     for (_, _, attacks), (*_, raw, corrected) in table.items():
         first, second = attacks.split(" − ")
@@ -115,13 +117,13 @@ def test_seeds_of_one_evaluator_count_together(made, tmp_path):
     for seed, harm in ((0, 2.0), (1, 1.5)):
         run = made(n=30, seed=seed)
         for number in range(3):
-            run.attacked(f"pgd/seed={number}", harm, seed=number)
+            run.attacked("pgd", harm, seed=number)
         runs.append(run.write(tmp_path / f"run{seed}"))
     read = read_runs(runs)
-    rows = rows_of(run_table(read))
+    rows = entries(run_table(read))
     assert ("run0 − run1", "pgd", "average") in rows
     assert ("run0 − run1", "pgd", "worst of 10 draws") not in rows
-    every = [np.hstack([right(run, f"pgd/seed={k}", range(30)) for k in range(3)]) for run in read]
+    every = [np.hstack([right(run, f"pgd (seed {k})" if k else "pgd", range(30)) for k in range(3)]) for run in read]
     n, a, b, *_ = rows["run0 − run1", "pgd", "average"]
     assert (n, a, b) == (30, f"{100 * every[0].mean():.1f}", f"{100 * every[1].mean():.1f}")
     assert attack_table(read).rows == []
@@ -137,9 +139,7 @@ def test_what_differs_is_said(made, tmp_path):
 def test_what_cannot_be_compared_is_said(made, tmp_path):
     first, second = made(n=20).clean().attacked("pgd"), made(n=20, seed=1).clean().attacked("pgd")
     second.rows = [
-        Record(r.evaluator, r.index, r.label if r.index else r.label + 1, r.values | {"eps": 4 / 255})
-        if "eps" in r.values
-        else Record(r.evaluator, r.index, r.label if r.index else r.label + 1, r.values)
+        replace(r, label=r.label if r.index else r.label + 1, **({"eps": 4 / 255} if r.evaluator == "pgd" else {}))
         for r in second.rows
     ]
     table = run_table(read_runs([first.write(tmp_path / "a"), second.write(tmp_path / "b")]))
@@ -154,14 +154,11 @@ def test_certificates_are_compared_at_every_radius(tmp_path):
     random, runs, radii = np.random.default_rng(0), [], []
     for name, scale in (("a", 0.3), ("b", 0.6)):
         radii.append(random.exponential(scale, 50))
-        rows = [
-            Record("certified", i, 1, {"prediction": 1, "radius": float(r), "samples": 9})
-            for i, r in enumerate(radii[-1])
-        ]
+        rows = [certified_record(i, 1, float(r)) for i, r in enumerate(radii[-1])]
         records = Records(tmp_path / name, name)
         records.append(rows)
         runs.append(tmp_path / name)
-    rows = rows_of(run_table(read_runs(runs)))
+    rows = entries(run_table(read_runs(runs)))
     reached = [(radii[0] >= 0.5), (radii[1] >= 0.5)]
     won, lost = int((reached[0] & ~reached[1]).sum()), int((reached[1] & ~reached[0]).sum())
     n, _, _, gain, p, _ = rows["a − b", "certified", "certified at 0.5"]

@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 
 from common.numerics.finding import Finding
-from common.records.store import Record
+from common.records.schema import AttackedRecord, GradientCheckRecord
 from common.report.build import summary_table
 from common.report.page.page import page
 from common.report.runs import read_runs, state
-from common.report.tables.gradients import findings, gradients
+from common.report.tables.gradients import finding_state, findings, gradients
 from common.report.tables.protocol import protocol_table
 from common.robustness.masking.checks import MaskingCheck
 
-GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.").values()
-BAD = Finding("guidance path", False, 0.3, "Guidance is detached somewhere.").values()
-UNSURE = Finding.undecided("single precision", "Float64 is out of reach.").values()
-DECLARED = Finding.undecided("declared gradient", "The gradient BPDA is declared approximate.", 0.9).values()
+GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.")
+BAD = Finding("guidance path", False, 0.3, "Guidance is detached somewhere.")
+UNSURE = Finding.undecided("single precision", "Float64 is out of reach.")
+DECLARED = Finding.undecided("declared gradient", "The gradient BPDA is declared approximate.", 0.9)
 
 
 def read(run, path):
@@ -64,18 +64,17 @@ def test_a_run_is_approximate_only_if_all_its_attacks_are(made, tmp_path):
 
 def test_without_gradients_there_is_nothing_to_verify(made, tmp_path):
     run = made(n=5).clean().attacked("square")
-    run.rows = [
-        replace(row, values={**row.values, "white_box": False}) if "distance" in row.values else row for row in run.rows
-    ]
+    run.rows = [replace(row, white_box=False) if isinstance(row, AttackedRecord) else row for row in run.rows]
     assert gradients(read(run, tmp_path)) is None
 
 
 def test_of_several_images_the_one_that_speaks_against_the_gradient_counts(made, tmp_path):
     run = made(n=5).attacked("pgd").verified(GOOD, UNSURE)
-    worse = [GOOD | {"passed": False, "sentence": "No."}, UNSURE]
-    run.rows.append(Record("verify", 1, int(run.label[1]), {"verified": False, "findings": worse}))
-    found = {one.name: (one.state, one.sentence) for one in findings(read(run, tmp_path))}
-    assert found == {"full graph": ("failed", "No."), "single precision": ("undecided", UNSURE["sentence"])}
+    worse = [replace(GOOD, passed=False, sentence="No."), UNSURE]
+    common = {"evaluator": "verify", "index": 1, "label": int(run.label[1])}
+    run.rows.append(GradientCheckRecord(**common, verified=False, findings=worse))
+    found = {one.name: (finding_state(one), one.sentence) for one in findings(read(run, tmp_path))}
+    assert found == {"full graph": ("failed", "No."), "single precision": ("undecided", UNSURE.sentence)}
 
 
 def test_the_page_carries_a_banner(made, tmp_path, capsys):
@@ -90,9 +89,9 @@ def test_the_page_carries_a_banner(made, tmp_path, capsys):
     assert "wrong. Guidance path: Guidance is detached somewhere." in wrong
     (weak,) = [said for title, said in found.items() if title.startswith("Approximate")]
     assert "weak. The gradient BPDA is declared approximate." in weak
-    assert "silent. Nothing says" in found["The gradients were not verified"]
+    assert "silent. It is unknown whether" in found["The gradients were not verified"]
     (unsure,) = [said for title, said in found.items() if "could not decide" in title]
-    assert "wrong, verify: single precision. Float64 is out of reach." in unsure
+    assert "wrong, gradient check: single precision. Float64 is out of reach." in unsure
     assert "declared" not in unsure
     assert not any("good." in said for said in found.values())
     summary_table(runs[:1])
@@ -101,8 +100,8 @@ def test_the_page_carries_a_banner(made, tmp_path, capsys):
 
 def test_verification_is_no_score(made, tmp_path):
     run = read(made(n=5).clean().verified(GOOD), tmp_path)
-    assert [summary.evaluator for summary in run.summaries] == ["clean"]
-    assert run.evaluators == ["clean", "verify"]
+    assert [one.title for one in run.results] == ["clean"]
+    assert [one.title for one in run.recorded] == ["clean", "verify"]
 
 
 def test_the_protocol_says_how_each_attack_differentiates(made, tmp_path):
@@ -112,7 +111,7 @@ def test_the_protocol_says_how_each_attack_differentiates(made, tmp_path):
     rows = {row[0]: row[1:] for row in protocol_table(read(run, tmp_path)).rows}
     assert rows["Attack"] == ["Through(PGD), white box"] * 2 + ["PGD, white box"]
     assert rows["Gradient of the defence"] == ["BPDA", "Surrogate(solver=DDIM, steps=2)", "Checkpoint"]
-    backwards = "forward as deployed, backward as if it were the identity"
+    backwards = "forward as deployed, backward as the identity"
     assert rows["Sampler in the attack"] == [backwards, "DDIM, 2 steps", "as deployed"]
     assert rows["Sampler in the defence"] == ["EulerMaruyama, 5 steps, t* = 0.1"] * 3
 

@@ -8,7 +8,7 @@ from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.threats.norm_ball import ThreatModel
 
 LINF = ThreatModel("inf", 0.1)
@@ -54,10 +54,10 @@ def test_attack_on_known_noise_is_optimal():
         Attacked(PGD(steps=4, eot=4 if knows == "model" else 1), LINF, draws=8, knows=knows)(Turned(), batch(12))
         for knows in ("model", "noise")
     )
-    assert all(not any(record.values["correct"]) for record in seeing)
-    assert sum(sum(record.values["correct"]) for record in blind) > 0.8 * 8 * 12
-    assert all(record.values["knows"] == "noise" and len(record.values["predictions"]) == 8 for record in seeing)
-    assert all(record.values["queries"] == 8 * 5 for record in seeing), "five queries of the loop for each draw"
+    assert all(not any(record.correct) for record in seeing)
+    assert sum(sum(record.correct) for record in blind) > 0.8 * 8 * 12
+    assert all(record.knows == "noise" and len(record.predictions) == 8 for record in seeing)
+    assert all(record.queries == 8 * 5 for record in seeing), "five queries of the loop for each draw"
 
 
 def test_adversarial_images_are_independent_of_the_batch():

@@ -21,7 +21,7 @@ from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Mode, Through
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.voting import Voting
@@ -143,9 +143,9 @@ def test_scores_belong_to_the_deployed_defence():
     noise = Noise.of(0, INDEX).stream("score")
     for b, row in enumerate(rows):
         draws = [int(classifier(adv, noise.draws(1, start=j))[b].argmax()) for j in range(3)]
-        assert row.values["predictions"] == draws
-    clean = [row.values["clean_predictions"] for row in rows]
-    assert clean == [row.values["clean_predictions"] for row in plain(classifier, (IMAGE, LABEL, INDEX))]
+        assert row.predictions == draws
+    clean = [row.clean_predictions for row in rows]
+    assert clean == [row.clean_predictions for row in plain(classifier, (IMAGE, LABEL, INDEX))]
 
 
 def test_adversarial_images_are_independent_of_the_batch():

@@ -7,7 +7,7 @@ from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.transfer import Transfer
 from common.robustness.classifiers import Classifier, NetworkClassifier
-from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.threats.norm_ball import ThreatModel
 
 
@@ -44,6 +44,6 @@ def test_is_black_box_and_moves_its_source_to_the_device():
     evaluator = Attacked(Transfer(source, PGD(steps=5)), ThreatModel("inf", 0.2))
     image, label = torch.tensor([[[[0.7, 0.6]]], [[[0.9, 0.6]]]]), torch.tensor([1, 1])
     records = evaluator(defence, (image, label, torch.tensor([0, 1])))
-    assert all(record.values["white_box"] is False for record in records)
+    assert all(record.white_box is False for record in records)
     # the source lowers both pixels alike; the defence sees their difference, which stays
-    assert [record.values["correct"] for record in records] == [[True], [True]]
+    assert [record.correct for record in records] == [[True], [True]]

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import norm
 
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower, needed_count
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothing import Smoothing
@@ -104,7 +104,7 @@ def test_records_hold_the_procedure_and_its_cost():
         for classifier in (HalfSpace(), Padded(HalfSpace()))  # a test pads small batches
         for row in Certified(Forecast(SIGMA, **COMMON, targets=TARGETS))(classifier, batch)
     ]
-    assert all(r.values["procedure"] == 2060 and r.values["evaluations"] == 2060 * 1261 for r in records)
+    assert all(r.procedure == 2060 and r.evaluations == 2060 * 1261 for r in records)
 
 
 @pytest.mark.parametrize(

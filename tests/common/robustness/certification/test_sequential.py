@@ -7,7 +7,7 @@ import torch
 from scipy.stats import norm
 
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
@@ -121,7 +121,7 @@ def test_with_labels_misclassified_images_draw_no_samples():
         Sequential(SIGMA, **settings, labelled=True).certify(HalfSpace(), x, rows(5), label[:1])
     batch = images(0.75, 0.75), torch.tensor([1, 0]), torch.arange(2)
     _, record = Certified(Sequential(SIGMA, **settings, labelled=True))(HalfSpace(), batch)
-    assert record.values["prediction"] == ABSTAIN and not record.values["correct"]
+    assert record.prediction == ABSTAIN and not record.correct
 
 
 def test_an_image_stops_where_n_samples_would_not_certify_its_true_radius():

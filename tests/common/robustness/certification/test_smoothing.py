@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom, norm
 
 from common.noise import Noise
-from common.records.rows import ABSTAIN
+from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier

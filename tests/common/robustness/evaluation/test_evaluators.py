@@ -13,7 +13,8 @@ from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier
-from common.robustness.evaluation.evaluators import Attacked, Certified, Clean
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.evaluation.stored_images import encode
 from common.robustness.threats.norm_ball import ThreatModel
 
@@ -78,8 +79,7 @@ def test_records_do_not_depend_on_the_partition(evaluator, classifier):
 
 def test_another_seed_is_another_evaluation():
     predictions = [
-        [record.values["predictions"] for record in Clean(draws=8, seed=seed)(Noisy(3.0), batch(32))]
-        for seed in (0, 0, 1)
+        [record.predictions for record in Clean(draws=8, seed=seed)(Noisy(3.0), batch(32))] for seed in (0, 0, 1)
     ]
     assert predictions[0] == predictions[1] != predictions[2]
 
@@ -118,19 +118,19 @@ def test_clean_agrees_with_asking_by_hand():
     noise = Noise.of(2, index).stream("score").draws(4)
     by_hand = classifier(image.repeat_interleave(4, 0), noise).argmax(1).view(5, 4)
     records = Clean(draws=4, seed=2, name="asked")(classifier, (image, label, index))
-    assert [record.values["predictions"] for record in records] == by_hand.tolist()
-    assert [record.values["correct"] for record in records] == (by_hand == label[:, None]).tolist()
+    assert [record.predictions for record in records] == by_hand.tolist()
+    assert [record.correct for record in records] == (by_hand == label[:, None]).tolist()
     assert [(record.evaluator, record.index, record.label) for record in records] == [
         ("asked", i, i % 2) for i in range(5)
     ]
-    assert all(record.cost["seconds"] > 0 for record in records)
+    assert all(record.cost.seconds > 0 for record in records)
 
 
 def test_a_deterministic_classifier_is_asked_once():
     (record,) = Clean(draws=20)(network(), batch(1))
-    assert len(record.values["predictions"]) == 1
+    assert len(record.predictions) == 1
     (record,) = Attacked(PGD(steps=1), LINF, draws=20)(network(), batch(1))
-    assert len(record.values["predictions"]) == len(record.values["clean_predictions"]) == 1
+    assert len(record.predictions) == len(record.clean_predictions) == 1
 
 
 def test_attacked_scores_what_the_attack_returned():
@@ -143,13 +143,13 @@ def test_attacked_scores_what_the_attack_returned():
     records = Attacked(invert, threat)(classifier, whole)
     after, before = classifier(adv).argmax(1).tolist(), classifier(whole[0]).argmax(1).tolist()
     assert after != before
-    assert [r.values["predictions"][0] for r in records] == after
-    assert [r.values["correct"][0] for r in records] == [a == y for a, y in zip(after, whole[1].tolist(), strict=True)]
-    assert [r.values["clean_predictions"][0] for r in records] == before
+    assert [r.predictions[0] for r in records] == after
+    assert [r.correct[0] for r in records] == [a == y for a, y in zip(after, whole[1].tolist(), strict=True)]
+    assert [r.clean_predictions[0] for r in records] == before
     distance = (adv - whole[0]).abs().flatten(1).amax(1)
-    assert [r.values["distance"] for r in records] == pytest.approx(distance.tolist(), rel=1e-5)
-    assert all(r.values["within_budget"] and r.values["white_box"] for r in records)
-    assert {(r.values["norm"], r.values["eps"]) for r in records} == {("Linf", 0.45)}
+    assert [r.distance for r in records] == pytest.approx(distance.tolist(), rel=1e-5)
+    assert all(r.within_budget and r.white_box for r in records)
+    assert {(r.norm, r.eps) for r in records} == {("Linf", 0.45)}
 
 
 def test_attacked_works_where_gradients_are_off_and_leaves_modes_alone():
@@ -182,8 +182,8 @@ def test_evaluators_run_in_float32_under_autocast():
 def test_pictures_are_kept_for_the_first_images_only_and_show_the_scored_draw():
     image, _, index = whole = batch(6, start=2)
     records = Attacked(PGD(steps=1, random_start=False), LINF, draws=2, keep_images=4)(Noisy(0.05), whole)
-    assert [bool(record.values.get("images")) for record in records] == [True, True, False, False, False, False]
-    pictures = records[1].values["images"]
+    assert [bool(record.images) for record in records] == [True, True, False, False, False, False]
+    pictures = records[1].images
     assert list(pictures) == ["clean", "adversarial", "diffused", "purified"]
     decoded = {name: np.array(Image.open(io.BytesIO(base64.b64decode(png)))) / 255 for name, png in pictures.items()}
     assert decoded["clean"] == pytest.approx(image[1, 0].numpy(), abs=0.51 / 255)
@@ -206,11 +206,10 @@ def test_certified_reports_the_certificates():
     classifier, whole = network(3), batch(5, classes=3)
     expected = smoothing.certify(classifier, whole[0], Noise.of(4, whole[2]).stream("smoothing"))
     for record, certificate in zip(Certified(smoothing, seed=4)(classifier, whole), expected, strict=True):
-        values = record.values
-        assert (values["prediction"], values["count"]) == (certificate.prediction, certificate.count)
-        assert values["samples"] == 40
-        assert values["radius"] == pytest.approx(certificate.radius, rel=1e-5)
-        assert values["correct"] == (certificate.prediction == record.label)
+        assert (record.prediction, record.count) == (certificate.prediction, certificate.count)
+        assert record.samples == 40
+        assert record.radius == pytest.approx(certificate.radius, rel=1e-5)
+        assert record.correct == (certificate.prediction == record.label)
 
 
 def test_an_empty_batch_gives_no_records():
@@ -229,8 +228,8 @@ def test_a_black_box_attack_is_not_asked_for_gradients():
             return torch.from_numpy(image.numpy().reshape(len(image), -1)[:, :2])
 
     (record,) = Attacked(attack, LINF)(NoGradient(), batch(1))
-    assert record.values["white_box"] is False
-    assert "zero_gradient" not in record.values
+    assert record.white_box is False
+    assert record.zero_gradient is None
 
 
 # Refusals

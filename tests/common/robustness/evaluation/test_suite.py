@@ -9,8 +9,9 @@ from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier
-from common.robustness.evaluation.decisions import ask, decided
-from common.robustness.evaluation.evaluators import Attacked, Certified, Clean
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.decisions import decide, with_rule
+from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.evaluation.suite import suite
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.spatial import SpatialThreat
@@ -44,11 +45,11 @@ def test_the_threat_of_the_test_serves_those_that_name_none():
 def test_several_seeds_are_several_evaluators():
     ready = suite([Attacked(PGD(), LINF, seed=[3, 5, 7], name="pgd"), Clean(seed=(0, 1))])
     assert [(e.name, e.seed) for e in ready] == [
-        ("pgd/seed=3", 3),
-        ("pgd/seed=5", 5),
-        ("pgd/seed=7", 7),
-        ("clean/seed=0", 0),
-        ("clean/seed=1", 1),
+        ("pgd", 3),
+        ("pgd", 5),
+        ("pgd", 7),
+        ("clean", 0),
+        ("clean", 1),
     ]
 
 
@@ -85,10 +86,11 @@ def test_votes_are_fresh_draws_of_the_rule():
     image, label, index = batch(5)
     noise = Noise.of(4, index).stream("score")
     expected = torch.stack([Voting(Coin(), 7)(image, noise.draws(1, start=j)) for j in range(3)])
-    torch.testing.assert_close(ask(decided(Coin(), "majority", 7), image, label, noise, 3), expected, rtol=0, atol=0)
+    decided = decide(with_rule(Coin(), "majority", 7), image, label, noise, 3)
+    torch.testing.assert_close(decided, expected, rtol=0, atol=0)
     records = Clean(draws=3, seed=4, rule="majority", votes=7)(Coin(), (image, label, index))
-    assert [record.values["predictions"] for record in records] == expected.argmax(-1).T.tolist()
-    assert decided(Coin(), "single", 1).randomised
+    assert [record.predictions for record in records] == expected.argmax(-1).T.tolist()
+    assert with_rule(Coin(), "single", 1).randomised
 
 
 @pytest.mark.parametrize("norm", [1, 2, float("inf")])
@@ -118,12 +120,11 @@ def test_the_random_control_of_a_warp_is_a_warp():
 def test_controls_are_asked_as_often_as_the_attacked_image():
     records = Attacked(PGD(steps=2, eot=2), LINF, draws=6, rule="mean_logit", votes=3, resubmissions=4)(Coin(), batch())
     for record in records:
-        values = record.values
-        assert len(values["predictions"]) == len(values["clean_predictions"]) == len(values["random_predictions"]) == 6
-        assert (values["resubmissions"], values["knows"]) == (4, "model")
-        assert values["queries"] == 3 * 2, "two steps and the last point, two draws each"
-        assert len(values["curve"]) == 3
-        assert values["broken"] or values["curve"][0] == 1.0
+        assert len(record.predictions) == len(record.clean_predictions) == len(record.random_predictions) == 6
+        assert (record.resubmissions, record.knows) == (4, "model")
+        assert record.queries == 3 * 2, "two steps and the last point, two draws each"
+        assert len(record.curve) == 3
+        assert record.broken or record.curve[0] == 1.0
 
 
 def test_the_meter_counts_rows_of_networks_and_nothing_else():
@@ -144,4 +145,4 @@ def test_records_tell_their_cost():
     smoothing = Smoothing(0.25, n0=8, n=40, alpha=0.05, num_classes=2)
     classifier = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
     for evaluator, evaluations in ((Clean(), 1), (Certified(smoothing), 48)):
-        assert all(r.cost["evaluations"] == evaluations for r in evaluator(classifier, batch(3)))
+        assert all(r.cost.evaluations == evaluations for r in evaluator(classifier, batch(3)))

@@ -46,7 +46,7 @@ def batch(images=2):
 
 
 def names(records, passed=False):
-    return {f["name"] for record in records for f in record.values["findings"] if f["passed"] == passed}
+    return {f.name for record in records for f in record.findings if f.passed == passed}
 
 
 def test_a_record_is_about_one_image_whatever_it_shares_a_batch_with():
@@ -54,7 +54,7 @@ def test_a_record_is_about_one_image_whatever_it_shares_a_batch_with():
     image, label, index = batch(3)
     together = GradientCheck()(classifier, (image, label, index))
     alone = [r for row in range(3) for r in GradientCheck()(classifier, (image[[row]], label[[row]], index[[row]]))]
-    assert [(r.key, r.label, r.values) for r in together] == [(r.key, r.label, r.values) for r in alone]
+    assert together == alone
     assert [r.evaluator for r in together] == ["verify"] * 3
     assert GradientCheck()(classifier, (image[:0], label[:0], index[:0])) == []
 
@@ -65,7 +65,7 @@ def test_the_cost_is_what_is_promised(directions):
 
     def evaluations(steps):
         (record,) = GradientCheck(directions=directions)(diffpure(steps).freeze(), batch(1))
-        return record.cost["evaluations"]
+        return record.cost.evaluations
 
     assert evaluations(16) - evaluations(8) == (9 + 4 * directions) * 8
     assert evaluations(8) - (9 + 4 * directions) * 8 <= 30
@@ -73,8 +73,8 @@ def test_the_cost_is_what_is_promised(directions):
 
 def test_a_steady_classifier_costs_no_more():
     bare, steady = (GradientCheck()(c.freeze(), batch(1))[0] for c in (diffpure(), Padded(diffpure(), 16)))
-    assert steady.values == bare.values
-    assert steady.cost["evaluations"] == bare.cost["evaluations"]
+    assert steady == bare
+    assert steady.cost.evaluations == bare.cost.evaluations
 
 
 def test_nothing_is_left_behind():
@@ -119,12 +119,12 @@ class Locked(Classifier):
 
 def test_without_a_float64_copy_differences_are_taken_in_float32():
     (record,) = GradientCheck()(Locked().freeze(), batch(1))
-    assert record.values["verified"]
+    assert record.verified
     assert "finite differences" in names([record], passed=True)
     assert "single precision" not in names([record], passed=True)
     (record,) = GradientCheck()(Locked(0.5).freeze(), batch(1))
     assert names([record]) == {"finite differences"}
-    error = {f["name"]: f["error"] for f in record.values["findings"]}["finite differences"]
+    error = {f.name: f.error for f in record.findings}["finite differences"]
     assert 0.01 < error < 2
 
 
@@ -190,9 +190,10 @@ def test_findings_are_finite_json():
 
 
 def test_settings_and_batches_that_make_no_sense():
-    for settings in ({"directions": 0}, {"limit": 0}):
-        with pytest.raises(ValueError, match="needs directions >= 1 and limit >= 1"):
-            GradientCheck(**settings)
+    messages = {"directions": "needs directions >= 1; got 0", "limit": "limit must be at least 1"}
+    for name, message in messages.items():
+        with pytest.raises(ValueError, match=message):
+            GradientCheck(**{name: 0})
     with torch.inference_mode(), pytest.raises(ValueError, match="inference mode"):
         GradientCheck()(network(), batch())
     image, label, index = batch()

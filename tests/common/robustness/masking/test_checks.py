@@ -6,10 +6,10 @@ from scipy.stats import binomtest
 from torch import nn
 
 from common.noise import Noise
-from common.records.store import Record
+from common.records.schema import AttackedRecord, CleanRecord, Role
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier
-from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.masking import checks, paired_checks
 from common.robustness.masking.checks import MaskingCheck, masking_checks, masking_signs
 from common.robustness.threats.norm_ball import ThreatModel
@@ -24,7 +24,10 @@ def rows(clean, attacked, name="attacked", distance=0.1, **values):
         {"predictions": [int(c) for c in a], "clean_predictions": [int(c) for c in b], "distance": distance}
         for b, a in pairs
     ]
-    return [Record(name, i, 1, {**HONEST, **entry, **values}) for i, entry in enumerate(entries)]
+    return [
+        AttackedRecord(evaluator=name, index=i, label=1, **{**HONEST, **entry, **values})
+        for i, entry in enumerate(entries)
+    ]
 
 
 def named(found, name):
@@ -109,12 +112,12 @@ BASE = part("pgd")
 @pytest.mark.parametrize(
     ("other", "stronger"),
     [
-        (part("masking/eps=0.2", eps=0.2), "masking/eps=0.2"),
-        (part("masking/eps=0.2", eps=0.2, step_size=0.02), "masking/eps=0.2"),
-        (part("masking/steps=5", steps=5), "pgd"),
-        (part("masking/eot=1", eot=1), "pgd"),
+        (part("eps=0.2", eps=0.2), "eps=0.2"),
+        (part("eps=0.2", eps=0.2, step_size=0.02), "eps=0.2"),
+        (part("steps=5", steps=5), "pgd"),
+        (part("eot=1", eot=1), "pgd"),
         (part("five restarts", restarts=5), None),  # the first has no such setting: nothing to compare
-        (part("masking/steps=5", steps=5, eot=1), None),  # differ in two settings
+        (part("steps=5", steps=5, eot=1), None),  # differ in two settings
         ({**part("other seed", steps=5), "seed": 1}, None),  # other draws
     ],
 )
@@ -124,7 +127,10 @@ def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
     weaker = next(name for name in names if name != stronger)
     right = {stronger: ["0"] * 30 + ["1"] * 10, weaker: ["1"] * 40}
     for survivors, passed in ((right, True), ({stronger: right[weaker], weaker: right[stronger]}, False)):
-        records = [r for name in names for r in rows(["1"] * 40, survivors.get(name, ["0"] * 40), name=name)]
+        seeds = {"pgd": 0, other["name"]: other["seed"]}
+        records = [
+            r for name in names for r in rows(["1"] * 40, survivors.get(name, ["0"] * 40), name, seed=seeds[name])
+        ]
         found = [check for check in masking_checks(records, config) if "not weaker" in check.name]
         assert not [check for check in masking_checks(records) if "not weaker" in check.name]
         if stronger is None:
@@ -138,27 +144,27 @@ def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
 
 
 def test_trends_pair_common_images_and_say_when_these_are_too_few():
-    config = {"evaluators": [BASE, part("masking/steps=5", steps=5), part("masking/steps=2", steps=2)]}
+    config = {"evaluators": [BASE, part("steps=5", steps=5), part("steps=2", steps=2)]}
     base = rows(["1"] * 40, ["1"] * 40, name="pgd")
-    found = masking_checks([*base, *rows(["1"] * 6, ["0"] * 6, name="masking/steps=5")], config)
-    check = named(found, "not weaker than masking/steps=5")
+    found = masking_checks([*base, *rows(["1"] * 6, ["0"] * 6, name="steps=5")], config)
+    check = named(found, "not weaker than steps=5")
     assert check.passed
     assert not check.decided
     found = masking_checks(
-        [*base, *(r for k in (5, 2) for r in rows(["1"] * 9, [str(k % 2)] * 9, name=f"masking/steps={k}"))], config
+        [*base, *(r for k in (5, 2) for r in rows(["1"] * 9, [str(k % 2)] * 9, name=f"steps={k}"))], config
     )
     trends = {check.name: check.passed for check in found if "not weaker" in check.name}
     assert trends == {  # neighbours only: 20 against 5, 5 against 2
-        "pgd: not weaker than masking/steps=5": True,
-        "masking/steps=5: not weaker than masking/steps=2": False,
+        "pgd: not weaker than steps=5": True,
+        "steps=5: not weaker than steps=2": False,
     }
 
 
 def test_what_is_there_to_be_compared_is_not_judged_by_itself():
-    records = rows(["1"] * 40, ["1"] * 40, name="masking/steps=5", distance=0.0, white_box=True)
+    records = rows(["1"] * 40, ["1"] * 40, name="steps=5", distance=0.0, role=Role.VARIANT)
     black = rows(["1"] * 40, ["0"] * 40, name="square", white_box=False)
     assert {check.name.split(":")[0] for check in masking_checks(records + black)} == {"square"}
-    grey = rows(["1"] * 40, ["1"] * 40, name="masking/grey", norm="L2", eps=4.0)
+    grey = rows(["1"] * 40, ["1"] * 40, name="grey", norm="L2", eps=4.0, role=Role.HUGE_BUDGET)
     (check,) = masking_checks(grey)
     assert not check.passed
     assert "huge" in check.name
@@ -166,7 +172,7 @@ def test_what_is_there_to_be_compared_is_not_judged_by_itself():
 
 def test_the_attack_must_break_the_baseline():
     falls, stands, few = (
-        rows(["1"] * n, ["0"] * k + ["1"] * (n - k), name="masking/undefended", baseline="undefended")
+        rows(["1"] * n, ["0"] * k + ["1"] * (n - k), name="undefended", role=Role.BASELINE, baseline="undefended")
         for n, k in ((20, 15), (20, 3), (6, 6))
     )
     (good,), (bad,), (unclear,) = masking_checks(falls), masking_checks(stands), masking_checks(few)
@@ -214,7 +220,9 @@ def test_black_box_must_not_beat_white_box():
 
 
 def test_nothing_to_examine():
-    assert masking_checks([]) == masking_checks([Record("clean", 0, 1, {"predictions": [1]})]) == []
+    assert (
+        masking_checks([]) == masking_checks([CleanRecord(evaluator="clean", index=0, label=1, predictions=[1])]) == []
+    )
     assert MaskingCheck("a", True, "b").passed
 
 

@@ -11,9 +11,8 @@ from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
 from common.robustness.attacks.transfer import Transfer
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.evaluation.evaluators import Attacked
+from common.robustness.evaluation.attacked import Attacked
 from common.robustness.masking.checks import masking_checks
-from common.robustness.masking.paired_checks import MASKING
 from common.robustness.masking.variants import Baseline, masking_suite, undefended
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
@@ -52,19 +51,19 @@ def run(evaluators, classifier, images=40):
 def test_one_setting_at_a_time():
     base = attacked(draws=10, resubmissions=4)
     suite = {evaluator.name: evaluator for evaluator in masking_suite(base, limit=16)}
-    assert list(suite) == ["masking/eps=0.2", "masking/eps=0.5", "masking/steps=2", "masking/eot=1"]
+    assert list(suite) == ["eps=0.2", "eps=0.5", "steps=2", "eot=1"]
     assert [evaluator.threat.eps for evaluator in suite.values()] == [0.2, 0.5, 0.1, 0.1]
-    assert suite["masking/steps=2"].attack == PGD(steps=2, eot=2)
-    assert suite["masking/eot=1"].attack == PGD(steps=8, eot=1)
+    assert suite["steps=2"].attack == PGD(steps=2, eot=2)
+    assert suite["eot=1"].attack == PGD(steps=8, eot=1)
     assert {(e.draws, e.resubmissions, e.limit, e.seed) for e in suite.values()} == {(1, 1, 16, 0)}
     assert base.threat.eps == 0.1
 
 
 def test_what_does_not_apply_is_left_out():
-    assert [e.name for e in masking_suite(attacked(PGD(steps=1), eps=0.3))] == ["masking/eps=0.6", "masking/eps=0.5"]
+    assert [e.name for e in masking_suite(attacked(PGD(steps=1), eps=0.3))] == ["eps=0.6", "eps=0.5"]
     assert [e.name for e in masking_suite(attacked(PGD(steps=1), eps=1.0))] == []
     black = Transfer(NetworkClassifier(network()), PGD(steps=8))
-    assert "masking/steps=2" in {e.name for e in masking_suite(attacked(black))}
+    assert "steps=2" in {e.name for e in masking_suite(attacked(black))}
     assert {e.limit for e in masking_suite(attacked(limit=4))} == {4}
 
     class Own(Threat):
@@ -86,32 +85,30 @@ def test_step_sizes_grow_with_the_budget_and_attacks_around_attacks_are_reached(
     assert double.attack.step_size == pytest.approx(8 / 255)
     assert huge.attack.step_size == pytest.approx(20 / 255)
     inner = {e.name: e.attack.attack for e in masking_suite(attacked(Through(PGD(steps=8, eot=2), "bpda")))}
-    assert inner["masking/steps=2"].steps == 2
-    assert inner["masking/eot=1"].eot == 1
+    assert inner["steps=2"].steps == 2
+    assert inner["eot=1"].eot == 1
 
 
 @pytest.mark.parametrize(("norm", "grey"), [(2, 0.5 * 16**0.5), (1, 8.0)])
 def test_a_grey_image_is_within_reach_of_every_image(norm, grey):
     suite = {e.name: e for e in masking_suite(attacked(norm=norm, eps=0.5), pixels=16)}
-    threat = suite["masking/grey"].threat
+    threat = suite["grey"].threat
     assert threat.eps == pytest.approx(grey)
     worst = torch.ones(1, 1, 4, 4)
     assert bool(threat.check(worst, worst / 2))
-    assert not {e.name for e in masking_suite(attacked(norm=norm, eps=0.5))} & {"masking/grey"}
+    assert not {e.name for e in masking_suite(attacked(norm=norm, eps=0.5))} & {"grey"}
 
 
 def test_an_honest_attack_passes_and_the_header_pairs_it():
     classifier = NetworkClassifier(network()).freeze()
     base = attacked(PGD(steps=8))
-    records, config = run(
-        [base, *masking_suite(base), Baseline(base, classifier, "linear", "masking/linear")], classifier
-    )
+    records, config = run([base, *masking_suite(base), Baseline(base, classifier, "linear", name="linear")], classifier)
     found = masking_checks(records, config)
     assert [check.sentence for check in found if not check.passed or not check.decided] == []
     assert {check.name for check in found} >= {
-        "masking/eps=0.2: not weaker than pgd", "masking/eps=0.5: not weaker than masking/eps=0.2",
-        "pgd: not weaker than masking/steps=2", "masking/eps=0.5: a huge budget breaks everything",
-        "masking/linear: attack breaks the baseline",
+        "eps=0.2: not weaker than pgd", "eps=0.5: not weaker than eps=0.2",
+        "pgd: not weaker than steps=2", "eps=0.5: a huge budget breaks everything",
+        "linear: attack breaks the baseline",
     }  # fmt: skip
 
 
@@ -121,7 +118,7 @@ def test_a_masked_gradient_is_found_at_a_huge_budget():
     base = attacked(PGD(steps=8))
     records, config = run([base, *masking_suite(base)], classifier)
     failed = {check.name for check in masking_checks(records, config) if not check.passed}
-    assert "masking/eps=0.5: a huge budget breaks everything" in failed
+    assert "eps=0.5: a huge budget breaks everything" in failed
 
 
 class Adding(nn.Module):
@@ -139,8 +136,8 @@ def test_the_undefended_classifier_is_the_one_behind_the_purifier():
     base = attacked(PGD(steps=4))
     image, label, index = batch(plain, 8)
     rows = Baseline(base)(defence.freeze(), (image, label, index))
-    assert {row.evaluator for row in rows} == {f"{MASKING}undefended"}
-    assert {row.values["baseline"] for row in rows} == {"undefended"}
+    assert {row.evaluator for row in rows} == {"undefended"}
+    assert {row.baseline for row in rows} == {"undefended"}
     expected = base(plain.freeze(), (image, label, index))
-    assert [row.values["predictions"] for row in rows] == [row.values["predictions"][:1] for row in expected]
+    assert [row.predictions for row in rows] == [row.predictions[:1] for row in expected]
     assert Baseline(base)(plain, (image, label, index)) == []

@@ -1,0 +1,50 @@
+"""Banners above the results: approximate or failed gradients, failed and undecided checks."""
+
+from collections.abc import Iterator, Sequence
+
+from common.report.page.markup import aside
+from common.report.runs import CheckState, Run, state
+from common.report.tables.gradients import DECLARATION, finding_state, findings, gradients
+
+GRADIENT_CHECK = "gradient check: "
+GRADIENTS = {
+    "failed": ("The gradients of these attacks are wrong: the robust accuracies are not to be trusted", ""),
+    "approximate": ("Approximate gradients: the robust accuracies are upper bounds", ""),
+    "unknown": ("The gradients were not verified", "quiet"),
+}
+CHECKS: tuple[tuple[CheckState, str, str], ...] = (
+    ("failed", "{} failed: read before trusting the numbers", ""),
+    ("undecided", "{} could not decide", "quiet"),
+)
+
+
+def banners(runs: Sequence[Run]) -> list[str]:
+    """HTML of the banners: gradients first, then failed checks, then undecided ones."""
+    known = [(run.name, shown) for run in runs if (shown := gradients(run)) is not None]
+    parts = [
+        aside(title, [(name, words) for name, one in known if one.state == kind for words in one.sentences], look)
+        for kind, (title, look) in GRADIENTS.items()
+    ]
+    for kind, title, look in CHECKS:
+        sentences = [
+            (f"{run.name}, {name}", sentence)
+            for run in runs
+            for name, check, sentence in all_checks(run)
+            if check == kind and not _has_own_banner(name, kind)
+        ]
+        count = f"{len(sentences)} check{'' if len(sentences) == 1 else 's'}"
+        parts.append(aside(title.format(count), sentences, look))
+    return parts
+
+
+def all_checks(run: Run) -> Iterator[tuple[str, CheckState, str]]:
+    """(name, state, sentence) of every masking check, and of every finding of the gradient check."""
+    for check in run.checks:
+        yield check.name, state(check), check.sentence
+    for finding in findings(run):
+        yield f"{GRADIENT_CHECK}{finding.name}", finding_state(finding), finding.sentence
+
+
+def _has_own_banner(name: str, kind: CheckState) -> bool:
+    """True of a failed gradient check and of a declared gradient."""
+    return name.startswith(GRADIENT_CHECK) and (kind == "failed" or name.endswith(DECLARATION))

@@ -1,0 +1,79 @@
+"""Tables of accuracies: of every evaluation, by class, over seeds."""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from common.records.schema import AttackedRecord, PredictionRecord
+from common.records.summary import average
+from common.report.header import budget
+from common.report.runs import Evaluation, Run, by_name
+from common.report.tables.table import Cell, Entry, Table, bounds, percent
+
+Column = tuple[str, dict[int, list[tuple[list[int], int]]]]  # heading; by class the (predictions, label) of its images
+
+
+def accuracy_table(runs: Sequence[Run]) -> Table:
+    """One row per run and clean or attacked evaluation."""
+    columns = ["Defence", "Evaluation", "Images", "Draws", "Average", "Worst draw", "Majority", "Worst draw, no attack"]
+    rows = [_accuracies(run, evaluation) for run in runs for evaluation in [*run.clean, *run.attacked]]
+    return Table("Accuracy, %", columns, rows)
+
+
+def _accuracies(run: Run, evaluation: Evaluation[PredictionRecord]) -> list[Entry]:
+    draws, summary = len(evaluation.rows[0].predictions), evaluation.summary
+    rest = [summary.metrics.get(f"{name}@{draws}") for name in ("Wor", "MV", "clean Wor")]
+    return [run.name, evaluation.title, summary.n, draws, summary.metrics["Avg"], *rest]
+
+
+def class_table(run: Run) -> Table:
+    """By class: images, clean accuracy and the average under every attack, each with its interval."""
+    columns: list[Column] = [(one.title, _by_class(one.rows)) for one in run.clean[:1]]
+    if not columns and run.attacked:
+        columns = [("clean", _by_class(run.attacked[0].rows, clean=True))]
+    titles = worst_case_titles(run)
+    columns += [(titles.get(one.title, one.title), _by_class(one.rows)) for one in run.attacked]
+    rows: list[list[Entry]] = []
+    for label in sorted({label for _, classes in columns for label in classes}):
+        count = max(len(classes.get(label, [])) for _, classes in columns)
+        rows.append([str(label), count, *(_of_class(classes.get(label, []), count) for _, classes in columns)])
+    return Table(f"{run.name}: average accuracy by class, %", ["Class", "Images", *(c[0] for c in columns)], rows, 1)
+
+
+def worst_case_titles(run: Run) -> dict[str, str]:
+    """Short names of derived worst cases: ``"worst attack, L∞ ≤ 8/255"``."""
+    return {one.title: f"worst attack, {budget(one.rows[0].norm, one.rows[0].eps)}" for one in run.worst_cases}
+
+
+def _by_class(rows: Sequence[PredictionRecord], clean: bool = False) -> dict[int, list[tuple[list[int], int]]]:
+    ordered = sorted(rows, key=lambda row: row.label)
+    return {
+        label: [
+            (row.clean_predictions if clean and isinstance(row, AttackedRecord) else row.predictions, label)
+            for row in group
+        ]
+        for label, group in groupby(ordered, key=lambda row: row.label)
+    }
+
+
+def _of_class(rows: Sequence[tuple[list[int], int]], count: int) -> Entry:
+    if not rows:
+        return None
+    share = average(rows)
+    return share if len(rows) == count else Cell(percent(share[0]), f"{bounds(share)} of {len(rows)}", True)
+
+
+def seed_table(runs: Sequence[Run]) -> Table:
+    """Evaluators with several seeds: mean of their averages, extremes, standard deviation between seeds."""
+    rows: list[list[Entry]] = []
+    for run in runs:
+        evaluations: list[Evaluation[PredictionRecord]] = [*run.clean, *run.attacked]
+        for name, seeds in sorted(by_name(evaluations).items()):
+            values = [evaluation.summary.metrics["Avg"][0] for evaluation in seeds]
+            if len(values) > 1:
+                mean = sum(values) / len(values)
+                spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+                ends = (percent(value) for value in (min(values), max(values)))
+                rows.append([run.name, name, len(values), percent(mean), *ends, f"{100 * spread:.2f}"])
+    columns = ["Defence", "Evaluation", "Seeds", "Mean", "Lowest", "Highest", "Standard deviation"]
+    return Table("Average accuracy over seeds, %", columns, rows)

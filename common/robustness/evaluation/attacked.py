@@ -1,0 +1,192 @@
+"""Robust accuracy: an attack, the check of its budget, and fresh decisions on what it returns.
+
+An attack never sees the noise it is scored on, unless ``knows="noise"``. This is a border: the batch and the attack's
+result are checked here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from common.engine.meter import Meter
+from common.noise import Noise
+from common.records.schema import AttackedRecord
+from common.robustness.attacks.attack import Attack, AttackResult, merge_results
+from common.robustness.attacks.known_noise import KnownNoise
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.evaluation.batches import Batch, check_evaluation
+from common.robustness.evaluation.decisions import Rule, check_draws, decide, predictions, with_rule
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.evaluation.stored_images import stored_images
+from common.robustness.masking.checks import masking_signs
+from common.robustness.threats.threat import Threat
+
+Knowledge = Literal["model", "noise"]
+
+
+@dataclass(frozen=True)
+class FunctionAttack(Attack):
+    """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients."""
+
+    function: Callable[..., Tensor]
+
+    @classmethod
+    def of(cls, attack: Callable[..., Tensor]) -> Attack:
+        """The attack itself, if it is an `Attack`."""
+        return attack if isinstance(attack, Attack) else cls(attack)
+
+    @property
+    def white_box(self) -> bool:  # type: ignore[override]
+        return getattr(self.function, "white_box", True)
+
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        return self.function(classifier, image, label, threat, noise)
+
+
+@dataclass(frozen=True)
+class Attacked(Evaluator):
+    """Robust accuracy under an untrusted attack: its budget is checked and its images are classified anew.
+
+    The protocol. ``draws``: N fresh decisions are scored, each by ``rule`` over ``votes`` draws of the defence, as in
+    `Clean`; the attack itself works against single draws. ``resubmissions``: M <= N, how often the attacker may submit
+    an image. ``knows``: "model" is the defence with all its parts and settings; "noise" also the draws that are
+    scored, for each of which an adversarial image is made. ``threat`` None is the test's own.
+
+    Each `AttackedRecord` holds N decisions on the attacked image (one if the defence is deterministic) beside as many
+    on the clean image and on a random perturbation of the same size (`Threat.random_like`), under other noise; signs of
+    masking (`masking_signs`) for white-box attacks; and for the first ``keep_images`` images the clean, the attacked
+    and the classifier's own views of the attacked image, under the noise of the first scored draw.
+
+    An attack that leaves the threat model is a bug, not a result: ``ValueError``, and no record of that batch.
+    """
+
+    attack: Attack
+    threat: Threat | None = None
+    draws: int = 10
+    keep_images: int = 8
+    rule: Rule = "single"
+    votes: int = 1
+    resubmissions: int = 1
+    knows: Knowledge = "model"
+    _: KW_ONLY
+    name: str = "attacked"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "attack", FunctionAttack.of(self.attack))
+        check_draws(self.draws, self.rule, self.votes)
+        if self.keep_images < 0:
+            raise ValueError(f"keep_images must be at least 0; got {self.keep_images}")
+        if not 1 <= self.resubmissions <= self.draws:
+            raise ValueError(
+                f"resubmissions M must be in 1 .. draws N = {self.draws}: each is scored; got {self.resubmissions}"
+            )
+        if self.knows not in get_args(Knowledge):
+            raise ValueError(f"knows must be one of {', '.join(get_args(Knowledge))}; got {self.knows!r}")
+        if self.threat is not None:
+            self.attack.check(self.threat)
+
+    @property
+    def uses_gradients(self) -> bool:
+        return self.attack.white_box
+
+    def __call__(self, classifier: Classifier, batch: Batch) -> list[AttackedRecord]:
+        image, label, index = check_evaluation(classifier, batch)
+        if self.threat is None:
+            raise ValueError(f"{self.name!r} has no threat: give it one, or the test that it belongs to")
+        if not len(index):
+            return []
+        noise, defence = Noise.of(self.single_seed, index), with_rule(classifier, self.rule, self.votes)
+        with Meter(classifier) as meter:
+            control = decide(defence, image, label, noise.stream("control"), self.draws)
+            signs = self._masking_signs(defence, image, label, noise.stream("control"), control[0])
+            results = self._attack(classifier, defence, image, label, noise)
+            scored = self._decide(defence, results, label, noise.stream("score"))
+            moved = self.threat.random_like(image, results[0].adv, noise.stream("places"))
+            random = decide(defence, moved, label, noise.stream("random"), self.draws)
+            views = stored_images(classifier, image, results[0].adv, noise.stream("score"), self.keep_images)
+        distance = torch.stack([self.threat.distance(image, result.adv) for result in results]).amax(0)
+        columns = {
+            "predictions": predictions(scored),
+            "clean_predictions": predictions(control),
+            "random_predictions": predictions(random),
+            "distance": distance.tolist(),
+            "images": views,
+        }
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        parts = zip(self.record_fields(label, index, meter), rows, signs, merge_results(results), strict=True)
+        return [AttackedRecord(**common, **row, **s, **seen, **self._protocol()) for common, row, s, seen in parts]
+
+    def _attack(
+        self, classifier: Classifier, defence: Classifier, image: Tensor, label: Tensor, noise: Noise
+    ) -> list[AttackResult]:
+        """One attack, or one against each of the scored draws."""
+        attack = noise.stream("attack")
+        if self.knows == "model" or not classifier.randomised:
+            return [self._search(classifier, image, label, attack)]
+        score = noise.stream("score")
+        return [
+            self._search(KnownNoise(defence, score.draws(1, start=j)), image, label, attack.stream(f"draw {j}"))
+            for j in range(self.draws)
+        ]
+
+    def _search(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> AttackResult:
+        """The attack's result on copies of image and label, within the threat model."""
+        assert self.threat is not None
+        arguments = (classifier, image.clone(), label.clone(), self.threat, noise)
+        with deployed(classifier), torch.autocast(image.device.type, enabled=False):
+            result = self.attack.search(*arguments)
+        result = replace(result, adv=result.adv.detach())
+        self._check_budget(image, result.adv, noise)
+        return result
+
+    def _check_budget(self, image: Tensor, adv: Tensor, noise: Noise) -> None:
+        assert self.threat is not None
+        if adv.shape != image.shape or adv.dtype != image.dtype:
+            got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
+            raise ValueError(f"{self.name!r}: an attack returns images as it got them; it returned {got}")
+        allowed = self.threat.check(image, adv)
+        if not bool(allowed.all()):
+            distance = self.threat.distance(image, adv)
+            worst = int(torch.where(allowed, -torch.inf, distance.nan_to_num(torch.inf)).argmax())
+            raise ValueError(
+                f"{self.name!r}: the attack left {self.threat} on {int((~allowed).sum())} of {len(adv)} images, "
+                f"worst at index {int(noise.index[worst])}: distance {float(distance[worst]):.6g}, pixels from "
+                f"{float(adv[worst].min()):.6g} to {float(adv[worst].max()):.6g}. Let it end with threat.project."
+            )
+
+    def _decide(self, defence: Classifier, results: Sequence[AttackResult], label: Tensor, noise: Noise) -> Tensor:
+        """Scored decisions: all on one attacked image, or one on each."""
+        if len(results) == 1:
+            return decide(defence, results[0].adv, label, noise, self.draws)
+        return torch.cat([decide(defence, result.adv, label, noise, 1, j) for j, result in enumerate(results)])
+
+    def _masking_signs(
+        self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, logits: Tensor
+    ) -> list[dict[str, Any]]:
+        """Signs of masking per image, in chunks no larger than those of the attack."""
+        if not self.uses_gradients:
+            return [{} for _ in label]
+        size = self.attack.chunk or len(image)
+        signs: list[dict[str, Any]] = []
+        with deployed(classifier), torch.autocast(image.device.type, enabled=False):
+            for begin in range(0, len(image), size):
+                rows = slice(begin, begin + size)
+                signs += masking_signs(classifier, image[rows], label[rows], noise.rows(rows), logits[rows])
+        return signs
+
+    def _protocol(self) -> dict[str, Any]:
+        """Fields of a record that are settings."""
+        assert self.threat is not None
+        return {
+            "norm": self.threat.name,
+            "eps": float(self.threat.eps),
+            "white_box": self.uses_gradients,
+            "knows": self.knows,
+            "resubmissions": self.resubmissions,
+            "rule": self.rule,
+            "votes": self.votes,
+        }
