@@ -12,7 +12,7 @@ appears nowhere: what stands for y is φ's own opinion of x'.
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,27 +30,61 @@ Label = Literal["soft", "hard", "none"]
 P = TypeVar("P", bound="Potential")
 
 
-class Guidance(Protocol):
-    """A log-potential's gradient towards a reference, the purifier's input, which is never detached.
+class Guidance:
+    """Gradient of a log-potential towards a reference, the purifier's input, which is never detached.
 
     ``x`` = x0 + σ n (B,C,H,W) in the model frame, unscaled; ``sigma`` (B,) or (); the gradient is with respect
     to this x. A variance-preserving state x_t = s x has ``grad_{x_t} = grad_x / s``.
+
+    Subclasses define ``gradient_at`` and, unless they compare with the reference itself, ``embed``.
+    ``embeds_noisy``: False if ``embed`` takes clean references only.
     """
 
+    embeds_noisy: bool = True
+
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What the gradient needs of the reference (B,C,H,W), computed once per purification.
+        """The part of the gradient that depends on the reference (B,C,H,W) alone, computed once per purification.
 
         ``sigma`` is the level of a reference that was diffused (``Steering``): then it is computed in every step.
         """
-        ...
+        return (reference,)
 
     def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """∇_x log-potential (B,C,H,W) at x, given the reference's embedding."""
-        ...
+        raise NotImplementedError
 
     def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
-        """``gradient_at(x, sigma, *embed(reference))``."""
-        ...
+        """∇_x log-potential (B,C,H,W) at x: ``gradient_at(x, sigma, *embed(reference))``."""
+        return self.gradient_at(x, sigma, *self.embed(reference))
+
+
+@runtime_checkable
+class SupportsGradient(Protocol):
+    """The contract of a guidance that is no ``Guidance``: the gradient in one piece."""
+
+    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor: ...
+
+
+class PlainGuidance(Guidance, nn.Module):
+    """A ``Guidance`` made of any object with ``gradient(x, sigma, reference)``; without an embedding."""
+
+    def __init__(self, guidance: SupportsGradient) -> None:
+        super().__init__()
+        self.guidance = guidance
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        return self.guidance.gradient(x, sigma, *embedding)
+
+
+def as_guidance(guidance: Guidance | SupportsGradient) -> Guidance:
+    """The guidance itself, or a ``PlainGuidance`` around it. Raises ``ValueError`` for anything without a gradient."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    if not isinstance(guidance, SupportsGradient):
+        raise ValueError(
+            f"guidance must be a Guidance or have gradient(x, sigma, reference); got {type(guidance).__name__}"
+        )
+    return PlainGuidance(guidance)
 
 
 class GuidanceClassifier(Classifier):
@@ -106,7 +140,7 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relati
 _LABELS: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {"soft": soft, "hard": hard, "none": None}
 
 
-class Potential(nn.Module):
+class Potential(Guidance, nn.Module):
     """A ``Guidance`` by its potential: subclasses say what ``embed`` and ``log_potential`` are.
 
     Potentials are summed over the batch, so that an image's gradient does not depend on the others (a mean would make
@@ -120,10 +154,6 @@ class Potential(nn.Module):
         for network in self.children():
             network.eval()
         return self
-
-    def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
-        """As in ``Guidance``."""
-        raise NotImplementedError
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """(B,), up to a constant of x."""
@@ -140,10 +170,6 @@ class Potential(nn.Module):
             potential = self.log_potential(x, sigma, *embedding)
             (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
         return gradient
-
-    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
-        """∇_x log-potential with the reference's embedding computed on the spot."""
-        return self.gradient_at(x, sigma, *self.embed(reference))
 
 
 class AdversarialGuidance(Potential):

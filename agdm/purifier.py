@@ -1,19 +1,20 @@
 """AGDM (arXiv 2403.16067): a reverse process steered, by an adversarially trained network, to its input's meaning."""
 
-from dataclasses import fields
-from inspect import signature
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from agdm.guidance import Guidance
-from agdm.steering import GuidedSteps, Steering, steered
-from common.diffusion.gradients import Gradient
+from agdm.guidance import Guidance, SupportsGradient, as_guidance
+from agdm.guided import GuidedAncestral, GuidedDenoiser
+from agdm.steering import Steering
+from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.gradients import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
-from common.diffusion.reverse_process import ReverseProcess
-from common.diffusion.schedules import VP, Schedule, per_row
-from common.diffusion.solvers import Solver
+from common.diffusion.reverse_process import Sampler
+from common.diffusion.schedules import VP, Schedule
+from common.diffusion.solvers import Ancestral, Solver
 from common.noise import Noise
 from common.units import to_model
 
@@ -46,78 +47,48 @@ class AGDM(DiffusionPurifier):
     def __init__(
         self,
         denoiser: nn.Module,
-        guidance: Guidance | nn.Module,
+        guidance: Guidance | SupportsGradient,
         t_star: float,
         scale: float = 1.0,
         steps: int | None = None,
         solver: str | Solver = "euler_maruyama",
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
         t_end: float = 1e-5,
         steering: Steering | None = None,
     ) -> None:
         if not 0 <= scale < float("inf"):
             raise ValueError(f"scale must be finite and >= 0, 0 meaning no guidance; got {scale}")
-        if not (hasattr(guidance, "gradient") or hasattr(guidance, "gradient_at")):
-            raise ValueError(f"guidance must have gradient(x, sigma, reference); got {type(guidance).__name__}")
-        self.scale = scale
         if steering is not None and not isinstance(steering, Steering):
             raise ValueError(f'steering must be a Steering, such as Steering(at="mean"), or None; got {steering!r}')
-        self.steering = Steering() if steering is None else steering
-        embed = getattr(guidance, "embed", None)
-        if self.steering.reference != "clean" and embed and len(signature(embed).parameters) < 2:
-            got = f"{type(guidance).__name__}.embed(reference)"
+        self.scale, self.steering = scale, steering or Steering()
+        guide = as_guidance(guidance)
+        if self.steering.reference != "clean" and not guide.embeds_noisy:
+            got = f"{type(guidance).__name__}, which embeds clean references"
             raise ValueError(f"a diffused reference needs a guidance with embed(reference, sigma); got {got}")
         super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)
-        if isinstance(guidance, nn.Module):
-            guidance.requires_grad_(False).eval()
-        self.guidance = cast(Guidance, guidance)
+        if isinstance(guide, nn.Module):
+            guide.requires_grad_(False).eval()
+        self.guidance = guide
 
-    def _process(self, noise: Noise | None = None) -> ReverseProcess:
-        process = super()._process(noise)
+    def sampler(self, noise: Noise | None = None) -> Sampler:
+        """DiffPure's, whose steps are guided at their mean where the steering is of a step."""
+        plain = super().sampler(noise)
         if not (self.scale and self.steering.of_a_step):
-            return process
-        parts = {part.name: getattr(process, part.name) for part in fields(process)} | {"denoise": super().denoise}
+            return plain
+        ancestral = cast(Ancestral, plain.solver)  # GuidedAncestral refuses other solvers
+        return replace(plain, solver=GuidedAncestral(ancestral, self.steering))
 
-        def gradient(x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
-            return self.scale * self.guide(x, sigma, *context)
-
-        return GuidedSteps(**parts, gradient=gradient, steering=self.steering)
-
-    def prepare(self, x0: Tensor) -> tuple[Tensor, ...]:
-        """The embedding of the reference x' = ``x0``, model frame; itself if it is embedded later."""
+    def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
+        """D̂ towards the reference x' = ``x0``, model frame, which is embedded here unless it is diffused."""
         if not self.scale:
-            return ()
-        later = self.steering.reference != "clean" or not hasattr(self.guidance, "embed")
-        return (x0,) if later else self.guidance.embed(x0)
-
-    def _context(self, x0: Tensor, noise: Noise) -> tuple[Tensor, ...]:
-        """What ``prepare`` returns and, for a reference that is diffused, its noise."""
-        if not self.scale or self.steering.reference == "clean":
-            return self.prepare(x0)
-        source = noise if self.steering.reference == "diffused" else noise.stream("reference")
-        return (*self.prepare(x0), source.normal(0, x0.shape[1:]).to(x0))
-
-    def guide(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
-        """g(x, σ, x') without ``scale``, (B,C,H,W)."""
-        if self.steering.reference != "clean":
-            x0, n = context
-            reference = x0 + per_row(sigma, x) * n
-            context = self.guidance.embed(reference, sigma) if hasattr(self.guidance, "embed") else (reference,)
-        whole = not hasattr(self.guidance, "gradient_at")  # a guidance that keeps no embedding
-        gradient = self.guidance.gradient if whole else self.guidance.gradient_at
-        return gradient(x, sigma, *context)
-
-    def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
-        """D̂(x, σ): the guided denoiser; ``context`` as a purification prepares it."""
-        if self.scale == 0:
-            return super().denoise(x, sigma)
-
-        def gradient(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.guide(x, sigma, *context)
-
-        denoised, g = steered(super().denoise, gradient, self.steering.at, x, sigma, context)
-        return denoised + self.scale * per_row(sigma, x) ** 2 * g
+            return super().bind(x0, noise)
+        if self.steering.reference == "clean":
+            tensors = self.guidance.embed(x0)
+        else:
+            source = noise if self.steering.reference == "diffused" else noise.stream("reference")
+            tensors = (x0, source.normal(0, x0.shape[1:]).to(x0))
+        return GuidedDenoiser(self.denoiser, tensors, guidance=self.guidance, scale=self.scale, steering=self.steering)
 
     @torch.no_grad()
     def push(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -128,9 +99,9 @@ class AGDM(DiffusionPurifier):
         often than the white-box attack did: the gradient was masked, the image no safer.
         """
         x0, noise = to_model(image), self._noise(image, noise)
-        sigma = self.schedule.sigma(self.grid.interval(1)[0]).to(x0)
+        sigma = self.schedule.sigma(self.grid.nodes[0]).to(x0)
         x = x0 + sigma * noise.normal(0, x0.shape[1:]).to(x0)
-        denoised, guided = super().denoise(x, sigma), self.denoise(x, sigma, *self._context(x0, noise))
+        denoised, guided = self.denoiser(x, sigma), self.bind(x0, noise)(x, sigma)
         ratio: Tensor = (guided - denoised).flatten(1).norm(dim=1) / (denoised - x).flatten(1).norm(dim=1)
         return ratio
 
@@ -141,15 +112,15 @@ class AGDM(DiffusionPurifier):
         μ is what the solver's step gives without noise. Proportional to ``scale``, if the solver asks the denoiser once
         a step. Of images (B,C,H,W) in pixels; three purifications' work.
         """
-        x0, noise = to_model(image), self._noise(image, noise)
-        context, guided = self._context(x0, noise), self._process(noise)
-        plain = ReverseProcess(super().denoise, self.schedule, self.solver, self._grid(noise))
-        xt, draws, ratios = self._diffuse(x0, noise), plain.draws(noise, x0), []
-        for k in range(1, plain.grid.steps + 1):
-            mean = plain.step(k, xt, None)
-            moved, way = guided.step(k, xt, None, *context) - mean, mean - xt
+        guided = self.process(image, noise)
+        plain = replace(guided, sampler=super().sampler(guided.noise), denoise=BoundDenoiser(self.denoiser))
+        x, ratios = plain.start, []
+        for step in plain.steps:
+            silent = replace(step, draws=None)
+            mean = plain.step(silent, x)
+            moved, way = guided.step(silent, x) - mean, mean - x
             ratios.append(moved.flatten(1).norm(dim=1) / way.flatten(1).norm(dim=1))
-            xt = plain.step(k, xt, draws)
+            x = plain.step(step, x)
         return torch.stack(ratios)
 
     def scale_for(self, ratio: float, image: Tensor, noise: Noise | None = None) -> float:

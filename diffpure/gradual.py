@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from common.diffusion.composed import Chain, Repeated
-from common.diffusion.gradients import Gradient, Surrogate, as_gradient
+from common.diffusion.gradients import Differentiation
+from common.diffusion.modes import Surrogate, as_differentiation
 from common.diffusion.schedules import DDPM, Schedule
 from common.diffusion.solvers import Solver
 from diffpure.purifier import DiffPure
@@ -46,11 +47,11 @@ class GradualNoise(Chain):
         denoiser: nn.Module,
         blocks: Sequence[Block] = CIFAR10,
         solver: str | Solver = "ancestral",
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
         t_end: float = 0.0,
     ) -> None:
-        schedule, exact = schedule or DDPM(), as_gradient(gradient)
+        schedule, exact = schedule or DDPM(), as_differentiation(gradient)
 
         def purifier(block: Block) -> DiffPure:
             mode = exact if block.surrogate is None else Surrogate(block.surrogate, exact)

@@ -1,15 +1,45 @@
 """DiffPure's Langevin variant (its LDSDE, arXiv 2205.07460): nothing is diffused, the input is an anchor instead."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
-from common.diffusion.gradients import Gradient
+from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.gradients import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
+from common.diffusion.reverse_sde import score
 from common.diffusion.schedules import VP, Schedule, per_row
-from common.diffusion.solvers import Denoise, Solver, score
+from common.diffusion.solvers import Denoise, Solver
+from common.diffusion.steps import Step
 from common.noise import Noise
 
-STEP = 1e-2  # the code's dt
+STEP = 1e-2  # the published code's dt
+
+
+class FixedLevel:
+    """``schedule`` held at the time ``t_score``: one scale and noise level at all times, which are mere durations."""
+
+    def __init__(self, schedule: Schedule, t_score: float) -> None:
+        self.schedule, self.t_score, self.t_max = schedule, t_score, schedule.t_max
+
+    def _held(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.t_score)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.schedule.sigma(self._held(t))
+
+    def scale(self, t: Tensor) -> Tensor:
+        return self.schedule.scale(self._held(t))
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return self._held(sigma)
+
+    def drift(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
 
 
 class Langevin(Solver):
@@ -17,7 +47,7 @@ class Langevin(Solver):
 
         x <- x + (lambda_ld / 2) score(x, t_score) h + sqrt(lambda_ld h) eta z.
 
-    At ``eta`` = 1 and for h -> 0 its stationary law has that score; ``eta`` > 1 is hotter. The denoiser is asked at
+    At ``eta`` = 1 and for h -> 0 its stationary law has that score; ``eta`` > 1 is hotter. The denoiser is called at
     ``t_score`` alone.
     """
 
@@ -29,24 +59,27 @@ class Langevin(Solver):
             raise ValueError(f"Langevin needs lambda_ld > 0, eta >= 0 and t_score > 0; got {got}")
         self.lambda_ld, self.eta, self.t_score = lambda_ld, eta, t_score
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None,
-        last: bool = False,
-    ) -> Tensor:
-        h = per_row(t - t_next, xt)
-        mean = xt + self.lambda_ld / 2 * h * score(denoise, schedule, xt, self.level)
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        h, z = per_row(step.duration, x), step.z
+        x0_hat = denoise(x / per_row(step.scale, x), step.level)
+        mean = x + self.lambda_ld / 2 * h * score(step, x, x0_hat)
         return mean if z is None else mean + self.eta * (self.lambda_ld * h).sqrt() * z
 
-    @property
-    def level(self) -> Tensor:
-        """``t_score``, () float64."""
-        return torch.tensor(self.t_score, dtype=torch.float64)
+
+@dataclass(frozen=True)
+class AnchoredDenoiser(BoundDenoiser):
+    """``D(x, sigma) - s sigma^2 (s x - x_a) / sigma2``: the score gains ``-(x_t - x_a) / sigma2``, x_t = s x.
+
+    ``tensors`` hold the anchor x_a; ``scale`` is s, () float64, and ``sigma2`` the variance around the anchor.
+    """
+
+    scale: Tensor = field(kw_only=True)
+    sigma2: float = field(kw_only=True)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        (anchor,), s = self.tensors, per_row(self.scale, x)
+        denoised: Tensor = self.denoiser(x, sigma)
+        return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * (s * x - anchor)
 
 
 class LangevinDiffPure(DiffusionPurifier):
@@ -65,8 +98,6 @@ class LangevinDiffPure(DiffusionPurifier):
     ``denoiser``, ``gradient`` and ``schedule`` (None: the VP-SDE) as in ``DiffPure``.
     """
 
-    solver: Langevin
-
     def __init__(
         self,
         denoiser: nn.Module,
@@ -74,28 +105,22 @@ class LangevinDiffPure(DiffusionPurifier):
         sigma2: float = 1e-3,
         steps: int | None = None,
         dynamics: Langevin | None = None,
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
         if not sigma2 > 0:
             raise ValueError(f"sigma2, the variance around the anchor, must be > 0; got {sigma2}")
         steps = max(1, round(t_star / STEP)) if steps is None else steps
-        super().__init__(denoiser, schedule or VP(), t_star, steps, dynamics or Langevin(), gradient, t_end=0.0)
+        dynamics = dynamics or Langevin()
+        schedule = FixedLevel(schedule or VP(), dynamics.t_score)
+        super().__init__(denoiser, schedule, t_star, steps, dynamics, gradient, t_end=0.0)
         self.sigma2 = sigma2
 
-    def prepare(self, x0: Tensor) -> tuple[Tensor, ...]:
-        """The anchor."""
-        return (x0,)
+    def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
+        """The denoiser pulled to the anchor x0."""
+        scale = self.schedule.scale(torch.zeros((), dtype=torch.float64))
+        return AnchoredDenoiser(self.denoiser, (x0,), scale=scale, sigma2=self.sigma2)
 
-    def denoise(self, x: Tensor, sigma: Tensor, *context: Tensor) -> Tensor:
-        """``D(x, sigma) - s sigma^2 (x_t - x_a) / sigma2``, x_t = s x: the score gains ``-(x_t - x_a) / sigma2``."""
-        (anchor,) = context
-        s = self.schedule.scale(self.solver.level)
-        pull = per_row(s, x) * x - anchor
-        return super().denoise(x, sigma) - per_row(s, x) * per_row(sigma, x) ** 2 / self.sigma2 * pull
-
-    def _diffuse(self, x0: Tensor, noise: Noise, t: Tensor | None = None) -> Tensor:
+    def diffused(self, x0: Tensor, noise: Noise, t: Tensor) -> Tensor:
+        """x0: no noise is added, at whatever time."""
         return x0
-
-    def _sigmas(self) -> Tensor:
-        return self.schedule.sigma(self.solver.level)

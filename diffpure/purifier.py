@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from common.diffusion.gradients import Gradient
+from common.diffusion.gradients import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import Solver
@@ -30,7 +30,7 @@ class DiffPure(DiffusionPurifier):
         t_star: float,
         steps: int | None = None,
         solver: str | Solver = "euler_maruyama",
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
         t_end: float = 1e-5,
     ) -> None:

@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
-from common.diffusion.gradients import Gradient
+from common.diffusion.gradients import Differentiation
+from common.diffusion.reverse_process import Sampler
 from common.diffusion.schedules import Schedule
 from common.diffusion.solvers import Solver, TorchSDE
-from common.diffusion.time_grids import Grid, RowGrid
+from common.diffusion.time_grids import RowGrid
 from common.noise import Noise
 from diffpure.purifier import DiffPure
 
@@ -31,7 +32,7 @@ class RandomisedDiffPure(DiffPure):
         spread: float = 0.015,
         steps: int | None = None,
         solver: str | Solver = "euler_maruyama",
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
         t_end: float = 1e-5,
     ) -> None:
@@ -46,10 +47,10 @@ class RandomisedDiffPure(DiffPure):
         self.spread = spread
         self._check()
 
-    def _grid(self, noise: Noise | None) -> Grid:
-        """The drawn depths of ``noise``; without it, the two extremes."""
+    def sampler(self, noise: Noise | None = None) -> Sampler:
+        """DiffPure's from the depths that ``noise`` draws; without it, from the two extremes."""
         if noise is None:
             offset = torch.tensor([-1.0, 1.0], dtype=torch.float64)
         else:
             offset = 2 * noise.stream("t_star").uniform(0, (), torch.float64) - 1
-        return RowGrid(self.grid, self.grid.times[0] + self.spread * offset)
+        return Sampler(self.schedule, self.solver, RowGrid(self.grid, self.grid.times[0] + self.spread * offset))

@@ -5,7 +5,7 @@ import math
 import torch
 
 from common.diffusion.denoisers import Denoiser
-from common.diffusion.gradients import Gradient
+from common.diffusion.gradients import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import DDIM, Solver
@@ -34,7 +34,7 @@ class Denoising(DiffusionPurifier):
         sigma: float | str,
         steps: int = 1,
         solver: str | Solver = "ancestral",
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
         level = sigma_to_model(parse_number(sigma))
@@ -84,7 +84,7 @@ class DenoisedClassifier(ClassifierWrapper):
         steps: int = 1,
         votes: int = 1,
         solver: str | Solver = "ancestral",
-        gradient: str | Gradient = "checkpoint",
+        gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
         purified = Purified(Denoising(denoiser, sigma, steps, solver, gradient, schedule), classifier)

@@ -3,7 +3,7 @@
 Networks are tiny and random. Findings are deterministic given the seeds.
 """
 
-import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +11,12 @@ from torch import nn
 
 from agdm.guidance import AdversarialGuidance, GuidanceNetwork
 from agdm.purifier import AGDM
+from common.diffusion.adjoint import Adjoint
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
-from common.diffusion.gradients import Adjoint, Checkpoint, Gradient, Surrogate
+from common.diffusion.gradients import Checkpoint, Differentiation, Full
+from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import DDIM, EulerMaruyama, ProbabilityFlowHeun
 from common.networks.small_cnn import SmallCNN
@@ -221,13 +224,22 @@ def test_quantisation():
 
 
 class DetachedReference(AGDM):
-    def prepare(self, x0):
-        return tuple(part.detach() for part in super().prepare(x0))
+    def bind(self, x0, noise):
+        guided = super().bind(x0, noise)
+        return guided.over([tensor.detach() for tensor in guided.tensors])
 
 
-class DetachedContext(AGDM):
-    def denoise(self, x, sigma, *context):
-        return super().denoise(x, sigma, *(part.detach() for part in context))
+class DetachedDenoiser(BoundDenoiser):
+    """A guided denoiser that detaches its tensors in every step."""
+
+    def __call__(self, x, sigma):
+        return self.denoiser.over([tensor.detach() for tensor in self.tensors])(x, sigma)
+
+
+class DetachedInSteps(AGDM):
+    def bind(self, x0, noise):
+        guided = super().bind(x0, noise)
+        return DetachedDenoiser(guided, guided.tensors)
 
 
 class FirstOrder(AdversarialGuidance):
@@ -243,20 +255,16 @@ class ConstantInItsState(AdversarialGuidance):
 
 
 class ClosedOver(AGDM):
-    """The reference reaches the steps through an attribute instead of the context."""
+    """The bound denoiser does not declare the tensors of the reference."""
 
-    def prepare(self, x0):
-        self.__dict__["kept"] = super().prepare(x0)
-        return ()
-
-    def denoise(self, x, sigma, *context):
-        return super().denoise(x, sigma, *self.kept)
+    def bind(self, x0, noise):
+        return BoundDenoiser(super().bind(x0, noise))
 
 
 def test_detached_guidance():
     for plant in (
         agdm(DetachedReference),
-        agdm(DetachedContext),
+        agdm(DetachedInSteps),
         agdm(guide=guidance(kind=FirstOrder)),
         agdm(guide=guidance(kind=ConstantInItsState)),
         agdm(DetachedReference, gradient="full", solver="ddim"),
@@ -271,37 +279,40 @@ def test_detached_guidance():
 class Redrawn(Checkpoint):
     """Draws the noise of a step anew whenever the step is computed."""
 
-    def reverse(self, process, xt, noise, context):
-        calls = iter(range(10**6))
+    def run(self, process):
+        sampler, calls = process.sampler, iter(range(10**6))
 
-        class Anew(type(process)):
-            def step(self, k, x, draws, *given):
-                return process.step(k, x, process.draws(noise.stream(f"call {next(calls)}"), x), *given)
+        class Anew(type(sampler.solver)):
+            def __init__(self):
+                self.stochastic = True
 
-        given = Anew(process.denoise, process.schedule, process.solver, process.grid)
-        return super().reverse(given, xt, noise, context)
+            def __call__(self, step, x, denoise):
+                draws = sampler.draws(process.noise.stream(f"call {next(calls)}"), x)
+                return sampler.solver(replace(step, draws=draws), x, denoise)
+
+        return super().run(replace(process, sampler=replace(sampler, solver=Anew())))
 
 
-class Resimulated(Gradient):
+class Resimulated(Differentiation):
     """The whole chain is computed again from its start, with noise of its own."""
 
-    def reverse(self, process, xt, noise, context):
-        return _Again.apply(xt, process, noise, context)
+    def run(self, process):
+        return _Again.apply(process.start, process)
 
 
 class _Again(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, xt, process, noise, context):
-        ctx.process, ctx.noise, ctx.context = process, noise, context
-        ctx.save_for_backward(xt)
-        return process.run(xt, noise, context)
+    def forward(ctx, start, process):
+        ctx.process = process
+        ctx.save_for_backward(start)
+        return Full().run(process)
 
     @staticmethod
     def backward(ctx, cotangent):
         leaf = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
-            end = ctx.process.run(leaf, ctx.noise.stream("again"), ctx.context)
-        return torch.autograd.grad(end, leaf, cotangent)[0], None, None, None
+            end = Full().run(replace(ctx.process, start=leaf, noise=ctx.process.noise.stream("again")))
+        return torch.autograd.grad(end, leaf, cotangent)[0], None
 
 
 class HomeMade(nn.Module):
@@ -351,36 +362,36 @@ def test_redrawn_noise_in_the_recomputation():
 class ShiftedBack(Checkpoint):
     """Recomputes step k at the times of step k + 1, as an adjoint that walks the grid from its other end does."""
 
-    def reverse(self, process, xt, noise, context):
-        draws = process.draws(noise, xt)
-        for k in range(1, process.grid.steps + 1):
-            xt = _Shifted.apply(xt, process, k, draws, context)
-        return xt
+    def advance(self, process):
+        return lambda step, x: _Shifted.apply(x, process, step)
 
 
 class _Shifted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, xt, process, k, draws, context):
-        ctx.process, ctx.k, ctx.draws, ctx.context = process, k, draws, context
-        ctx.save_for_backward(xt)
-        return process.step(k, xt, draws, *context)
+    def forward(ctx, x, process, step):
+        ctx.process, ctx.step = process, step
+        ctx.save_for_backward(x)
+        return process.step(step, x)
 
     @staticmethod
     def backward(ctx, cotangent):
         leaf = ctx.saved_tensors[0].detach().requires_grad_()
-        later = min(ctx.k + 1, ctx.process.grid.steps)
+        later = ctx.process.steps[min(ctx.step.k, len(ctx.process.steps) - 1)]
         with torch.enable_grad():
-            end = ctx.process.step(later, leaf, ctx.draws, *ctx.context)
-        return torch.autograd.grad(end, leaf, cotangent)[0], None, None, None, None
+            end = ctx.process.step(later, leaf)
+        return torch.autograd.grad(end, leaf, cotangent)[0], None, None
 
 
 class ShiftedConditioning(DiffPure):
-    """The denoiser is told the level of the step before."""
+    """The denoiser is called at the level of the step before."""
 
-    def denoise(self, x, sigma, *context):
-        levels = self._sigmas().to(sigma)
-        k = int((levels - sigma[0]).abs().argmin())
-        return super().denoise(x, levels[max(0, k - 1)].expand_as(sigma), *context)
+    def bind(self, x0, noise):
+        def denoise(x, sigma):
+            levels = self.sampler().sigmas().to(sigma)
+            k = int((levels - sigma[0]).abs().argmin())
+            return self.denoiser(x, levels[max(0, k - 1)].expand_as(sigma))
+
+        return BoundDenoiser(denoise)
 
 
 class ShiftedDenoiser(Denoiser):
@@ -397,31 +408,26 @@ class ShiftedLabel(EpsDenoiser):
         return super().time_label(sigma) + 1
 
 
-class AsksAtTheEnd(EulerMaruyama):
-    """Tells the denoiser the level at which a step ends."""
+class CallsAtTheEnd(EulerMaruyama):
+    """Calls the denoiser at the level at which a step ends."""
 
-    def step(self, denoise, schedule, xt, t, t_next, z, last=False):
-        told = schedule.sigma(t_next).to(xt)
-        return super().step(lambda x, sigma: denoise(x, told.expand_as(sigma)), schedule, xt, t, t_next, z, last)
+    def __call__(self, step, x, denoise):
+        return super().__call__(step, x, lambda x, sigma: denoise(x, step.next.level))
 
 
 class HeunAstray(ProbabilityFlowHeun):
-    """Asks its second question one step further on."""
+    """Makes its second call one step further on."""
 
-    def step(self, denoise, schedule, xt, t, t_next, z=None, last=False):
+    def __call__(self, step, x, denoise):
         calls = iter([1.0, 0.8])
-        return super().step(lambda x, sigma: denoise(x, next(calls) * sigma), schedule, xt, t, t_next, z, last)
+        return super().__call__(step, x, lambda x, sigma: denoise(x, next(calls) * sigma))
 
 
 class DiffusedElsewhere(DiffPure):
     """Diffuses to another time than the one that the reverse process starts from."""
 
-    def _diffuse(self, x0, noise):
-        other = copy.copy(self)
-        other.grid = self.grid.coarsen(1)
-        t = self.grid.interval(1)[1]
-        z = noise.normal(0, x0.shape[1:]).to(x0)
-        return self.schedule.scale(t) * (x0 + self.schedule.sigma(t) * z)
+    def diffused(self, x0, noise, t):
+        return super().diffused(x0, noise, self.grid.nodes[1])
 
 
 def test_a_time_grid_shifted_in_the_recomputation():
@@ -433,7 +439,12 @@ def test_a_time_grid_shifted_in_the_recomputation():
 def test_a_time_grid_shifted_in_the_conditioning():
     shifted = Purified(DiffPure(ShiftedDenoiser(denoiser()), 0.1, steps=3), head())
     label = ShiftedLabel(awake(Body()), VP(), "continuous")
-    for plant in (diffpure(ShiftedConditioning), shifted, diffpure(solver=AsksAtTheEnd()), diffpure(DiffusedElsewhere)):
+    for plant in (
+        diffpure(ShiftedConditioning),
+        shifted,
+        diffpure(solver=CallsAtTheEnd()),
+        diffpure(DiffusedElsewhere),
+    ):
         assert failed(plant) == {"time grids"}
     assert failed(diffpure(solver=HeunAstray())) == {"time grids"}
     assert failed(Purified(DiffPure(label, 0.1, steps=3), head())) == {"time labels"}

@@ -1,9 +1,13 @@
 """Schedules, denoisers, solvers, gradients and purifiers."""
 
+from common.diffusion.adjoint import Adjoint
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
-from common.diffusion.denoisers import ClassifierFree, Denoiser, EDMDenoiser, EpsDenoiser, Guided, VDenoiser, X0Denoiser
-from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Full, Gradient, Surrogate
+from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser, VDenoiser, X0Denoiser
+from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
+from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier, Purifier
+from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import DDPM, EDM, VP, Schedule
 from common.diffusion.score_denoiser import ScoreDenoiser
 from common.diffusion.solvers import (
@@ -15,13 +19,15 @@ from common.diffusion.solvers import (
     Solver,
     TorchSDE,
 )
+from common.diffusion.steps import Step
 from common.diffusion.time_grids import RowGrid, TimeGrid
-from common.diffusion.wrappers import Clipped
+from common.diffusion.wrappers import ClassifierFree, Clipped, Guided
 
 __all__ = [
     "Adjoint",
     "Ancestral",
     "BPDA",
+    "BoundDenoiser",
     "Chain",
     "Checkpoint",
     "ClassifierFree",
@@ -29,6 +35,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "Denoiser",
+    "Differentiation",
     "DiffusionPurifier",
     "EDM",
     "EDMDenoiser",
@@ -36,17 +43,19 @@ __all__ = [
     "EulerMaruyama",
     "FixedNoise",
     "Full",
-    "Gradient",
     "Guided",
     "ProbabilityFlowEuler",
     "ProbabilityFlowHeun",
+    "Process",
     "Purifier",
     "Repeated",
     "Resized",
     "RowGrid",
+    "Sampler",
     "Schedule",
     "ScoreDenoiser",
     "Solver",
+    "Step",
     "Surrogate",
     "TimeGrid",
     "TorchSDE",

@@ -1,83 +1,78 @@
-"""The reverse process: a denoiser, a schedule, a solver and a grid; and the noise that drives its steps."""
+"""Reverse processes: a sampler (schedule, solver, times) and, for one purification, its state, noise and denoiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.schedules import Schedule
 from common.diffusion.solvers import Solver
+from common.diffusion.steps import Draws, Step
 from common.diffusion.time_grids import Grid
 from common.noise import Noise
 
-_DRAWN_AT_ONCE = 2**28  # bytes: below this one draw for all steps saves launches, above it memory is worth more
-
-
-class Draws:
-    """The standard normals of steps 1..S, one (B, ...) tensor a step, in the dtype and on the device of ``like``.
-
-    ``draws[k]`` is a pure function of (noise, k): recomputing a step finds the same bits, whether they were kept or are
-    drawn again.
-    """
-
-    def __init__(self, noise: Noise, steps: int, like: Tensor) -> None:
-        self.noise = noise
-        self.like = like.detach()
-        fits = 4 * steps * like.numel() <= _DRAWN_AT_ONCE
-        self.kept = noise.normals(range(1, steps + 1), like.shape[1:]) if fits else None
-
-    def __getitem__(self, k: int) -> Tensor:
-        z = self.noise.normal(k, self.like.shape[1:]) if self.kept is None else self.kept[k - 1]
-        return z.to(self.like)
-
 
 @dataclass(frozen=True)
-class ReverseProcess:
-    """A solver's steps along a grid, from x_{t_star} to x_{t_end}; everything but state and noise.
+class Sampler:
+    """How a process is sampled: the steps of a ``solver`` along a ``grid`` of times of a ``schedule``."""
 
-    ``denoise(x, sigma, *context)``; the context are tensors computed once per purification. Every tensor through
-    which a gradient must flow is the state or part of the context: a tensor that ``denoise`` closes over gets none.
-    ``watch(t_k, x_{t_k})`` is called after each step of a run, not when one is recomputed.
-    """
-
-    denoise: Callable[..., Tensor]
     schedule: Schedule
     solver: Solver
     grid: Grid
-    watch: Callable[[Tensor, Tensor], None] | None = None
+
+    @property
+    def t_star(self) -> Tensor:
+        """Where the process starts, () or (B,) float64."""
+        return self.grid.nodes[0]
 
     def draws(self, noise: Noise, like: Tensor) -> Draws | None:
-        """Noise for all steps, step k of the process being step k of ``noise``; None for a deterministic solver."""
+        """Noise of all steps for a state ``like``: step k of ``noise`` drives step k. None if the solver draws none."""
         return Draws(noise, self.grid.steps, like) if self.solver.stochastic else None
 
-    def step(self, k: int, xt: Tensor, draws: Draws | None, *context: Tensor) -> Tensor:
-        """Step k in 1..S: over ``grid.interval(k)``."""
-        t, t_next = self.grid.interval(k)
-        z = None if draws is None else draws[k]
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise(x, sigma, *context)
-
-        return self.solver.step(denoise, self.schedule, xt, t, t_next, z, last=k == self.grid.steps)
-
-    def run(self, xt: Tensor, noise: Noise, context: tuple[Tensor, ...]) -> Tensor:
-        """All steps, differentiated (or not) as any other torch code.
-
-        Each step sees the context through a view of its own: so its gradients are summed per step first, as when a step
-        is differentiated alone, and the two agree in the last bit.
-        """
-        draws = self.draws(noise, xt)
-        return self.walk(lambda k, x: self.step(k, x, draws, *(tensor.view_as(tensor) for tensor in context)), xt)
-
-    def walk(self, step: Callable[[int, Tensor], Tensor], xt: Tensor) -> Tensor:
-        """``x_{t_k} = step(k, x_{t_{k-1}})`` for k = 1..S, the loop of every run; the last state."""
-        for k in range(1, self.grid.steps + 1):
-            xt = step(k, xt)
-            if self.watch is not None:
-                self.watch(self.grid.interval(k)[1], xt)
-        return xt
+    def steps(self, noise: Noise, like: Tensor) -> tuple[Step, ...]:
+        """The S steps for a state ``like`` (B,C,H,W)."""
+        return Step.between(self.schedule, self.grid.nodes, like, self.draws(noise, like))
 
     def sigmas(self) -> Tensor:
-        """The noise levels at which steps begin, (S,) or (S,B) float64: those the denoiser must know."""
-        return self.schedule.sigma(torch.stack([self.grid.interval(k)[0] for k in range(1, self.grid.steps + 1)]))
+        """Noise levels at which the steps begin, (S,) or (S,B) float64: those that the denoiser must serve."""
+        return self.schedule.sigma(self.grid.nodes[:-1])
+
+
+@dataclass(frozen=True)
+class Process:
+    """The reverse process of one purification: from x_{t*} = ``start`` (B,C,H,W) by ``steps`` to x_{t_end}.
+
+    ``x0`` is the purifier's input in the model frame and ``noise`` its rows. A gradient reaches ``x0`` through
+    ``start`` and ``denoise.tensors``. ``watch(step, x)`` is called with the state after each step of a run, not when a
+    step is recomputed.
+    """
+
+    x0: Tensor
+    start: Tensor
+    noise: Noise
+    sampler: Sampler
+    denoise: BoundDenoiser
+    watch: Callable[[Step, Tensor], None] | None = None
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, with their levels and their noise."""
+        return self.sampler.steps(self.noise, self.start)
+
+    @property
+    def recording(self) -> bool:
+        """True if a gradient of the result is recorded: grad mode is on and one of its tensors requires one."""
+        tensors = (self.x0, self.start, *self.denoise.tensors)
+        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+    def step(self, step: Step, x: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
+        """The state after ``step`` from the state x: a pure function of step, x and ``tensors``.
+
+        ``tensors`` stand in for those of the denoiser. A step sees them through views of its own, so that their
+        gradients are summed per step first, as when a step is recomputed, and both sums agree in the last bit.
+        """
+        tensors = self.denoise.tensors if tensors is None else tensors
+        return self.sampler.solver(step, x, self.denoise.over([tensor.view_as(tensor) for tensor in tensors]))

@@ -1,70 +1,34 @@
-"""Reverse-time solvers: one step each.
+"""Reverse-time solvers: the formula of one step.
 
-With D the denoiser, x_t = s y and x0 hat = D(y, sigma), the score is ``(s D - x_t) / (s sigma)^2`` and the processes
-with the schedule's marginals, run from t down to 0, are
-
-    dx = [f x - g^2 score] dt + g dw        (reverse SDE: EulerMaruyama, TorchSDE),
-    dx = [f x - g^2 score / 2] dt           (probability flow: ProbabilityFlowEuler, ProbabilityFlowHeun),
-
-and, in terms of sigma alone, the posteriors of the discrete process (Ancestral, DDIM). Times travel as float64 tensors:
-a step's coefficients are exact whatever the dtype and the device of the state.
+They discretise the reverse SDE (EulerMaruyama, TorchSDE), the probability flow (ProbabilityFlowEuler,
+ProbabilityFlowHeun), both in ``common.diffusion.reverse_sde``, or take the posteriors of the discrete process
+(Ancestral, DDIM). Throughout, y = x_t / s and x0_hat = D(y, sigma), D the denoiser.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
-from common.diffusion.schedules import Schedule, per_row
+from common.diffusion.reverse_sde import coefficients, score
+from common.diffusion.schedules import per_row
+from common.diffusion.steps import Step
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
-class Solver(Protocol):
-    """One step of a reverse process from t to t_next < t.
+class Solver:
+    """One step of a reverse process: ``solver(step, x, denoise)`` is the state at ``step.t_next``, (B,C,H,W).
 
-    ``step(denoise, schedule, xt, t, t_next, z, last)`` returns the state at t_next, shape of xt: a pure, differentiable
-    function of its tensors. ``denoise(x, sigma)`` is a denoiser with everything else bound; z are standard normals, or
-    None where ``stochastic`` is False; t and t_next are (B,) or (). ``last`` marks the final step of a process. The
-    denoiser is called between t and t_next, never at t_next of the final step.
+    x is the state at ``step.t``. A pure, differentiable function of x, of the step's noise, which is None where
+    ``stochastic`` is False, and of the tensors of ``denoise(x, sigma)``. A solver calls the denoiser at levels between
+    those of t and t_next, and never at t_next of the last step.
     """
 
     stochastic: bool
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None,
-        last: bool = False,
-    ) -> Tensor: ...
-
-
-def level_of(value: Tensor, x: Tensor) -> Tensor:
-    """A level, (B,) or (), in x's dtype and on x's device. From the CPU it arrives without a synchronisation."""
-    if value.ndim == 0 and value.device != x.device:
-        return x.new_full((), value.item())
-    return value.to(x)
-
-
-def posterior_mean(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tensor:
-    """x0 hat = D(x_t / s(t), sigma(t)), shape of xt."""
-    return denoise(xt / per_row(schedule.scale(t), xt), level_of(schedule.sigma(t), xt).expand(len(xt)))
-
-
-def score(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor) -> Tensor:
-    """grad log p_t(x_t) = (s D - x_t) / (s sigma)^2."""
-    s, sigma = per_row(schedule.scale(t), xt), per_row(schedule.sigma(t), xt)
-    return (s * posterior_mean(denoise, schedule, xt, t) - xt) / (s * sigma) ** 2
-
-
-def reverse_drift(denoise: Denoise, schedule: Schedule, xt: Tensor, t: Tensor, noise_share: float = 1.0) -> Tensor:
-    """``f x - (1 + noise_share)/2 g^2 score``: reverse SDE at noise_share 1, probability flow at 0."""
-    f, g = per_row(schedule.drift(t), xt), per_row(schedule.diffusion(t), xt)
-    return f * xt - (1 + noise_share) / 2 * g**2 * score(denoise, schedule, xt, t)
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        raise NotImplementedError
 
 
 class EulerMaruyama(Solver):
@@ -72,18 +36,40 @@ class EulerMaruyama(Solver):
 
     stochastic = True
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None,
-        last: bool = False,
-    ) -> Tensor:
-        mean = xt - per_row(t - t_next, xt) * reverse_drift(denoise, schedule, xt, t)
-        return mean if z is None else mean + per_row(schedule.diffusion(t) * (t - t_next).sqrt(), xt) * z
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        h, z, (f, g, s) = step.duration, step.z, coefficients(step, x)
+        mean = x - per_row(h, x) * (f * x - g**2 * score(step, x, denoise(x / s, step.level)))
+        return mean if z is None else mean + per_row(step.diffusion * h.sqrt(), x) * z
+
+
+class ProbabilityFlowEuler(Solver):
+    """Euler's method for the probability-flow ODE (Song et al., arXiv 2011.13456): order 1."""
+
+    stochastic = False
+
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        h, (f, g, s) = per_row(step.duration, x), coefficients(step, x)
+        return x - h * (f * x - g**2 / 2 * score(step, x, denoise(x / s, step.level)))
+
+
+class ProbabilityFlowHeun(Solver):
+    """Heun's method for the probability-flow ODE: order 2, two denoiser calls a step.
+
+    The last step is Euler's, as in EDM (arXiv 2206.00364): next to no noise is left at t_end, and one step of local
+    order 2 leaves the global order as it is.
+    """
+
+    stochastic = False
+
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        h, (f, g, s) = per_row(step.duration, x), coefficients(step, x)
+        slope = f * x - g**2 / 2 * score(step, x, denoise(x / s, step.level))
+        euler = x - h * slope
+        if step.last:
+            return euler
+        end, (f, g, s) = step.next, coefficients(step.next, x)
+        slope_next = f * euler - g**2 / 2 * score(end, euler, denoise(euler / s, end.level))
+        return x - h / 2 * (slope + slope_next)
 
 
 class DDIM(Solver):
@@ -101,22 +87,11 @@ class DDIM(Solver):
         self.eta = eta
         self.stochastic = eta > 0
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None,
-        last: bool = False,
-    ) -> Tensor:
-        s, s_next, sigma, sigma_next = _levels(schedule, t, t_next)
-        spread = self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt()
-        keep = (sigma_next**2 - spread**2).sqrt() / sigma
-        x0_hat = posterior_mean(denoise, schedule, xt, t)
-        mean = per_row(s_next * (1 - keep), xt) * x0_hat + per_row(s_next * keep / s, xt) * xt
-        return mean if z is None or last else mean + per_row(s_next * spread, xt) * z
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        c = self.eta * step.sigma_next * (1 - (step.sigma_next / step.sigma) ** 2).sqrt()
+        keep = (step.sigma_next**2 - c**2).sqrt() / step.sigma
+        mean = interpolated(step, x, denoise(x / per_row(step.scale, x), step.level), keep)
+        return noised(step, mean, step.scale_next * c)
 
 
 class Ancestral(Solver):
@@ -137,84 +112,37 @@ class Ancestral(Solver):
             raise ValueError(f'variance must be "fixed_small" or "fixed_large"; got {variance!r}')
         self.variance = variance
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None,
-        last: bool = False,
-    ) -> Tensor:
-        s, s_next, sigma, sigma_next = _levels(schedule, t, t_next)
-        keep = (sigma_next / sigma) ** 2
-        x0_hat = posterior_mean(denoise, schedule, xt, t)
-        mean = per_row(s_next * (1 - keep), xt) * x0_hat + per_row(s_next * keep / s, xt) * xt
-        return mean if z is None or last else mean + per_row(self.deviation(schedule, t, t_next), xt) * z
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        x0_hat = denoise(x / per_row(step.scale, x), step.level)
+        return noised(step, self.mean(step, x, x0_hat), self.deviation(step))
 
-    def deviation(self, schedule: Schedule, t: Tensor, t_next: Tensor) -> Tensor:
+    def mean(self, step: Step, x: Tensor, x0_hat: Tensor) -> Tensor:
+        """The step without its noise, from the denoised image x0_hat = D, (B,C,H,W)."""
+        return interpolated(step, x, x0_hat, (step.sigma_next / step.sigma) ** 2)
+
+    def deviation(self, step: Step) -> Tensor:
         """std of the step, as above; the last step's too, which adds no noise."""
-        s, s_next, sigma, sigma_next = _levels(schedule, t, t_next)
-        widest = s * sigma if self.variance == "fixed_large" else s_next * sigma_next
-        return widest * (1 - (sigma_next / sigma) ** 2).sqrt()
+        widest = step.scale * step.sigma if self.variance == "fixed_large" else step.scale_next * step.sigma_next
+        return widest * (1 - (step.sigma_next / step.sigma) ** 2).sqrt()
 
 
-def _levels(schedule: Schedule, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scale at t and t_next, sigma at t and t_next."""
-    return schedule.scale(t), schedule.scale(t_next), schedule.sigma(t), schedule.sigma(t_next)
+def interpolated(step: Step, x: Tensor, x0_hat: Tensor, keep: Tensor) -> Tensor:
+    """``s_u [D + keep (y - D)]``, y = x / s_t, D = x0_hat; ``keep`` () or (B,) is the share of the noise that stays."""
+    s, s_next = step.scale, step.scale_next
+    return per_row(s_next * (1 - keep), x) * x0_hat + per_row(s_next * keep / s, x) * x
 
 
-class ProbabilityFlowEuler(Solver):
-    """Euler's method for the probability-flow ODE (Song et al., arXiv 2011.13456): order 1."""
-
-    stochastic = False
-
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None = None,
-        last: bool = False,
-    ) -> Tensor:
-        return xt - per_row(t - t_next, xt) * reverse_drift(denoise, schedule, xt, t, noise_share=0.0)
-
-
-class ProbabilityFlowHeun(Solver):
-    """Heun's method for the probability-flow ODE: order 2, two denoiser calls a step.
-
-    The last step is Euler's, as in EDM (arXiv 2206.00364), so that the denoiser is not asked at t_end, where next to no
-    noise is left; one step of local order 2 leaves the global order as it is.
-    """
-
-    stochastic = False
-
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None = None,
-        last: bool = False,
-    ) -> Tensor:
-        h = per_row(t - t_next, xt)
-        slope = reverse_drift(denoise, schedule, xt, t, noise_share=0.0)
-        euler = xt - h * slope
-        if last:
-            return euler
-        return xt - h / 2 * (slope + reverse_drift(denoise, schedule, euler, t_next, noise_share=0.0))
+def noised(step: Step, mean: Tensor, std: Tensor) -> Tensor:
+    """``mean + std z``; without noise in the last step."""
+    z = None if step.last else step.z
+    return mean if z is None else mean + per_row(std, mean) * z
 
 
 class TorchSDE(Solver):
     """The reverse SDE by ``torchsde.sdeint``, step by step on our grid and driven by our noise.
 
     ``method="euler"`` gives what ``EulerMaruyama`` gives, to rounding; ``"midpoint"`` calls the denoiser twice a step.
-    It is here to check the one against the other and to try torchsde's methods; t and t_next must have no dimension.
+    It is here to check one against the other and to try torchsde's methods. All rows must share their times.
     """
 
     stochastic = True
@@ -224,28 +152,16 @@ class TorchSDE(Solver):
             raise ValueError(f'method must be "euler" or "midpoint", which need one increment a step; got {method!r}')
         self.method = method
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        xt: Tensor,
-        t: Tensor,
-        t_next: Tensor,
-        z: Tensor | None,
-        last: bool = False,
-    ) -> Tensor:
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
         from common.diffusion.torchsde_adapter import integrate_step  # torchsde is slow to import and rarely needed
 
-        def drift(x: Tensor, time: Tensor) -> Tensor:
-            return reverse_drift(denoise, schedule, x, time)
-
-        return integrate_step(drift, schedule.diffusion, xt, t, t_next, z, self.method)
+        return integrate_step(step, x, denoise, self.method)
 
 
 MARGINAL = (EulerMaruyama, Ancestral, DDIM, ProbabilityFlowEuler, ProbabilityFlowHeun, TorchSDE)
 """The solvers whose states have the schedule's marginals: each can stand in for another."""
 
-_SOLVERS: dict[str, Callable[[], Solver]] = {
+SOLVERS: dict[str, Callable[[], Solver]] = {
     "euler_maruyama": EulerMaruyama,
     "ancestral": Ancestral,
     "ddim": DDIM,
@@ -253,12 +169,13 @@ _SOLVERS: dict[str, Callable[[], Solver]] = {
     "probability_flow_heun": ProbabilityFlowHeun,
     "torchsde": TorchSDE,
 }
+"""The names that configurations use."""
 
 
 def as_solver(solver: str | Solver) -> Solver:
-    """A solver by the name that configurations use, or the solver itself."""
+    """A solver by name, or the solver itself."""
     if not isinstance(solver, str):
         return solver
-    if solver not in _SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(_SOLVERS)}, or a Solver; got {solver!r}")
-    return _SOLVERS[solver]()
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or a Solver; got {solver!r}")
+    return SOLVERS[solver]()

@@ -1,6 +1,6 @@
-"""Grids: the times of a reverse process, which forward pass, recomputation and conditioning all read from one object.
+"""Time grids: the one source of the times of a reverse process, for solver, conditioning and recomputation.
 
-Times travel as float64 tensors: of no dimension and on the CPU where all rows share them, else (B,).
+Times are float64 tensors: () and on the CPU where all rows share them, else (B,).
 """
 
 import math
@@ -12,15 +12,16 @@ from torch import Tensor
 
 
 class Grid(Protocol):
-    """The times of S steps: ``interval(k)`` is start and end of step k in 1..S, float64, () or one a row, (B,).
+    """Descending times of S steps. ``nodes`` are all S + 1 of them, (S+1,) or (S+1,B) float64.
 
-    ``coarsen(steps)`` keeps the ends and walks between them in ``steps`` equal steps.
+    ``coarsen(steps)`` keeps the ends and goes between them in ``steps`` equal steps.
     """
 
     @property
     def steps(self) -> int: ...
 
-    def interval(self, k: int) -> tuple[Tensor, Tensor]: ...
+    @property
+    def nodes(self) -> Tensor: ...
 
     def coarsen(self, steps: int) -> "Grid": ...
 
@@ -66,9 +67,10 @@ class TimeGrid:
         """S, the number of steps."""
         return len(self.times) - 1
 
-    def interval(self, k: int) -> tuple[Tensor, Tensor]:
-        """Start and end of step k in 1..S."""
-        return torch.tensor(self.times[k - 1], dtype=torch.float64), torch.tensor(self.times[k], dtype=torch.float64)
+    @property
+    def nodes(self) -> Tensor:
+        """All times, (S+1,) float64."""
+        return torch.tensor(self.times, dtype=torch.float64)
 
     def coarsen(self, steps: int) -> "TimeGrid":
         """``steps`` equal steps over the same times."""
@@ -91,13 +93,12 @@ class RowGrid:
         """S, the number of steps, the same for every row."""
         return self.grid.steps
 
-    def interval(self, k: int) -> tuple[Tensor, Tensor]:
-        """Start and end of step k in 1..S, (B,) each."""
-        return self._time(k - 1), self._time(k)
-
-    def _time(self, k: int) -> Tensor:
+    @property
+    def nodes(self) -> Tensor:
+        """All times of all rows, (S+1,B) float64, on the device of ``t_star``."""
         start, end = self.grid.times[0], self.grid.times[-1]
-        return end + (self.grid.times[k] - end) / (start - end) * (self.t_star - end)
+        share = torch.tensor([(t - end) / (start - end) for t in self.grid.times], dtype=torch.float64)
+        return end + share[:, None].to(self.t_star.device) * (self.t_star - end)
 
     def coarsen(self, steps: int) -> "RowGrid":
         """Each row in ``steps`` equal steps from its t_star."""

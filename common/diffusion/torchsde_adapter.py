@@ -3,58 +3,55 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torchsde
 from torch import Tensor
 
-Drift = Callable[[Tensor, Tensor], Tensor]
+from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.reverse_sde import coefficients, score
+from common.diffusion.schedules import Schedule
+from common.diffusion.steps import Increments, Levels, Step
 
-
-class Increments(Protocol):
-    """Standard normals of steps 1..S."""
-
-    def __getitem__(self, k: int) -> Tensor: ...
+Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class ReverseSDE:
-    """``dx = -drift(x, t) dtau + diffusion(t) dw``, t = -tau, on states (B, C*H*W): what torchsde calls f and g.
+    """``dx = -drift dtau + diffusion dw``, t = -tau, on states (B, C*H*W): torchsde's f and g.
 
-    ``start``, if given, is a state with its f: torchsde evaluates the equation once more than it needs, at the start,
-    to check it, and this spares that call.
+    ``image`` is a state (B,C,H,W) that gives shape, dtype and device. ``start``, if given, is a flat state with its f:
+    torchsde evaluates the equation once more than it needs, at the start, to check it, and this spares that call.
     """
 
     noise_type = "diagonal"
 
-    def __init__(
-        self,
-        drift: Drift,
-        diffusion: Callable[[Tensor], Tensor],
-        event: torch.Size,
-        sde_type: str = "ito",
-        start: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        self.drift = drift
-        self.diffusion = diffusion
-        self.event = event
-        self.sde_type = sde_type
-        self.start = start
+    def __init__(self, schedule: Schedule, denoise: Denoise, image: Tensor, sde_type: str = "ito") -> None:
+        self.schedule, self.denoise, self.sde_type = schedule, denoise, sde_type
+        self.image = image.detach()
+        self.start: tuple[Tensor, Tensor] | None = None
 
     def f(self, tau: Tensor, y: Tensor) -> Tensor:
         if self.start is not None and y is self.start[0]:
             return self.start[1]
-        return -self.drift(y.reshape(-1, *self.event), -tau).flatten(1)
+        x = y.reshape(-1, *self.image.shape[1:])
+        return _slope(Levels.at(self.schedule, -tau, x), x, self.denoise)
 
     def g(self, tau: Tensor, y: Tensor) -> Tensor:
-        return self.diffusion(-tau).to(y).expand_as(y)
+        return self.schedule.diffusion(-tau).to(y).expand_as(y)
+
+
+def _slope(levels: Levels, x: Tensor, denoise: Denoise) -> Tensor:
+    """``-[f x - g^2 score]``, the drift in upward time, flat."""
+    f, g, s = coefficients(levels, x)
+    return -(f * x - g**2 * score(levels, x, denoise(x / s, levels.level))).flatten(1)
 
 
 class BrownianPath:
     """A path through our own draws: W gains sqrt(h_k) z_k over step k of the grid and is linear in between.
 
-    torchsde asks for increments between any two times; on the grid's nodes the answers are exactly those of
-    ``EulerMaruyama``. Noise per row comes along: torchsde's own paths are seeded per batch.
+    torchsde queries increments between any two times; at the grid's nodes they are exactly those of ``EulerMaruyama``.
+    Rows keep noise of their own: torchsde's paths are seeded per batch.
     """
 
     levy_area_approximation = "none"
@@ -77,42 +74,29 @@ class BrownianPath:
         return total
 
 
-def integrate_step(
-    drift: Drift,
-    diffusion: Callable[[Tensor], Tensor],
-    xt: Tensor,
-    t: Tensor,
-    t_next: Tensor,
-    z: Tensor | None,
-    method: str,
-) -> Tensor:
-    """One step of ``torchsde.sdeint`` from t to t_next, shape of xt."""
-    y = xt.flatten(1)
-    start = (y, -drift(xt, t).flatten(1))
+def integrate_step(step: Step, x: Tensor, denoise: Denoise, method: str) -> Tensor:
+    """One step of ``torchsde.sdeint`` from the state x (B,C,H,W) at ``step.t`` to ``step.t_next``."""
+    y = x.flatten(1)
     sde_type = "ito" if method == "euler" else "stratonovich"  # the same equation: its noise is additive
-    sde = ReverseSDE(drift, diffusion, xt.shape[1:], sde_type, start)
-    h = float(t - t_next)
-    path = BrownianPath((float(t), float(t_next)), {1: torch.zeros_like(xt) if z is None else z}, y)
-    states: Tensor = torchsde.sdeint(sde, y, torch.stack((-t, -t_next)), bm=path, method=method, dt=h * (1 + 1e-9))
-    return states[-1].view_as(xt)
+    sde = ReverseSDE(step.schedule, denoise, x, sde_type)
+    sde.start = (y, _slope(step, x, denoise))
+    times, z = (float(step.t), float(step.t_next)), step.z
+    path = BrownianPath(times, {1: torch.zeros_like(x) if z is None else z}, y)
+    dt = (times[0] - times[1]) * (1 + 1e-9)
+    ends = torch.stack((-step.t, -step.t_next))
+    states: Tensor = torchsde.sdeint(sde, y, ends, bm=path, method=method, dt=dt)
+    return states[-1].view_as(x)
 
 
 def integrate_adjoint(
-    drift: Drift,
-    diffusion: Callable[[Tensor], Tensor],
-    xt: Tensor,
-    times: Sequence[float],
-    z: Increments,
-    parameters: tuple[Tensor, ...],
-    **options: Any,
+    schedule: Schedule, denoise: BoundDenoiser, x: Tensor, times: Sequence[float], z: Increments, **options: Any
 ) -> Tensor:
-    """``torchsde.sdeint_adjoint`` by Euler's method over the whole grid; gradients reach xt and ``parameters``."""
-    y = xt.flatten(1)
-    sde = ReverseSDE(drift, diffusion, xt.shape[1:])
+    """``torchsde.sdeint_adjoint`` by Euler's method over all ``times``; gradients reach x and ``denoise.tensors``."""
+    y = x.flatten(1)
+    sde = ReverseSDE(schedule, denoise, x)
     ends = torch.tensor([-times[0], -times[-1]], dtype=torch.float64)
     dt = (times[0] - times[1]) * (1 + 1e-12)  # round-off must not leave a sliver of a step at the end
+    integrate: Callable[..., Tensor] = torchsde.sdeint_adjoint
     path = BrownianPath(times, z, y)
-    states: Tensor = torchsde.sdeint_adjoint(
-        sde, y, ends, bm=path, method="euler", dt=dt, adjoint_params=parameters, **options
-    )
-    return states[-1].view_as(xt)
+    states = integrate(sde, y, ends, bm=path, method="euler", dt=dt, adjoint_params=denoise.tensors, **options)
+    return states[-1].view_as(x)

@@ -1,4 +1,4 @@
-"""What a purification went through: its states on the way back, beside those of the way there."""
+"""Trajectories: the diffused and the reverse states of a purification."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from common.diffusion.steps import Step
 from common.noise import Noise
 
 
@@ -22,9 +23,9 @@ class Trajectory:
     diffused: Callable[[Tensor], Tensor]
     states: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def see(self, t: Tensor, xt: Tensor) -> None:
-        """Takes down the next state."""
-        self.states.append((t, xt))
+    def record(self, step: Step, x: Tensor) -> None:
+        """Append the state x after ``step``."""
+        self.states.append((step.t_next, x))
 
     def deviation(self, times: int | None = None) -> Tensor:
         """``mean_k ||x_{t_k} - x'_{t_k}||^2 / D`` over ``times`` different k of 1..S (None: all), (B,), D = C*H*W.
@@ -36,5 +37,5 @@ class Trajectory:
             one = Noise.of(self.noise.seed, torch.zeros(1, dtype=torch.int64)).stream("times")
             order = one.uniform(0, (len(chosen),), torch.float64)[0].argsort()
             chosen = [chosen[k] for k in order[:times].tolist()]
-        gaps = [(self.diffused(t) - xt).flatten(1).square().mean(1) for t, xt in chosen]
+        gaps = [(self.diffused(t) - x).flatten(1).square().mean(1) for t, x in chosen]
         return torch.stack(gaps).mean(0)

@@ -14,6 +14,7 @@ from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 from common.diffusion.schedules import DDPM
 from common.diffusion.solvers import Ancestral
+from common.diffusion.steps import Step
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
@@ -51,6 +52,13 @@ GUIDANCES = {
 every = pytest.mark.parametrize("guidance", [make() for make in GUIDANCES.values()], ids=GUIDANCES)
 
 
+def step(purifier, x, image, z, noise):
+    """The first step of a purification of ``image`` from the state x, with the noise z."""
+    sampler = purifier.sampler(noise)
+    first = Step.between(sampler.schedule, sampler.grid.nodes, x, {1: z})[0]
+    return sampler.solver(first, x, purifier.bind(to_model(image), noise))
+
+
 # ---- closed forms ----
 
 
@@ -64,7 +72,7 @@ def test_mean_squared_error_as_gdmp_has_it():
     scale = gdmp_scale(guide_scale, terms=rows * 36)
     settings = {"steps": 36, "solver": solver, "schedule": DDPM(), "t_end": 0.0, "steering": steering}
     purifier = AGDM(denoiser, PixelGuidance(weighted=True), 0.036, scale, **settings)
-    found = purifier._process(noise).step(1, xt, {1: z}, *purifier._context(to_model(image), noise))
+    found = step(purifier, xt, image, z, noise)
 
     beta = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
     alpha_bar = (1 - beta).cumprod(0)[i]
@@ -74,7 +82,7 @@ def test_mean_squared_error_as_gdmp_has_it():
     m = (2 * 8 / 255) / 3 / guide_scale
     objective = -nn.functional.mse_loss(leaf, diffused) * (1 - alpha_bar).sqrt() / (m * alpha_bar.sqrt())
     (push,) = torch.autograd.grad(objective, leaf)
-    plain = AGDM(denoiser, PixelGuidance(weighted=True), 0.036, 0.0, **settings)._process().step(1, xt, {1: z})
+    plain = step(AGDM(denoiser, PixelGuidance(weighted=True), 0.036, 0.0, **settings), xt, image, z, noise)
     torch.testing.assert_close(found, plain + beta[i] * push, rtol=1e-9, atol=1e-9)
 
 

@@ -1,16 +1,19 @@
 """Guided reverse steps against the papers' formulas and an exact world, and gradients through them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from agdm.guidance import AdversarialGuidance
+from agdm.guidance import AdversarialGuidance, Guidance
 from agdm.purifier import AGDM
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import DDIM, Ancestral, EulerMaruyama, ProbabilityFlowEuler
+from common.diffusion.steps import Step
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.units import to_model
@@ -24,14 +27,14 @@ def randn(rows, seed=0):
     return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class BayesGuidance(nn.Module):
+class BayesGuidance(Guidance, nn.Module):
     """∇_x log p(y | x; σ) of a mixture: the guidance of an oracle."""
 
     def __init__(self, mixture, label):
         super().__init__()
         self.mixture, self.label = mixture, label
 
-    def embed(self, reference):
+    def embed(self, reference, sigma=None):
         return ()
 
     def gradient_at(self, x, sigma):
@@ -54,21 +57,18 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
     """One step at DDPM index i: with g_t = ∇_{x_t}, ε the denoiser's noise, ᾱ, α, β from the betas themselves."""
     purifier = AGDM(denoiser, guidance, 0.07, scale=2.0, steps=1)
     xt, z, reference, i = randn(3), randn(3, 1), randn(3, 2), 69
-    context = purifier.prepare(reference)
     beta = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
     alpha_bar = (1 - beta).cumprod(0)
     sigma = (1 / alpha_bar[i] - 1).sqrt()
-
-    def denoise(x, sigma):
-        return purifier.denoise(x, sigma, *context)
-
+    denoise = purifier.bind(reference, Noise.of(0, torch.arange(3)))
     x = xt / alpha_bar[i].sqrt()
     eps = (x - denoiser(x, sigma)) / sigma
     g = 2.0 * guidance.gradient(x, sigma, reference) / alpha_bar[i].sqrt()  # ∇_{x_t} = ∇_x / s
     mu = (xt - beta[i] / (1 - alpha_bar[i]).sqrt() * eps) / (1 - beta[i]).sqrt()
 
-    schedule, (t, t_next) = DDPM(), torch.tensor([0.070, 0.069], dtype=torch.float64)
-    ancestral = Ancestral("fixed_large").step(denoise, schedule, xt, t, t_next, z)
+    (step,) = Step.between(DDPM(), torch.tensor([0.070, 0.069], dtype=torch.float64), xt, {1: z})
+    step = replace(step, last=False)
+    ancestral = Ancestral("fixed_large")(step, xt, denoise)
     torch.testing.assert_close(ancestral, mu + beta[i] * g / (1 - beta[i]).sqrt() + beta[i].sqrt() * z)
     paper = mu + beta[i] * g + beta[i].sqrt() * z
     assert (ancestral - paper).abs().max() < beta[i] ** 2 * g.abs().max()  # β/√α - β < β² here
@@ -76,26 +76,26 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
     eps_hat = eps - (1 - alpha_bar[i]).sqrt() * g
     x0_hat = (xt - (1 - alpha_bar[i]).sqrt() * eps_hat) / alpha_bar[i].sqrt()
     ddim = alpha_bar[i - 1].sqrt() * x0_hat + (1 - alpha_bar[i - 1]).sqrt() * eps_hat
-    torch.testing.assert_close(DDIM().step(denoise, schedule, xt, t, t_next, None), ddim)
+    torch.testing.assert_close(DDIM()(step, xt, denoise), ddim)
 
     rate, h = 0.1 + 19.9 * 0.07, 0.01
     decay = math.exp(-(0.1 * 0.07 + 19.9 * 0.07**2 / 2))  # s² = exp(-∫β)
     x, sigma = xt / decay**0.5, torch.tensor((1 / decay - 1) ** 0.5, dtype=torch.float64)
     score = (denoiser(x, sigma) * decay**0.5 - xt) / (1 - decay)
     g = 2.0 * guidance.gradient(x, sigma, reference) / decay**0.5
-    schedule, t_next = VP(), t - h
+    (step,) = Step.between(VP(), torch.tensor([0.07, 0.07 - h], dtype=torch.float64), xt, {1: z})
     stochastic = xt + (rate / 2 * xt + rate * (score + g)) * h + (rate * h) ** 0.5 * z
-    torch.testing.assert_close(EulerMaruyama().step(denoise, schedule, xt, t, t_next, z), stochastic)
+    torch.testing.assert_close(EulerMaruyama()(step, xt, denoise), stochastic)
     flow = xt + (rate / 2 * xt + rate / 2 * (score + g)) * h  # half the push
-    torch.testing.assert_close(ProbabilityFlowEuler().step(denoise, schedule, xt, t, t_next), flow)
+    torch.testing.assert_close(ProbabilityFlowEuler()(step, xt, denoise), flow)
 
 
 def test_true_class_likelihood_turns_the_denoiser_into_the_conditional_one(denoiser):
     """D + σ² ∇ log p(y|x) = D(·, y), Bayes' rule, at every level; scale s is the power p(y|x)^s."""
     x, label, sigma = randn(5), torch.tensor([0, 1, 2, 0, 2]), torch.tensor([0.05, 0.2, 0.5, 1.0, 3.0]).double()
-    guided = AGDM(denoiser, BayesGuidance(denoiser.mixture, label), 0.1)
-    torch.testing.assert_close(guided.denoise(x, sigma), denoiser(x, sigma, label), rtol=1e-9, atol=1e-11)
-    halved = AGDM(denoiser, BayesGuidance(denoiser.mixture, label), 0.1, scale=0.5).denoise(x, sigma)
+    guidance, noise = BayesGuidance(denoiser.mixture, label), Noise.of(0, torch.arange(5))
+    guided, halved = (AGDM(denoiser, guidance, 0.1, scale).bind(x, noise)(x, sigma) for scale in (1.0, 0.5))
+    torch.testing.assert_close(guided, denoiser(x, sigma, label), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(halved, (denoiser(x, sigma) + denoiser(x, sigma, label)) / 2, rtol=1e-9, atol=1e-11)
 
 
@@ -118,8 +118,9 @@ def test_guided_moments_converge_to_the_exact_conditional_ones(solver):
         purifier = AGDM(ExactDenoiser(mixture), oracle, t_star, steps=steps, t_end=t_end)
         m, v = law(t_star)
         probe, z = (torch.tensor(values).double().view(3, 1, 1, 1) for values in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]))
-        for k in range(1, steps + 1):
-            zero, one, kick = solver.step(purifier.denoise, schedule, probe, *purifier.grid.interval(k), z)
+        denoise, draws = purifier.bind(probe, Noise.of(0, torch.arange(3))), dict.fromkeys(range(1, steps + 1), z)
+        for step in Step.between(schedule, purifier.grid.nodes, probe, draws if solver.stochastic else None):
+            zero, one, kick = solver(replace(step, last=False), probe, denoise)
             b, a, c = float(zero), float(one - zero), float(kick - zero)
             m, v = a * m + b, a**2 * v + c**2
         exact = law(t_end)
@@ -161,14 +162,19 @@ def test_the_flow_and_ddim_are_pushed_half_as_hard(variance, shares):
 
 
 class DetachedReference(AGDM):
-    def prepare(self, x0):
-        return super().prepare(x0.detach())
+    def bind(self, x0, noise):
+        return super().bind(x0.detach(), noise)
 
 
 class DetachedGuidance(AGDM):
-    def denoise(self, x, sigma, *context):
-        plain = self.denoiser(x, sigma)
-        return plain + (super().denoise(x, sigma, *context) - plain).detach()
+    def bind(self, x0, noise):
+        guided = super().bind(x0, noise)
+
+        def denoise(x, sigma):
+            plain = self.denoiser(x, sigma)
+            return plain + (guided(x, sigma) - plain).detach()
+
+        return BoundDenoiser(denoise)
 
 
 def logits(purifier):
@@ -243,8 +249,8 @@ def test_a_guidance_needs_no_more_than_its_gradient():
         def gradient(self, x, sigma, reference):
             return (reference - x) / 4
 
-    class TwoParts(Pull):
-        def embed(self, reference):
+    class TwoParts(Guidance):
+        def embed(self, reference, sigma=None):
             return (2 * reference,)
 
         def gradient_at(self, x, sigma, doubled):

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from agdm.guidance import Potential
+from agdm.guidance import Guidance, Potential
 from agdm.purifier import AGDM
 from agdm.steering import Steering
-from common.diffusion.gradients import Surrogate
+from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import Ancestral, EulerMaruyama
+from common.diffusion.steps import Step
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.fingerprint import identify
@@ -68,6 +69,13 @@ class Bayes(Potential):
         return self.mixture.bayes_logits(x, sigma)[:, self.label]
 
 
+def step(purifier, x, reference, draws=None, k=1):
+    """Step k of the purifier from the state x, guided towards ``reference``, with the noise ``draws[k]``."""
+    sampler, noise = purifier.sampler(), Noise.of(0, torch.arange(len(x)))
+    steps = Step.between(sampler.schedule, sampler.grid.nodes, x, draws)
+    return sampler.solver(steps[k - 1], x, purifier.bind(reference, noise))
+
+
 # ---- one step ----
 
 
@@ -94,8 +102,8 @@ def test_the_papers_step(denoiser, guidance, at, variance):
         leaf = xt.clone().requires_grad_()
         likeness = guidance.log_potential(denoiser(leaf / root, sigma), 0 * sigma, *guidance.embed(reference))
         (g,) = torch.autograd.grad(likeness.sum(), leaf)
-    step = purifier._process().step(1, xt, {1: z}, *purifier.prepare(reference))
-    torch.testing.assert_close(step, mu + big_sigma * 2.0 * g + big_sigma.sqrt() * z)
+    result = step(purifier, xt, reference, {1: z})
+    torch.testing.assert_close(result, mu + big_sigma * 2.0 * g + big_sigma.sqrt() * z)
 
 
 def test_all_forms_agree_to_first_order(denoiser, guidance):
@@ -107,16 +115,15 @@ def test_all_forms_agree_to_first_order(denoiser, guidance):
         (Ancestral(), Steering(at="mean")),
         (EulerMaruyama(), Steering()),
     ]
-    xt, reference, schedule = randn(3), randn(3, 2), VP()
+    xt, reference = randn(3), randn(3, 2)
 
     def pushes(h):
         settings = {"t_star": 0.2, "scale": 2.0, "steps": 1, "t_end": 0.2 - h}
 
         def push(solver, steering):
             purifier = AGDM(denoiser, guidance, solver=solver, steering=steering, **settings)
-            context, plain = purifier.prepare(reference), purifier.denoiser
-            unguided = solver.step(plain, schedule, xt, *purifier.grid.interval(1), None)
-            return purifier._process().step(1, xt, None, *context) - unguided
+            (first,) = Step.between(VP(), purifier.grid.nodes, xt)
+            return step(purifier, xt, reference) - solver(first, xt, purifier.denoiser)
 
         exact = push(Ancestral(), Steering())
         return torch.stack([(push(*form) - exact).norm() / exact.norm() for form in forms])
@@ -135,7 +142,7 @@ def test_at_the_denoised_image_in_closed_form():
     x, reference, sigma = randn(3), randn(3, 1), torch.tensor([0.1, 0.4, 2.0]).double()
     a, row = (v / (v + sigma**2)).view(3, 1, 1, 1), sigma.view(3, 1, 1, 1)
     expected = a * x + scale * row**2 * a * w * (reference - a * x)
-    torch.testing.assert_close(purifier.denoise(x, sigma, *purifier.prepare(reference)), expected)
+    torch.testing.assert_close(purifier.bind(reference, Noise.of(0, torch.arange(3)))(x, sigma), expected)
     assert guide.levels == [0.0]
 
 
@@ -153,7 +160,7 @@ def test_the_reference_is_at_the_states_level(denoiser, reference):
         assert len(guide.references) == 1
         torch.testing.assert_close(guide.references[0][0], x0)
         return
-    levels = [purifier.schedule.sigma(purifier.grid.interval(k)[0]) for k in range(1, 5)]
+    levels = purifier.sampler().sigmas()
     source = noise if reference == "diffused" else noise.stream("reference")
     assert len(guide.references) == 4
     for (diffused, sigma), level in zip(guide.references, levels, strict=True):
@@ -201,11 +208,11 @@ def moments(purifier, density, x):
     before: no sampling. All c_k but the last are wider than two points of the grid, where the trapezium rule errs by
     e^{-2 π² 4}; the last step's moments need no density.
     """
-    process, shape, h = purifier._process(), (-1, 1, 1, 1), x[1] - x[0]
-    for k in range(1, process.grid.steps + 1):
-        mean = process.step(k, x.view(shape), None).flatten()
-        c = (process.step(k, x.view(shape), {k: torch.ones(1).double()}).flatten() - mean)[0]
-        if k < process.grid.steps:
+    h, images, last = x[1] - x[0], x.view(-1, 1, 1, 1), purifier.grid.steps
+    for k in range(1, last + 1):
+        mean = step(purifier, images, images, k=k).flatten()
+        c = (step(purifier, images, images, {k: torch.ones(1).double()}, k).flatten() - mean)[0]
+        if k < last:
             assert c > 2 * h
             density = (-((x[:, None] - mean) ** 2) / (2 * c**2)).exp() @ density * h / (math.sqrt(2 * math.pi) * c)
     first = (density * mean).sum() * h
@@ -269,18 +276,36 @@ def test_gradient_from_image_to_logits(denoiser, guidance, steering):
 
 
 class DetachedReference(AGDM):
-    def prepare(self, x0):
-        return super().prepare(x0.detach())
+    def bind(self, x0, noise):
+        return super().bind(x0.detach(), noise)
+
+
+class Wrapped(Guidance):
+    def __init__(self, guidance):
+        self.guidance = guidance
+
+    def embed(self, reference, sigma=None):
+        return self.guidance.embed(reference, sigma)
+
+
+class DetachedGradient(Wrapped):
+    def gradient_at(self, x, sigma, *embedding):
+        return self.guidance.gradient_at(x, sigma, *embedding).detach()
+
+
+class DetachedPoint(Wrapped):
+    def gradient_at(self, x, sigma, *embedding):
+        return self.guidance.gradient_at(x.detach(), sigma, *embedding)
 
 
 class DetachedGuide(AGDM):
-    def guide(self, x, sigma, *context):
-        return super().guide(x, sigma, *context).detach()
+    def __init__(self, denoiser, guidance, *args, **kwargs):
+        super().__init__(denoiser, DetachedGradient(guidance), *args, **kwargs)
 
 
 class DetachedState(AGDM):
-    def guide(self, x, sigma, *context):
-        return super().guide(x.detach(), sigma, *context)
+    def __init__(self, denoiser, guidance, *args, **kwargs):
+        super().__init__(denoiser, DetachedPoint(guidance), *args, **kwargs)
 
 
 @every
@@ -370,7 +395,9 @@ def test_a_diffused_reference_of_a_denoised_image_is_refused():
 
 
 def test_a_guidance_that_embeds_clean_images_only_is_refused_a_diffused_one(denoiser):
-    class Old:
+    class Old(Guidance):
+        embeds_noisy = False
+
         def embed(self, reference):
             return (reference,)
 
@@ -397,6 +424,6 @@ def test_a_step_that_has_no_such_mean_is_refused(denoiser, guidance, steering):
         with pytest.raises(ValueError, match="ancestral"):
             AGDM(denoiser, guidance, 0.1, steps=4, solver=solver, steering=steering)
     for gradient in (Surrogate(2, solver="ddim"), "adjoint"):
-        with pytest.raises(ValueError, match=r"ancestral|Euler-Maruyama"):
+        with pytest.raises(ValueError, match=r"stands in for GuidedAncestral|Euler-Maruyama"):
             AGDM(denoiser, guidance, 0.1, steps=4, solver="ancestral", gradient=gradient, steering=steering)
     AGDM(denoiser, guidance, 0.1, steps=4, solver="ancestral", gradient=Surrogate(2), steering=steering)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.diffusion.denoisers import EpsDenoiser
-from common.diffusion.gradients import Surrogate
+from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import DDPM
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.diffusion.schedules import EDM, VP
+from common.diffusion.steps import Step
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from diffpure.langevin import Langevin, LangevinDiffPure
@@ -59,9 +60,8 @@ def test_stationary_law_is_the_product_of_data_and_anchor():
 
         def step(x: float, z: float) -> float:
             x, z = torch.full_like(anchor, x), torch.full_like(anchor, z)
-            process = purifier._process()
-            denoise = lambda y, sigma: process.denoise(y, sigma, anchor)  # noqa: E731
-            return float(process.solver.step(denoise, process.schedule, x, t, 0 * t, z))
+            (step,) = Step.between(purifier.schedule, torch.stack((t, 0 * t)), x, {1: z})
+            return float(purifier.solver(step, x, purifier.bind(anchor, NOISE)))
 
         b = step(0.0, 0.0)
         a, c = step(1.0, 0.0) - b, step(0.0, 1.0) - b

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.diffusion.denoisers import EDMDenoiser
-from common.diffusion.gradients import Surrogate
+from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import DDPM, VP
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
@@ -55,12 +55,12 @@ def test_without_spread_it_is_diffpure(image):
 def test_depths_are_uniform_per_image_and_draw():
     """Kolmogorov distance of 4000 depths from the uniform law: 1.95 / sqrt(n) is exceeded once in 1000 times."""
     noise = Noise.of(0, torch.arange(1000)).draws(4)
-    start = RandomisedDiffPure(denoiser(), 0.1)._grid(noise).interval(1)[0]
+    start = RandomisedDiffPure(denoiser(), 0.1).sampler(noise).t_star
     assert float(start.min()) >= 0.085
     assert float(start.max()) <= 0.115
     share = (start.sort().values - 0.085) / 0.03
     assert float((share - (torch.arange(4000) + 0.5) / 4000).abs().max()) < 1.95 / 4000**0.5
-    again = RandomisedDiffPure(denoiser(), 0.1)._grid(noise.rows(slice(7, 9))).interval(1)[0]
+    again = RandomisedDiffPure(denoiser(), 0.1).sampler(noise.rows(slice(7, 9))).t_star
     assert torch.equal(again, start[7:9])
 
 

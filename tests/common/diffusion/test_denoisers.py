@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from common.diffusion.denoisers import ClassifierFree, EDMDenoiser, EpsDenoiser, Guided, VDenoiser, X0Denoiser
+from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser, VDenoiser, X0Denoiser
 from common.diffusion.schedules import DDPM, EDM, VP
+from common.diffusion.wrappers import ClassifierFree, Guided
 from common.exact import ExactDenoiser, GaussianMixture
 
 F64 = torch.float64

@@ -5,9 +5,13 @@ import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
+from common.diffusion.adjoint import Adjoint
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import EDMDenoiser
-from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Full, GradientError, Surrogate, as_gradient
-from common.diffusion.purifiers import DiffusionPurifier, measure_gradient
+from common.diffusion.gradient_error import GradientError, measure_gradient
+from common.diffusion.gradients import BPDA, Checkpoint, Full
+from common.diffusion.modes import Surrogate, as_differentiation
+from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import DDPM, VP, per_row
 from common.diffusion.solvers import DDIM, Ancestral, Solver
 from common.diffusion.time_grids import TimeGrid
@@ -55,11 +59,14 @@ class GuidedPurifier(DiffusionPurifier):
 
     detached = False
 
-    def prepare(self, x0):
+    def bind(self, x0, noise):
         reference = torch.sin(3 * x0)
-        return (reference.detach() if self.detached else reference,)
+        return GuidedDenoiser(self.denoiser, (reference.detach() if self.detached else reference,))
 
-    def denoise(self, x, sigma, reference):
+
+class GuidedDenoiser(BoundDenoiser):
+    def __call__(self, x, sigma):
+        (reference,) = self.tensors
         recording = torch.is_grad_enabled() and (x.requires_grad or reference.requires_grad)
         with torch.enable_grad():
             point = x if x.requires_grad else x.detach().requires_grad_()
@@ -170,9 +177,12 @@ class Forgetful(DiffusionPurifier):
         super().__init__(*args, **kwargs)
         self.generator = torch.Generator().manual_seed(0)
 
-    def denoise(self, x, sigma):
-        jitter = torch.randn(x.shape, dtype=x.dtype, generator=self.generator)
-        return self.denoiser(x + 0.5 * jitter, sigma)
+    def bind(self, x0, noise):
+        def jittered(x, sigma):
+            jitter = torch.randn(x.shape, dtype=x.dtype, generator=self.generator)
+            return self.denoiser(x + 0.5 * jitter, sigma)
+
+        return BoundDenoiser(jittered)
 
 
 def test_noise_drawn_inside_a_step_is_caught():
@@ -246,8 +256,8 @@ def test_adjoint_reaches_the_context():
     """With a frozen start the only way from image to result is the context, and the error falls with the step."""
 
     class ContextOnly(GuidedPurifier):
-        def _diffuse(self, x0, noise):
-            return super()._diffuse(x0, noise).detach()
+        def diffused(self, x0, noise, t):
+            return super().diffused(x0, noise, t).detach()
 
     errors = []
     for steps in (20, 200):
@@ -326,8 +336,8 @@ class Still(Solver):
 
     stochastic = False
 
-    def step(self, denoise, schedule, xt, t, t_next, z, last=False):
-        return xt
+    def __call__(self, step, x, denoise):
+        return x
 
 
 def test_surrogates_that_cannot_be_are_refused():
@@ -377,8 +387,8 @@ def test_gradient_error_of_known_vectors():
 
 def test_names():
     kinds = {"full": Full, "checkpoint": Checkpoint, "adjoint": Adjoint, "bpda": BPDA, "surrogate": Surrogate}
-    assert {name: type(as_gradient(name)) for name in kinds} == kinds
+    assert {name: type(as_differentiation(name)) for name in kinds} == kinds
     with pytest.raises(ValueError, match="gradient must be one of full, checkpoint"):
-        as_gradient("exact")
+        as_differentiation("exact")
     with pytest.raises(ValueError, match="steps >= 1"):
         Surrogate(0)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser
-from common.diffusion.gradients import Surrogate
+from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.diffusion.solvers import DDIM
@@ -97,15 +98,16 @@ def test_a_graph_is_formed_only_when_the_image_asks(denoiser, image, gradient):
     assert purifier(leaf, NOISE).grad_fn is not None
 
 
-def test_a_graph_is_formed_when_the_context_asks(denoiser, image):
+def test_a_graph_is_formed_when_a_bound_tensor_requires_it(denoiser, image):
+    class Shifted(BoundDenoiser):
+        def __call__(self, x, sigma):
+            return self.denoiser(x, sigma) + self.tensors[0]
+
     class Guided(DiffusionPurifier):
         shift = torch.zeros(1, 1, 6, 6, requires_grad=True)
 
-        def prepare(self, x0):
-            return (self.shift,)
-
-        def denoise(self, x, sigma, shift):
-            return self.denoiser(x, sigma) + shift
+        def bind(self, x0, noise):
+            return Shifted(self.denoiser, (self.shift,))
 
     purifier = Guided(denoiser, VP(), 0.1, steps=3)
     (gradient,) = torch.autograd.grad(purifier(image, NOISE).sum(), purifier.shift)

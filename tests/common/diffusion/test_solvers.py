@@ -1,12 +1,15 @@
 """Solvers on Gaussian data, where every step is affine and every law is known: orders of convergence, and limits."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy import stats
 
-from common.diffusion.reverse_process import Draws, ReverseProcess
+from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.gradients import Full
+from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.diffusion.solvers import (
     DDIM,
@@ -17,6 +20,7 @@ from common.diffusion.solvers import (
     TorchSDE,
     as_solver,
 )
+from common.diffusion.steps import Draws, Step
 from common.diffusion.time_grids import TimeGrid
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
@@ -35,13 +39,24 @@ SOLVERS = {
 }
 
 
+def single(schedule, x, t, t_next, z=None, last=False) -> Step:
+    """One step from t to t_next, () or (B,), for the state x."""
+    (step,) = Step.between(schedule, torch.stack((t, t_next)), x, None if z is None else {1: z})
+    return replace(step, last=last)
+
+
+def run(denoise, schedule, solver, grid, start, noise) -> torch.Tensor:
+    """The state at the end of a reverse process."""
+    return Full().run(Process(start, start, noise, Sampler(schedule, solver, grid), BoundDenoiser(denoise)))
+
+
 def affine(solver, schedule, t, t_next, last=False, denoiser=GAUSSIAN) -> tuple[float, float, float]:
     """The step x -> a x + b + c z, read off at three points."""
     t, t_next = torch.tensor(t, dtype=F64), torch.tensor(t_next, dtype=F64)
 
     def step(x, z):
         x, z = torch.full((1, 1, 1, 1), x, dtype=F64), torch.full((1, 1, 1, 1), z, dtype=F64)
-        return float(solver.step(denoiser, schedule, x, t, t_next, z if solver.stochastic else None, last))
+        return float(solver(single(schedule, x, t, t_next, z if solver.stochastic else None, last), x, denoiser))
 
     b = step(0.0, 0.0)
     return step(1.0, 0.0) - b, b, step(0.0, 1.0) - b
@@ -80,9 +95,8 @@ def test_default_grid_is_that_of_diffpure():
 def test_uniform_grid():
     grid = TimeGrid.uniform(0.3, 0.1, steps=4)
     assert grid.times == pytest.approx([0.3, 0.25, 0.2, 0.15, 0.1])
-    t, t_next = grid.interval(1)
-    assert (float(t), float(t_next)) == (grid.times[0], grid.times[1])
-    assert t.dtype == F64
+    assert tuple(grid.nodes.tolist()) == grid.times
+    assert grid.nodes.dtype == F64
 
 
 @pytest.mark.parametrize(
@@ -133,8 +147,8 @@ def test_probability_flow_order_and_limit(solver, order, schedule, t_star, t_end
 
     def error(steps: int) -> float:
         grid = TimeGrid.uniform(t_star, t_end, steps, t_max=schedule.t_max)
-        process = ReverseProcess(GAUSSIAN, schedule, solver, grid)
-        return float(process.run(torch.full((1, 1, 1, 1), 1.1, dtype=F64), Noise.of(0, torch.arange(1)), ())) - exact
+        start = torch.full((1, 1, 1, 1), 1.1, dtype=F64)
+        return float(run(GAUSSIAN, schedule, solver, grid, start, Noise.of(0, torch.arange(1)))) - exact
 
     coarse, fine = error(140), error(280)
     assert math.log2(abs(coarse / fine)) == pytest.approx(order, abs=0.15)
@@ -165,10 +179,10 @@ def test_euler_maruyama_weak_order_and_limit(schedule, t_star, t_end):
 
 def test_torchsde_takes_the_same_steps():
     x, z = torch.randn(2, 3, 1, 2, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
-    arguments = (GAUSSIAN, VP(), x, torch.tensor(0.1, dtype=F64), torch.tensor(0.08, dtype=F64), z)
-    expected = EulerMaruyama().step(*arguments)
-    torch.testing.assert_close(TorchSDE().step(*arguments), expected, rtol=1e-7, atol=1e-7)
-    assert (TorchSDE("midpoint").step(*arguments) - expected).abs().max() > 1e-4
+    step = single(VP(), x, torch.tensor(0.1, dtype=F64), torch.tensor(0.08, dtype=F64), z)
+    expected = EulerMaruyama()(step, x, GAUSSIAN)
+    torch.testing.assert_close(TorchSDE()(step, x, GAUSSIAN), expected, rtol=1e-7, atol=1e-7)
+    assert (TorchSDE("midpoint")(step, x, GAUSSIAN) - expected).abs().max() > 1e-4
     exact = law(VP(), 0.1)[1]
     euler, midpoint = (moments_after(s, VP(), 0.6, 0.1, 40)[1] for s in (EulerMaruyama(), TorchSDE("midpoint")))
     assert abs(midpoint - exact) < abs(euler - exact) / 2
@@ -182,7 +196,7 @@ def test_torchsde_calls_the_network_once_a_step():
         return GAUSSIAN(x, sigma)
 
     grid = TimeGrid.uniform(0.1, steps=5)
-    ReverseProcess(denoise, VP(), TorchSDE(), grid).run(torch.zeros(2, 1, 1, 1), Noise.of(0, torch.arange(2)), ())
+    run(denoise, VP(), TorchSDE(), grid, torch.zeros(2, 1, 1, 1), Noise.of(0, torch.arange(2)))
     assert len(calls) == 5
 
 
@@ -235,9 +249,9 @@ def test_ancestral_step_between_indices_is_the_published_one(i):
     small = beta[i] * (1 - abar[i - 1]) / (1 - abar[i])
     t, t_next = torch.tensor((i + 1) / 1000, dtype=F64), torch.tensor(i / 1000, dtype=F64)
     for variance, expected in (("fixed_large", beta[i]), ("fixed_small", small)):
-        result = Ancestral(variance).step(GAUSSIAN, DDPM(), x, t, t_next, z)
+        result = Ancestral(variance)(single(DDPM(), x, t, t_next, z), x, GAUSSIAN)
         torch.testing.assert_close(result, mean + expected.sqrt() * z, rtol=1e-8, atol=1e-8)
-        final = Ancestral(variance).step(GAUSSIAN, DDPM(), x, t, t_next, z, last=True)
+        final = Ancestral(variance)(single(DDPM(), x, t, t_next, z, last=True), x, GAUSSIAN)
         torch.testing.assert_close(final, mean, rtol=1e-8, atol=1e-8)
 
 
@@ -251,14 +265,14 @@ def test_ddim_step_is_the_published_one():
     spread = eta * math.sqrt((1 - abar_u) / (1 - abar) * (1 - abar / abar_u))
     expected = math.sqrt(abar_u) * x0_hat + math.sqrt(1 - abar_u - spread**2) * eps + spread * z
     t, t_next = torch.tensor(0.3, dtype=F64), torch.tensor(0.1, dtype=F64)
-    torch.testing.assert_close(DDIM(eta).step(GAUSSIAN, VP(), x, t, t_next, z), expected)
+    torch.testing.assert_close(DDIM(eta)(single(VP(), x, t, t_next, z), x, GAUSSIAN), expected)
 
 
 @pytest.mark.parametrize("solver", [Ancestral("fixed_large"), Ancestral(), DDIM(1.0), DDIM()])
 def test_step_to_time_zero_returns_the_denoised_image(solver):
     x, z = torch.randn(2, 3, 1, 1, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
     t = torch.tensor(0.02, dtype=F64)
-    final = solver.step(GAUSSIAN, VP(), x, t, torch.zeros((), dtype=F64), z, last=True)
+    final = solver(single(VP(), x, t, torch.zeros((), dtype=F64), z, last=True), x, GAUSSIAN)
     torch.testing.assert_close(final, GAUSSIAN(x / VP().scale(t), VP().sigma(t)))
 
 
@@ -286,9 +300,12 @@ def test_times_per_row(name):
     for dtype in (torch.float32, F64):
         x, z = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
         denoiser = ExactDenoiser(GaussianMixture(torch.zeros(1, 1, 2, 2, dtype=dtype), 0.3))
-        together = solver.step(denoiser, VP(), x, t, t_next, z)
+        together = solver(single(VP(), x, t, t_next, z), x, denoiser)
         assert together.dtype == dtype
-        rows = [solver.step(denoiser, VP(), x[b : b + 1], t[b], t_next[b], z[b : b + 1]) for b in range(3)]
+        rows = []
+        for b in range(3):
+            row = x[b : b + 1]
+            rows.append(solver(single(VP(), row, t[b], t_next[b], z[b : b + 1]), row, denoiser))
         torch.testing.assert_close(together, torch.cat(rows))
 
 
@@ -310,7 +327,7 @@ def test_reverse_process_restores_the_law_of_a_mixture(name):
     start = schedule.scale(t) * (x0 + schedule.sigma(t) * noise.normal(0, (1, 1, 2)))
     times = [(k / steps) ** 2 for k in range(steps, 0, -1)]  # finer towards the data
     grid = TimeGrid((*times, 1e-5))
-    result = ReverseProcess(ExactDenoiser(mixture), schedule, solver, grid).run(start, noise, ())
+    result = run(ExactDenoiser(mixture), schedule, solver, grid, start, noise)
     component = mixture.bayes_logits(result, 0.0).argmax(1)
     counts = torch.bincount(component, minlength=3)
     assert stats.chisquare(counts, n * weights).pvalue > 1e-4
@@ -323,7 +340,7 @@ def test_reverse_process_restores_the_law_of_a_mixture(name):
 def test_draws_are_the_same_kept_or_drawn_again(monkeypatch):
     noise, like = Noise.of(4, torch.tensor([7, 3])), torch.zeros(2, 1, 2, 2, dtype=F64)
     kept = Draws(noise, 5, like)
-    monkeypatch.setattr("common.diffusion.reverse_process._DRAWN_AT_ONCE", 10)
+    monkeypatch.setattr("common.diffusion.steps._DRAWN_AT_ONCE", 10)
     again = Draws(noise, 5, like)
     assert kept.kept is not None
     assert again.kept is None

@@ -9,25 +9,20 @@ F64 = torch.float64
 STARTS = [0.1, 0.085, 0.115]
 
 
-def times(grid: RowGrid) -> torch.Tensor:
-    return torch.stack([grid.interval(1)[0], *(grid.interval(k)[1] for k in range(1, grid.steps + 1))])
-
-
 @pytest.mark.parametrize("steps", [1, 7])
 def test_rows_are_uniform_grids_of_their_own(steps):
     grid = RowGrid(TimeGrid.uniform(0.1, 1e-5, steps), torch.tensor(STARTS, dtype=F64))
     own = torch.tensor([TimeGrid.uniform(t, 1e-5, steps).times for t in STARTS], dtype=F64)
-    torch.testing.assert_close(times(grid), own.T, rtol=0, atol=1e-15)
+    torch.testing.assert_close(grid.nodes, own.T, rtol=0, atol=1e-15)
 
 
-def test_intervals_are_contiguous_and_end_together():
+def test_rows_end_together():
     grid = RowGrid(TimeGrid.uniform(0.1), torch.tensor(STARTS, dtype=F64))
     assert grid.steps == 100
-    for k in range(1, 100):
-        assert torch.equal(grid.interval(k)[1], grid.interval(k + 1)[0])
-    assert grid.interval(100)[1].tolist() == [1e-5] * 3
-    torch.testing.assert_close(grid.interval(1)[0], grid.t_star, rtol=0, atol=1e-15)
-    assert (times(grid).diff(dim=0) < 0).all()
+    assert grid.nodes.shape == (101, 3)
+    assert grid.nodes[-1].tolist() == [1e-5] * 3
+    torch.testing.assert_close(grid.nodes[0], grid.t_star, rtol=0, atol=1e-15)
+    assert (grid.nodes.diff(dim=0) < 0).all()
 
 
 def test_coarsening_keeps_the_ends():
@@ -37,4 +32,4 @@ def test_coarsening_keeps_the_ends():
     )
     coarse = RowGrid(TimeGrid.uniform(0.1), torch.tensor(STARTS, dtype=F64)).coarsen(5)
     own = torch.tensor([TimeGrid.uniform(t, 1e-5, 5).times for t in STARTS], dtype=F64)
-    torch.testing.assert_close(times(coarse), own.T, rtol=0, atol=1e-15)
+    torch.testing.assert_close(coarse.nodes, own.T, rtol=0, atol=1e-15)

@@ -1,14 +1,18 @@
 """States on the way: recorded without a change to the result, and with exact gradients."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.composed import Chain, Repeated
-from common.diffusion.gradients import Full, Surrogate
+from common.diffusion.gradients import Full
+from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP
+from common.diffusion.steps import Step
 from common.diffusion.trajectories import Trajectory
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
@@ -48,7 +52,8 @@ def test_states_are_those_of_the_process():
     for k, (t, t_next) in enumerate(pairwise(times), start=1):
         now, following = torch.tensor(t, dtype=F64), torch.tensor(t_next, dtype=F64)
         z = NOISE.normal(k, (1, 3, 3)).to(F64)
-        state = each.solver.step(each.denoiser, VP(), state, now, following, z, last=k == 6)
+        (step,) = Step.between(VP(), torch.stack((now, following)), state, {1: z})
+        state = each.solver(replace(step, last=k == 6), state, each.denoiser)
         s, sigma = VP().scale(following), VP().sigma(following)
         there = s * (x0 + sigma * NOISE.normal(0, (1, 3, 3)).to(F64))
         expected.append((state, (there - state).flatten(1).square().mean(1)))
@@ -69,14 +74,16 @@ def test_gradients_of_the_deviation_are_exact(solver, gradient):
     assert torch.autograd.gradcheck(lambda x: deviation(each, x, 2), image().requires_grad_())
 
 
+class Pulled(BoundDenoiser):
+    def __call__(self, x, sigma):
+        return self.denoiser(x, sigma) + (sigma**2)[:, None, None, None] * (self.tensors[0] - torch.tanh(x))
+
+
 class Anchored(DiffusionPurifier):
     """Pulled towards a function of its input."""
 
-    def prepare(self, x0):
-        return (torch.sin(3 * x0),)
-
-    def denoise(self, x, sigma, anchor):
-        return self.denoiser(x, sigma) + (sigma**2)[:, None, None, None] * (anchor - torch.tanh(x))
+    def bind(self, x0, noise):
+        return Pulled(self.denoiser, (torch.sin(3 * x0),))
 
 
 @pytest.mark.parametrize("gradient", ["checkpoint", "full"])

@@ -8,9 +8,11 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from common.diffusion import gradients
+from common.diffusion import modes
+from common.diffusion.adjoint import Adjoint
 from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
-from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Surrogate
+from common.diffusion.gradients import BPDA, Checkpoint
+from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP
 from common.exact import ExactDenoiser, GaussianMixture
@@ -116,7 +118,7 @@ def test_invalid_settings_raise():
         Through(TorchAttacks("Square"))
     with pytest.raises(ValueError, match="attacks within a norm"):
         Through(PGD()).check(object())
-    assert set(get_args(Mode)) == set(gradients._GRADIENTS), "all names are known before a network is loaded"
+    assert set(get_args(Mode)) == set(modes.MODES), "all names are known before a network is loaded"
     assert Through(PGD(chunk=8)).chunk == 8
     assert Through(PGD()).chunk is None
 

@@ -1,13 +1,18 @@
 """What a purifier finds in itself, with numbers: the errors are those that the planted faults have by construction."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
+from common.diffusion.adjoint import Adjoint
+from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
+from common.diffusion.gradient_check.purifier_checks import gradient_findings
 from common.diffusion.gradient_check.tracing import traced
-from common.diffusion.gradient_check.verify import approximate, verify
-from common.diffusion.gradients import BPDA, Adjoint, Checkpoint, Full, Surrogate
+from common.diffusion.gradients import BPDA, Checkpoint, Full
+from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import DDPM, VP, per_row
 from common.diffusion.solvers import TorchSDE
@@ -29,17 +34,22 @@ class Body(nn.Module):
         return torch.tanh(self.conv(x) + label.to(x.dtype)[:, None, None, None] / 1000)
 
 
+@dataclass(frozen=True)
+class Pushed(BoundDenoiser):
+    scale: float = 1.0
+
+    def __call__(self, x, sigma):
+        return self.denoiser(x, sigma) + self.scale * per_row(sigma, x) ** 2 * self.tensors[0]
+
+
 class Guided(DiffusionPurifier):
     """Pushed along ``scale * sin(3 x')``, x' its input."""
 
-    scale, cut = 2.0, False
+    scale, cut, bound = 2.0, False, Pushed
 
-    def prepare(self, x0):
+    def bind(self, x0, noise):
         reference = torch.sin(3 * x0)
-        return (reference.detach() if self.cut else reference,)
-
-    def denoise(self, x, sigma, reference):
-        return self.denoiser(x, sigma) + self.scale * per_row(sigma, x) ** 2 * reference
+        return self.bound(self.denoiser, (reference.detach() if self.cut else reference,), self.scale)
 
 
 def purifier(kind=DiffusionPurifier, steps=3, denoiser=None, schedule=None, **settings):
@@ -53,18 +63,18 @@ def doubled(one):
 
 
 def found(one, double=True):
-    return {finding.name: finding for finding in verify(one, IMAGE, NOISE, doubled(one) if double else None)}
+    return {finding.name: finding for finding in gradient_findings(one, IMAGE, NOISE, doubled(one) if double else None)}
 
 
 def test_what_is_declared_to_be_approximate():
-    assert [approximate(g) for g in (Full(), Checkpoint(), BPDA(), Adjoint(), Surrogate(2))] == [
-        None, None, "BPDA", "Adjoint", "Surrogate",
-    ]  # fmt: skip
+    modes = (Full(), Checkpoint(), BPDA(), Adjoint(), Surrogate(2))
+    assert [mode.approximate for mode in modes] == [False, False, True, True, True]
 
     class Own(Checkpoint):
         approximate = True
 
-    assert approximate(Own()) == "Own"
+    declared = found(purifier(gradient=Own()))["declared gradient"]
+    assert declared.sentence.startswith("The gradient Own is declared approximate")
 
 
 @pytest.mark.parametrize("solver", ["euler_maruyama", "probability_flow_heun", TorchSDE("midpoint")])
@@ -82,16 +92,17 @@ def test_an_honest_purifier(kind, solver):
 @pytest.mark.parametrize("gradient", ["full", "checkpoint"])
 def test_a_trace_holds_every_step_and_its_recomputation(gradient):
     one = purifier(steps=5)
-    with traced(one) as (twin, trace):
+    with traced(one, one.denoiser, Full() if gradient == "full" else Checkpoint()) as (trace, mode):
         leaf = IMAGE.clone().requires_grad_()
-        purified = twin.purify(leaf, NOISE, Full() if gradient == "full" else Checkpoint())
+        with one.differentiated(mode):
+            purified = one(leaf, NOISE)
         trace.turn_round()
         torch.autograd.grad(purified.sum(), leaf)
     assert torch.equal(purified, one(IMAGE, NOISE))
-    assert [step.number for step in trace.steps[0]] == [1, 2, 3, 4, 5]
-    assert [step.number for step in trace.steps[1]] == ([] if gradient == "full" else [5, 4, 3, 2, 1])
+    assert [step.k for step in trace.steps[0]] == [1, 2, 3, 4, 5]
+    assert [step.k for step in trace.steps[1]] == ([] if gradient == "full" else [5, 4, 3, 2, 1])
     times = torch.tensor(one.grid.times[:-1], dtype=torch.float64)
-    asked = torch.cat([question.sigma for question in trace.questions[0]])
+    asked = torch.cat([call.sigma for call in trace.calls[0]])
     assert torch.allclose(asked, VP().sigma(times), rtol=1e-6)
     assert torch.equal(trace.steps[0][-1].after, 2 * purified.detach() - 1) or torch.allclose(
         trace.steps[0][-1].after, 2 * purified.detach() - 1, atol=1e-6
@@ -99,7 +110,7 @@ def test_a_trace_holds_every_step_and_its_recomputation(gradient):
     assert trace.state_error() == trace.recomputed_level_error() == 0
     assert not one.denoiser._forward_pre_hooks
     assert not one.denoiser.network._forward_pre_hooks
-    assert "_process" not in vars(one)
+    assert isinstance(one.gradient, Checkpoint)
 
 
 class Louder(Denoiser):
@@ -149,9 +160,12 @@ def test_a_cut_guidance_is_wrong_by_all_that_it_carries():
 
 
 def test_guidance_that_forgets_where_it_stands_is_found_even_in_a_single_step():
+    class ForgetfulDenoiser(Pushed):
+        def __call__(self, x, sigma):
+            return Pushed(self.denoiser, (self.tensors[0] * torch.cos(x.detach()),), self.scale)(x, sigma)
+
     class Forgetful(Guided):
-        def denoise(self, x, sigma, reference):
-            return super().denoise(x, sigma, reference * torch.cos(x.detach()))
+        bound = ForgetfulDenoiser
 
     path = found(purifier(Forgetful, steps=1))["guidance path"]
     assert not path.passed
@@ -170,7 +184,7 @@ def test_declared_approximations_come_with_their_error():
 
 def test_a_purifier_of_another_kind_cannot_be_looked_into():
     class Foreign(DiffusionPurifier):
-        def _purify(self, image, noise, reverse):
+        def forward(self, image, noise=None):
             return image + self.denoiser(image, image.new_full((len(image),), 0.5))
 
     findings = found(purifier(Foreign))

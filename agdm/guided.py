@@ -1,0 +1,96 @@
+"""The guided denoiser of a purification, and ancestral steps guided at their mean.
+
+x = x0 + σ n, x_t = s x and g = ∇_x log-potential. The choices are those of ``agdm.steering``.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from agdm.guidance import Guidance
+from agdm.steering import Steering
+from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.schedules import per_row
+from common.diffusion.solvers import Ancestral, Denoise, Solver, noised
+from common.diffusion.steps import Step
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser(BoundDenoiser):
+    """``D̂(x, σ) = D(x, σ) + scale σ² g(x, σ)``, g towards one reference x'.
+
+    ``tensors`` are the embedding of x', or x' and its noise n where every step embeds x' + σ n.
+    """
+
+    guidance: Guidance = field(kw_only=True)
+    scale: float = field(kw_only=True)
+    steering: Steering = field(kw_only=True)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if self.steering.at == "denoised":
+            denoised, g = self.through_denoiser(x, sigma)
+        else:
+            denoised = self.denoiser(x, sigma)
+            g = self.guidance.gradient_at(x, sigma, *self.embedding(x, sigma))
+        guided: Tensor = denoised + self.scale * per_row(sigma, x) ** 2 * g
+        return guided
+
+    def gradient(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """g at x (B,C,H,W), without ``scale``."""
+        return self.guidance.gradient_at(x, sigma, *self.embedding(x, sigma))
+
+    def embedding(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        """The embedding of the reference that is compared with a state at σ."""
+        if self.steering.reference == "clean":
+            return self.tensors
+        reference, n = self.tensors
+        return self.guidance.embed(reference + per_row(sigma, x) * n, sigma)
+
+    def through_denoiser(self, x: Tensor, sigma: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """D(x, σ) and scale g = scale (∂D/∂x)ᵀ ∇ log-potential(D, 0)."""
+        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *self.tensors))
+        with torch.enable_grad():
+            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            denoised = self.denoiser(x, sigma)
+            point = denoised if alive else denoised.detach()
+            pull = scale * self.guidance.gradient_at(point, sigma.new_zeros(()), *self.tensors)
+            (g,) = torch.autograd.grad(denoised, x, pull, create_graph=alive)
+        return (denoised if alive else denoised.detach()), g
+
+
+@dataclass(frozen=True)
+class GuidedAncestral(Solver):
+    """Ancestral steps with g taken at their mean, or added to it: ``at="mean"`` or ``form="sigma"``.
+
+    Needs a ``GuidedDenoiser``. Raises ``ValueError`` for another solver than ``Ancestral``.
+    """
+
+    solver: Ancestral
+    steering: Steering
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.solver, Ancestral):
+            form = f'at="{self.steering.at}", form="{self.steering.form}"'
+            raise ValueError(
+                f"{form} needs the mean and variance of ancestral steps; got the solver {type(self.solver).__name__}. "
+                'Use solver="ancestral", or at="x" and form="tweedie"'
+            )
+
+    def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
+        if not isinstance(denoise, GuidedDenoiser):
+            raise TypeError(f"GuidedAncestral needs a GuidedDenoiser; got {type(denoise).__name__}")
+        y, scale = x / per_row(step.scale, x), step.scale
+        if self.steering.at == "mean":
+            denoised, scale = denoise.denoiser(y, step.level), step.scale_next
+            mean = self.solver.mean(step, x, denoised)
+            g = denoise.scale * denoise.gradient(mean / per_row(scale, x), step.next.level)
+        elif self.steering.at == "denoised":
+            denoised, g = denoise.through_denoiser(y, step.level, denoise.scale)
+        else:
+            denoised, g = denoise.denoiser(y, step.level), denoise.scale * denoise.gradient(y, step.level)
+        std = self.solver.deviation(step)
+        if self.steering.form == "tweedie":
+            return noised(step, self.solver.mean(step, x, denoised + per_row(step.level, x) ** 2 * g), std)
+        return noised(step, self.solver.mean(step, x, denoised), std) + per_row(std**2 / scale, x) * g

@@ -1,0 +1,80 @@
+"""Modes of differentiation by name, and the surrogate, which differentiates another sampler by one of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from common.diffusion.adjoint import Adjoint
+from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
+from common.diffusion.reverse_process import Process, Sampler
+from common.diffusion.solvers import MARGINAL, Solver, TorchSDE, as_solver
+
+
+class Surrogate(Differentiation):
+    """The exact gradient of a coarser sampler (Lee and Kim, arXiv 2303.09051): weaker than that of the deployed one.
+
+    While a gradient is recorded the process runs in ``steps`` equal steps over the same times, by ``solver`` if one is
+    given, forward pass included; without one it runs as deployed. ``steps=None`` keeps the grid, and needs a solver.
+    ``gradient`` is the mode that differentiates that process.
+    """
+
+    approximate = True
+
+    def __init__(
+        self,
+        steps: int | None = 20,
+        gradient: str | Differentiation = "checkpoint",
+        solver: str | Solver | None = None,
+    ) -> None:
+        if (solver if steps is None else steps) is None or (steps is not None and steps < 1):
+            raise ValueError(f"a surrogate needs steps >= 1, or None and another solver; got steps={steps}")
+        self.steps = steps
+        self.gradient = as_differentiation(gradient)
+        self.solver = None if solver is None else as_solver(solver)
+        if isinstance(self.solver, TorchSDE):
+            raise ValueError('torchsde is no surrogate\'s solver. Use solver="euler_maruyama"')
+
+    @property
+    def stepwise(self) -> bool:
+        return self.gradient.stepwise
+
+    def attacked(self, sampler: Sampler) -> Sampler:
+        return self.gradient.attacked(self._surrogate(sampler))
+
+    def _surrogate(self, sampler: Sampler) -> Sampler:
+        grid = sampler.grid if self.steps is None else sampler.grid.coarsen(self.steps)
+        return replace(sampler, grid=grid, solver=self.solver or sampler.solver)
+
+    def check(self, sampler: Sampler) -> None:
+        steps, deployed = self.steps or 1, sampler.grid.steps
+        if steps > deployed or (steps == deployed and self.solver is None):
+            raise ValueError(
+                f"a surrogate must have fewer steps than the deployed process, {deployed}, or as many of another "
+                f'solver; got {steps}. Lower Surrogate(steps), or use the exact gradient="checkpoint"'
+            )
+        if self.solver is not None and not isinstance(sampler.solver, MARGINAL):
+            raise ValueError(f"no other solver stands in for {type(sampler.solver).__name__}. Use Surrogate(steps)")
+        self.gradient.check(self._surrogate(sampler))
+
+    def run(self, process: Process) -> Tensor:
+        return self.gradient.run(replace(process, sampler=self._surrogate(process.sampler)))
+
+
+MODES: dict[str, Callable[[], Differentiation]] = {
+    "full": Full,
+    "checkpoint": Checkpoint,
+    "adjoint": Adjoint,
+    "bpda": BPDA,
+    "surrogate": Surrogate,
+}
+"""The names that configurations and attacks use."""
+
+
+def as_differentiation(mode: str | Differentiation) -> Differentiation:
+    """A mode by name, or the mode itself. Raises ``ValueError`` for an unknown name."""
+    if not isinstance(mode, str):
+        return mode
+    if mode not in MODES:
+        raise ValueError(f"gradient must be one of {', '.join(MODES)}, or a Differentiation; got {mode!r}")
+    return MODES[mode]()
