@@ -17,7 +17,7 @@ from common.noise import Noise
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a process is sampled: the steps of a ``solver`` along a ``grid`` of times of a ``schedule``."""
+    """A reverse process without an image: the steps of a ``solver`` along a ``grid`` of times of a ``schedule``."""
 
     schedule: Schedule
     solver: Solver

@@ -17,9 +17,9 @@ Mode = Literal["checkpoint", "full", "bpda", "adjoint", "surrogate"]
 
 
 class Differentiation(Protocol):
-    """A differentiation mode with its settings: a ``common.diffusion.Gradient``."""
+    """A differentiation mode with its settings: a ``common.diffusion.Differentiation``."""
 
-    def check(self, process: Any) -> None: ...
+    def check(self, sampler: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Through(GradientWrapper):
       purifications, and it scores the mean logit of 150, which is ``Attacked(rule="mean_logit", votes=150)``;
     * "adjoint": the adjoint SDE of DiffPure's paper;
     * "surrogate": a coarser sampler of 20 steps (Lee and Kim, arXiv 2303.09051);
-    * or a ``Gradient`` with its settings, such as ``Surrogate(steps=5, solver="ddim")``: another sampler in the attack
-      than in the defence.
+    * or a ``Differentiation`` with its settings, such as ``Surrogate(steps=5, solver="ddim")``: another sampler in the
+      attack than in the defence.
 
     All but the first two are weaker attacks, offered for comparison. Where the attack differentiates another process
     than the deployed one, its own statistics (``curve``, ``broken``) do not describe the defence and are left out.

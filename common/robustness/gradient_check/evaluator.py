@@ -39,7 +39,7 @@ class GradientCheck(Evaluator):
       random ``directions``. "staircase": logits are piecewise constant. "single precision": the float32 gradient is
       that of float64.
     - "recomputed states", "time grids", "time labels", "full graph", "guidance path", "declared gradient": see
-      ``common.diffusion.gradient_check.verify``.
+      ``common.diffusion.gradient_check.purifier_checks``.
 
     A `GradientCheckRecord` holds ``verified`` (nothing failed) and the ``findings``. A purifier of S network
     evaluations costs (9 + 4 ``directions``) S of them per image, and 20 to 200 more: what four steps of PGD with EOT 2
