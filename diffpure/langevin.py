@@ -78,8 +78,9 @@ class AnchoredDenoiser(BoundDenoiser):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         (anchor,), s = self.tensors, per_row(self.scale, x)
+        pull = s * x - anchor
         denoised: Tensor = self.denoiser(x, sigma)
-        return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * (s * x - anchor)
+        return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * pull
 
 
 class LangevinDiffPure(DiffusionPurifier):

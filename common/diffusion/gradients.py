@@ -13,6 +13,7 @@ A robust accuracy measured with an approximate gradient is an upper bound with a
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -133,8 +134,9 @@ class BPDA(Differentiation):
     approximate = True
 
     def run(self, process: Process) -> Tensor:
+        constant = process.denoise.over([tensor.detach() for tensor in process.denoise.tensors])
         with torch.no_grad():
-            end = super().run(process)
+            end = super().run(replace(process, denoise=constant))
         identity: Tensor = _Identity.apply(process.x0, end)
         return identity
 
