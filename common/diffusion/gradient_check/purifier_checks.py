@@ -23,7 +23,7 @@ from common.diffusion.schedules import per_row
 from common.diffusion.time_grids import TimeGrid
 from common.noise import Noise
 from common.numerics.finding import Finding
-from common.numerics.finite_differences import COARSE, FINE, slopes
+from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 from common.units import to_model
 
 SHORT = 4  # steps of the chain on which whole graphs are compared
@@ -176,7 +176,9 @@ def _slope_error(function: Callable[[Tensor], Tensor], point: Tensor, noise: Noi
         leaf = point.detach().clone().requires_grad_()
         gradient = _differentiated(function(leaf).sum(), leaf)
     fine, length = point.dtype == torch.float64, float(gradient.norm())
-    measured = slopes(function, point, v, FINE if fine else COARSE, enough=(1e-5 if fine else 1e-2) * length)
+    measured = directional_derivatives(
+        function, point, v, FINE if fine else COARSE, tolerance=(1e-5 if fine else 1e-2) * length
+    )
     size = max(length, float(measured.value.abs().max()))
     if size <= (1e-7 if fine else 1e-2):  # of a projection of unit length onto pixels: no path
         return 0.0
