@@ -1,6 +1,7 @@
 """Records do not depend on batch size, processes or interruptions: the same noise, predictions and counts."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -18,18 +19,15 @@ from common.checkpoints.saving import save
 ROOT = Path(__file__).parent.parent
 
 
-def command(processes: int, *arguments: str) -> list[str]:
-    """``python cli.py …`` or the same under torchrun, on a free port of this machine."""
-    script = [str(ROOT / "cli.py"), *arguments]
-    if processes == 1:
-        return [sys.executable, *script]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [*launcher, *script, f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
+def torchrun(*arguments: str) -> list[str]:
+    """The command line of cli.py on two processes, on a free port of this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return [*launcher, str(ROOT / "cli.py"), *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-def run(processes: int, *arguments: str) -> None:
-    done = subprocess.run(command(processes, *arguments), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+def run_on_two(*arguments: str) -> None:
+    """Run a command on two processes forked from this one, which need not import everything again."""
+    cli.main([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp_fork"])
 
 
 def exact_part(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,25 +50,23 @@ def test_records_are_the_same_for_every_batch_size(reference, tiny_test, rows, t
 
 
 def test_records_are_the_same_on_two_processes(reference, tiny_test, rows, tmp_path):
-    """13 images: neither 2 processes nor batches of 7 divide them, and one rank has fewer batches."""
-    run(2, "test", "-c", str(tiny_test(records=tmp_path / "two", data={"batch_size": 3})))
+    """13 images, which neither 2 processes nor batches of 7 divide: one rank has fewer batches."""
+    run_on_two("test", "-c", str(tiny_test(records=tmp_path / "two", data={"batch_size": 3})))
     assert exact_part(rows(tmp_path / "two")) == exact_part(reference)
     parts = list((tmp_path / "two").glob("part-*.jsonl"))
     assert {part.name[:10] for part in parts} == {"part-00000", "part-00001"}
 
 
 def test_more_processes_than_images(tiny_test, rows, tmp_path):
-    run(2, "test", "-c", str(tiny_test(data={"test_images": 1})))
+    run_on_two("test", "-c", str(tiny_test(data={"test_images": 1})))
     assert len(rows(tmp_path / "records")) == 2
 
 
 def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_test, rows, tmp_path):
-    """SIGKILL after the first rows, last line cut; resumed by one process with another batch size."""
+    """SIGKILL on two processes after the first rows, the last line torn; continued by one, with another batch size."""
     records = tmp_path / "killed"
     first = tiny_test(records=records, data={"batch_size": 1})
-    process = subprocess.Popen(
-        command(2, "test", "-c", str(first)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(torchrun("test", "-c", str(first)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < deadline and _lines(records) < 4:
@@ -78,7 +74,7 @@ def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_t
     finally:
         subprocess.run(["pkill", "-KILL", "-f", str(first)], check=False)  # the launcher and both workers
         process.wait()
-    assert not (records / "records.jsonl").exists(), "the run was to be killed half-way"
+    assert not (records / "records.jsonl").exists(), "the run must be killed before its end"
     part = max(records.glob("part-*.jsonl"), key=lambda path: path.stat().st_size)
     part.write_bytes(part.read_bytes()[:-20])
     cli.main(["test", "-c", str(tiny_test(records=records, data={"batch_size": 5}))])
@@ -87,11 +83,11 @@ def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_t
 
 @pytest.fixture
 def tiny_certification(tiny_test, weights, tmp_path):
-    """Writer of the YAML of a certification of the same 13 digits; its numbers are batch sizes."""
+    """Write the YAML of a certification of the same 13 digits, for several batch sizes."""
     denoiser, file = load_denoiser(weights / "denoiser.safetensors"), tmp_path / "denoiser.safetensors"
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in denoiser.parameters():  # untrained it answers alike for all classes
+        for parameter in denoiser.parameters():  # without, it predicts the same for all classes
             parameter += 0.1 * torch.randn_like(parameter)
     save(denoiser, file)
 
@@ -119,19 +115,20 @@ def tiny_certification(tiny_test, weights, tmp_path):
 
 
 def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows, tmp_path):
-    """SIGKILL after some rows; resumed by two processes with other batch sizes throughout."""
-    cli.main(["test", "-c", str(tiny_certification(tmp_path / "whole", 13, 1024, 512))])
+    """SIGKILL after some rows; continued by two processes, with other batch sizes everywhere."""
+    cli.main(["test", "-c", str(tiny_certification(tmp_path / "uninterrupted", 13, 1024, 512))])
     records = tmp_path / "killed"
-    first = command(1, "test", "-c", str(tiny_certification(records, 1, 16, 64)))
-    process = subprocess.Popen(first, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = ["test", "-c", str(tiny_certification(records, 1, 16, 64))]
+    process = multiprocessing.get_context("fork").Process(target=cli.main, args=(first,))
+    process.start()
     deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline and _lines(records) < 3:
+    while process.is_alive() and time.monotonic() < deadline and _lines(records) < 3:
         time.sleep(0.01)
     process.kill()
-    process.wait()
-    assert not (records / "records.jsonl").exists(), "the run was to be killed half-way"
-    run(2, "test", "-c", str(tiny_certification(records, 4, 100, 33)))
-    assert exact_part(rows(records)) == exact_part(rows(tmp_path / "whole"))
+    process.join()
+    assert not (records / "records.jsonl").exists(), "the run must be killed before its end"
+    run_on_two("test", "-c", str(tiny_certification(records, 4, 100, 33)))
+    assert exact_part(rows(records)) == exact_part(rows(tmp_path / "uninterrupted"))
     assert {part.name[:10] for part in records.glob("part-*.jsonl")} == {"part-00000", "part-00001"}
     certificates = rows(records)
     assert len({row["count"] for row in certificates}) > 2
@@ -147,7 +144,7 @@ def test_a_finished_run_has_nothing_left_to_do(reference, tiny_test, rows, tmp_p
 def test_guidance_fits_on_two_processes(tmp_path):
     config = ROOT / "configs" / "tour" / "04-guidance.fit.yaml"
     export = tmp_path / "guidance.safetensors"
-    run(2, "fit", "-c", str(config), "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
+    run_on_two("fit", "-c", str(config), "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
         "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu", f"--model.init_args.export={export}",
         f"--trainer.default_root_dir={tmp_path}", "--model.init_args.val_steps=1")  # fmt: skip
     from common.checkpoints.loading import load_network
@@ -156,5 +153,5 @@ def test_guidance_fits_on_two_processes(tmp_path):
 
 
 def _lines(records: Path) -> int:
-    """Rows on the disk, headers aside."""
+    """Number of rows in the part files."""
     return sum(max(0, len(part.read_bytes().splitlines()) - 1) for part in records.glob("part-*.jsonl"))
