@@ -5,9 +5,10 @@ from ndc.claimed import Claimed
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.denoised import DenoisedClassifier, Denoising
 from ndc.elimination import Elimination
-from ndc.likelihood import Nodes
 from ndc.lipschitz import Lipschitz
+from ndc.nodes import Nodes
 from ndc.noise_weights import ELBO, Flat, LogNormal, Weight
+from ndc.posterior import Posterior
 from ndc.task import NDCTask
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "NDCTask",
     "Nodes",
     "NoisedDiffusionClassifier",
+    "Posterior",
     "Weight",
 ]

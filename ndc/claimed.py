@@ -1,38 +1,34 @@
-"""The radii that were published for DC: shown beside sound ones, never certificates."""
+"""Published Lipschitz radii of DC, beside the sound ones: claims, not certificates."""
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.certification.certificate import Certificate, Certifier
+from common.robustness.certification.certificate import Certificate
 from common.robustness.classifiers import Classifier
-from common.robustness.padding import unpadded
 from common.units import check_integer, sigma_to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.lipschitz import draw_losses, one_by_one, ranked
+from ndc.expected_logits import ExpectedLogits, leading_class, sample_losses
 
 Constants = Literal["reference", "paper"]
 
 
 @dataclass(frozen=True)
-class Claimed(Certifier):
-    """What the constants of the "paper" (`paper_slopes`) or of the "reference" code (`reference_slopes`) make of DC.
+class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
+    """DC's radii by the constants of the "paper" (`paper_slopes`) or of the "reference" code (`reference_slopes`).
 
         radius = (largest mean logit - second largest) / sum_i slope_i,     means over ``samples`` draws of the noise
 
-    Stands where `ndc.Lipschitz` does, for any `NoisedDiffusionClassifier` of variant "dc", and gives a `Certificate`
-    that is not ``sound``, ``p_lower`` 0. The published script takes one sample; nothing bounds the error of the means.
-    The denoised images need not be clipped, though both derivations assume it. It never abstains.
+    Takes the place of `ndc.Lipschitz`, for any `NoisedDiffusionClassifier` of variant "dc"; its certificates are not
+    ``sound`` and have ``p_lower`` 0. The published script takes one sample; nothing bounds the error of the means. The
+    denoised images need not be clipped, though both derivations assume it. It never abstains.
 
     Raises ``ValueError`` for settings out of range and for another classifier.
     Source: arXiv 2402.02316 (v2), theorem 3.1, and its published code.
     """
-
-    sigma = 0.0  # it reads the image as it is
 
     num_classes: int = 10
     samples: int = 1
@@ -44,38 +40,36 @@ class Claimed(Certifier):
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 
-    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
-        """One unsound `Certificate` per image (B,C,H,W), from one row of noise each."""
-        classifier = unpadded(classifier)
+    def _accepted(self, classifier: Classifier) -> NoisedDiffusionClassifier:
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
             raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")
-        return one_by_one(partial(self._claim, classifier), self.num_classes, classifier, image, noise)
+        return classifier
 
-    def _claim(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
+    def _certificate(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
         dimension = image[0].numel()
-        losses = draw_losses(dc.losses, image, noise, self.samples)
+        losses = sample_losses(dc.losses, image, noise, self.samples)
         logits = dc.logits(losses, dimension)
-        prediction, others = ranked(logits)
+        prediction, others = leading_class(logits)
         gap = logits.mean(0)[prediction] - logits.mean(0)[others].max()
         slopes = reference_slopes if self.constants == "reference" else paper_slopes
-        count = int((logits.argmax(1) == prediction).sum())
         radius = (gap / slopes(dc, dimension).sum()).item()
+        count = int((logits.argmax(1) == prediction).sum())
         return Certificate(prediction, radius, 0.0, self.samples, count, sound=False)
 
 
 def paper_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
-    """Theorem 3.1, for differences of logits: 2 v_i / s_i (sqrt(2/pi) + 2 / sqrt(D)) at node i, (T,).
+    """Slopes of theorem 3.1 for logit differences: 2 v_i / s_i (sqrt(2/pi) + 2 / sqrt(D)) at node i, (T,).
 
-    s_i is the noise level in pixels, v_i the weight of a mean squared error in pixels. Against `ndc.lipschitz.slopes`
-    the part of the moving noise is twice too large, and that of the moving target has 1 / s_i too much: unsound where
-    s_i > 1.
+    s_i is the noise level in pixels, v_i the weight of a mean squared error in pixels. Compared with
+    `ndc.lipschitz_bounds.slopes` the part of the moving noise is twice too large, and that of the moving target has an
+    extra factor 1 / s_i: unsound where s_i > 1.
     """
     weight, level = 4 * _weight_of_mean(dc, dimension), sigma_to_pixel(dc.bound.sigma)
     return 2 * weight / level * (math.sqrt(2 / math.pi) + 2 / math.sqrt(dimension))
 
 
 def reference_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
-    """The published script's: 2 v_i / sigma_i (1 + sqrt(2/pi)) / T at node i, (T,).
+    """Slopes of the published script: 2 v_i / sigma_i (1 + sqrt(2/pi)) / T at node i, (T,).
 
     sigma_i and v_i, the weight of a mean squared error, are of the model frame, but the radius is read in pixels. The
     division by T makes the Lipschitz constant a mean over nodes, while the logits are a sum: radii T times too large.
@@ -85,4 +79,5 @@ def reference_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
 
 
 def _weight_of_mean(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
-    return dimension * dc.bound.weight / dc.scale(dimension)
+    """Weights v_i (T,) of mean squared errors in the logits."""
+    return dimension * dc.bound.weight / dc.temperature(dimension)

@@ -12,6 +12,7 @@ from common.diffusion.solvers import DDIM, Solver
 from common.robustness.classifiers import Classifier, ClassifierWrapper, Purified
 from common.robustness.voting import Voting
 from common.units import parse_number, sigma_to_model
+from ndc.levels import check_input_level
 
 
 class Denoising(DiffusionPurifier):
@@ -40,12 +41,7 @@ class Denoising(DiffusionPurifier):
         level = sigma_to_model(parse_number(sigma))
         if not 0 < level < math.inf:
             raise ValueError(f"sigma, the noise in the image, must be above 0, in pixel units; got {sigma}")
-        low, high = float(getattr(denoiser, "sigma_min", 0.0)), float(getattr(denoiser, "sigma_max", math.inf))
-        if not low <= level <= high:
-            raise ValueError(
-                f"2 sigma, the input's noise level, must lie in the denoiser's range {low:g} .. {high:g} (model "
-                f"frame); got {level:g}"
-            )
+        check_input_level(denoiser, level)
         schedule = VP() if schedule is None else schedule
         t_star = float(schedule.time(torch.tensor(level, dtype=torch.float64)))
         super().__init__(denoiser, schedule, t_star, steps, DDIM() if steps == 1 else solver, gradient, t_end=0.0)

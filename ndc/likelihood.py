@@ -18,79 +18,25 @@ tight: DC's class differences are the log-likelihood ratios of clean data, EPNDC
 
     E_z log p_lower(x_tau + u(lower) z | y)  -  E_z log p_upper(x_tau + u(upper) z | y)  +  C,
 
-so that what the limits cost is O(lower^2 - sigma_tau^2) + O(upper^-2).
+so that the limits cost O(lower^2 - sigma_tau^2) + O(upper^-2).
 
 Everything here is in the model frame; an image has D = C H W numbers. Nodes and weights are float64.
-Weights are in `ndc.noise_weights`. Source: arXiv 2402.02316 (v2).
+Weights are in `ndc.noise_weights`, nodes in `ndc.nodes`. Source: arXiv 2402.02316 (v2).
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from common.units import check_integer
+from common.noise import Noise
+from ndc.nodes import Nodes
 from ndc.noise_weights import Weight
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """Where int . d sigma over [sigma_min, sigma_max] (model frame) is evaluated: ``count`` nodes per class and draw.
-
-    ``rule``
-      - "equal": the middles of ``count`` equal shares of int density d sigma; for the log-normal weights the quantiles
-        (i + 1/2) / count of the log-normal truncated to the range. Second order; the choice for few nodes.
-      - "log": geometric midpoints, equally spaced in ln sigma. Second order.
-      - "linspace": the right ends of a uniform grid, the reference procedure's Riemann sum. First order. For EPNDC
-        it is the bound of the Markov chain on that grid, see `chain_ratio`.
-    ``sigma_min``: None is sigma_tau, or the denoiser's smallest level for a clean input.
-    ``sigma_max``: None is the paper's 3, or 3 sigma_tau if that is more, but never above what the denoiser knows.
-    ``antithetic``: nodes 2j and 2j+1 see z_j and -z_j, at no cost: what is odd in z nearly cancels between neighbours.
-    Near sigma_tau that is most of EPNDC's variance (nine times less in tests/ndc). APNDC gains less, a quarter
-    to two fifths with the small CIFAR-10 denoiser (sigma 0.25, 64 nodes, the closest classes).
-    ``control``: EPNDC's control variate, `pull_variate`, for one more network call per class and image; it changes no
-    expectation. Without it plain EPNDC is too noisy for `Elimination` to find the class of the full search each time.
-    Of a variant whose target holds no noise it has nothing to take away, and costs nothing.
-    """
-
-    count: int = 16
-    rule: Literal["equal", "log", "linspace"] = "equal"
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    antithetic: bool = False
-    control: bool = True
-
-    def __post_init__(self) -> None:
-        check_integer("the count of nodes, levels of an integral,", self.count, 2)
-        if self.rule not in ("equal", "log", "linspace"):
-            raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
-
-    def place(self, weight: Weight, lower: float, upper: float, skip: int = 0) -> tuple[Tensor, Tensor]:
-        """Nodes sigma (count,) ascending in (lower, upper] and widths (count,): int f ~= sum_i width_i f(sigma_i).
-
-        ``skip`` (linspace only): intervals left out at the lower end; the grid is refined to keep ``count`` nodes.
-        """
-        if not 0 < lower < upper < math.inf:
-            raise ValueError(f"nodes need 0 < sigma_min < sigma_max; got sigma_min={lower}, sigma_max={upper}")
-        if self.rule == "linspace":
-            edges = torch.linspace(lower, upper, self.count + 1 + skip, dtype=torch.float64)
-            return edges[1 + skip :], edges.diff()[skip:]
-        middle = (torch.arange(self.count, dtype=torch.float64) + 0.5) / self.count
-        limits = torch.tensor([lower, upper], dtype=torch.float64)
-        if self.rule == "log":
-            start, span = limits[0].log(), limits.log().diff()
-            sigma = (start + span * middle).exp()
-            return sigma, sigma * span / self.count
-        start, span = weight.mass(limits)[0], weight.mass(limits).diff()
-        sigma = weight.inverse(start + span * middle)
-        return sigma, span / self.count / weight.density(sigma)
-
-
 def chain_ratio(sigma: Tensor, width: Tensor, sigma_tau: float) -> Tensor:
-    """What a step counts in the EPNDC bound of a Markov chain, relative to DC's w_t.
+    """Weight of a step in the EPNDC bound of a Markov chain, relative to DC's w_t.
 
     For the step from s = sigma_{t+1} = ``sigma`` to sigma_t = ``sigma - width`` > sigma_tau it is
 
@@ -99,8 +45,8 @@ def chain_ratio(sigma: Tensor, width: Tensor, sigma_tau: float) -> Tensor:
 
     Times w_t it is the derived weight, on || target - D ||^2 in place of || m_q - m_p ||^2; times another weight it is
     the paper's practical one, w^_t w_t^(tau) / w_t. It tends to 1 as the grid is refined, where the derived weight is
-    1 / sigma^3 whatever sigma_tau; on a given grid it goes like (k + 1) / k at the k-th step from sigma_tau, so that a
-    sum over T steps is off by O(ln T / T).
+    1 / sigma^3 whatever sigma_tau; on a given grid it behaves like (k + 1) / k at the k-th step from sigma_tau, so that
+    a sum over T steps is off by O(ln T / T).
     Shapes (T,) -> (T,). Source: arXiv 2402.02316 (v2), theorem 3.2 and appendix A.6.
     """
     sigma_t = sigma - width
@@ -109,12 +55,16 @@ def chain_ratio(sigma: Tensor, width: Tensor, sigma_tau: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Bound:
-    """sum_i weight_i || D(x + spread_i z, sigma_i, y) - (x - pull_i z) ||^2: float64 vectors (T,), model frame."""
+    """sum_i weight_i || D(x + spread_i z_i, sigma_i, y) - (x - pull_i z_i) ||^2: vectors (T,), float64, model frame.
+
+    ``antithetic``: z_{2j+1} = -z_{2j}; otherwise all z_i are independent.
+    """
 
     sigma: Tensor
     spread: Tensor
     pull: Tensor
     weight: Tensor
+    antithetic: bool = False
 
     @classmethod
     def of(cls, nodes: Nodes, weight: Weight, lower: float, upper: float, sigma_tau: float = 0.0) -> "Bound":
@@ -126,10 +76,25 @@ class Bound:
         w = weight(sigma) * width
         if chain:
             w = w * chain_ratio(sigma, width, sigma_tau)
-        return cls(sigma, spread, sigma_tau**2 / spread, w)
+        return cls(sigma, spread, sigma_tau**2 / spread, w, nodes.antithetic)
 
     def __len__(self) -> int:
         return len(self.sigma)
+
+    def at(self, nodes: Sequence[int], like: Tensor) -> "Bound":
+        """Its vectors at n ``nodes``, (n,), in the dtype and on the device of ``like``."""
+        chosen = torch.tensor(list(nodes))
+        sigma, spread, pull, weight = (
+            like.new_tensor(v[chosen].tolist()) for v in (self.sigma, self.spread, self.pull, self.weight)
+        )
+        return Bound(sigma, spread, pull, weight, self.antithetic)
+
+    def normals(self, noise: Noise, nodes: Sequence[int], like: Tensor) -> Tensor:
+        """z_i (n,B,C,H,W) of n ``nodes`` for images ``like`` (B,C,H,W): a function of the node and the noise alone."""
+        if not self.antithetic:
+            return noise.normals(nodes, like.shape[1:], like.dtype)
+        sign = like.new_tensor([1.0 - 2 * (i % 2) for i in nodes]).view(-1, *(1,) * like.ndim)
+        return sign * noise.normals([i // 2 for i in nodes], like.shape[1:], like.dtype)
 
 
 def noised_pair(x: Tensor, z: Tensor, spread: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,17 +108,17 @@ def noised_pair(x: Tensor, z: Tensor, spread: Tensor, pull: Tensor) -> tuple[Ten
 
 
 def pull_variate(z: Tensor, pull: Tensor, anchor: Tensor) -> Tensor:
-    """What EPNDC's noisy target adds to || D(x_i, sigma_i, y) - target_i ||^2 at random, estimated: mean zero.
+    """Control variate of EPNDC: an estimate, of mean zero, of the noise that its target adds to the squared error.
 
     With target = x - pull z the squared error holds 2 pull z^T D(x + spread z, sigma_i, y). Near sigma_tau, where
-    pull = sigma_tau^2 / spread is large, D hardly moves with z, so that most of this is
+    pull = sigma_tau^2 / spread is large, D hardly depends on z, so that most of this is
 
         2 pull z^T a_y,        a_y = D(x, sigma_tau, y),
 
     and a_y is a function of x alone: E_z of it is zero. The squared error less this has therefore the same expectation,
     for any denoiser, x and node, and so have its gradients in x. The variance of EPNDC's class differences falls 23
-    times on the exact mixture of tests/ndc, 6 times of what antithetic noise leaves; with the small denoiser of digits
-    2 to 8 times, and up to 2 times of what antithetic noise leaves.
+    times on the exact mixture of tests/ndc, 6 times beyond antithetic noise; with the small denoiser of digits 2 to 8
+    times, and up to 2 times beyond antithetic noise.
     z (n,B,C,H,W), pull (n,), anchor (B,k,C,H,W), the a_y -> (n,B,k).
     """
     return 2 * pull.view(-1, 1, 1) * torch.einsum("nbd,bkd->nbk", z.flatten(2), anchor.flatten(2))

@@ -1,4 +1,4 @@
-"""Weights of noise levels in a likelihood bound: what the terms of `ndc.likelihood` are multiplied by.
+"""Weights of noise levels in a likelihood bound: the factors w(sigma) of its squared errors.
 
 Everything here is in the model frame and float64.
 Sources: arXiv 2206.00364 (EDM) for the log-normal weight; arXiv 2402.02316 (v2) for the others.
@@ -7,15 +7,21 @@ Sources: arXiv 2206.00364 (EDM) for the log-normal weight; arXiv 2402.02316 (v2)
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from common.diffusion.losses import edm_weight
 
+NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]
+
 
 class Weight(ABC):
-    """How much a noise level counts: w(sigma) = lambda(sigma) density(sigma), on float64 tensors of any shape."""
+    """Weight of a noise level: w(sigma) = lambda(sigma) density(sigma), on float64 tensors of any shape.
+
+    lambda is EDM's loss weight, (sigma^2 + sigma_data^2) / (sigma sigma_data)^2.
+    """
 
     sigma_data: float
 
@@ -25,19 +31,19 @@ class Weight(ABC):
 
     @abstractmethod
     def density(self, sigma: Tensor) -> Tensor:
-        """w / lambda: what a unit of EDM's normalised loss at ``sigma`` counts."""
+        """w / lambda: the weight of a unit of EDM's normalised loss at ``sigma``."""
 
     @abstractmethod
     def mass(self, sigma: Tensor) -> Tensor:
-        """An antiderivative of ``density``."""
+        """Antiderivative of ``density``."""
 
     @abstractmethod
     def inverse(self, mass: Tensor) -> Tensor:
-        """The level with this ``mass``."""
+        """Noise level with this ``mass``."""
 
     @abstractmethod
     def temperature(self, dimension: int) -> float:
-        """What the weighted sum is divided by to become a logit, for an image of D = ``dimension`` numbers."""
+        """Default divisor of the weighted sum in a logit, for an image of D = ``dimension`` numbers."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class LogNormal(Weight):
 
 
 def reference_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogNormal:
-    """The weight of the published code, whose exponent -(ln sigma - mean)^2 / 2 * std^2 multiplies by what divides.
+    """The weight of the published code, whose exponent -(ln sigma - mean)^2 / 2 * std^2 multiplies by std^2.
 
     That is a log-normal of standard deviation 1/std with a total of 1/std^2 = 0.694: more weight near the mean, less on
     large sigma. Offered so that published numbers can be compared.
@@ -90,10 +96,10 @@ def reference_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0
 
 @dataclass(frozen=True)
 class ELBO(Weight):
-    """The likelihood's own weight: w = 1 / sigma^3, so that logit differences are log-likelihood ratios in nats.
+    """ELBO weight w = 1 / sigma^3: logit differences are log-likelihood ratios in nats.
 
-    The sum over dimensions is not divided by anything. What the limits of the nodes leave out is then an error in nats:
-    0.03 to 0.16 on small mixtures for the default limit of 3, O(sigma_max^-2). ``sigma_data`` only places equal nodes:
+    The sum over dimensions is not divided. The limits of the nodes then cost an error in nats: 0.03 to 0.16 on small
+    mixtures for the default limit of 3, O(sigma_max^-2). ``sigma_data`` only places equal nodes:
     density = sigma_data^2 / (sigma (sigma^2 + sigma_data^2)).
     """
 
@@ -117,7 +123,7 @@ class ELBO(Weight):
 
 @dataclass(frozen=True)
 class Flat(Weight):
-    """w = 1 at every level, as the published Lipschitz script has it. Equal nodes are the middles of equal widths."""
+    """Flat weight w = 1, as in the published Lipschitz script. Equal nodes are the middles of equal widths."""
 
     sigma_data: float = 0.5
 
@@ -141,9 +147,9 @@ class Flat(Weight):
         return float(dimension)
 
 
-def _check_positive(what: str, value: float) -> None:
+def _check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise ValueError(f"{what} must be positive; got {value}")
+        raise ValueError(f"{name} must be positive; got {value}")
 
 
 WEIGHTS: dict[str, Weight] = {
@@ -152,3 +158,12 @@ WEIGHTS: dict[str, Weight] = {
     "elbo": ELBO(),
     "flat": Flat(),
 }
+
+
+def weight_of(weight: str | Weight) -> Weight:
+    """A weight by its name, or the weight itself. Raises ``ValueError`` for an unknown name."""
+    if isinstance(weight, Weight):
+        return weight
+    if weight not in WEIGHTS:
+        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)} or a weight object; got {weight!r}")
+    return WEIGHTS[weight]

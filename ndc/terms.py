@@ -1,103 +1,130 @@
-"""The terms of the likelihood bound, for any nodes, images and classes, in full calls of the network."""
+"""Terms of the likelihood bound for any nodes, images and classes, in full calls of the network."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.engine.engine import Calls, recomputed
+from common.engine.micro_batches import recomputed
 from common.noise import Noise
+from ndc.batched import BatchedDenoiser
 from ndc.likelihood import Bound, noised_pair, pull_variate, squared_errors
+
+_CALLS_PER_BLOCK = 4  # so that few calls are not full
 
 
 @dataclass(frozen=True)
-class Terms:
-    """w_i || D(x_i, sigma_i, y) - target_i ||^2 of B images.
-
-    Rows are (node, image, class), as many as a call takes at a time. What a node's noise is depends on the node and on
-    the row of ``noise`` alone, whichever nodes, images and classes are asked for.
+class BoundInput:
+    """Images at which a bound is evaluated.
 
     Args:
-        denoise: D(x, sigma, label) by rows.
-        calls: how rows are divided into calls.
-        bound: nodes, spreads and weights.
-        antithetic: whether nodes 2j and 2j+1 see z_j and -z_j.
-        classes: K.
-        centre: what noise is added to, (B,C,H,W) in the model frame.
-        anchor: a_y of `pull_variate`, (B,K,C,H,W), or None for no control variate.
+        centre: images that noise is added to, (B,C,H,W) in the model frame.
+        anchor: a_y of `pull_variate`, (B,K,C,H,W); None for no control variate.
         noise: one row per image.
-        training: that of the denoiser.
     """
 
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
-    calls: Calls
-    bound: Bound
-    antithetic: bool
-    classes: int
     centre: Tensor
     anchor: Tensor | None
     noise: Noise
-    training: bool
 
-    def __call__(self, nodes: Sequence[int], rows: Tensor | None = None, wanted: Tensor | None = None) -> Tensor:
-        """(n,R,K) at n ``nodes`` of the images ``rows`` (R,), or of all; zero where ``wanted`` (R,K) is false."""
-        x, noise = (self.centre, self.noise) if rows is None else (self.centre[rows], self.noise.rows(rows))
-        anchor = self.anchor if rows is None or self.anchor is None else self.anchor[rows]
-        size = self.calls.size(x)
-        count = min(len(nodes), size)
-        asked = self.classes if wanted is None else max(1, math.ceil(int(wanted.sum()) / max(1, len(wanted))))
-        images = max(1, 4 * size // (count * asked))  # about four calls at a time, so that few are not full
+    def __len__(self) -> int:
+        return len(self.centre)
 
-        def block(b: slice, i: slice) -> Tensor:
-            part = None if anchor is None else anchor[b]
-            return self._block(nodes[i], x[b], part, noise.rows(b), None if wanted is None else wanted[b])
+    def rows(self, rows: slice | Tensor) -> "BoundInput":
+        """The same for some images."""
+        return BoundInput(self.centre[rows], None if self.anchor is None else self.anchor[rows], self.noise.rows(rows))
 
-        blocks = [torch.cat([block(b, i) for i in slices(len(nodes), count)]) for b in slices(len(x), images)]
+
+@dataclass(frozen=True)
+class LikelihoodTerms:
+    """Terms of the logits of B images.
+
+        term_iy = -loss_iy / temperature,    loss_iy = w_i || D(x_i, sigma_i, y) - target_i ||^2
+
+    The noise of a node depends on the node and the image's row of ``noise`` alone, not on which nodes, images and
+    classes are evaluated. Network rows are (node, image, class).
+
+    Args:
+        denoise: class-conditional D(x, sigma, y).
+        bound: noise levels, spreads and weights of T nodes.
+        inputs: the images.
+        classes: K.
+        temperature: divisor of the losses.
+    """
+
+    denoise: BatchedDenoiser
+    bound: Bound
+    inputs: BoundInput
+    classes: int
+    temperature: float
+
+    def __call__(self, nodes: Sequence[int], rows: Tensor, candidates: Tensor) -> Tensor:
+        """Terms (n,R,K) at n ``nodes`` of the images ``rows`` (R,); zero where ``candidates`` (R,K) is False."""
+        return -self.losses(nodes, rows, candidates) / self.temperature
+
+    def losses(self, nodes: Sequence[int], rows: Tensor | None = None, candidates: Tensor | None = None) -> Tensor:
+        """Losses (n,R,K); all images and classes by default."""
+        inputs = self.inputs if rows is None else self.inputs.rows(rows)
+        size = self.denoise.micro_batches.size(inputs.centre)
+        nodes_per_block = min(len(nodes), size)
+        classes = self.classes if candidates is None else _mean_count(candidates)
+        images_per_block = max(1, _CALLS_PER_BLOCK * size // (nodes_per_block * classes))
+        blocks = []
+        for images in slices(len(inputs), images_per_block):
+            part, alive = inputs.rows(images), None if candidates is None else candidates[images]
+            losses = [self._block(nodes[i], part, alive) for i in slices(len(nodes), nodes_per_block)]
+            blocks.append(torch.cat(losses))
         return torch.cat(blocks, dim=1)
 
-    def _block(
-        self, nodes: Sequence[int], x: Tensor, anchor: Tensor | None, noise: Noise, wanted: Tensor | None
-    ) -> Tensor:
-        chosen = torch.tensor(list(nodes))
-        sigma, spread, pull, weight = (
-            x.new_tensor(v[chosen].tolist())
-            for v in (self.bound.sigma, self.bound.spread, self.bound.pull, self.bound.weight)
-        )
-        z = self._normals(noise, nodes, x)  # here, so that a recomputation is handed the same numbers
-        full = torch.ones(len(x), self.classes, dtype=torch.bool, device=x.device) if wanted is None else wanted
-        image, label = full.nonzero(as_tuple=True)
+    def _block(self, nodes: Sequence[int], inputs: BoundInput, candidates: Tensor | None) -> Tensor:
+        x, bound = inputs.centre, self.bound.at(nodes, inputs.centre)
+        z = self.bound.normals(inputs.noise, nodes, x)  # outside of what is recomputed: the same numbers both times
+        mask = torch.ones(len(x), self.classes, dtype=torch.bool, device=x.device) if candidates is None else candidates
+        rows = _Rows(self.denoise, bound, x, z, *mask.nonzero(as_tuple=True))
+        micro_batches = self.denoise.micro_batches
+        padded = len(rows) if candidates is None else micro_batches.rounded(len(rows), x)
+        several = len(self.bound) * len(self.inputs) * self.classes > micro_batches.size(x)
+        function = recomputed(rows.errors, self.denoise.denoiser.training) if several else rows.errors
+        errors = micro_batches.map(function, padded, x)[: len(rows)].view(len(nodes), len(rows.image))
+        if candidates is not None:
+            place = rows.image * self.classes + rows.label
+            errors = errors.new_zeros(len(nodes), mask.numel()).index_copy(1, place, errors)
+        errors = errors.view(len(nodes), len(x), self.classes)
+        if inputs.anchor is not None:
+            errors = errors - pull_variate(z, bound.pull, inputs.anchor) * mask
+        return errors * bound.weight.view(-1, 1, 1)
 
-        count = len(nodes) * len(image)
-        asked = count if wanted is None else self.calls.even(count, x)
 
-        def errors(rows: slice) -> Tensor:
-            row = torch.arange(rows.start, rows.stop, device=x.device).clamp(max=count - 1)
-            i, pair = row // len(image), row % len(image)
-            b = image[pair]
-            xt, target = noised_pair(x[b], z[i, b], spread[i], pull[i])
-            return squared_errors(self.denoise, xt, sigma[i], target, label[pair])
+@dataclass(frozen=True)
+class _Rows:
+    """Network rows of one block: every node for P pairs of an ``image`` (P,) and a class ``label`` (P,), node-major."""
 
-        several = len(self.bound) * len(self.centre) * self.classes > self.calls.size(x)
-        found = self.calls(recomputed(errors, several, self.training), asked, x)[:count]
-        found = found.view(len(nodes), len(image))
-        if wanted is not None:
-            where = image * self.classes + label
-            found = found.new_zeros(len(nodes), wanted.numel()).index_copy(1, where, found)
-        found = found.view(len(nodes), len(x), self.classes)
-        if anchor is not None:
-            found = found - pull_variate(z, pull, anchor) * full
-        return found * weight.view(-1, 1, 1)
+    denoise: BatchedDenoiser
+    bound: Bound
+    x: Tensor
+    z: Tensor
+    image: Tensor
+    label: Tensor
 
-    def _normals(self, noise: Noise, nodes: Sequence[int], like: Tensor) -> Tensor:
-        """z (n,B,C,H,W) of some nodes: one draw each, or with alternating sign one for two neighbours."""
-        if not self.antithetic:
-            return noise.normals(nodes, like.shape[1:], like.dtype)
-        sign = like.new_tensor([1.0 - 2 * (i % 2) for i in nodes]).view(-1, *(1,) * like.ndim)
-        return sign * noise.normals([i // 2 for i in nodes], like.shape[1:], like.dtype)
+    def __len__(self) -> int:
+        return len(self.bound) * len(self.image)
+
+    def errors(self, rows: slice) -> Tensor:
+        """Squared errors of some rows; rows beyond the last repeat it."""
+        row = torch.arange(rows.start, rows.stop, device=self.x.device).clamp(max=len(self) - 1)
+        i, pair = row // len(self.image), row % len(self.image)
+        b = self.image[pair]
+        xt, target = noised_pair(self.x[b], self.z[i, b], self.bound.spread[i], self.bound.pull[i])
+        return squared_errors(self.denoise, xt, self.bound.sigma[i], target, self.label[pair])
 
 
 def slices(length: int, size: int) -> list[slice]:
-    """0 .. length-1 in pieces of ``size``."""
+    """0 .. length-1 in slices of ``size``."""
     return [slice(start, start + size) for start in range(0, length, size)]
+
+
+def _mean_count(candidates: Tensor) -> int:
+    """Mean number of candidate classes per image, rounded up."""
+    return max(1, math.ceil(int(candidates.sum()) / max(1, len(candidates))))

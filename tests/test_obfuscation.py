@@ -19,6 +19,7 @@ from common.diffusion.gradients import Checkpoint, Differentiation, Full
 from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import DDIM, EulerMaruyama, ProbabilityFlowHeun
+from common.engine.engine import Engine
 from common.networks.small_cnn import SmallCNN
 from common.networks.wide_resnet import WideResNet
 from common.robustness.attacks.pgd import PGD
@@ -141,7 +142,7 @@ HONEST = {
     "AGDM hard label": lambda seed: agdm(seed=seed, guide=guidance(seed, label="hard", distance="cosine")),
     "AGDM ODE": lambda seed: agdm(seed=seed, solver="probability_flow_heun"),
     **{f"NDC {v}": lambda seed, v=v: ndc(v, seed) for v in ("dc", "epndc", "apndc")},
-    "NDC in pieces": lambda seed: ndc("apndc", seed, batch_size=4),
+    "NDC in pieces": lambda seed: ndc("apndc", seed, engine=Engine(batch_size=4)),
     "majority": lambda seed: Voting(diffpure(seed=seed), 3),
     "mean logit": lambda seed: Voting(diffpure(seed=seed), 2, "mean_logit"),
     "steady": lambda seed: Padded(head(seed), 4),

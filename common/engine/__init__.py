@@ -1,4 +1,4 @@
-"""Batched, mixed-precision and compiled network evaluation, and its cost."""
+"""Networks under an engine: precision, compilation, micro-batches and cost."""
 
 from common.engine.engine import Engine
 from common.engine.meter import Meter

@@ -1,36 +1,21 @@
-"""What an evaluation costs: network evaluations, time and memory."""
+"""Cost of an evaluation: network evaluations, time and memory."""
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.naming.public_names import is_ours
-
-
-def networks(module: nn.Module) -> list[nn.Module]:
-    """The networks in ``module``, outermost first found: what has a ``config`` or comes from another package.
-
-    Classifiers, purifiers and denoisers only arrange what these compute.
-    """
-    foreign = not is_ours(type(module))
-    if foreign and not isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return [module]
-    if isinstance(getattr(module, "config", None), Mapping):
-        return [module]
-    return [network for child in module.children() for network in networks(child)]
+from common.engine.networks import networks
 
 
 class Meter:
-    """Counts the rows that go through a classifier's networks, forward, while the context lasts.
+    """Context that counts the rows of a classifier's networks in the forward direction.
 
-    A recomputation in a backward pass counts, and so do rows that only fill up a batch. Where nothing is a network, as
-    in exact denoisers, the innermost modules count. ``cost(images)`` is per
-    image: ``seconds``, ``evaluations`` (network evaluations), and ``peak_bytes``, the most memory that tensors took
-    on a GPU, or that the process ever took on a CPU. ``listener`` is told the rows so far before each call.
+    Recomputations in a backward pass count, and so do rows that only pad a batch. Where nothing is a network, as in
+    exact denoisers, the innermost modules count. ``listener`` is called with the running count before each call.
     """
 
     def __init__(self, classifier: nn.Module, listener: Callable[[int], None] | None = None) -> None:
@@ -56,7 +41,11 @@ class Meter:
         self._rows += len(inputs[0]) if inputs and isinstance(inputs[0], torch.Tensor) else 1
 
     def cost(self, images: int) -> dict[str, Any]:
-        """The cost per image."""
+        """The cost per image.
+
+        ``seconds``; ``evaluations`` of networks; ``peak_bytes``, the most memory that tensors took on a GPU, or that
+        the process ever took on a CPU.
+        """
         share = 1 / max(1, images)
         return {"seconds": self.seconds * share, "evaluations": self._rows * share, "peak_bytes": _peak()}
 

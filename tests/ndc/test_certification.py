@@ -69,7 +69,8 @@ def defence(kind, batch_size):
     if kind == "denoised":
         return DenoisedClassifier(denoiser, Nearest(mixture.means), SIGMA)
     elimination = Elimination() if kind == "elimination" else None
-    return NoisedDiffusionClassifier(denoiser, 4, SIGMA, nodes=4, elimination=elimination, batch_size=batch_size)
+    engine = Engine(batch_size=batch_size)
+    return NoisedDiffusionClassifier(denoiser, 4, SIGMA, nodes=4, elimination=elimination, engine=engine)
 
 
 def certifier(kind, batch_size):
@@ -117,7 +118,7 @@ def test_what_only_makes_it_faster_does_not_make_another_run():
     def fingerprint(**settings):
         return identify({"classifier": NoisedDiffusionClassifier(ExactDenoiser(world()), 4, SIGMA, **settings)})[0]
 
-    assert fingerprint() == fingerprint(engine=Engine(channels_last=True, compile=False), batch_size=3)
+    assert fingerprint() == fingerprint(engine=Engine(channels_last=True, compile=False, batch_size=3))
     assert fingerprint() != fingerprint(engine=Engine(precision="bf16"))
     assert fingerprint() != fingerprint(elimination=Elimination())
 
@@ -252,8 +253,8 @@ def test_sound_classifiers_pass(kind, seed):
     """Elimination and votes jump where rounding decides; half precision rounds coarsely. None is refused for it."""
     if kind == "bf16":
         torch.manual_seed(0)
-        engine = Engine(precision="bf16")
-        classifier = NoisedDiffusionClassifier(network(), 4, SIGMA, nodes=4, batch_size=7, engine=engine)
+        engine = Engine("bf16", batch_size=7)
+        classifier = NoisedDiffusionClassifier(network(), 4, SIGMA, nodes=4, engine=engine)
     else:
         classifier = Shaky("noise") if kind == "shaky" else defence(kind, 7)
     image = to_pixel(world().means[seed % 4 : seed % 4 + 1]).float()
@@ -297,7 +298,7 @@ BAD = [  # (the classifier's settings, the smoothing's, the message), the same i
     ({"sigma": 0.001}, {}, r"2 sigma, the input's noise level, must lie in the denoiser's range .*; got 0.002"),
     ({"num_classes": 1}, {}, "num_classes must be an integer >= 2; got 1"),
     ({"num_classes": 10}, {}, "num_classes must be the denoiser's, 4; got 10"),
-    ({"batch_size": 0}, {}, "batch_size must be an integer >= 1"),
+    ({"engine": {"batch_size": 0}}, {}, "batch_size must be an integer >= 1"),
 ]
 COMMANDS = [0, 2, 9, 11, 12, 13, 16, 17, 19, 20]  # of these also what the command line says: every place that refuses
 GOOD = {"num_classes": 4, "sigma": 0.25}, {"sigma": 0.25, "n0": 5, "n": 60, "num_classes": 4}
@@ -314,8 +315,14 @@ def denoiser_file(tmp_path_factory):
 def test_contradictions_are_refused_in_python(classifier, smoothing, message):
     settings = GOOD[1] | smoothing
     kind = Sequential if "targets" in smoothing else Smoothing
+
+    def build():
+        engine = Engine(**classifier.get("engine", {}))
+        subject = NoisedDiffusionClassifier(Narrow(), **GOOD[0] | classifier | {"engine": engine})
+        return NDCTask(subject, [Certified(kind(**settings))])
+
     with pytest.raises(ValueError, match=message) as error:
-        NDCTask(NoisedDiffusionClassifier(Narrow(), **GOOD[0] | classifier), [Certified(kind(**settings))])
+        build()
     assert "\n" not in str(error.value)
 
 

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from common.diffusion.denoisers import Denoiser
+from common.engine.engine import Engine
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.certification.smoothing import Smoothing
 from common.units import to_model, to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.likelihood import Nodes
+from ndc.nodes import Nodes
 from ndc.noise_weights import ELBO, LogNormal
+from ndc.posterior import Posterior
 
 POINTS = torch.tensor([[0.1, 0.4], [-0.6, 0.2], [0.7, -0.9]], dtype=torch.float64).view(3, 1, 1, 1, 2)
 LABELS = torch.arange(3)
@@ -68,7 +70,7 @@ def test_dc_with_the_exact_denoiser_is_an_exact_likelihood_ratio(mixture, exact,
     errors = []
     for count in (200, 400):
         nodes = Nodes(count, rule, low, high)
-        classifier = NoisedDiffusionClassifier(exact, 3, 0.0, "dc", nodes, "elbo", batch_size=10**9)
+        classifier = NoisedDiffusionClassifier(exact, 3, 0.0, "dc", nodes, "elbo", engine=Engine(batch_size=10**9))
         logits = expected_logits(classifier, to_pixel(x), quadrature)
         errors.append((differences(logits) - differences(expected)).abs().max().item())
     assert errors[1] < 1e-4
@@ -79,7 +81,7 @@ def test_dc_with_the_exact_denoiser_is_an_exact_likelihood_ratio(mixture, exact,
 def test_dc_tends_to_the_likelihood_ratio_of_clean_data(mixture, exact, hermite, expected_logits, x):
     """Limits 1e-3 and 1e3 cost O(1e-6) each; 600 midpoints over so wide a range leave 1e-4, so 3e-4."""
     nodes = Nodes(600, "log", 1e-3, 1e3)
-    classifier = NoisedDiffusionClassifier(exact, 3, 0.0, "dc", nodes, "elbo", batch_size=10**9)
+    classifier = NoisedDiffusionClassifier(exact, 3, 0.0, "dc", nodes, "elbo", engine=Engine(batch_size=10**9))
     logits = expected_logits(classifier, to_pixel(x), hermite(14, (1, 1, 2)))
     expected = torch.stack([mixture.log_density(x, 0.0, y[None])[0] for y in LABELS])
     torch.testing.assert_close(differences(logits), differences(expected), rtol=0, atol=3e-4)
@@ -91,7 +93,7 @@ def test_epndc_with_the_exact_denoiser_is_the_bayes_classifier(mixture, exact, h
     """Of noisy data, sigma in pixels. The upper limit 1e3 costs O(1e-6), 500 midpoints leave 3e-5, so 1e-4."""
     classifier = NoisedDiffusionClassifier(
         exact, 3, sigma, "epndc", Nodes(500, "log", sigma_max=1e3), "elbo",
-        log_prior=[math.log(p) for p in (0.2, 0.4, 0.4)], batch_size=10**9,
+        posterior=Posterior(log_prior=[math.log(p) for p in (0.2, 0.4, 0.4)]), engine=Engine(batch_size=10**9),
     )  # fmt: skip
     logits = expected_logits(classifier, to_pixel(x), hermite(14, (1, 1, 2)))
     bayes = mixture.bayes_logits(x, 2 * sigma)[0]
@@ -109,7 +111,9 @@ def test_the_derived_chain_weights_tend_to_the_same(mixture, exact, hermite, exp
     scaled = []
     for count in (250, 500, 1000):
         nodes = Nodes(count, "linspace", sigma_max=3.0)
-        classifier = NoisedDiffusionClassifier(exact, 3, tau / 2, "epndc", nodes, "elbo", batch_size=10**9)
+        classifier = NoisedDiffusionClassifier(
+            exact, 3, tau / 2, "epndc", nodes, "elbo", engine=Engine(batch_size=10**9)
+        )
         logits = expected_logits(classifier, to_pixel(x), quadrature)
         scaled.append((differences(logits) - differences(expected)).abs().max().item() * count)
     assert scaled[2] - scaled[1] == pytest.approx(scaled[1] - scaled[0], rel=0.03)
@@ -120,7 +124,7 @@ def test_the_derived_chain_weights_tend_to_the_same(mixture, exact, hermite, exp
 def test_real_noise_averages_to_the_same_logits(exact, hermite, expected_logits, variant, sigma, antithetic):
     """4,000 draws against quadrature on the same nodes: within 4 standard errors (1e-4 false alarms, seed fixed)."""
     nodes = Nodes(16, "log", sigma_min=0.5, sigma_max=5.0, antithetic=antithetic)
-    classifier = NoisedDiffusionClassifier(exact, 3, sigma, variant, nodes, "elbo", batch_size=10**9)
+    classifier = NoisedDiffusionClassifier(exact, 3, sigma, variant, nodes, "elbo", engine=Engine(batch_size=10**9))
     image = to_pixel(POINTS[2])
     draws = differences(classifier(image.expand(4000, 1, 1, 2), Noise.of(5, torch.tensor([7])).draws(4000)))
     expected = differences(expected_logits(classifier, image, hermite(14, (1, 1, 2))))
@@ -134,7 +138,10 @@ def test_apndc_is_the_average_of_epndc_over_denoised_and_renoised_images(hermite
     means = torch.tensor([-0.6, 0.1, 0.8], dtype=torch.float64).view(3, 1, 1, 1)
     denoiser = ExactDenoiser(GaussianMixture(means, torch.tensor([0.7, 0.6, 0.9])))
     x, tau = torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64), 0.6
-    build = [NoisedDiffusionClassifier(denoiser, 3, tau / 2, v, 8, weight, temperature=1.0) for v in ("apndc", "epndc")]
+    build = [
+        NoisedDiffusionClassifier(denoiser, 3, tau / 2, v, 8, weight, posterior=Posterior(1.0))
+        for v in ("apndc", "epndc")
+    ]
     apndc = expected_logits(build[0], to_pixel(x), hermite(40, (1, 1, 1)))
 
     x0 = denoiser(x, torch.tensor(tau, dtype=torch.float64), None)
@@ -163,7 +170,7 @@ def test_temperature_and_prior_act_on_the_sum():
     losses = plain.losses(image, noise)
     assert losses.shape == (16, 2, 3)
     torch.testing.assert_close(plain(image, noise), -losses.sum(0) / 4)
-    scaled = recorded(temperature=2.0, log_prior=[0.0, -1.0, -2.0])[1](image, noise)
+    scaled = recorded(posterior=Posterior(2.0, [0.0, -1.0, -2.0]))[1](image, noise)
     torch.testing.assert_close(scaled, -losses.sum(0) / 2 - torch.arange(3.0, dtype=torch.float64))
     elbo = recorded(weight=ELBO())[1]
     torch.testing.assert_close(elbo(image, noise), -elbo.losses(image, noise).sum(0))
@@ -187,7 +194,9 @@ def test_classes_share_noise_nodes_and_images_do_not():
 
 
 def test_antithetic_neighbours_see_opposite_noise():
-    denoiser, classifier = recorded("dc", 0.0, nodes=Nodes(5, antithetic=True), batch_size=9)  # blocks of odd length
+    denoiser, classifier = recorded(
+        "dc", 0.0, nodes=Nodes(5, antithetic=True), engine=Engine(batch_size=9)
+    )  # blocks of odd length
     image = images(1)
     classifier(image, Noise.of(0, torch.tensor([3])))
     rows, sigma = (torch.cat([call[i] for call in denoiser.calls]) for i in (0, 1))
@@ -209,7 +218,9 @@ def test_shared_noise_lowers_the_variance_of_differences():
     means = torch.zeros(2, 1, 64, 1, dtype=torch.float64)
     means[1, 0, 0] = 1
     denoiser = ExactDenoiser(GaussianMixture(means, 0.5))
-    classifier = NoisedDiffusionClassifier(denoiser, 2, 0.0, "dc", Nodes(8, "log", 0.1, 3.0), "elbo", batch_size=10**9)
+    classifier = NoisedDiffusionClassifier(
+        denoiser, 2, 0.0, "dc", Nodes(8, "log", 0.1, 3.0), "elbo", engine=Engine(batch_size=10**9)
+    )
     z = torch.randn(1, 1, 64, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     image = to_pixel(means[:1] + 0.5 * z)
     ratio = difference_variance(classifier, image, 500, False) / difference_variance(classifier, image, 500, True)
@@ -221,7 +232,7 @@ def test_antithetic_noise_lowers_the_variance_of_epndc(exact):
     image, variance = to_pixel(POINTS[0]), []
     for antithetic in (False, True):
         nodes = Nodes(16, antithetic=antithetic, control=False)
-        classifier = NoisedDiffusionClassifier(exact, 3, 0.25, "epndc", nodes, "elbo", batch_size=10**9)
+        classifier = NoisedDiffusionClassifier(exact, 3, 0.25, "epndc", nodes, "elbo", engine=Engine(batch_size=10**9))
         variance.append(difference_variance(classifier, image, 2000, True))
     assert variance[0] / variance[1] > 5
 
@@ -249,7 +260,7 @@ IDS = ["dc", "epndc", "chain", "apndc"]
 @pytest.mark.parametrize("batch_size", [512, 4], ids=["one-call", "blocks"])
 @pytest.mark.parametrize(("variant", "sigma", "settings"), SETTINGS, ids=IDS)
 def test_gradcheck_from_image_to_logits(variant, sigma, settings, batch_size):
-    _, classifier = recorded(variant, sigma, batch_size=batch_size, **settings)
+    _, classifier = recorded(variant, sigma, engine=Engine(batch_size=batch_size), **settings)
     noise = Noise.of(0, torch.arange(2))
     assert torch.autograd.gradcheck(lambda image: classifier(image, noise), images(2).requires_grad_())
 
@@ -260,7 +271,7 @@ def test_blocks_change_neither_logits_nor_gradients(variant, sigma, settings, ba
     """Same numbers up to rounding in float64, at most ``batch_size`` rows a call, one recomputation of each call."""
     noise, image = Noise.of(0, torch.arange(5)), images(5).requires_grad_()
     whole = recorded(variant, sigma, **settings)[1](image, noise)
-    denoiser, classifier = recorded(variant, sigma, batch_size=batch_size, **settings)
+    denoiser, classifier = recorded(variant, sigma, engine=Engine(batch_size=batch_size), **settings)
     logits = classifier(image, noise)
     calls = len(denoiser.calls)
     torch.testing.assert_close(logits, whole, rtol=1e-12, atol=1e-12)
@@ -279,7 +290,7 @@ def test_blocks_fill_the_network(batch_size, calls):
     """5 images x 3 classes x 16 nodes = 240 rows, with the noise of one call's (image, node) pairs drawn at a time. In
     turn: everything; all nodes of two images, twice, and of the fifth (3 + 3 + 2 calls); 14 nodes of an image, then 2
     (3 + 1 for each); two nodes of an image, 6 rows (3 for each of 40)."""
-    denoiser, classifier = recorded("dc", 0.0, batch_size=batch_size)
+    denoiser, classifier = recorded("dc", 0.0, engine=Engine(batch_size=batch_size))
     with torch.no_grad():
         classifier(images(5), Noise.of(0, torch.arange(5)))
     assert len(denoiser.calls) == calls
@@ -300,7 +311,9 @@ def test_dropout_in_training_is_recomputed_with_its_own_masks():
         def forward(self, x, sigma, label=None):
             return nn.functional.dropout(super().forward(x, sigma, label), 0.5, self.training)
 
-    classifier = NoisedDiffusionClassifier(Dropping(), 3, 0.0, "dc", Nodes(4, sigma_min=0.3), batch_size=6).train()
+    classifier = NoisedDiffusionClassifier(
+        Dropping(), 3, 0.0, "dc", Nodes(4, sigma_min=0.3), engine=Engine(batch_size=6)
+    ).train()
     image, noise = images(2).requires_grad_(), Noise.of(0, torch.arange(2))
 
     def logits(image):
@@ -387,17 +400,27 @@ def test_it_is_certified_like_any_classifier():
         ({"nodes": Nodes(8, "linspace", sigma_max=100.0)}, "nodes must lie in the denoiser's range"),
         ({"variant": "dc", "sigma": 0.0, "nodes": Nodes(64, "log", sigma_min=1e-4)}, "nodes must lie in"),
         ({"weight": "snr"}, "weight must be one of"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"log_prior": [0.0, 0.0]}, "3 finite numbers"),
-        ({"log_prior": [0.0, 0.0, -math.inf]}, "3 finite numbers"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": math.nan}, "batch_size"),
+        ({"posterior": Posterior(log_prior=[0.0, 0.0])}, "3 finite numbers"),
+        ({"posterior": Posterior(log_prior=[0.0, 0.0, -math.inf])}, "3 finite numbers"),
     ],
 )
 def test_contradictions_are_refused(change, message):
     settings = {"num_classes": 3, "sigma": 0.25, **change}
     with pytest.raises(ValueError, match=message):
         NoisedDiffusionClassifier(Recorder(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Posterior(temperature=0.0), "temperature must be positive"),
+        (lambda: Engine(batch_size=0), "batch_size"),
+        (lambda: Engine(batch_size=math.nan), "batch_size"),
+    ],
+)
+def test_invalid_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("change", [{"nodes": "16"}, {"engine": "bf16"}, {"elimination": 3}])

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from common.diffusion.denoisers import Denoiser
+from common.engine.engine import Engine
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.certification.smoothing import Smoothing
 from common.units import to_model, to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.elimination import Elimination, order
-from ndc.likelihood import Nodes
+from ndc.elimination import Elimination
+from ndc.node_order import node_order
+from ndc.nodes import Nodes
+from ndc.posterior import Posterior
 
 TRAINED = Path(__file__).parents[2] / "runs/tour/denoiser.safetensors"
 
@@ -51,7 +54,14 @@ def both(denoiser, image, noise, elimination, sigma, variant, nodes=16, **settin
     for each in (None, elimination):
         counting = Counting(denoiser)
         classifier = NoisedDiffusionClassifier(
-            counting, denoiser.num_classes, sigma, variant, nodes, elimination=each, batch_size=2048, **settings
+            counting,
+            denoiser.num_classes,
+            sigma,
+            variant,
+            nodes,
+            elimination=each,
+            engine=Engine(batch_size=2048),
+            **settings,
         )
         with torch.no_grad():
             logits.append(classifier(image, noise))
@@ -101,7 +111,7 @@ def test_same_class_where_classes_are_spread_unequally(variant, nodes):
         mixture = world(5, 16, 0.2, torch.linspace(0.05, 0.8, 5, dtype=torch.float64), seed)
         image, noise = noisy(mixture, 500, 0.25)
         full, sifted, _ = both(
-            ExactDenoiser(mixture), image, noise, Elimination(), 0.25, variant, nodes, temperature=1.0
+            ExactDenoiser(mixture), image, noise, Elimination(), 0.25, variant, nodes, posterior=Posterior(1.0)
         )
         alike.append((full.argmax(1) == sifted.argmax(1)).double().mean().item())
     assert sum(alike) / 4 >= 0.995, alike
@@ -283,7 +293,7 @@ def test_an_image_with_one_class_left_is_done():
 @pytest.mark.parametrize("count", [2, 3, 8, 12, 100])
 def test_the_order_visits_every_node_and_every_beginning_is_spread(count):
     """Of m = 2^k nodes, any window of count/m of the range holds one to within two neighbours."""
-    nodes = order(count)
+    nodes = node_order(count)
     assert sorted(nodes) == list(range(count))
     assert nodes[0] == count - 1
     for m in (2, 4, 8):
@@ -293,7 +303,7 @@ def test_the_order_visits_every_node_and_every_beginning_is_spread(count):
 
 
 def test_antithetic_neighbours_are_visited_together():
-    assert order(7, pairs=True) == [4, 5, 0, 1, 2, 3, 6]
+    assert node_order(7, pairs=True) == [4, 5, 0, 1, 2, 3, 6]
     for count in (8, 9):
         for stage in Elimination().plan(count, antithetic=True)[:-1]:
             assert all((node ^ 1) in stage for node in stage)
@@ -323,7 +333,7 @@ def test_a_nodes_noise_depends_on_the_noise_alone(nodes):
         noise = Noise.of(7, torch.arange(20) + 100)
         denoiser = Counting(ExactDenoiser(mixture))
         classifier = NoisedDiffusionClassifier(
-            denoiser, 6, 0.25, "epndc", nodes, elimination=Elimination(), batch_size=64
+            denoiser, 6, 0.25, "epndc", nodes, elimination=Elimination(), engine=Engine(batch_size=64)
         )
         classifier(image, noise)
         asked = {}
@@ -351,7 +361,8 @@ def test_an_image_sees_neither_its_batch_nor_the_batch_size(batch_size):
     image, noise = noisy(mixture, 24, 0.25)
 
     def classifier(size):
-        return NoisedDiffusionClassifier(ExactDenoiser(mixture), 6, 0.25, elimination=Elimination(), batch_size=size)
+        engine = Engine(batch_size=size)
+        return NoisedDiffusionClassifier(ExactDenoiser(mixture), 6, 0.25, elimination=Elimination(), engine=engine)
 
     with torch.no_grad():
         whole = classifier(10**6)(image, noise)
@@ -367,9 +378,9 @@ def test_an_image_sees_neither_its_batch_nor_the_batch_size(batch_size):
 def test_gradcheck_of_what_was_computed(variant, settings, batch_size):
     mixture = world(5, 4, 0.7, 0.3)
     image, noise = noisy(mixture, 3, 0.25)
-    denoiser = Counting(ExactDenoiser(mixture))
-    settings = {"nodes": 8, "elimination": Elimination(), "batch_size": batch_size, **settings}
-    classifier = NoisedDiffusionClassifier(denoiser, 5, 0.25, variant, log_prior=[0.0, 0.1, 0.0, 0.0, -0.1], **settings)
+    denoiser, prior = Counting(ExactDenoiser(mixture)), Posterior(log_prior=[0.0, 0.1, 0.0, 0.0, -0.1])
+    settings = {"nodes": 8, "elimination": Elimination(), "engine": Engine(batch_size=batch_size), **settings}
+    classifier = NoisedDiffusionClassifier(denoiser, 5, 0.25, variant, posterior=prior, **settings)
     with torch.no_grad():
         quiet = classifier(image, noise)
     assert denoiser.rows < 3 * 8 * 5  # some classes are dropped
@@ -383,7 +394,13 @@ def test_nothing_dropped_is_the_full_search():
     image, noise = noisy(mixture, 6, 0.25)
     all_of_them = Elimination((2, 4), errors=0.0, margin=math.inf)
     full, sifted, saved = both(
-        ExactDenoiser(mixture), image, noise, all_of_them, 0.25, "apndc", log_prior=[0.0, -1.0, 0.5, 0.0, 0.0]
+        ExactDenoiser(mixture),
+        image,
+        noise,
+        all_of_them,
+        0.25,
+        "apndc",
+        posterior=Posterior(log_prior=[0.0, -1.0, 0.5, 0.0, 0.0]),
     )
     torch.testing.assert_close(sifted, full, rtol=1e-12, atol=1e-12)
     assert 0.9 < saved <= 1  # last calls are rounded up
@@ -406,7 +423,7 @@ def test_nothing_dropped_is_the_full_search():
         ({"stages": (2,), "keep": 0}, "keep, a number of classes, must be an integer >= 1"),
         ({"stages": (2, 4), "keep": (10,)}, "one number for each"),
         ({"stages": (2,), "keep": (10, 5)}, "one number for each"),
-        ({"keep": 10}, "keep, a number of classes, needs stages"),
+        ({"keep": 10}, "keep needs stages, the numbers of nodes after which it applies"),
         ({"stages": (2.5, 3)}, "must be an integer >= 1; got 2.5"),
         ({"stages": (2,), "keep": 2.5}, "must be an integer >= 1; got 2.5"),
         ({"stages": (2,), "keep": True}, "must be an integer >= 1; got True"),

@@ -6,11 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from common.engine.engine import Engine
 from common.exact import ExactDenoiser
 from common.noise import Noise
 from common.units import to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.likelihood import Bound, Nodes, chain_ratio, noised_pair, pull_variate, squared_errors
+from ndc.likelihood import Bound, chain_ratio, noised_pair, pull_variate, squared_errors
+from ndc.nodes import Nodes
 from ndc.noise_weights import ELBO, Flat, LogNormal
 
 
@@ -233,7 +235,7 @@ def test_the_control_variate_changes_no_expectation(exact, hermite, expected_log
     image = [to_pixel(x[None]).requires_grad_() for _ in range(2)]
     rule = hermite(14, (1, 1, 2))
     logits = [
-        expected_logits(epndc(exact, control=c, batch_size=10**9), i, rule)
+        expected_logits(epndc(exact, control=c, engine=Engine(batch_size=10**9)), i, rule)
         for c, i in zip((False, True), image, strict=True)
     ]
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-9)
@@ -246,7 +248,7 @@ def test_the_control_variate_lowers_the_variance(exact, antithetic, least):
     """Of 2,000 draws of a class difference. Measured 23 times, and 6 times of what antithetic noise leaves."""
     noise, variance = Noise.of(2, torch.tensor([0])).draws(2000), []
     for control in (False, True):
-        logits = epndc(exact, control=control, antithetic=antithetic, batch_size=10**9)(
+        logits = epndc(exact, control=control, antithetic=antithetic, engine=Engine(batch_size=10**9))(
             to_pixel(NOISY[:1]).expand(2000, 1, 1, 2), noise
         )
         variance.append((logits[:, 0] - logits[:, 1]).var().item())
@@ -257,7 +259,7 @@ def test_the_control_variate_lowers_the_variance(exact, antithetic, least):
 def test_the_control_variate_in_blocks_and_its_gradients(exact, batch_size):
     noise, image = Noise.of(0, torch.arange(2)), to_pixel(NOISY).requires_grad_()
     whole = epndc(exact, control=True, count=3)(image, noise)
-    blocks = epndc(exact, control=True, count=3, batch_size=batch_size)
+    blocks = epndc(exact, control=True, count=3, engine=Engine(batch_size=batch_size))
     torch.testing.assert_close(blocks(image, noise), whole, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda i: blocks(i, noise), image)
 

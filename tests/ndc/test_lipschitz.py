@@ -7,6 +7,7 @@ import torch
 from scipy.stats import binom, norm
 
 from common.diffusion.denoisers import Denoiser
+from common.engine.engine import Engine
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.schema import ABSTAIN
@@ -16,8 +17,17 @@ from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claimed, paper_slopes, reference_slopes
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.likelihood import Nodes
-from ndc.lipschitz import Lipschitz, fall, last_positive, mean_lower, quantiles, rise, slopes
+from ndc.lipschitz import Lipschitz
+from ndc.lipschitz_bounds import (
+    largest_decrease,
+    largest_increase,
+    last_positive,
+    mean_lower,
+    quantiles,
+    slopes,
+)
+from ndc.nodes import Nodes
+from ndc.posterior import Posterior
 from ndc.task import NDCTask
 
 F64 = torch.float64
@@ -69,7 +79,7 @@ class Steep(Denoiser):
 def narrow(sigma, denoiser, limit=None, **settings):
     """A classifier whose two nodes lie at ``sigma``, to a millionth."""
     nodes = Nodes(2, "log", sigma, sigma * (1 + 1e-6))
-    return BoundedDiffusionClassifier(denoiser, 2, nodes, "elbo", limit, batch_size=4096, **settings)
+    return BoundedDiffusionClassifier(denoiser, 2, nodes, "elbo", limit, engine=Engine(batch_size=4096), **settings)
 
 
 def point(*x):
@@ -110,12 +120,12 @@ class World:
                 scale = (s**2 + 0.25) / (s * 0.5) ** 2
                 excess = excess.clamp(max=float(self.dc.limit * 2 / scale))
             found.append(w * torch.einsum("nu,nku->nk", density, excess) * self.cell)
-        return torch.stack(found) / self.dc.scale(2)
+        return torch.stack(found) / self.dc.temperature(2)
 
 
 def steep(seed, limit, batch_size=8192):
     nodes = Nodes(3, "log", 0.25, 1.0)
-    return BoundedDiffusionClassifier(Steep(seed), 3, nodes, "lognormal", limit, batch_size=batch_size)
+    return BoundedDiffusionClassifier(Steep(seed), 3, nodes, "lognormal", limit, engine=Engine(batch_size=batch_size))
 
 
 # The bounds ----------------------------------------------------------------------------------------------------------
@@ -197,14 +207,14 @@ def test_fall_and_rise_are_suprema_over_the_means(low, high, shift):
     within = (low <= p) & (p <= high)
     lost, gained = p - torch.special.ndtr(q - shift), torch.special.ndtr(q + shift) - p
     ends, a = torch.tensor([norm.ppf(low), norm.ppf(high)], dtype=F64), torch.tensor(shift, dtype=F64)
-    assert fall(*ends, a).item() == pytest.approx(lost[within].max().item(), abs=2e-4)
-    assert rise(*ends, a).item() == pytest.approx(gained[within].max().item(), abs=2e-4)
+    assert largest_decrease(*ends, a).item() == pytest.approx(lost[within].max().item(), abs=2e-4)
+    assert largest_increase(*ends, a).item() == pytest.approx(gained[within].max().item(), abs=2e-4)
 
 
 def test_fall_is_what_a_half_space_loses():
     q, a = torch.tensor(-2.0, dtype=F64), torch.tensor(0.5, dtype=F64)
-    assert fall(q, q, a).item() == pytest.approx(norm.cdf(-2.0) - norm.cdf(-2.5), rel=1e-12)
-    assert rise(q, q, a).item() == pytest.approx(norm.cdf(-1.5) - norm.cdf(-2.0), rel=1e-12)
+    assert largest_decrease(q, q, a).item() == pytest.approx(norm.cdf(-2.0) - norm.cdf(-2.5), rel=1e-12)
+    assert largest_increase(q, q, a).item() == pytest.approx(norm.cdf(-1.5) - norm.cdf(-2.0), rel=1e-12)
 
 
 def test_the_last_positive_point():
@@ -331,7 +341,7 @@ def test_a_prior_counts_as_far_as_it_goes():
     radius, slope = law.certify(dc, image, noise(1))[0].radius, slopes(dc, image).sum().item()
     for share in (-0.3, 0.3):
         prior = [share * radius * slope, 0.0]
-        found = law.certify(narrow(0.1, Halves(-0.8), log_prior=prior), image, noise(1))[0].radius
+        found = law.certify(narrow(0.1, Halves(-0.8), posterior=Posterior(log_prior=prior)), image, noise(1))[0].radius
         assert found == pytest.approx((1 + share) * radius)
 
 
@@ -461,5 +471,5 @@ def test_a_denoiser_that_breaks_down_proves_nothing(certifier):
             return super().forward(x, sigma, label) + torch.where(label == 2, math.nan, 0.0).view(-1, 1, 1, 1)
 
     dc = BoundedDiffusionClassifier(Broken(0), 3, Nodes(3, "log", 0.25, 1.0), "lognormal", None)
-    with pytest.raises(ValueError, match="a certificate needs numbers: of this image the denoiser's errors are NaN"):
+    with pytest.raises(ValueError, match="a certificate needs finite losses; the denoiser's errors are NaN"):
         certifier.certify(dc, point(0.1, 0.1), Noise.of(0, torch.tensor([0])))

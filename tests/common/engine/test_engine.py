@@ -1,24 +1,21 @@
-"""How networks are run: full calls, a size that finds itself, mixed precision, and little time beside the network."""
+"""Engine: automatic call sizes, mixed precision, memory layout and compilation leave the numbers as they are."""
 
 import copy
 import math
-import time
-from statistics import median
 
 import pytest
 import torch
 
 from common.diffusion.denoisers import Denoiser, EDMDenoiser
 from common.diffusion.networks import DDPMpp
-from common.engine.engine import RECORDED, Calls, Engine, Growth
+from common.engine.engine import Engine
 from common.engine.meter import Meter
+from common.engine.micro_batches import GRADIENT_ROWS
 from common.noise import Noise
 from common.records.fingerprint import identify, weights_hash
-from common.robustness.certification.sequential import Sequential
-from common.robustness.certification.smoothing import Smoothing
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.elimination import Elimination
-from ndc.likelihood import Nodes
+from ndc.nodes import Nodes
 
 DIGITS = {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_channels": 16, "channel_mult": (1, 2)}
 
@@ -42,81 +39,9 @@ def batch(count=6):
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)), Noise.of(0, torch.arange(count))
 
 
-# Calls ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "count"), [(1, 5), (4, 9), (7, 7), (100, 5), ("auto", 1000)])
-def test_calls_cover_all_rows_in_order(size, count):
-    asked = []
-    x = torch.arange(float(count))
-
-    def square(rows):
-        asked.append(rows.stop - rows.start)
-        return x[rows] ** 2
-
-    with torch.no_grad():
-        assert torch.equal(Calls(size)(square, count, x), x**2)
-    assert sum(asked) == count
-    if size != "auto":
-        assert max(asked) <= size
-        assert set(asked[:-1]) <= {size}
-        assert len(asked) == math.ceil(count / size)
-
-
-def grown(cost, **settings):
-    """The size that is settled on when a row of a call of so many takes ``cost(rows)``; and all sizes tried."""
-    growth, tried = Growth(**settings), []
-    while not growth.settled:
-        tried.append(growth.size)
-        growth.observe(cost(growth.size))
-    return growth.size, tried
-
-
-def test_the_size_doubles_as_long_as_rows_get_cheaper():
-    size, tried = grown(lambda rows: 1 + 50 / rows)
-    assert size == 2048  # 1024 saves 4.4 % of the 512's time, 2048 6.7 %; then 4096 saves 1.2 % and 8192 1.8 %
-    assert tried == [n for n in (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) for _ in range(3)]
-    assert grown(lambda rows: 1 / rows, largest=512)[0] == 512
-    assert grown(lambda rows: rows)[0] == 32
-    assert grown(lambda rows: {64: 1.1, 128: 0.5}.get(rows, 1.0))[0] == 128  # one bad size is no end
-
-
-def test_the_fastest_of_each_sizes_trials_counts():
-    times = iter([1.0, 9.0, 9.0, 9.0, 0.5, 0.6, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0])
-    assert grown(lambda rows: next(times))[0] == 64
-
-
-def limited(limit, asked):
-    """A function of rows that runs out of memory beyond ``limit`` of them."""
-
-    def function(rows):
-        asked.append(rows.stop - rows.start)
-        if asked[-1] > limit:
-            raise torch.OutOfMemoryError("too many rows")
-        return torch.arange(rows.start, rows.stop)
-
-    return function
-
-
-@pytest.mark.parametrize(("limit", "failures"), [(1, 5), (20, 1), (100, 1)])
-def test_it_backs_off_when_memory_runs_out(limit, failures, monkeypatch):
-    clock = iter(range(10**6))
-    monkeypatch.setattr("common.engine.engine._now", lambda device: float(next(clock)))  # every call takes as long
-    asked, calls, x = [], Calls("auto"), torch.zeros(1)
-    with torch.no_grad():
-        for _ in range(3):
-            assert torch.equal(calls(limited(limit, asked), 3000, x), torch.arange(3000))
-        assert limit / 2 < calls.size(x) <= limit
-    assert sum(rows > limit for rows in asked) == failures
-    with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
-        calls(limited(0, []), 10, x)
-    with pytest.raises(torch.OutOfMemoryError):
-        Calls(50)(limited(40, []), 100, x)  # a size that was asked for is not changed
-
-
-def test_an_automatic_size_evaluates_nothing_in_vain_and_changes_nothing():
+def test_an_automatic_size_takes_no_extra_evaluations_and_keeps_the_logits():
     image, noise = batch(12)
-    fixed, auto = classifier(), classifier(batch_size="auto")
+    fixed, auto = classifier(), classifier(engine=Engine(batch_size="auto"))
     with torch.no_grad():
         expected = fixed(image, noise)
         for _ in range(3):
@@ -128,10 +53,10 @@ def test_an_automatic_size_evaluates_nothing_in_vain_and_changes_nothing():
 
 def test_an_automatic_size_stays_small_where_a_gradient_is_recorded():
     image, noise = batch(12)
-    auto, rows = classifier(batch_size="auto"), []
+    auto, rows = classifier(engine=Engine(batch_size="auto")), []
     auto.denoiser.network.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     auto(image.requires_grad_(), noise)
-    assert max(rows) <= RECORDED
+    assert max(rows) <= GRADIENT_ROWS
     assert sum(rows) == 12 * 41
 
 
@@ -162,7 +87,7 @@ def test_precision_identifies_a_run_and_speed_does_not():
         return identify({"classifier": classifier(**settings)})[0]
 
     assert name(engine=Engine("bf16")) != name()
-    assert name(batch_size=7) == name(batch_size="auto") == name()
+    assert name(engine=Engine(batch_size=7)) == name(engine=Engine(batch_size="auto")) == name()
 
 
 def test_channels_last_changes_the_layout_alone():
@@ -209,8 +134,8 @@ def test_a_copy_of_a_compiled_network_is_its_own(monkeypatch):
         torch.testing.assert_close(doubled(image.double(), noise), expected)
 
 
-def test_a_denoiser_that_is_no_network_is_run_too():
-    """What it returns in bf16 is float32 again from there on."""
+def test_a_denoiser_without_a_network_runs_under_an_engine():
+    """Its bf16 outputs are cast back to float32."""
 
     class Half(Denoiser):
         num_classes = 3
@@ -231,54 +156,9 @@ def test_an_unknown_precision_is_refused():
 
 @pytest.mark.parametrize("nodes", [Nodes(6), Nodes(6, control=False), Nodes(5, "linspace")])
 @pytest.mark.parametrize("variant", ["dc", "epndc", "apndc"])
-def test_what_a_full_search_takes_is_what_is_counted(variant, nodes):
+def test_declared_evaluations_are_those_counted(variant, nodes):
     """The cost of the published procedure is this number times its samples."""
     subject = NoisedDiffusionClassifier(small(), 10, 0.0 if variant == "dc" else 0.25, variant, nodes)
     with torch.no_grad(), Meter(subject) as meter:
         subject(*batch(4))
     assert meter.cost(4)["evaluations"] == subject.evaluations
-
-
-# Cost ----------------------------------------------------------------------------------------------------------------
-
-
-def test_certification_spends_its_time_in_the_network():
-    """At most a tenth beside it, in processor time on one thread, median of three; 2 % was measured."""
-    denoiser, inside = small(), [0.0, 0.0]
-    denoiser.network.register_forward_pre_hook(lambda module, x: inside.__setitem__(1, time.process_time()))
-    denoiser.network.register_forward_hook(
-        lambda module, x, out: inside.__setitem__(0, inside[0] + time.process_time() - inside[1])
-    )
-    subject = NoisedDiffusionClassifier(denoiser, 10, 0.25, nodes=8, batch_size=256)
-    image, ratios = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), []
-    for trial in range(3):
-        inside[0], start = 0.0, time.process_time()
-        Smoothing(0.25, n0=1, n=31, batch_size=32).certify(subject, image, Noise.of(trial, torch.zeros(1).long()))
-        ratios.append((time.process_time() - start) / inside[0])
-    assert median(ratios) < 1.1, ratios
-
-
-def test_a_sequential_certification_costs_what_its_rows_cost_the_bare_network():
-    """Elimination's late stages have few rows, yet at most a tenth is lost to them and to everything else: processor
-    time on one thread with the settings of configs/studies/cost, the median of five; 3 % was measured."""
-    settings = {"nodes": 32, "weight": "reference", "elimination": Elimination(), "engine": Engine("bf16")}
-    subject = NoisedDiffusionClassifier(small(), 10, 0.25, batch_size="auto", **settings)
-    smoothing = Sequential(0.25, n0=32, n=96, targets=[0.25], first=60, growth=1.6, futility=0.0)
-    image, ratios = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), []
-    rows = torch.randn(256, 1, 8, 8), torch.rand(256) + 0.5, torch.arange(256) % 10
-
-    def bare():
-        start = time.process_time()
-        for _ in range(8):
-            subject.engine.denoise(subject.denoiser, *rows)
-        return (time.process_time() - start) / (8 * 256)
-
-    with torch.no_grad():
-        for trial in range(5):
-            before, start = bare(), time.process_time()
-            with Meter(subject) as meter:
-                (certificate,) = smoothing.certify(subject, image, Noise.of(trial, torch.zeros(1).long()))
-            assert certificate.samples >= 60
-            each = (time.process_time() - start) / meter.cost(1)["evaluations"]
-            ratios.append(each / ((before + bare()) / 2))
-    assert median(ratios) < 1.1, ratios

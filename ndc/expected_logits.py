@@ -1,0 +1,69 @@
+"""Certifiers that estimate a diffusion classifier's expected logits, image by image."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.certification.certificate import Certificate, Certifier, check_rows
+from common.robustness.classifiers import Classifier, deployed
+from common.robustness.padding import unpadded
+from ndc.classifier import NoisedDiffusionClassifier
+
+_ROWS = 1024  # copies of an image per call of the classifier, which divides them into micro-batches itself
+
+
+DC = TypeVar("DC", bound=NoisedDiffusionClassifier)
+
+
+class ExpectedLogits(Certifier, Generic[DC]):
+    """Certifier without noise on the image: it averages a diffusion classifier's logits over the classifier's noise."""
+
+    sigma = 0.0
+
+    def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
+        """Check the kind of the classifier and its number of classes. Raises ``ValueError``."""
+        self._checked(classifier)
+
+    def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
+        """One certificate per image (B,C,H,W), from one row of noise each."""
+        check_rows(image, noise)
+        dc = self._checked(classifier)
+        with deployed(dc), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            return [self._certificate(dc, image[b : b + 1], noise.rows(slice(b, b + 1))) for b in range(len(image))]
+
+    def _checked(self, classifier: Classifier) -> DC:
+        dc = self._accepted(unpadded(classifier))
+        if dc.num_classes != self.num_classes:
+            raise ValueError(f"num_classes must be the classifier's, {dc.num_classes}; got {self.num_classes}")
+        return dc
+
+    @abstractmethod
+    def _accepted(self, classifier: Classifier) -> DC:
+        """The classifier, if the certificate holds for its kind. Raises ``ValueError`` otherwise."""
+
+    @abstractmethod
+    def _certificate(self, dc: DC, image: Tensor, noise: Noise) -> Certificate:
+        """Certificate of one image (1,C,H,W)."""
+
+
+def sample_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:
+    """``losses`` of one image (1,C,H,W) in n = ``samples`` draws: (T,n,K) float64, on the CPU.
+
+    ``ValueError`` if one is not finite.
+    """
+    draws = noise.draws(samples)
+    parts = [draws.rows(slice(start, start + _ROWS)) for start in range(0, samples, _ROWS)]
+    sampled = torch.cat([losses(image.expand(len(p), *image.shape[1:]), p).cpu().double() for p in parts], dim=1)
+    if not bool(sampled.isfinite().all()):
+        raise ValueError("a certificate needs finite losses; the denoiser's errors are NaN or infinite on this image")
+    return sampled
+
+
+def leading_class(logits: Tensor) -> tuple[int, list[int]]:
+    """The class with the largest mean of (n,K) logits, and the other classes."""
+    first = int(logits.mean(0).argmax())
+    return first, [k for k in range(logits.shape[1]) if k != first]
