@@ -23,8 +23,8 @@ QUESTIONS = {  # phrase of the line -> (the file it names, a name defined there)
     "TRADES loss": ("common/robustness/adversarial_training.py", "class TradesTraining"),
     "sift-and-refine": ("ndc/elimination.py", "class Elimination"),
     "projection on the L1 ball": ("common/robustness/threats/projection.py", "def project_l1"),
-    "record schema": ("common/records/rows.py", "class "),
-    "checksum check": ("common/hub/checksums.py", "class "),
+    "record schema": ("common/records/schema.py", "class Attacked"),
+    "checksum check": ("common/hub/checksums.py", "def verify_checksum"),
     "SLURM handler": ("configs/cluster/slurm-test.sbatch", "#SBATCH"),
     "report's headline": ("common/report/page/page.py", "def _head"),
 }
