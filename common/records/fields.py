@@ -39,7 +39,8 @@ def type_name(kind: Any) -> str:
         return " or ".join(type_name(part) for part in get_args(kind))
     if kind is NoneType:
         return "None"
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).rpartition(".")[-1]
+    inside = ", ".join(type_name(part) for part in get_args(kind))
+    return f"{kind.__name__}[{inside}]" if inside else str(kind.__name__)
 
 
 @cache

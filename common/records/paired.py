@@ -1,4 +1,4 @@
-"""Two evaluations of the same images: an exact paired test, the difference and its interval."""
+"""Paired comparison of two evaluations on the same images: exact test, difference, interval."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from scipy.stats import norm, t
 
 LEVEL = 0.95
 Outcomes = Mapping[int, tuple[int, Sequence[bool]]]
-"""Per image index its label, and which of the decisions on it were right."""
+"""By image index its label, and the correctness of each decision on it."""
 
 
 @dataclass(frozen=True)
 class Paired:
     """``n`` common images: accuracies ``first`` and ``second`` on them, their ``difference`` with a 95 % interval
-    ``low`` .. ``high``, and the two-sided ``p`` of no difference. ``single`` says that there was one decision each."""
+    ``low`` .. ``high``, and the two-sided ``p`` of no difference. ``single``: one decision per image."""
 
     n: int
     first: float
@@ -33,26 +33,26 @@ class Paired:
 
 
 def paired(first: Outcomes, second: Outcomes) -> Paired:
-    """Compares two evaluations on their common images, each of which counts with its share of right decisions.
+    """Compare two evaluations on their common images, each of which counts with its share of correct decisions.
 
     Test: `sign_flip`, which is the exact McNemar test where there is one decision per image. Interval: `tango` there,
     `student` for shares over several decisions.
 
-    Raises ``ValueError`` when there is no common image, or when one has two labels: those are different data.
+    Raises ``ValueError`` without a common image, and for different labels of one image: those are different data.
     """
     common = sorted(first.keys() & second.keys())
     if not common:
         raise ValueError("they have no image in common")
     if other := sum(first[index][0] != second[index][0] for index in common):
         raise ValueError(f"{other} of {len(common)} common indices have different labels, so these are different data")
-    right = np.array([[sum(rows[index][1]) for index in common] for rows in (first, second)], dtype=np.int64)
-    asked = np.array([[len(rows[index][1]) for index in common] for rows in (first, second)], dtype=np.int64)
-    unit = math.lcm(*{int(count) for count in asked.flat})
-    whole = right * (unit // asked)
-    gain = whole[0] - whole[1]
-    single = bool((asked == 1).all())
+    correct = np.array([[sum(rows[index][1]) for index in common] for rows in (first, second)], dtype=np.int64)
+    decisions = np.array([[len(rows[index][1]) for index in common] for rows in (first, second)], dtype=np.int64)
+    unit = math.lcm(*{int(count) for count in decisions.flat})
+    scaled = correct * (unit // decisions)  # integers: correct decisions out of ``unit``
+    gain = scaled[0] - scaled[1]
+    single = bool((decisions == 1).all())
     low, high = tango(int((gain > 0).sum()), int((gain < 0).sum()), len(common)) if single else student(gain / unit)
-    values = whole.mean(1) / unit
+    values = scaled.mean(1) / unit
     return Paired(len(common), float(values[0]), float(values[1]), low, high, sign_flip(gain.tolist()), single)
 
 
@@ -60,7 +60,7 @@ def sign_flip(differences: Sequence[int]) -> float:
     """Two-sided p of the paired permutation test: the share of all sign patterns s with |Σ s_i d_i| >= |Σ d_i|.
 
     If swapping the two evaluations of an image changes nothing, each pattern is equally likely. ``differences`` are
-    whole numbers, so the distribution of the sum is found exactly, by adding one image at a time; nothing is sampled.
+    integers, so the distribution of the sum is computed exactly, by adding one image at a time; nothing is sampled.
     For differences of -1, 0 and 1 this is the exact McNemar test (a two-sided binomial test of the discordant pairs).
     """
     total, sizes = abs(sum(differences)), [abs(difference) for difference in differences if difference]
@@ -68,7 +68,7 @@ def sign_flip(differences: Sequence[int]) -> float:
         return 1.0
     unit = math.gcd(total, *sizes)
     total, sizes = total // unit, [size // unit for size in sizes]
-    share = np.zeros(sum(sizes) + 1)  # of the sum of those sizes whose sign is +
+    share = np.zeros(sum(sizes) + 1)  # probability of each sum of the sizes with sign +
     share[0], reach = 1.0, 0
     for size in sizes:
         half = share[: reach + 1] / 2
@@ -109,7 +109,7 @@ def student(differences: Sequence[float], level: float = LEVEL) -> tuple[float, 
     """Student's t interval for the mean of per-image differences in [-1, 1]: mean ± t s / √n.
 
     It would collapse where all differences are equal. Then the variance is bounded as for single decisions, by
-    ``E d² <= E |d|``, and the interval is `tango`'s for as many whole pairs won and lost.
+    ``E d² <= E |d|``, and the interval is `tango`'s for as many pairs won and lost.
     """
     d = np.asarray(differences, dtype=np.float64)
     if len(d) < 2 or d.std() < 1e-12:
@@ -119,7 +119,7 @@ def student(differences: Sequence[float], level: float = LEVEL) -> tuple[float, 
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number by Holm's step-down rule, which bounds the chance of any false one.
+    """Holm's step-down correction of p values, which bounds the probability of any false positive.
 
     The k-th smallest of m becomes the largest of (m - j + 1) p_(j), j <= k, and at most 1.
     """

@@ -1,4 +1,4 @@
-"""What may enter: batches of (image, label, index), checked where tests, attacks and training begin."""
+"""Batches of (image, label, index), checked where tests, attacks and training begin."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def check_batch(batch: Batch) -> Batch:
-    """The batch, if it is one: (image, label, index), see `Evaluator`; the border of tests and of training alike."""
+    """Check a batch (image, label, index) of a test or of training and return it; see `Evaluator`."""
     if not isinstance(batch, tuple | list) or len(batch) != 3 or not all(isinstance(part, Tensor) for part in batch):
         got = f"{len(batch)} entries" if isinstance(batch, tuple | list) else type(batch).__name__
         raise ValueError(
-            f"a batch is (image, label, index), three tensors; got {got}. The index is the image's number in the data "
-            "set: let the data set return it, else a record cannot be resumed or merged."
+            f"a batch is (image, label, index), three tensors; got {got}. The index identifies the image in the "
+            "data set: let the data set return it, so that records can be resumed and merged."
         )
     image, label, index = batch
     _check_image(image)
@@ -28,7 +28,7 @@ def check_batch(batch: Batch) -> Batch:
 
 
 def check_evaluation(classifier: Classifier, batch: Batch) -> Batch:
-    """The batch, if it is one and if ``classifier`` can be evaluated on it; see `Evaluator`."""
+    """Check a batch on which ``classifier`` is evaluated and return it; see `Evaluator`."""
     if torch.is_inference_mode_enabled():
         raise ValueError("attacks and guidance need gradients, but inference mode is on: Trainer(inference_mode=False)")
     if not hasattr(classifier, "randomised"):
@@ -43,7 +43,7 @@ def check_evaluation(classifier: Classifier, batch: Batch) -> Batch:
 
 
 def check_labels(label: Tensor, num_classes: int) -> None:
-    """Raises ``ValueError`` unless every label is in 0..K-1."""
+    """Raise ``ValueError`` unless every label is in 0..K-1."""
     if len(label) and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
         got = f"{int(label.min())} to {int(label.max())}"
         raise ValueError(f"labels must be in 0..{num_classes - 1}, the classifier has {num_classes} classes; got {got}")

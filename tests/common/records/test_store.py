@@ -42,7 +42,7 @@ def test_a_record_is_the_same_before_and_after_the_file(tmp_path):
     assert records.all() == [record] == Records.read(tmp_path)
 
 
-def test_cost_is_no_result(tmp_path):
+def test_cost_takes_no_part_in_equality(tmp_path):
     first, second = (row(0, cost=Cost(seconds=s)) for s in (1.0, 2.0))
     assert first == second
     records = Records(tmp_path, "f")
@@ -147,7 +147,7 @@ def test_a_cut_merged_file_is_an_error(tmp_path):
         Records.read(merged)
 
 
-def test_a_foreign_header_is_not_taken_for_a_torn_one(tmp_path):
+def test_a_header_of_another_format_is_not_a_torn_one(tmp_path):
     (tmp_path / "part-0.jsonl").write_text('{"format": "something else"}\n')
     with pytest.raises(ValueError, match=r"line 1 is damaged .*format is not"):
         Records(tmp_path, "f")
@@ -233,7 +233,7 @@ def test_rows_of_another_configuration_are_refused_with_what_changed(tmp_path):
         Records(tmp_path, "g", old)
 
 
-def test_a_run_that_wrote_no_row_binds_nobody(tmp_path):
+def test_a_run_without_rows_binds_no_fingerprint(tmp_path):
     Records(tmp_path, "f", {"eps": 8})
     Records(tmp_path, "g", {"eps": 0.03}).append([row(0)])
     assert Records.describe(tmp_path).fingerprint == "g"
@@ -415,7 +415,7 @@ def test_the_worst_case_never_lies_above_its_attacks(draws):
     assert average(worst) <= average(strong)
 
 
-def test_what_is_stored_of_a_bound_is_no_more_than_the_bound():
+def test_stored_bounds_are_rounded_down():
     """Six digits, rounded down; a number that has no more stays as it is."""
     for value in (0.25, 0.3, 1.0, 0.0, 1e-9, 0.123456, 123456.0):
         assert rounded_down(value) == value

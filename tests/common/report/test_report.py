@@ -155,7 +155,7 @@ def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
     assert row[8:] == [" ".join(shown(exact(sum(v.prediction == -1 for v in records), N))), "110"]  # and n0 = 10
 
 
-def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsys):
+def test_claims_have_a_table_of_their_own_and_no_certified_accuracy(tmp_path, capsys):
     """Radii that prove nothing: a table of their own, no certified accuracy, no curve; and the protocol says so."""
     settings = {"kind": ClaimedRecord, "evaluator": "published", "samples": 1}
     claims = [certified_record(i, 1, 2.0 + i, label=1 if i else 2, **settings) for i in range(4)]
@@ -181,7 +181,7 @@ def test_claims_stand_beside_certificates_and_count_nowhere_else(tmp_path, capsy
     assert "claimed ones" not in texts(page_of(alone))
 
 
-def test_the_spreadsheet_and_the_console_hold_the_same(built, capsys):
+def test_the_spreadsheet_and_the_console_hold_the_same_numbers(built, capsys):
     runs, page = built
     with page.with_suffix(".csv").open(encoding="utf-8") as file:
         rows = {(row["defence"], row["evaluator"], row["metric"]): row for row in csv.DictReader(file)}
@@ -219,7 +219,7 @@ def test_the_page_stands_alone(built):
     assert not re.search(r"url\(|@import|https?:", without_data)
 
 
-def test_the_page_speaks_to_those_who_do_not_see_it(built):
+def test_the_page_is_accessible(built):
     page = page_of(built[1])
     assert page.get("lang") == "en"
     assert all(image.get("alt") for image in page.iter("img"))
@@ -230,7 +230,7 @@ def test_the_page_speaks_to_those_who_do_not_see_it(built):
     assert all(table.find("caption") is not None for table in page.iter("table"))
 
 
-def test_pictures_are_those_of_the_records(built):
+def test_images_are_those_of_the_records(built):
     runs, page = built
     sources = [image.get("src") for image in page_of(page).iter("img") if image.get("src").startswith("data:image/png")]
     held = [[r for r in Records.read(run) if r.evaluator == "pgd" and r.images] for run in runs]
@@ -274,7 +274,7 @@ def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
     assert (tmp_path / "accuracy.svg").read_bytes() == files["accuracy.svg"]
 
 
-def test_matplotlib_is_left_as_it_was(built):
+def test_matplotlib_settings_are_not_changed(built):
     before = dict(matplotlib.rcParams)
     drawing.to_svg(lambda style: accuracy.accuracy_bars(read_runs(built[0]), style), LIGHT)
     assert dict(matplotlib.rcParams) == before
@@ -309,7 +309,7 @@ def test_the_curve_is_the_certified_accuracy_at_every_radius(built, finest, monk
 # Protocol
 
 
-def test_the_protocol_says_how_the_numbers_were_made(built):
+def test_the_protocol_lists_the_settings(built):
     page = page_of(built[1])
     rows = {row[0]: row[1:] for row in table_rows(page, "diffpure: protocol")}
     assert rows["Attack"] == ["none", "PGD, white box", "randomised smoothing"]
@@ -334,11 +334,11 @@ def test_the_protocol_says_how_the_numbers_were_made(built):
 @pytest.mark.parametrize(
     ("eps", "said"), [(8 / 255, "8/255"), (1 / 255, "1/255"), (0.2, "0.2"), (0.031, "0.031"), (0.5, "0.5"), (0.0, "0")]
 )
-def test_radii_are_said_as_the_field_says_them(eps, said):
+def test_radii_are_written_in_grey_levels_where_small(eps, said):
     assert ratio(eps) == said
 
 
-def test_budgets_are_said_in_their_norm():
+def test_budgets_name_their_norm():
     assert budget("Linf", 8 / 255) == "L∞ ≤ 8/255"
     assert budget("L2", 0.5) == "L2 ≤ 0.5"
     assert budget("LPIPS", 0.05) == "LPIPS ≤ 0.05"
@@ -360,7 +360,7 @@ def test_dark_figures_are_the_light_ones_in_other_colours(built):
     assert re.sub(rb"#[0-9a-f]{6}", b"", light) == re.sub(rb"#[0-9a-f]{6}", b"", dark)
 
 
-def test_expressions_read_both_ways_to_describe_a_part():
+def test_expressions_of_described_and_configured_parts():
     described = {"class": "a.b.C", "size": 3, "off": None, "inner": {"class": "d.E"}}
     described["times"] = [0.5, 0.25, 0.1, 0.05, 0]
     configured = {"class_path": "a.b.C", "init_args": {"size": 3, "inner": {"class_path": "d.E"}}}
@@ -369,7 +369,7 @@ def test_expressions_read_both_ways_to_describe_a_part():
     assert expression({"class": "A", "b": {"class": "B", "c": 1}}, depth=1) == "A(b=B(…))"
 
 
-def test_a_run_without_a_configuration_is_reported_all_the_same(tmp_path):
+def test_a_run_without_a_configuration_is_reported(tmp_path):
     page = build([write(tmp_path / "run", attacked(), config={})], tmp_path / "out")
     rows = {row[0]: row[1] for row in table_rows(page_of(page), "run: protocol")}
     assert rows["Attack"] == "not recorded, white box"
@@ -380,7 +380,7 @@ def test_a_run_without_a_configuration_is_reported_all_the_same(tmp_path):
 # Checks and lead
 
 
-def test_a_failed_check_is_said_first_and_does_not_lead(tmp_path, capsys):
+def test_a_failed_check_has_a_banner_and_no_headline(tmp_path, capsys):
     runs = [
         write(tmp_path / "masked", attacked(chance=0.9, zero_gradient=True)),
         write(tmp_path / "sound", attacked(chance=0.5)),
@@ -394,7 +394,7 @@ def test_a_failed_check_is_said_first_and_does_not_lead(tmp_path, capsys):
     assert "sound has the highest robust accuracy" in texts(next(page.iter("header")))
 
 
-def test_without_a_choice_nobody_leads(built, tmp_path):
+def test_a_single_run_has_no_headline(built, tmp_path):
     page = page_of(build(built[0][:1], tmp_path))
     assert "highest robust accuracy" not in texts(page)
     assert [aside.get("aria-label") for aside in page.iter("aside")] == ["The gradients were not verified"]
@@ -411,7 +411,7 @@ def test_a_single_evaluator_is_enough(tmp_path, group):
     assert not any("compared" in title for title in titles)
 
 
-def test_an_empty_run_is_said_to_be_empty(tmp_path, capsys):
+def test_an_empty_run_is_reported_as_empty(tmp_path, capsys):
     page = build([write(tmp_path / "empty")], tmp_path / "out")
     assert "has not recorded any image yet" in texts(page_of(page))
     assert "empty: no image recorded yet" in capsys.readouterr().out
@@ -453,7 +453,7 @@ def test_nothing_to_report_is_an_error(tmp_path):
         build([write(tmp_path / "run", clean())], file / "out")
 
 
-def test_thumbnails_are_found_to_be_small_by_their_width(tmp_path):
+def test_small_thumbnails_show_their_pixels(tmp_path):
     rows = attacked()[:2]
     large = encode(torch.zeros(3, 100, 100))
     assert int.from_bytes(base64.b64decode(large)[16:20], "big") == 100

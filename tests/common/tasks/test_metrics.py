@@ -22,7 +22,7 @@ def certificates():
 
 
 def two_ranks(make, records):
-    """What torchmetrics does under DDP: states of the ranks, reduced by their dist_reduce_fx."""
+    """States of two ranks, reduced by their dist_reduce_fx as torchmetrics does under DDP."""
     ranks = [make(), make()]
     for position, record in enumerate(records):
         ranks[position % 2].update([record])

@@ -37,7 +37,7 @@ def test_points_are_clean_against_the_worst_of_all_attacks(runs):
     assert points["single"][1] == average(rows_of(single, "pgd"))
 
 
-def test_points_and_intervals_are_drawn_where_they_are(runs):
+def test_points_and_intervals_are_drawn_in_place(runs):
     read = read_runs(runs)
     (axes,) = plane(read, LIGHT).axes
     drawn = [line.get_xydata() for line in axes.lines]
@@ -50,13 +50,13 @@ def test_points_and_intervals_are_drawn_where_they_are(runs):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["several", "single"]
 
 
-def test_budgets_are_told_apart(made, tmp_path):
+def test_budgets_have_points_of_their_own(made, tmp_path):
     run = made(n=10).clean().attacked("small").attacked("large", 2.5, eps=16 / 255).write(tmp_path / "run")
     names = [name for name, *_ in plane_points(read_runs([run]))]
     assert names == ["run, L∞ ≤ 16/255", "run, L∞ ≤ 8/255"]
 
 
-def test_the_worst_attack_decides_who_leads(made, tmp_path):
+def test_the_worst_attack_decides_the_headline(made, tmp_path):
     """The first run's weak attack leaves more than anything of the second: it must not count."""
     first = made(n=60).clean().attacked("weak", 1.0).attacked("strong", 2.5).write(tmp_path / "first")
     second = made(n=60, seed=1).clean().attacked("weak", 1.4).attacked("strong", 1.5).write(tmp_path / "second")

@@ -24,7 +24,7 @@ def test_a_curve_is_the_mean_over_images():
     assert mean_curve([]) == []
 
 
-def test_iterations_end_in_what_fresh_draws_say(made, tmp_path):
+def test_iterations_end_in_the_accuracy_on_fresh_draws(made, tmp_path):
     run = made(n=30)
     for seed in range(2):
         run.attacked("pgd", steps=7, seed=seed)
@@ -84,7 +84,7 @@ def test_settings_of_an_attack_within_an_attack_count_and_those_of_the_defence_d
     assert [value for value, _ in found.points] == [5, 10]
 
 
-def test_attacks_that_only_serve_the_checks_fill_in(made, tmp_path):
+def test_masking_variants_fill_in(made, tmp_path):
     run = made(n=40).attacked("pgd", steps=20, eot=4)
     variant = {"role": Role.VARIANT}
     run.attacked("eot=1", steps=20, eot=1, limit=16, **variant).attacked("steps=5", steps=5, eot=4, limit=16, **variant)
@@ -127,7 +127,7 @@ def test_the_figure_draws_the_series(made, tmp_path):
     assert ends == [pytest.approx([100 * low, 100 * high]) for _, (_, low, high) in found.points]
 
 
-def test_captions_say_that_a_curve_is_what_the_attack_saw(made, tmp_path):
+def test_captions_name_the_loop_of_the_attack(made, tmp_path):
     runs = [
         made(n=10).attacked("a", eot=1).attacked("b", eot=2).write(tmp_path / "run"),
         made().clean().write(tmp_path / "c"),

@@ -1,4 +1,4 @@
-"""What was certified and what it cost, of records whose numbers are known."""
+"""Tables of certified accuracy and its cost, of records with known numbers."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def runs(tmp_path):
     return read_runs(paths)
 
 
-def test_costs_are_those_of_the_procedure_or_as_counted_with_the_samples_that_choose(runs):
+def test_costs_are_counted_or_those_of_the_forecast_procedure(runs):
     """Times fewer: to the dearest of the same question. Where verdicts are open, from .. to."""
     published, fast, fixed = (row[2:] for row in certification_cost_table(runs).rows)
     assert published == [
@@ -75,7 +75,7 @@ def test_costs_are_compared_on_the_images_of_both(tmp_path):
     assert unknown == ["not recorded", None]
 
 
-def test_abstention_of_what_knows_the_label_is_explained(tmp_path):
+def test_abstention_of_labelled_certifiers_is_explained(tmp_path):
     for labelled in (False, True):
         path = write(tmp_path / str(labelled), [values(0.0, -1, 0)], [10], labelled=labelled)
         notes = certified_table(read_runs([path])).notes
@@ -89,7 +89,7 @@ def test_without_evaluations_there_is_no_saving(tmp_path):
     assert row[5:] == ["not recorded", None]
 
 
-def test_certified_accuracy_is_shown_at_the_radii_that_were_asked_about(runs):
+def test_certified_accuracy_is_shown_at_the_target_radii(runs):
     table = certified_table(runs)
     assert table.columns[3:-2] == ["r = 0", "r = 0.25", "r = 0.5", "r = 0.75", "r = 1"]
     published, fast, fixed = (row[3:-2] for row in table.rows)
@@ -99,7 +99,7 @@ def test_certified_accuracy_is_shown_at_the_radii_that_were_asked_about(runs):
     assert "L-inf radius r / sqrt(D): r / 8." in table.notes[0] and "Forecasts" in table.notes[1]
 
 
-def test_a_curve_steps_down_where_it_was_asked_and_says_that_it_is_foreseen(runs):
+def test_a_curve_steps_down_at_its_targets_and_is_marked_as_a_forecast(runs):
     figure = certified_curves(runs, LIGHT)
     (axes,) = figure.axes
     drawn = [[(round(float(x), 2), float(y)) for x, y in line.get_xydata()][:-1] for line in axes.lines[:3]]
@@ -110,7 +110,7 @@ def test_a_curve_steps_down_where_it_was_asked_and_says_that_it_is_foreseen(runs
     assert said == ["published, forecast", "fast", "fixed"]
 
 
-def test_what_is_foreseen_is_no_certificate_beside_claims(tmp_path):
+def test_forecasts_are_not_listed_beside_claims(tmp_path):
     records = Records(tmp_path / "all", "fingerprint")
     records.append([certified_record(**values(0.5, 1, 10, procedure=1032), evaluator="forecast")])
     records.append([certified_record(**values(0.3, 1, 100), evaluator="fast")])
@@ -119,7 +119,7 @@ def test_what_is_foreseen_is_no_certificate_beside_claims(tmp_path):
     assert [row[1:3] for row in rows] == [["fast", "certificate"], ["claimed", "claim, proves nothing"]]
 
 
-def test_open_verdicts_are_named_where_runs_are_compared(runs):
+def test_undecided_verdicts_are_noted_where_runs_are_compared(runs):
     notes = run_table(runs[:2]).notes
     assert [f"published, curve: forecast; 1 undecided at {r}, taken as the likelier." for r in TARGETS] == [
         note for note in notes if "undecided" in note

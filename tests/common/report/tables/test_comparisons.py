@@ -129,14 +129,14 @@ def test_seeds_of_one_evaluator_count_together(made, tmp_path):
     assert attack_table(read).rows == []
 
 
-def test_what_differs_is_said(made, tmp_path):
+def test_different_settings_are_noted(made, tmp_path):
     runs = [made(n=20, seed=s).attacked("pgd", steps=s + 10).write(tmp_path / f"run{s}") for s in range(2)]
     table = run_table(read_runs(runs))
     assert table.notes == ["run0 and run1 attack or score differently in pgd: attack.steps 10 and 11."]
     assert {row[1] for row in table.rows} == {"pgd"}  # its worst case would be the same once more
 
 
-def test_what_cannot_be_compared_is_said(made, tmp_path):
+def test_incomparable_runs_are_noted(made, tmp_path):
     first, second = made(n=20).clean().attacked("pgd"), made(n=20, seed=1).clean().attacked("pgd")
     second.rows = [
         replace(r, label=r.label if r.index else r.label + 1, **({"eps": 4 / 255} if r.evaluator == "pgd" else {}))

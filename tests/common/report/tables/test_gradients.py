@@ -1,4 +1,4 @@
-"""What a run says of its gradients, and the banner that repeats it."""
+"""State of a run's gradients, and its banner."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -62,13 +62,13 @@ def test_a_run_is_approximate_only_if_all_its_attacks_are(made, tmp_path):
     assert gradients(read(strong, tmp_path / "c")).state == "exact"
 
 
-def test_without_gradients_there_is_nothing_to_verify(made, tmp_path):
+def test_black_box_attacks_have_no_gradient_state(made, tmp_path):
     run = made(n=5).clean().attacked("square")
     run.rows = [replace(row, white_box=False) if isinstance(row, AttackedRecord) else row for row in run.rows]
     assert gradients(read(run, tmp_path)) is None
 
 
-def test_of_several_images_the_one_that_speaks_against_the_gradient_counts(made, tmp_path):
+def test_of_several_images_the_worst_finding_counts(made, tmp_path):
     run = made(n=5).attacked("pgd").verified(GOOD, UNSURE)
     worse = [replace(GOOD, passed=False, sentence="No."), UNSURE]
     common = {"evaluator": "verify", "index": 1, "label": int(run.label[1])}
@@ -98,13 +98,13 @@ def test_the_page_carries_a_banner(made, tmp_path, capsys):
     assert "gradients: Guidance path: Guidance is detached somewhere." in " ".join(capsys.readouterr().out.split())
 
 
-def test_verification_is_no_score(made, tmp_path):
+def test_a_gradient_check_is_no_result(made, tmp_path):
     run = read(made(n=5).clean().verified(GOOD), tmp_path)
     assert [one.title for one in run.results] == ["clean"]
     assert [one.title for one in run.recorded] == ["clean", "verify"]
 
 
-def test_the_protocol_says_how_each_attack_differentiates(made, tmp_path):
+def test_the_protocol_names_the_differentiation_of_each_attack(made, tmp_path):
     run = made(n=5).attacked("exact")
     through(run, "bpda", "bpda")
     through(run, "coarse", {"class": "common.diffusion.Surrogate", "steps": 2, "solver": {"class": "x.DDIM"}})

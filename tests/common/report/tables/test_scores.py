@@ -34,7 +34,7 @@ def run(made, tmp_path_factory):
     return read_runs([made.write(tmp_path_factory.mktemp("scores") / "run")])[0]
 
 
-def test_every_score_stands_beside_its_matched_controls(run):
+def test_every_score_has_its_matched_controls(run):
     table = control_table([run])
     assert table.columns[-1] == "Worst of M"
     rows = {tuple(row[1:3]): row[3:] for row in table.rows}
@@ -88,7 +88,7 @@ def test_classes_add_up_to_the_whole(run):
     assert weighted == pytest.approx(right(rows_of(run, "pgd")).mean())
 
 
-def test_a_class_of_which_an_attack_saw_less_says_so(made, tmp_path):
+def test_a_class_with_fewer_attacked_images_is_marked(made, tmp_path):
     made = made(n=40).clean(draws=1).attacked("pgd", draws=1)
     label = int(made.label[0])
     made.rows = [row for row in made.rows if row.evaluator == "clean" or row.index in (0, 1)]
@@ -119,7 +119,7 @@ def test_seeds_have_a_mean_and_a_spread(made, tmp_path):
     assert [float(entry) for entry in row[3:]] == pytest.approx(expected, abs=0.051)
 
 
-def test_cost_is_per_image_and_said_to_be_missing_in_a_merged_file(made, tmp_path):
+def test_cost_is_per_image_and_missing_in_a_merged_file(made, tmp_path):
     made = made(n=10).attacked("pgd", steps=5, eot=2)
     made.rows = [replace(row, cost=replace(row.cost, seconds=0.1 * row.index)) for row in made.rows]
     made.verified()
@@ -131,7 +131,7 @@ def test_cost_is_per_image_and_said_to_be_missing_in_a_merged_file(made, tmp_pat
     assert cost_table(read_runs([merged])).rows[0][3:] == ["not recorded"] * 3
 
 
-def test_what_only_serves_the_checks_is_no_result(made, tmp_path):
+def test_masking_variants_are_no_results(made, tmp_path):
     made = made(n=30).attacked("pgd").attacked("eps=0.5", 4.0, eps=0.5, limit=10, role=Role.VARIANT)
     made.attacked("undefended", 5.0, limit=10, role=Role.BASELINE, baseline="undefended")
     (read,) = read_runs([made.write(tmp_path / "run")])

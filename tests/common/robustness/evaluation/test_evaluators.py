@@ -112,7 +112,7 @@ def test_scores_controls_and_attacks_use_disjoint_noise():
     assert draws == [[0, 0], [1, 1], [2, 2], [3, 3]]
 
 
-def test_clean_agrees_with_asking_by_hand():
+def test_clean_predictions_by_hand():
     image, label, index = batch(5)
     classifier = Noisy().eval()
     noise = Noise.of(2, index).stream("score").draws(4)
@@ -126,7 +126,7 @@ def test_clean_agrees_with_asking_by_hand():
     assert all(record.cost.seconds > 0 for record in records)
 
 
-def test_a_deterministic_classifier_is_asked_once():
+def test_a_deterministic_classifier_is_queried_once():
     (record,) = Clean(draws=20)(network(), batch(1))
     assert len(record.predictions) == 1
     (record,) = Attacked(PGD(steps=1), LINF, draws=20)(network(), batch(1))
@@ -217,7 +217,7 @@ def test_an_empty_batch_gives_no_records():
     assert [evaluator(Noisy(), empty) for evaluator in EVALUATORS] == [[]] * 4
 
 
-def test_a_black_box_attack_is_not_asked_for_gradients():
+def test_a_black_box_attack_needs_no_gradients():
     def attack(classifier, image, label, threat, noise):
         return image
 

@@ -35,7 +35,7 @@ def batch(n=4, seed=0):
     return image, torch.ones(n, dtype=torch.int64), torch.arange(n)
 
 
-def test_the_threat_of_the_test_serves_those_that_name_none():
+def test_the_threat_of_the_test_is_the_default():
     own = ThreatModel(2, 0.5)
     clean, first, second = suite([Clean(), Attacked(PGD(), name="a"), Attacked(PGD(), own, name="b")], LINF)
     assert isinstance(clean, Clean)
@@ -117,7 +117,7 @@ def test_the_random_control_of_a_warp_is_a_warp():
     assert not torch.equal(moved, image)
 
 
-def test_controls_are_asked_as_often_as_the_attacked_image():
+def test_controls_have_as_many_queries_as_the_attacked_image():
     records = Attacked(PGD(steps=2, eot=2), LINF, draws=6, rule="mean_logit", votes=3, resubmissions=4)(Coin(), batch())
     for record in records:
         assert len(record.predictions) == len(record.clean_predictions) == len(record.random_predictions) == 6
@@ -141,7 +141,7 @@ def test_the_meter_counts_rows_of_networks_and_nothing_else():
     assert meter.cost(1)["evaluations"] == 6, "not after the context"
 
 
-def test_records_tell_their_cost():
+def test_records_hold_their_cost():
     smoothing = Smoothing(0.25, n0=8, n=40, alpha=0.05, num_classes=2)
     classifier = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
     for evaluator, evaluations in ((Clean(), 1), (Certified(smoothing), 48)):
