@@ -1,4 +1,4 @@
-"""Published networks in small, from tests/parity: config, seeded weights, an input and the publishers' own output."""
+"""Small published networks of tests/parity: config, seeded weights, an input and the publishers' output."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ class Published:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The publishers' options; where they keep the image size apart, it is added."""
+        """The publishers' options, with the image size."""
         size = {"image_size": self.spec["image_size"]} if "image_size" in self.spec else {}
         return size | self.spec["config"]
 
@@ -54,7 +54,7 @@ def published() -> Callable[[str], Published]:
 
 @pytest.fixture(scope="session")
 def relative_error() -> Callable[[Tensor, Tensor], float]:
-    """``max |a - b| / max |b|``; every parity must stay below 1e-4 in float32."""
+    """``max |a - b| / max |b|``; parity requires less than 1e-4 in float32."""
     return lambda a, b: float(((a - b).abs().max() / b.abs().max()).detach())
 
 
@@ -62,7 +62,7 @@ def relative_error() -> Callable[[Tensor, Tensor], float]:
 def awake() -> Callable[..., nn.Module]:
     """``awake(network, seed=0)``: random weights of ordinary size, in evaluation mode.
 
-    At initialisation whole branches are nearly zero and would hide mistakes.
+    At initialisation branches are nearly zero, which hides mistakes.
     """
 
     def fill(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -78,7 +78,7 @@ def awake() -> Callable[..., nn.Module]:
 
 @pytest.fixture
 def persistent(monkeypatch):
-    """A module as EDM pickles it: a call that would execute the source of its class, with its state as an argument."""
+    """Module class pickled as by EDM: a call that would execute the source of the class, with the state as argument."""
     utils, persistence = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
     monkeypatch.setitem(sys.modules, "torch_utils", utils)
     monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)

@@ -1,4 +1,4 @@
-"""The closed forms of the mixture against other ways to compute the same things."""
+"""The closed forms of the mixture against independent computations."""
 
 import math
 
@@ -83,7 +83,7 @@ def test_levels_per_row_and_rows_without_label(mixture, x):
         torch.testing.assert_close(ExactDenoiser(mixture)(x, sigma, label)[b : b + 1], expected)
 
 
-def test_far_from_all_means_nothing_overflows(mixture):
+def test_no_overflow_far_from_all_means(mixture):
     far = torch.full((1, 2, 3), 1e3, dtype=F64)
     for result in (mixture.denoiser(far, 0.01), mixture.bayes_logits(far, 0.01), mixture.score(far, 0.01)):
         assert not result.isnan().any()

@@ -1,4 +1,4 @@
-"""Noise is a pure function of (seed, index, draw, step), and it is normal."""
+"""Noise: a pure function of (seed, index, draw, step) with a normal distribution."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_a_number_depends_on_its_own_row_only():
     assert torch.equal(noise.normals(range(6), (3, 5, 5))[4], whole)
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_numbers_do_not_depend_on_chunks(monkeypatch):
     noise = Noise.of(1, torch.arange(11))
     whole = noise.normals((0, 3), (2, 7))
     monkeypatch.setattr("common.noise._CACHED_ELEMENTS", 60)

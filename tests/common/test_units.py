@@ -12,7 +12,7 @@ def test_frames_are_inverse_and_noise_keeps_its_ratio():
     assert sigma_to_pixel(sigma_to_model(0.17)) == 0.17
 
 
-def test_number_reads_ratios():
+def test_ratios_are_parsed():
     assert parse_number("8/255") == 8 / 255
     assert parse_number("0.5") == parse_number(0.5) == 0.5
     for bad in ("eight", "1/0", "8/255/3"):

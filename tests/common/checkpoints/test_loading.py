@@ -1,4 +1,4 @@
-"""Our own checkpoint format: what goes in comes out, and whatever else a file may be is refused with a reason."""
+"""Our own checkpoint format: round trips, and refusals of all other files with a reason."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_sha256_is_the_standard_one(tmp_path):
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-# What must be refused -------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 
 def described(tmp_path, description, state=None):
@@ -133,9 +133,9 @@ def test_missing_file(tmp_path):
 
 def test_truncated_file(denoiser, tmp_path):
     path = save(denoiser, tmp_path / "d.safetensors")
-    whole = path.read_bytes()
-    for length in (0, 5, 500, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in (0, 5, 500, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
         with pytest.raises(ValueError, match="not a complete one"):
             load_denoiser(path)
 
@@ -164,7 +164,7 @@ def test_foreign_files(tmp_path):
         "commonplace.Thing",
     ],
 )
-def test_a_file_may_name_only_our_modules(name, tmp_path):
+def test_a_file_may_name_exported_modules_only(name, tmp_path):
     path = described(tmp_path, {"format": 1, "class": name, "config": {}})
     refusals = "a checkpoint may name exported modules of|must start with a package of|has no common|that the room"
     with pytest.raises(ValueError, match=refusals):

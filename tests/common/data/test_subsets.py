@@ -144,7 +144,7 @@ def test_bad_settings_are_refused():
 def test_subsets_are_named_on_the_command_line(words, expected):
     parser = ArgumentParser()
     parser.add_subclass_arguments(ImageData, "data")
-    data = parser.instantiate_classes(parser.parse_args(["--data=Digits", *words, "--data.test_images=20"])).data
+    data = parser.instantiate(parser.parse_args(["--data=Digits", *words, "--data.test_images=20"])).data
     assert isinstance(data, Digits)
     assert data.subset == expected
 

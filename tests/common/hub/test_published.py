@@ -1,4 +1,4 @@
-"""Downloads from a server in this process: resumed, verified, kept; and cards that describe the published networks."""
+"""Downloads from a local server: resumed, verified, cached; cards against the published networks."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ CONTENT = bytes(range(256)) * 4096
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
-        server.asked.append(self.headers.get("Range"))
+        server.requests.append(self.headers.get("Range"))
         start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and server.resumes else 0
         if start >= len(server.content) > 0:
             self.send_response(416)
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.asked, server.resumes, server.breaks_at = CONTENT, [], True, None
+    server.content, server.requests, server.resumes, server.breaks_at = CONTENT, [], True, None
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
@@ -78,22 +78,22 @@ def test_download_verify_and_keep(server, publish, console, tmp_path):
     path = fetch("test", tmp_path, console)
     assert path.read_bytes() == CONTENT
     assert visible(tmp_path) == {"file.pt", "file.pt.json"}
-    mark = json.loads(pin_path(path).read_text())
-    assert (mark["sha256"], mark["size"]) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    pin = json.loads(pin_path(path).read_text())
+    assert (pin["sha256"], pin["size"]) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     assert "licence: none" in console.file.getvalue()
     assert "unverified" not in console.file.getvalue()
     assert fetch("test", tmp_path, console) == path
-    assert server.asked == [None]
+    assert server.requests == [None]
 
 
 def test_a_broken_download_is_continued(server, publish, console, tmp_path):
     publish()
     server.breaks_at = 100_000
-    with pytest.raises(ConnectionError, match=r"100000 bytes are kept .* save it from https://example.org/page"):
+    with pytest.raises(ConnectionError, match=r"100000 bytes are kept; .* save it from https://example.org/page"):
         fetch("test", tmp_path, console)
     assert not (tmp_path / "file.pt").exists()
     assert fetch("test", tmp_path, console).read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=100000-"]
+    assert server.requests == [None, "bytes=100000-"]
 
 
 def test_a_server_that_cannot_resume_starts_again(server, publish, console, tmp_path):
@@ -103,20 +103,20 @@ def test_a_server_that_cannot_resume_starts_again(server, publish, console, tmp_
     assert fetch("test", tmp_path, console).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize(("part", "asked"), [(CONTENT, 1), (CONTENT + b"of another file", 2)])
-def test_a_complete_part_is_used_and_a_longer_one_is_not(part, asked, server, publish, console, tmp_path):
+@pytest.mark.parametrize(("part", "requests"), [(CONTENT, 1), (CONTENT + b"of another file", 2)])
+def test_a_complete_part_is_used_and_a_longer_one_is_not(part, requests, server, publish, console, tmp_path):
     publish()
     (tmp_path / "file.pt.part").write_bytes(part)
     assert fetch("test", tmp_path, console).read_bytes() == CONTENT
-    assert len(server.asked) == asked
+    assert len(server.requests) == requests
 
 
-def test_processes_that_ask_at_once_download_once(server, publish, tmp_path):
+def test_concurrent_processes_download_once(server, publish, tmp_path):
     publish()
     consoles = [Console(file=io.StringIO(), width=200) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda console: fetch("test", tmp_path, console), consoles))
-    assert server.asked == [None]
+    assert server.requests == [None]
     assert {path.read_bytes() for path in paths} == {CONTENT}
 
 
@@ -142,15 +142,15 @@ def test_a_file_put_there_by_hand_is_verified(server, publish, console, tmp_path
     publish()
     (tmp_path / "file.pt").write_bytes(CONTENT)
     fetch("test", tmp_path, console)
-    assert server.asked == []
+    assert server.requests == []
     assert pin_path(tmp_path / "file.pt").exists()
 
 
-# ---- use after use ----
+# Later uses -----------------------------------------------------------------------------------------------------------
 
 
 def rewrite(path, content, times=None):
-    """Other content of the same length; ``times`` pretends that nothing was written."""
+    """Write other content; ``times`` keeps or sets back the modification time."""
     before = path.stat()
     path.write_bytes(content)
     if times == "kept":
@@ -168,19 +168,19 @@ def test_a_file_that_changed_in_the_cache_is_refused(times, publish, console, tm
         fetch("test", tmp_path, console)
 
 
-def test_without_a_stated_hash_the_first_file_is_trusted_and_said_to_be(publish, console, tmp_path):
+def test_without_a_published_checksum_the_first_file_is_pinned(publish, console, tmp_path):
     publish(sha256=None, size=None)
     fetch("test", tmp_path, console)
-    said = console.file.getvalue()
-    assert "unverified" in said
-    assert hashlib.sha256(CONTENT).hexdigest() in said
+    output = console.file.getvalue()
+    assert "unverified" in output
+    assert hashlib.sha256(CONTENT).hexdigest() in output
     fetch("test", tmp_path, console)
-    assert console.file.getvalue() == said
+    assert console.file.getvalue() == output
 
 
 @pytest.mark.parametrize("times", [None, "kept", "older"])
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"x", CONTENT[:-1]])
-def test_without_a_stated_hash_a_change_is_refused(content, times, publish, console, tmp_path):
+def test_without_a_published_checksum_a_change_is_refused(content, times, publish, console, tmp_path):
     publish(sha256=None, size=None)
     path = fetch("test", tmp_path, console)
     rewrite(path, content, times)
@@ -188,7 +188,7 @@ def test_without_a_stated_hash_a_change_is_refused(content, times, publish, cons
     for _ in range(2):  # and the file is left where it is
         with pytest.raises(ValueError, match=rf"changed since it was first fetched on .* was {first} and is {now}"):
             fetch("test", tmp_path, console)
-    pin_path(path).unlink()  # what the message says
+    pin_path(path).unlink()  # as the message advises
     assert fetch("test", tmp_path, console).read_bytes() == content
 
 
@@ -204,7 +204,7 @@ def test_a_download_that_differs_from_the_first_is_refused_unless_forced(server,
     fetch("test", tmp_path, console)
 
 
-def test_a_refused_download_leaves_what_was_there(server, publish, console, tmp_path):
+def test_a_refused_download_leaves_the_old_file(server, publish, console, tmp_path):
     publish()
     path = fetch("test", tmp_path, console)
     server.content = b"<html>quota exceeded</html>"
@@ -223,17 +223,17 @@ def test_a_file_that_was_touched_or_copied_is_the_same(server, publish, console,
     fetch("test", tmp_path, console)
     again = json.loads(pin_path(path).read_text())
     assert again.pop("modified") > first.pop("modified") and again.pop("changed") > first.pop("changed")
-    assert again == first and server.asked == [None]
+    assert again == first and server.requests == [None]
 
 
-def test_what_was_hashed_is_not_hashed_again(publish, console, tmp_path, monkeypatch):
+def test_an_unchanged_file_is_not_hashed_again(publish, console, tmp_path, monkeypatch):
     publish()
     fetch("test", tmp_path, console)
     monkeypatch.setattr("common.hub.checksums.file_sha256", lambda _: pytest.fail("hashed again"))
     fetch("test", tmp_path, console)
 
 
-def test_a_damaged_mark_is_named(publish, console, tmp_path):
+def test_a_damaged_pin_is_reported(publish, console, tmp_path):
     publish()
     path = fetch("test", tmp_path, console)
     pin_path(path).write_text('{"sha256": ')
@@ -241,16 +241,16 @@ def test_a_damaged_mark_is_named(publish, console, tmp_path):
         fetch("test", tmp_path, console)
 
 
-# ---- loading ----
+# Loading --------------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_downloaded_unless_asked(server, publish, tmp_path, monkeypatch):
+def test_nothing_is_downloaded_unless_requested(server, publish, tmp_path, monkeypatch):
     publish()
     monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
     for load in (published_denoiser, published_classifier):
         with pytest.raises(FileNotFoundError, match=r"robust-diffusion fetch test \(in Python download=True"):
             load("test")
-    assert server.asked == []
+    assert server.requests == []
     assert not (tmp_path / "cache").exists()
     with pytest.raises(ValueError, match=r"no card is named 'tset'\. The cards are score_sde_cifar10"):
         get_card("tset")
@@ -270,7 +270,7 @@ def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relativ
     ):
         with torch.no_grad():
             assert relative_error(classifier(reference.arrays["x"]), reference.arrays["logits"]) < 1e-5
-    assert server.asked == [None]
+    assert server.requests == [None]
     assert visible(tmp_path / "cache") == {"file.pt", "file.pt.json"} and visible(tmp_path) == {"cache", "made.pt"}
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         published_classifier("test", path=tmp_path / "elsewhere.pt")
@@ -278,7 +278,7 @@ def test_a_card_gives_a_classifier(server, publish, published, tmp_path, relativ
 
 @pytest.mark.parametrize("nest", [None, "state_dict", "net"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_of_ones_own_file_fill_any_network(nest, prefix, tmp_path):
+def test_weights_of_any_file_are_loaded_by_name(nest, prefix, tmp_path):
     torch.manual_seed(0)
     trained = WideResNet(10, 1).eval()
     state = {f"{prefix}{name}": value for name, value in trained.state_dict().items()}
@@ -314,7 +314,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", CARDS)
 def test_cards_describe_the_published_networks(name):
-    """Parameter counts as the papers and their files have them; EDM's and WRN's are stated to four digits."""
+    """Parameter counts of the papers and their files; EDM's and WRN's are stated to four digits."""
     network = build_body(CARDS[name].format, CARDS[name].config)
     count = sum(p.numel() for p in network.parameters())
     assert count == pytest.approx(PARAMETERS[name], rel=2e-4)

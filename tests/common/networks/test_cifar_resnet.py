@@ -1,4 +1,4 @@
-"""The CIFAR ResNet: torchvision's ResNet-50 with another beginning, under the names of PyTorch's CIFAR models."""
+"""The CIFAR ResNet: torchvision's ResNet-50 with another stem, and the tensor names of PyTorch's CIFAR models."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_names_are_those_of_the_pytorch_models():
 
 
 @pytest.mark.parametrize("blocks", [(1, 1, 1, 1), (1, 2, 1, 1)])
-def test_it_computes_what_torchvisions_does(blocks, awake):
+def test_outputs_equal_those_of_torchvision(blocks, awake):
     theirs = awake(reference(layers=list(blocks)))
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -58,7 +58,7 @@ def test_it_computes_what_torchvisions_does(blocks, awake):
         torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-6)  # the same sums in float32
 
 
-def test_it_is_kept_in_our_own_format(tmp_path):
+def test_it_survives_our_format(tmp_path):
     classifier = NetworkClassifier(CIFARResNet(7, (1, 1, 1, 1)), [0.4914, 0.4822, 0.4465], [0.2, 0.2, 0.2]).eval()
     again = load_classifier(save(classifier, tmp_path / "resnet.safetensors"))
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Classifier bodies: parity, published sizes, data configs, and that the small one learns digits."""
+"""Classifier bodies: parity, published sizes, data configs, and a small network that learns digits."""
 
 import numpy as np
 import pytest
@@ -46,14 +46,14 @@ def test_small_cnn_shapes_and_gradients(activation):
         assert torch.autograd.gradgradcheck(network, x, fast_mode=True)
 
 
-def test_small_cnn_rows_do_not_see_each_other():
+def test_small_cnn_rows_are_independent():
     network = SmallCNN(3, 3).train()
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network(x)[1:2], network(x[1:2]))
 
 
 def test_small_cnn_learns_digits():
-    """15 epochs reach 99 %; a third of them must reach 97 % on digits not seen."""
+    """15 epochs reach 99 %; a third of them must reach 97 % on held-out digits."""
     digits = load_digits()
     image, label = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None], torch.tensor(digits.target)
     torch.manual_seed(0)

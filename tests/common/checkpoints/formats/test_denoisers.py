@@ -1,4 +1,4 @@
-"""What published options say of noise levels, labels and predictions becomes exactly that denoiser, or is refused."""
+"""Denoisers of published options: noise levels, time labels and predictions; unsupported options are refused."""
 
 import math
 
@@ -22,7 +22,7 @@ VE = NCSN | {"embedding_type": "fourier", "progressive_input": "residual", "fir"
 
 @pytest.fixture
 def loaded(tmp_path, awake):
-    """``loaded(format, config)`` -> (denoiser, the published network, labels that the denoiser's network was told)."""
+    """``loaded(format, config)`` -> (denoiser, the published network, time labels that the network received)."""
 
     def make(format, config):
         with torch.device("cpu"):
@@ -35,9 +35,9 @@ def loaded(tmp_path, awake):
         else:
             torch.save(state, path)
         denoiser = load_denoiser(path, format, config)
-        told = []
-        denoiser.network.register_forward_pre_hook(lambda _, arguments: told.append(arguments[1]))
-        return denoiser, load_network(path, format, config), told
+        labels = []
+        denoiser.network.register_forward_pre_hook(lambda _, arguments: labels.append(arguments[1]))
+        return denoiser, load_network(path, format, config), labels
 
     return make
 
@@ -83,9 +83,9 @@ LEVELS = [
 
 
 @pytest.mark.parametrize(("format", "config", "extra", "sigmas", "factor"), LEVELS)
-def test_discrete_levels_and_their_labels(format, config, extra, sigmas, factor, loaded):
-    """D = x - sigma eps(x / sqrt(1 + sigma^2), label) at every trained sigma, whatever the table."""
-    denoiser, network, told = loaded(format, config | extra)
+def test_discrete_noise_levels_and_their_time_labels(format, config, extra, sigmas, factor, loaded):
+    """D = x - sigma eps(x / sqrt(1 + sigma^2), label) at every trained sigma of every beta schedule."""
+    denoiser, network, labels = loaded(format, config | extra)
     index = torch.tensor([0, 1, len(sigmas) // 2, len(sigmas) - 2])
     sigma = torch.tensor(sigmas, dtype=torch.float64)[index].float()
     x, level = images(sigma), sigma.view(-1, 1, 1, 1)
@@ -93,7 +93,7 @@ def test_discrete_levels_and_their_labels(format, config, extra, sigmas, factor,
         label = index if factor == 1 else factor * index.float()
         eps = network(x / (1 + level**2).sqrt(), label)[:, :3]
         torch.testing.assert_close(denoiser(x, sigma), x - level * eps, rtol=1e-5, atol=1e-5 * float(sigma.max()))
-    assert torch.equal(told[0], label) and told[0].dtype == label.dtype
+    assert torch.equal(labels[0], label) and labels[0].dtype == label.dtype
     assert denoiser.sigma_min == pytest.approx(sigmas[0], rel=1e-6)
 
 
@@ -101,24 +101,24 @@ def test_discrete_levels_and_their_labels(format, config, extra, sigmas, factor,
     "extra", [{}, {"diffusion_steps": 4000, "noise_schedule": "cosine", "rescale_timesteps": True}]
 )
 def test_a_network_that_predicts_the_image(extra, loaded):
-    denoiser, network, told = loaded("guided_diffusion", ADM | {"predict_xstart": True} | extra)
+    denoiser, network, labels = loaded("guided_diffusion", ADM | {"predict_xstart": True} | extra)
     assert isinstance(denoiser, X0Denoiser)
     sigma = torch.tensor([0.3, 2.0])
     x = images(sigma)
     with torch.no_grad():
-        expected = network(x / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt(), (labels := denoiser.time_label(sigma)))
+        expected = network(x / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt(), (time_label := denoiser.time_label(sigma)))
         torch.testing.assert_close(denoiser(x, sigma), expected[:, :3])
-    assert torch.equal(told[0], labels)
+    assert torch.equal(labels[0], time_label)
 
 
 @pytest.mark.parametrize("scales", [1000, 2000])
-def test_continuous_time_is_999_t_however_many_scales(scales, loaded):
+def test_continuous_time_is_999_t_for_any_number_of_scales(scales, loaded):
     config = {"data": {"image_size": 8, "centered": True}, "model": NCSN | {"num_scales": scales}, "optim": {"lr": 1}}
-    denoiser, _, told = loaded("score_sde", config | {"training": {"sde": "VPSDE", "continuous": True, "n_iters": 7}})
+    denoiser, _, labels = loaded("score_sde", config | {"training": {"sde": "VPSDE", "continuous": True, "n_iters": 7}})
     assert isinstance(denoiser, EpsDenoiser)
     t = torch.tensor([0.1, 0.5])
     denoiser(images(t), VP().sigma(t.double()).float())
-    torch.testing.assert_close(told[0], 999 * t, rtol=1e-5, atol=0)
+    torch.testing.assert_close(labels[0], 999 * t, rtol=1e-5, atol=0)
 
 
 # Exploding variance ---------------------------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ def ve(model, centered, **training):
 
 
 @pytest.mark.parametrize("centered", [True, False])
-def test_fourier_embedded_networks_are_told_sigma(centered, loaded):
+def test_fourier_embedded_networks_receive_sigma(centered, loaded):
     """NCSN++ with residual input: D = x + sigma^2 s(x, sigma) in the network's own frame."""
-    denoiser, network, told = loaded("score_sde", ve(VE | {"sigma_max": 348}, centered, continuous=True))
+    denoiser, network, labels = loaded("score_sde", ve(VE | {"sigma_max": 348}, centered, continuous=True))
     assert isinstance(denoiser, ScoreDenoiser)
     width = 1 if centered else 2
     assert (denoiser.sigma_min, denoiser.sigma_max) == (0.01 * width, 348 * width)
@@ -139,27 +139,27 @@ def test_fourier_embedded_networks_are_told_sigma(centered, loaded):
     x = images(own)
     with torch.no_grad():
         expected = x + own.view(-1, 1, 1, 1) ** 2 * network(x, own)
-        found = denoiser(width * x - (width - 1), width * own)
-    torch.testing.assert_close(found, width * expected - (width - 1), rtol=1e-4, atol=1e-5 * 40)
-    torch.testing.assert_close(told[0], own)
+        denoised = denoiser(width * x - (width - 1), width * own)
+    torch.testing.assert_close(denoised, width * expected - (width - 1), rtol=1e-4, atol=1e-5 * 40)
+    torch.testing.assert_close(labels[0], own)
 
 
-def test_positional_networks_are_told_the_index(loaded):
+def test_positional_networks_receive_the_index(loaded):
     """Discrete levels count downwards: index 0 is the largest sigma."""
     model = NCSN | {"scale_by_sigma": True, "num_scales": 500}
-    denoiser, network, told = loaded("score_sde", ve(model, False, continuous=False))
+    denoiser, network, labels = loaded("score_sde", ve(model, False, continuous=False))
     index = torch.tensor([499, 321, 0])
     own = network.sigmas[index]
     assert float(own[2]) == pytest.approx(50) and float(own[0]) == pytest.approx(0.01)
     x = images(own)
     with torch.no_grad():
         expected = x + own.view(-1, 1, 1, 1) ** 2 * network(x, index)
-        found = denoiser(2 * x - 1, 2 * own)
-    torch.testing.assert_close(found, 2 * expected - 1, rtol=1e-4, atol=1e-5 * 50)
-    assert torch.equal(told[0], index)
+        denoised = denoiser(2 * x - 1, 2 * own)
+    torch.testing.assert_close(denoised, 2 * expected - 1, rtol=1e-4, atol=1e-5 * 50)
+    assert torch.equal(labels[0], index)
 
 
-def test_a_score_denoiser_is_kept_in_our_format(loaded, tmp_path):
+def test_a_score_denoiser_survives_our_format(loaded, tmp_path):
     denoiser, network, _ = loaded("score_sde", ve(VE, False, continuous=True))
     path = save(denoiser, tmp_path / "ve.safetensors")
     x, sigma = images(torch.ones(2)), torch.tensor([0.4, 5.0])
@@ -168,7 +168,7 @@ def test_a_score_denoiser_is_kept_in_our_format(loaded, tmp_path):
         assert torch.equal(load_network(path)(x, sigma), network(x, sigma))
 
 
-# What must be refused -------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 SDE = {"data": {"image_size": 8, "centered": True}, "model": NCSN}
 
@@ -187,8 +187,8 @@ SDE = {"data": {"image_size": 8, "centered": True}, "model": NCSN}
         ("score_sde", ve(VE, False, continuous=False), "got fourier with continuous: false"),
     ],
 )
-def test_denoisers_that_cannot_be_made(format, config, message, loaded):
-    """One line that names what came."""
+def test_unsupported_options_are_refused(format, config, message, loaded):
+    """The message is one line."""
     with pytest.raises(ValueError, match=message) as error:
         loaded(format, config)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers: their own network and scheduler say what the denoiser must be."""
+"""Pipelines of diffusers: denoisers equal the predictions of their own network and scheduler."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch, tmp_path):
 
 @pytest.fixture(params=["pipeline", "flat"])
 def folder(request, tmp_path):
-    """A tiny random pipeline on the disk, in either of the two layouts that hubs have."""
+    """A tiny random pipeline on the disk, in both layouts of the hub."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
@@ -57,13 +57,13 @@ def test_the_denoiser_is_the_schedulers_own_prediction(folder, betas, prediction
             predicted = network(sample=xt, timestep=torch.tensor([i, i]))
             expected = scheduler.step(predicted, i, xt).pred_original_sample
             sigma = (1 / abar.double() - 1).sqrt().float()
-            found = denoiser(xt / abar.sqrt(), sigma.expand(2))
+            denoised = denoiser(xt / abar.sqrt(), sigma.expand(2))
         # float32: their 1 - abar loses digits at the small levels, our x - sigma eps at the large ones
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 + 1e-5 * float(sigma))
+        torch.testing.assert_close(denoised, expected, rtol=1e-3, atol=1e-3 + 1e-5 * float(sigma))
 
 
 def test_a_pipeline_becomes_a_file_of_ours(folder, tmp_path):
-    """A folder in, one file out, which gives the same bits as a denoiser and as a network."""
+    """The converted file gives the same bits as denoiser and as network."""
     target = convert(folder, tmp_path / "ours.safetensors", "diffusers")
     x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 2.0])
     with torch.no_grad():

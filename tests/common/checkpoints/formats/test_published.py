@@ -29,7 +29,7 @@ BOTH_EDM = ["edm_ddpmpp_cond_small", "edm_adm_cond_small"]
 
 
 def score_sde_file(reference, path, drop=()):
-    """``{optimizer, model, ema, step}``, with wrong numbers everywhere but in the average."""
+    """``{optimizer, model, ema, step}``, with wrong numbers everywhere except in the average."""
     names = list(reference.spec["tensors"])
     wrong = {f"module.{name}": torch.full_like(value, 9.0) for name, value in reference.state.items()}
     average = [reference.state[name] for name in names]
@@ -48,7 +48,7 @@ def score_sde_file(reference, path, drop=()):
 
 @pytest.fixture
 def file_of(published, tmp_path):
-    """``file_of(format)`` -> (path as its publishers would write it, config, reference)."""
+    """``file_of(format)`` -> (path of a file in the publishers' layout, config, reference)."""
 
     def write(format, name=None):
         reference = published(name or NAMES[format])
@@ -184,7 +184,7 @@ def test_score_sde_with_fourier_features(tmp_path):
         load_network(tmp_path / "ve.pth", "score_sde", config)
 
 
-# Files as people have them --------------------------------------------------------------------------------------------
+# Variants of published files ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", NAMES)
@@ -252,7 +252,7 @@ def test_files_of_old_torch_without_batch_counters(file_of):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_trainers_may_leave_numbers_beside_the_weights(zipped, file_of):
+def test_numbers_beside_the_weights_are_ignored(zipped, file_of):
     path, config, reference = file_of("robustbench_wrn")
     expected = load_classifier(path, "robustbench_wrn", config).state_dict()
     content = {"state_dict": reference.state, "best": np.float64(94.78), "epoch": np.int64(200), "lr": 0.1}
@@ -267,7 +267,7 @@ def test_half_precision_files_become_float32(file_of):
 
 
 @pytest.mark.parametrize("format", ["score_sde", "sdedit_ddpm"])
-def test_the_image_size_may_be_left_to_the_names(format, file_of):
+def test_a_missing_image_size_is_deduced_from_the_names(format, file_of):
     path, config, _ = file_of(format)
     size = config.pop("image_size")
     assert load_network(path, format, config).config["attn_resolutions"] == config["attn_resolutions"]
@@ -275,7 +275,7 @@ def test_the_image_size_may_be_left_to_the_names(format, file_of):
     assert load_network(path, format, config).state_dict().keys() == loaded.state_dict().keys()
 
 
-def test_an_edm_pickle_is_read_and_not_run(file_of, tmp_path, persistent, relative_error):
+def test_an_edm_pickle_is_read_and_not_executed(file_of, tmp_path, persistent, relative_error):
     """``{"ema": object, ...}`` where each module of the object carries the source code of its class."""
     config, reference = file_of("edm")[1:]
 
@@ -315,7 +315,7 @@ def test_sections_and_manifests_are_flattened():
         flatten("cifar10.yml")
 
 
-def test_guided_diffusion_as_its_command_line_spells_it():
+def test_guided_diffusions_command_line_options():
     """The options of the published ImageNet-256 network, as in DiffPure's configuration of it."""
     script = {
         "attention_resolutions": "32,16,8",
@@ -364,7 +364,7 @@ def test_guided_diffusion_as_its_command_line_spells_it():
         ("guided_diffusion", {"image_size": 32, "dims": 3}, "only 2"),
     ],
 )
-def test_options_that_describe_no_network(format, options, message):
+def test_invalid_options_are_refused(format, options, message):
     with pytest.raises(ValueError, match=message):
         build_body(format, options)
 
@@ -378,7 +378,7 @@ def test_files_of_another_kind(file_of):
         load_denoiser(path, "robustbench_wrn", config)
 
 
-# What must be refused -------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", ["guided_diffusion", "edm", "sdedit_ddpm", "robustbench_wrn"])
@@ -429,8 +429,8 @@ def test_a_filter_that_contradicts_the_config(file_of):
         load_network(path, "edm", config)
 
 
-def complaint(error):
-    """What is said of a file: one line, without the advice of libraries to run what is inside."""
+def checked_message(error):
+    """The message of an error, checked: one line, without the advice of libraries to execute the file."""
     text = str(error.value)
     assert "\n" not in text and len(text) < 360 + len(os.getcwd()), text
     assert "weights_only" not in text and "trust" not in text and "()" not in text, text
@@ -443,22 +443,22 @@ def complaint(error):
 def test_damaged_files(format, zipped, file_of):
     path, config, _ = file_of(format)
     torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=zipped)
-    whole = path.read_bytes()
-    pieces = [whole[:length] for length in (0, 1, 20, 40, 100, len(whole) // 2, len(whole) - 1)]
-    for content in (*pieces, b"PK\x03\x04nonsense", b"\x80\x04x", bytes(range(256))):
-        path.write_bytes(content)
+    content = path.read_bytes()
+    pieces = [content[:length] for length in (0, 1, 20, 40, 100, len(content) // 2, len(content) - 1)]
+    for damaged in (*pieces, b"PK\x03\x04nonsense", b"\x80\x04x", bytes(range(256))):
+        path.write_bytes(damaged)
         with pytest.raises(
             ValueError, match=r"cannot be read as an? .*damaged, cut short or of another format"
         ) as error:
             load_network(path, format, config)
-        assert re.search(r"\([^()]{8,}", complaint(error)), "a reason"
-    path.write_bytes(whole[:-1])
+        assert re.search(r"\([^()]{8,}", checked_message(error)), "a reason"
+    path.write_bytes(content[:-1])
     with pytest.raises(ValueError, match=r"truncated|central directory|EOF"):
         load_network(path, format, config)
     path.write_text("<!DOCTYPE html><html>Too many users have viewed or downloaded this file")
     with pytest.raises(ValueError, match="is a web page") as error:
         load_network(path, format, config)
-    complaint(error)
+    checked_message(error)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         load_network(path.with_name("nowhere.pt"), format, config)
 
@@ -470,11 +470,11 @@ def test_foreign_files(format, content, file_of):
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"it holds|missing") as error:
         load_network(path, format, config)
-    complaint(error)
+    checked_message(error)
 
 
 class Run:
-    """A pickle that runs a command when it is read."""
+    """A pickle that executes a command when it is read."""
 
     def __reduce__(self):
         return (os.system, ("touch RAN",))
@@ -482,7 +482,7 @@ class Run:
 
 @pytest.mark.parametrize("layout", ["zip", "old torch", "pickle"])
 @pytest.mark.parametrize("format", NAMES)
-def test_malicious_files_run_nothing(format, layout, file_of, tmp_path, monkeypatch):
+def test_malicious_files_execute_nothing(format, layout, file_of, tmp_path, monkeypatch):
     path, config, reference = file_of(format)
     monkeypatch.chdir(tmp_path)
     content = {"ema": {"shadow_params": [], "x": Run()}, "state_dict": reference.state, "x": Run()}
@@ -493,7 +493,7 @@ def test_malicious_files_run_nothing(format, layout, file_of, tmp_path, monkeypa
     with pytest.raises(ValueError, match=r"Nothing in it was executed|must hold") as error:
         load_network(path, format, config)
     if layout != "pickle" or format == "edm":
-        assert f"it names {os.system.__module__}.system, which is code" in complaint(error)
+        assert f"it names {os.system.__module__}.system, which is code" in checked_message(error)
     assert not (tmp_path / "RAN").exists()
 
 
@@ -517,7 +517,7 @@ def test_converted_files_need_only_their_path(format, file_of, tmp_path):
 @pytest.mark.parametrize("kind", [None, "network"])
 @pytest.mark.parametrize("format", NAMES)
 def test_the_network_of_a_converted_file_is_the_published_one(format, kind, file_of, tmp_path):
-    """Whatever was written, denoiser, classifier or network: the same calls give the same bits."""
+    """Denoiser, classifier or network in the file: the same calls give the same bits."""
     path, config, reference = file_of(format)
     target = convert(path, tmp_path / "ours.safetensors", format, config, kind)
     theirs, ours = load_network(path, format, config), load_network(target)
@@ -529,7 +529,7 @@ def test_the_network_of_a_converted_file_is_the_published_one(format, kind, file
         assert torch.equal(ours(*arguments.values()), theirs(**arguments))
 
 
-def test_edms_network_is_a_denoiser_too(file_of, tmp_path):
+def test_edms_network_loads_as_a_denoiser(file_of, tmp_path):
     path, config, reference = file_of("edm")
     target = convert(path, tmp_path / "ours.safetensors", "edm", config, "network")
     x, sigma, label = reference.arrays["x"], reference.arrays["sigma"], reference.arrays["class_labels"].argmax(1)
@@ -550,7 +550,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_of_a_score_sde_file_only_the_average_is_read(zipped, tmp_path):
-    """Optimiser state and raw weights stay on the disk: at most the average, a quarter of the file, is there twice."""
+    """Optimiser state and raw weights are not read: memory holds at most two copies of the average, a quarter each."""
     config = {"image_size": 32, "nf": 96, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [16]}
     network = build_body("score_sde", config)
     average = [torch.zeros(p.shape) for p in network.parameters()]

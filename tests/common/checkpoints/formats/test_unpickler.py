@@ -64,18 +64,18 @@ class Run:
 
 
 @pytest.mark.parametrize("place", ["root", "beside", "inside", "storage"])
-def test_a_command_is_refused_and_not_run(place, tmp_path, monkeypatch):
+def test_a_command_is_refused_and_not_executed(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = Run(os.system, "touch RAN")
     net = nn.Linear(2, 2)
     if place == "inside":
         net.extra = command
     content = {"root": command, "beside": {"ema": net, "x": command}, "inside": {"ema": net}}.get(place)
-    if place == "storage":  # a storage is a file in a file: that one may be hostile too
+    if place == "storage":  # a storage is a file in a file: which may be malicious too
         content = {"ema": Run(torch.storage._load_from_bytes, pickle.dumps(command, 2))}
     (tmp_path / "net.pkl").write_bytes(pickle.dumps(content))
-    said = r"it names (posix|nt)\.system, which is code and no tensor\. Nothing in it was executed\."
-    with pytest.raises(ValueError, match=said) as error:
+    message = r"it names (posix|nt)\.system, which is code and no tensor\. Nothing in it was executed\."
+    with pytest.raises(ValueError, match=message) as error:
         read_tensors(tmp_path / "net.pkl", "ema")
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     assert os.listdir(tmp_path) == ["net.pkl"]
@@ -95,9 +95,9 @@ def test_allowed_names_are_harmless():
 
 def test_damaged_and_foreign_pickles(network, tmp_path):
     path = tmp_path / "net.pkl"
-    whole = pickle.dumps({"ema": network})
-    for length in (0, 1, 20, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
+    content_bytes = pickle.dumps({"ema": network})
+    for length in (0, 1, 20, len(content_bytes) // 2, len(content_bytes) - 1):
+        path.write_bytes(content_bytes[:length])
         with pytest.raises(ValueError, match=r"cannot be read as a pickled network: it is damaged, .* \([^)]+\)"):
             read_tensors(path, "ema")
     for content in ([1, 2], {"net": 1}, {"ema": {"weight": 1}}):
@@ -116,8 +116,8 @@ def test_a_tensor_cannot_reach_beyond_its_data(tmp_path):
         read_tensors(tmp_path / "net.pkl", "ema")
 
 
-def test_the_pickles_of_these_tests_do_name_what_they_claim(network):
-    """The simulated file has the layout it stands for: source inside, a reconstructing call, nested states."""
+def test_the_simulated_pickle_has_edms_layout(network):
+    """It holds source code, a reconstructing call, and nested states."""
     named = {str(argument) for _, argument, _ in pickletools.genops(pickle.dumps(network, 2)) if argument is not None}
     assert "torch_utils.persistence _reconstruct_persistent_obj" in named
     assert any("touch RAN" in text for text in named)

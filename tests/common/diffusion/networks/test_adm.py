@@ -1,4 +1,4 @@
-"""ADM in both namings: parity, published sizes, equality of the two, and what the options mean."""
+"""ADM in both namings: parity, published sizes, equality of the two, and every option."""
 
 from typing import Any
 
@@ -143,7 +143,7 @@ def test_every_option_runs_and_uses_every_parameter(options, awake):
 
 
 def test_names_of_the_resampling_layers():
-    """Without residual blocks that resample, convolutions do, and without those nothing learned does."""
+    """Resampling by residual blocks, by convolutions, or without parameters."""
     names = set(ADM(**SMALL).state_dict())
     assert {"input_blocks.2.0.op.weight", "output_blocks.1.2.conv.weight"} <= names
     assert not {name for name in ADM(**SMALL, conv_resample=False).state_dict() if "op." in name or ".conv." in name}
@@ -189,7 +189,7 @@ def test_integer_and_float_indices_and_one_for_all(awake):
 
 
 def test_edm_naming_leaves_attention_out_of_narrow_blocks(awake):
-    """64 channels per head: a block of 32 has no head, hence no attention, wherever it stands."""
+    """64 channels per head: a block of 32 has no head, hence no attention, at any level."""
     network = awake(EDMADM(8, 2, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8, 4]))
     narrow = {name.split(".")[1] for name in network.state_dict() if "qkv" in name}
     assert narrow == {"4x4_block0", "4x4_in0", "4x4_block1"}
@@ -219,7 +219,7 @@ def test_config_rebuilds_the_network(network):
         ({"num_heads": 7}, "num_heads must divide the width 64 .*got 7"),
     ],
 )
-def test_what_does_not_fit(change, message):
+def test_sizes_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         ADM(**(SMALL | change))
     with pytest.raises(ValueError, match="without num_classes"):
@@ -245,6 +245,6 @@ def test_heads_that_do_not_divide_the_width(options, message):
 
 
 def test_edm_heads_that_do_not_divide_the_width():
-    """EDM counts width // 64 heads: 3 of them do not share 224 channels."""
+    """EDM counts width // 64 heads: 3 do not divide 224 channels."""
     with pytest.raises(ValueError, match="multiple of its 3 heads; got 224"):
         EDMADM(8, model_channels=224, channel_mult=[1], num_blocks=1, attn_resolutions=[8])

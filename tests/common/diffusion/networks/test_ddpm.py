@@ -88,6 +88,6 @@ def test_config_rebuilds_the_network():
 
 
 @pytest.mark.parametrize(("change", "message"), [({"image_size": 9}, "multiple of 2"), ({"ch": 48}, "multiples of 32")])
-def test_what_does_not_fit(change, message):
+def test_sizes_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         DDPMUNet(**(SMALL | change))

@@ -1,4 +1,4 @@
-"""DDPM++ / NCSN++ in EDM naming: parity, the published sizes, and what each option means."""
+"""DDPM++ / NCSN++ in EDM naming: parity, the published sizes, and every option."""
 
 from typing import Any
 
@@ -109,7 +109,7 @@ def test_class_reaches_the_output_and_none_means_no_class(awake):
     assert (network(x, c_noise, torch.eye(3)) - no_class).abs().amax(dim=(1, 2, 3)).min() > 1e-3
 
 
-def test_rows_do_not_see_each_other_and_a_scalar_noise_level_is_shared(awake):
+def test_rows_are_independent_and_a_scalar_noise_level_is_shared(awake):
     network = awake(DDPMpp(**SMALL))
     x, c_noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([-1.0, 0.2, 0.7])
     together = network(x, c_noise)

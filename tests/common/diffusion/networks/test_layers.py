@@ -17,7 +17,7 @@ def image(*shape: int) -> torch.Tensor:
 
 
 def lowpass(x: np.ndarray, taps: tuple[int, ...], gain: float = 1.0) -> np.ndarray:
-    """The whole convolution with the separable kernel, borders and all."""
+    """Full convolution with the separable kernel, borders included."""
     f = np.array(taps, dtype=float) / sum(taps)
     return convolve2d(x, gain * np.outer(f, f), mode="full")
 
@@ -29,7 +29,7 @@ def zeros_between(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("taps", TAPS)
-def test_resampling_is_a_filter_and_a_choice_of_samples(taps):
+def test_resampling_is_filtering_and_decimation(taps):
     x, half = image(2, 3, 6, 8), len(taps) // 2
     kernel = layers.resampling_kernel(taps).double()
     down, up = layers.downsample(x, kernel), layers.upsample(x, kernel)
@@ -55,7 +55,7 @@ def test_resampling_keeps_constants_and_is_adjoint(taps):
 
 
 @pytest.mark.parametrize("taps", TAPS)
-def test_fused_resampling_convolves_without_cutting_off(taps):
+def test_fused_resampling_does_not_crop_in_between(taps):
     """One filter, the convolution of both, applied once; `scipy.signal.convolve2d` turns kernels, networks do not."""
     x, weight = image(1, 2, 6, 6), image(3, 2, 3, 3)
     kernel, reach = layers.resampling_kernel(taps).double(), len(taps) // 2

@@ -173,7 +173,7 @@ def test_shortcuts_of_both_kinds_of_block():
     assert shortcuts("ddpm") == {"NIN_0.W", "NIN_0.b"}
 
 
-def test_the_input_pyramid_joins_in_front():
+def test_the_input_pyramid_is_concatenated_first():
     """Order of the channels is part of the format: first the pyramid's, then the features."""
     combine = Combine(2, 3, "cat")
     torch.nn.init.constant_(combine.Conv_0.weight, 1.0)
@@ -182,7 +182,7 @@ def test_the_input_pyramid_joins_in_front():
     assert out[0, :, 0, 0].tolist() == [2, 2, 2, 7, 7, 7]
 
 
-def test_a_network_that_is_not_told_the_noise_level(awake):
+def test_a_network_without_noise_level(awake):
     network = awake(NCSNpp(**SMALL, conditional=False))
     torch.testing.assert_close(network(images(), torch.tensor([1.0, 2.0])), network(images(), torch.tensor([3.0, 4.0])))
 
@@ -233,6 +233,6 @@ def test_config_rebuilds_the_network():
         ({"resblock_type": "resnet"}, "resblock_type must be one of biggan, ddpm"),
     ],
 )
-def test_what_does_not_fit(change, message):
+def test_sizes_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         NCSNpp(**(SMALL | change))
