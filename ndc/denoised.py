@@ -1,4 +1,4 @@
-"""Certifiable without diffusion classifiers: denoise what smoothing has noised, then ask an ordinary classifier."""
+"""Denoised smoothing: a denoiser before any classifier of clean images, so that smoothing may certify it."""
 
 import math
 
@@ -16,15 +16,15 @@ from ndc.levels import check_input_level
 
 
 class Denoising(DiffusionPurifier):
-    """The reverse process of an image that has its noise already: pixels with noise of ``sigma`` to pixels.
+    """Reverse process that starts from the noise of its input: pixels with noise of ``sigma`` to pixels.
 
         sigma(t*) = 2 sigma,    x_{t*} = s(t*) (2 image - 1),    then ``steps`` solver steps down to t = 0.
 
-    None is added, so it starts where the certifier's noise has put the image. One step is one call of the denoiser,
-    the posterior mean D(2 image - 1, 2 sigma), whatever the solver and the schedule. The rest is as in
-    `DiffusionPurifier`, and ``diffuse`` gives x_{t*}.
+    It adds no noise: the certifier has. One step is one call of the denoiser, the posterior mean
+    D(2 image - 1, 2 sigma), for any solver and schedule. Everything else is as in `DiffusionPurifier`; ``diffuse``
+    gives x_{t*}.
 
-    Raises ``ValueError`` for a ``sigma`` that the denoiser is not meant for, and as `DiffusionPurifier` does.
+    Raises ``ValueError`` for a ``sigma`` outside of the denoiser's range, and as `DiffusionPurifier` does.
     """
 
     adds_noise = False
@@ -49,27 +49,27 @@ class Denoising(DiffusionPurifier):
 
 
 class DenoisedClassifier(ClassifierWrapper):
-    """Any classifier as one of images with noise of ``sigma`` (pixels), by denoising them first: to be smoothed.
+    """Classifier of images with noise of ``sigma`` (pixels): denoise, then classify. Made to be smoothed.
 
     - **Diffusion-denoised smoothing**: ``steps=1``, ``votes=1``. One call of the denoiser at the level of the noise,
       then the classifier; deterministic. Source: Carlini et al., arXiv 2206.10550.
-    - **DensePure-style voting**: ``steps`` of the reverse process from the noisy image, ``votes`` times with noise of
-      their own, and the class that most of the clean images are put into. Source: Xiao et al., arXiv 2211.00322.
+    - **DensePure-style voting**: ``steps`` of the reverse process from the noisy image, ``votes`` times with
+      independent noise, and the majority class of the denoised images. Source: Xiao et al., arXiv 2211.00322.
 
-    The random numbers come from the noise that is handed in, a row per image, and so depend on neither the image nor
-    its neighbours: `Smoothing` may certify it, for the probability over both. A published sampler clips the denoised
-    image: hand in ``Clipped(denoiser)`` for that. A call has images x votes rows; where that is too much, lower the
-    smoothing's ``batch_size``.
+    All random numbers come from the image's row of ``noise``, independent of the image and of the other rows, so that
+    `Smoothing` may certify it for the probability over both. A published sampler clips the denoised image: pass
+    ``Clipped(denoiser)`` for that. A call has images x votes rows; if that is too many, lower the smoothing's
+    ``batch_size``.
 
     Args:
-        denoiser: asked without a label.
-        classifier: what sees the denoised images; trained on clean ones, as a rule.
+        denoiser: called without a label.
+        classifier: classifies the denoised images; usually trained on clean images.
         sigma: PIXEL standard deviation of the noise in the image; that of `Smoothing`.
-        steps: calls of the denoiser for one clean image.
-        votes: clean images for one answer; see `Voting` for what its logits are.
+        steps: calls of the denoiser per denoised image.
+        votes: denoised images per prediction; `Voting` defines the logits.
         solver, gradient, schedule: as for `Denoising`.
 
-    Raises ``ValueError`` as `Denoising` does, and for several votes that would all be the same.
+    Raises ``ValueError`` as `Denoising` does, and for several votes without randomness.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DenoisedClassifier(ClassifierWrapper):
         purified = Purified(Denoising(denoiser, sigma, steps, solver, gradient, schedule), classifier)
         if votes > 1 and not purified.randomised:
             raise ValueError(
-                f"{votes} votes need randomness, else they are all the same: more steps of a solver that draws noise"
+                f"{votes} votes need randomness, else they are all the same: use more steps of a stochastic solver"
             )
         super().__init__(purified if votes == 1 else Voting(purified, votes))
         self.sigma = parse_number(sigma)

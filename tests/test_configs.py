@@ -24,6 +24,7 @@ from common import checkpoints
 from common.checkpoints.formats.bodies import build_body
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
+from common.engine.precision import has_bf16_units
 from common.experiments.study import Study
 from common.hub.cards import CARDS
 from common.networks import CIFARResNet, SmallCNN, WideResNet
@@ -38,7 +39,7 @@ SUITES = [path for path in CONFIGS if path.parent.name == "suites"]  # layers ov
 TESTS = [path for path in CONFIGS if path not in FITS and path not in SUITES]
 PRESETS = [path for path in CONFIGS if path.parent.name in ("agdm", "diffpure", "ndc", "train")]
 SIDE = 8
-BF16_UNITS = any(getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16"))
+BF16_UNITS = has_bf16_units()
 """Without them bf16 is emulated, a hundred times slower; the presets are then tried in float32."""
 
 
