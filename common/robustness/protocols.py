@@ -68,11 +68,3 @@ class SupportsGradientCheck(Protocol):
     """
 
     def gradient_findings(self, image: Tensor, noise: Noise, double: Any = None) -> list[Finding]: ...
-
-
-@runtime_checkable
-class CountsEvaluations(Protocol):
-    """A classifier of known cost: ``evaluations`` network evaluations for one image."""
-
-    @property
-    def evaluations(self) -> int: ...
