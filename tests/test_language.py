@@ -59,8 +59,6 @@ PENDING: set[str] = {
     "ndc/lipschitz.py",
     "ndc/noise_weights.py",
     "ndc/terms.py",
-    "tests/common/checkpoints/formats/test_denoisers.py",
-    "tests/common/checkpoints/formats/test_published.py",
     "tests/common/commands/test_progress_bar.py",
     "tests/common/diffusion/gradient_check/test_purifier_checks.py",
     "tests/common/diffusion/test_gradients.py",
