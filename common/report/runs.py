@@ -22,7 +22,8 @@ from common.records.store import merge
 from common.records.summary import Summary, summary
 from common.records.worst_case import worst_case
 from common.report.header import evaluator_parts
-from common.robustness.masking.checks import MaskingCheck, masking_checks
+from common.robustness.masking.check import MaskingCheck
+from common.robustness.masking.checks import masking_checks
 
 R = TypeVar("R", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)

@@ -24,7 +24,7 @@ from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.gradient_check.evaluator import GradientCheck
-from common.robustness.masking.variants import Baseline
+from common.robustness.masking.baseline import Baseline
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.perceptual import LPIPS, Perceptual
 from common.robustness.threats.spatial import SpatialThreat

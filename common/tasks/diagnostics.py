@@ -7,7 +7,8 @@ from common.data.datasets import LabelledImages
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.evaluator import GradientCheck
-from common.robustness.masking.variants import Baseline, masking_suite
+from common.robustness.masking.baseline import Baseline
+from common.robustness.masking.variants import masking_suite
 
 MIN_IMAGES = 12  # paired comparisons of fewer images hardly decide anything
 SHARE = 16  # the variants see at most one in so many images

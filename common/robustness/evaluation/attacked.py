@@ -21,7 +21,7 @@ from common.robustness.evaluation.batches import Batch, check_evaluation
 from common.robustness.evaluation.decisions import Rule, check_draws, decide, predictions, with_rule
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.stored_images import stored_images
-from common.robustness.masking.checks import masking_signs
+from common.robustness.masking.signs import masking_signs
 from common.robustness.threats.threat import Threat
 
 Knowledge = Literal["model", "noise"]

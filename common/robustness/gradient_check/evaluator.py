@@ -1,9 +1,9 @@
-"""Before a long attack: are the gradients of this very classifier what they claim to be?
+"""Gradient checks run before an attack: does the classifier's gradient belong to its logits?
 
-Each test has a name, measures an error and says what it means. What only a purifier can tell of itself is asked of it:
-a `SupportsGradientCheck` is handed what it was called with, and its
-float64 copy. Where a gradient is declared to be approximate ("declared gradient" among what the purifier found),
-nothing is held against it; what is around it is tested with the exact one, through the module's ``differentiated``.
+Each check has a name, measures an error and returns a sentence on its meaning. Parts that satisfy
+`SupportsGradientCheck`, such as diffusion purifiers, add checks of their own, with the inputs of their first call and
+their float64 copy. A gradient that is declared approximate (finding "declared gradient") fails no check; the parts
+around it are checked with the exact one, by `SupportsDifferentiation`.
 """
 
 import copy
@@ -27,23 +27,22 @@ from common.robustness.padding import unpadded
 
 @dataclass(frozen=True)
 class GradientCheck(Evaluator):
-    """Tests of a classifier's gradient, at single images; one record each.
+    """Gradient checks of a classifier at single images; one record each.
 
-    - "same noise": twice the same noise gives twice the same logits and the same gradient.
-    - "declared randomness": other noise gives the same logits, if the classifier says that it is deterministic.
+    - "same noise": the same noise gives the same logits and the same gradient.
+    - "declared randomness": other noise gives the same logits, if the classifier is declared deterministic.
     - "attacked as deployed": a pass that records a gradient gives the logits of one that does not.
-    - "outputs are logits"; "gradient reaches the image": it is there, finite, and far from underflow.
-    - "recomputed networks": what networks are asked and answer in the backward pass, they were and did in the forward
-      pass.
+    - "outputs are logits"; "gradient reaches the image": it exists, is finite, and far from underflow.
+    - "recomputed networks": in the backward pass, networks have the inputs and outputs of the forward pass.
     - "finite differences": gradients of the projected logits against central differences of a float64 copy, along
-      random ``directions``. "staircase": logits are piecewise constant. "single precision": the float32 gradient is
-      that of float64.
+      random ``directions``. "staircase": logits that are piecewise constant. "single precision": the float32 gradient
+      agrees with that of float64.
     - "recomputed states", "time grids", "time labels", "full graph", "guidance path", "declared gradient": see
       ``common.diffusion.gradient_check.purifier_checks``.
 
     A `GradientCheckRecord` holds ``verified`` (nothing failed) and the ``findings``. A purifier of S network
-    evaluations costs (9 + 4 ``directions``) S of them per image, and 20 to 200 more: what four steps of PGD with EOT 2
-    do. cuDNN is deterministic and TF32 off while it runs.
+    evaluations costs (9 + 4 ``directions``) S of them per image, and 20 to 200 more, about four steps of PGD with
+    EOT 2. cuDNN is deterministic and TF32 off while it runs.
     """
 
     directions: int = 2
@@ -75,7 +74,7 @@ class GradientCheck(Evaluator):
 
 
 def failure_message(records: Sequence[GradientCheckRecord]) -> str:
-    """What failed, what it means and what to do about it; empty if nothing did. Of the records of `GradientCheck`."""
+    """Error message for failed checks, with meaning and remedy; empty if none failed."""
     failed: dict[str, str] = {}
     for record in records:
         for finding in record.findings:
@@ -86,14 +85,14 @@ def failure_message(records: Sequence[GradientCheckRecord]) -> str:
         return ""
     lines = "\n".join(f"- {name}: {text}" for name, text in failed.items())
     return (
-        "verification failed: attacks by this classifier's gradient would overstate its robustness.\n"
-        f"{lines}\nMend the defence, or go on with verify: warn, which marks the records."
+        "gradient check failed: attacks by this classifier's gradient would overstate its robustness.\n"
+        f"{lines}\nFix the defence, or continue with verify: warn, which marks the records."
     )
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """cuDNN with deterministic kernels, without benchmark, and no TF32, while the context lasts."""
+    """Context manager: deterministic cuDNN kernels, no benchmarking, no TF32."""
     cudnn: Any = torch.backends.cudnn
     precise: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = (cudnn.deterministic, cudnn.benchmark, [part.fp32_precision for part in precise])
@@ -109,7 +108,7 @@ def deterministic() -> Iterator[None]:
 
 
 def _doubled(classifier: Classifier) -> Classifier | None:
-    """A float64 copy; None of what cannot be copied, and where the device knows no float64."""
+    """A float64 copy; None if it cannot be copied or the device has no float64."""
     try:
         return copy.deepcopy(classifier).double()
     except FAILURES:

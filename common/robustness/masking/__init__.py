@@ -1,1 +1,1 @@
-"""Checks for gradient masking."""
+"""Checks for gradient masking, after an attack and by comparison of attacks."""

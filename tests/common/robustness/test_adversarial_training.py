@@ -189,7 +189,7 @@ def test_adversarial_training_increases_robust_accuracy(kind):
         (lambda threat: InnerMaximum(threat, start="far"), "start must be one of near, random; got 'far'"),
         (lambda threat: TradesTraining(threat, weight=-1.0), "weight >= 0"),
         (lambda threat: TradesTraining(threat, inner="margin"), "inner 'kl' or 'cross_entropy'"),
-        (lambda threat: ClassifierTask(linear(), noise_sigma=0.1, objective=PGDTraining(threat)), "as they are"),
+        (lambda threat: ClassifierTask(linear(), noise_sigma=0.1, objective=PGDTraining(threat)), "takes clean images"),
         (lambda threat: ClassifierTask(linear(), objective=PGDTraining(threat), val_steps=-1), "val_steps"),
     ],
 )

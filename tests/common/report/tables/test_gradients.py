@@ -12,7 +12,7 @@ from common.report.page.page import page
 from common.report.runs import read_runs, state
 from common.report.tables.gradients import finding_state, findings, gradients
 from common.report.tables.protocol import protocol_table
-from common.robustness.masking.checks import MaskingCheck
+from common.robustness.masking.check import MaskingCheck
 
 GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.")
 BAD = Finding("guidance path", False, 0.3, "Guidance is detached somewhere.")

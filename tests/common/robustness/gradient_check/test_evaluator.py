@@ -1,4 +1,4 @@
-"""The evaluator: records, cost, what it leaves behind, and what it does without a float64 copy."""
+"""Gradient check: records, cost, restored state, and classifiers without a float64 copy."""
 
 import threading
 
@@ -17,7 +17,7 @@ from diffpure.purifier import DiffPure
 
 
 class Body(nn.Module):
-    """A tanh layer that knows the noise level."""
+    """A tanh layer that depends on the noise level."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def names(records, passed=False):
     return {f.name for record in records for f in record.findings if f.passed == passed}
 
 
-def test_a_record_is_about_one_image_whatever_it_shares_a_batch_with():
+def test_records_are_independent_of_the_batch():
     classifier = diffpure().freeze()
     image, label, index = batch(3)
     together = GradientCheck()(classifier, (image, label, index))
@@ -60,8 +60,8 @@ def test_a_record_is_about_one_image_whatever_it_shares_a_batch_with():
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-def test_the_cost_is_what_is_promised(directions):
-    """Per step 9 evaluations for gradients and replays, 4 for each direction; the classifier's do not depend on S."""
+def test_cost_matches_the_docstring(directions):
+    """Per step 9 evaluations for gradients and repeated passes, 4 per direction; the classifier's cost is constant."""
 
     def evaluations(steps):
         (record,) = GradientCheck(directions=directions)(diffpure(steps).freeze(), batch(1))
@@ -71,13 +71,13 @@ def test_the_cost_is_what_is_promised(directions):
     assert evaluations(8) - (9 + 4 * directions) * 8 <= 30
 
 
-def test_a_steady_classifier_costs_no_more():
+def test_padding_does_not_add_cost():
     bare, steady = (GradientCheck()(c.freeze(), batch(1))[0] for c in (diffpure(), Padded(diffpure(), 16)))
     assert steady == bare
     assert steady.cost.evaluations == bare.cost.evaluations
 
 
-def test_nothing_is_left_behind():
+def test_hooks_modes_and_generators_are_restored():
     classifier = diffpure().train()
     for parameter in classifier.classifier.parameters():
         parameter.requires_grad_(True)
@@ -91,7 +91,7 @@ def test_nothing_is_left_behind():
         assert not module._forward_pre_hooks
 
 
-def test_kernels_are_deterministic_and_precise_for_a_while():
+def test_deterministic_kernels_are_switched_and_restored():
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
     cudnn.benchmark = True
@@ -107,7 +107,7 @@ def test_kernels_are_deterministic_and_precise_for_a_while():
 
 
 class Locked(Classifier):
-    """Cannot be copied; ``share`` of its gradient is kept."""
+    """A classifier that cannot be copied; ``share`` of its gradient is kept."""
 
     def __init__(self, share=1.0):
         super().__init__()
@@ -117,7 +117,7 @@ class Locked(Classifier):
         return self.inside(self.share * image + (1 - self.share) * image.detach())
 
 
-def test_without_a_float64_copy_differences_are_taken_in_float32():
+def test_differences_are_in_float32_without_a_float64_copy():
     (record,) = GradientCheck()(Locked().freeze(), batch(1))
     assert record.verified
     assert "finite differences" in names([record], passed=True)
@@ -128,28 +128,28 @@ def test_without_a_float64_copy_differences_are_taken_in_float32():
     assert 0.01 < error < 2
 
 
-class Telling(nn.Module):
-    """Anything with a method ``verify`` is asked, once, with what it was called with and its float64 copy."""
+class SelfChecking(nn.Module):
+    """A part with gradient checks; stores their arguments."""
 
     randomised = False
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.heard = []
+        self.arguments = []
 
     def forward(self, image, noise):
         return self.weight * image
 
     def gradient_findings(self, image, noise, double):
-        self.heard.append((image, noise, double))
+        self.arguments.append((image, noise, double))
         return [Finding("its own", False, 0.5, "Something is wrong.")]
 
 
-def test_modules_tell_of_themselves():
-    purifier = Telling()
+def test_parts_add_findings_of_their_own():
+    purifier = SelfChecking()
     records = GradientCheck()(Purified(purifier, network()).freeze(), batch(1))
-    ((image, noise, double),) = purifier.heard
+    ((image, noise, double),) = purifier.arguments
     assert image.shape == (1, 1, 4, 4)
     assert noise.index.tolist() == [0]
     assert double.weight.dtype == torch.float64
@@ -157,7 +157,7 @@ def test_modules_tell_of_themselves():
     assert "- its own: Something is wrong. (error 0.5 at image 0)" in failure_message(records)
 
 
-def test_the_outermost_recomputed_modules_are_compared():
+def test_outermost_recomputed_modules_are_compared():
     class Checkpointed(Classifier):
         def __init__(self):
             super().__init__()
@@ -189,7 +189,7 @@ def test_findings_are_finite_json():
     }  # fmt: skip
 
 
-def test_settings_and_batches_that_make_no_sense():
+def test_invalid_settings_and_batches_raise():
     messages = {"directions": "needs directions >= 1; got 0", "limit": "limit must be at least 1"}
     for name, message in messages.items():
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Each check passes on an honest attack and fails on the fault that it is there to find."""
+"""Each masking check passes for a working attack and fails for the fault that it detects."""
 
 import pytest
 import torch
@@ -10,11 +10,13 @@ from common.records.schema import AttackedRecord, CleanRecord, Role
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.masking import checks, paired_checks
-from common.robustness.masking.checks import MaskingCheck, masking_checks, masking_signs
+from common.robustness.masking import paired_checks, single_checks
+from common.robustness.masking.check import MaskingCheck
+from common.robustness.masking.checks import masking_checks
+from common.robustness.masking.signs import masking_signs
 from common.robustness.threats.norm_ball import ThreatModel
 
-HONEST = {"zero_gradient": False, "probabilities": False, "repeatable": True, "norm": "Linf", "eps": 0.1}
+WORKING = {"zero_gradient": False, "probabilities": False, "repeatable": True, "norm": "Linf", "eps": 0.1}
 
 
 def rows(clean, attacked, name="attacked", distance=0.1, **values):
@@ -25,7 +27,7 @@ def rows(clean, attacked, name="attacked", distance=0.1, **values):
         for b, a in pairs
     ]
     return [
-        AttackedRecord(evaluator=name, index=i, label=1, **{**HONEST, **entry, **values})
+        AttackedRecord(evaluator=name, index=i, label=1, **{**WORKING, **entry, **values})
         for i, entry in enumerate(entries)
     ]
 
@@ -35,7 +37,7 @@ def named(found, name):
     return check
 
 
-def test_an_honest_attack_passes_everything():
+def test_a_working_attack_passes_all_checks():
     found = masking_checks(rows(["11"] * 20, ["00"] * 15 + ["11"] * 5))
     assert len(found) == 6
     assert [check.sentence for check in found if not check.passed] == []
@@ -50,44 +52,46 @@ def test_an_honest_attack_passes_everything():
         ("repeatable", False, "randomness is declared"),
     ],
 )
-def test_flags_fail_their_check_alone(flag, value, name):
+def test_each_sign_fails_its_check_only(flag, value, name):
     found = masking_checks(rows(["1"] * 20, ["0"] * 20, **{flag: value}))
     assert [check.name for check in found if not check.passed] == [f"attacked: {name}"]
 
 
 def test_five_percent_of_zero_gradients_are_tolerated():
     good, bad = rows(["1"] * 100, ["0"] * 100), rows(["1"] * 100, ["0"] * 100, zero_gradient=True)
-    assert checks.gradient_reaches_the_image(bad[:5] + good[5:]).passed
-    assert not checks.gradient_reaches_the_image(bad[:6] + good[6:]).passed
-    assert "6.0 %" in checks.gradient_reaches_the_image(bad[:6] + good[6:]).sentence
+    assert single_checks.gradient_reaches_the_image(bad[:5] + good[5:]).passed
+    assert not single_checks.gradient_reaches_the_image(bad[:6] + good[6:]).passed
+    assert "6.0 %" in single_checks.gradient_reaches_the_image(bad[:6] + good[6:]).sentence
 
 
-def test_an_attack_that_gives_up_is_found_and_misclassified_images_do_not_count():
+def test_unmoved_images_fail_unless_misclassified_before():
     still = rows(["11"] * 20, ["11"] * 20, distance=0.0005)
-    assert not checks.attack_moves_images(still).passed
+    assert not single_checks.attack_moves_images(still).passed
     already_wrong = rows(["01"] * 20, ["01"] * 20, distance=0.0)
-    assert checks.attack_moves_images(already_wrong).passed
-    assert not checks.attack_moves_images(still[:2] + rows(["11"] * 20, ["00"] * 20)[2:]).passed
-    assert checks.attack_moves_images(still[:1] + rows(["11"] * 20, ["00"] * 20)[1:]).passed
+    assert single_checks.attack_moves_images(already_wrong).passed
+    assert not single_checks.attack_moves_images(still[:2] + rows(["11"] * 20, ["00"] * 20)[2:]).passed
+    assert single_checks.attack_moves_images(still[:1] + rows(["11"] * 20, ["00"] * 20)[1:]).passed
 
 
-def test_an_attack_that_only_asks_again_is_found():
-    """Noise alone makes some draw wrong on half the images, under attack and without."""
+def test_an_attack_no_stronger_than_clean_queries_fails():
+    """Noise alone makes some draw wrong on half of the images, with and without attack."""
     clean, attacked = ["10", "11"] * 20, ["11", "10"] * 20
-    assert not checks.attack_beats_asking_again(rows(clean, attacked)).passed
-    assert checks.attack_beats_asking_again(rows(clean, ["00"] * 40)).passed
+    assert not single_checks.attack_beats_clean_queries(rows(clean, attacked)).passed
+    assert single_checks.attack_beats_clean_queries(rows(clean, ["00"] * 40)).passed
 
 
-def test_too_few_images_to_tell_are_no_failure_but_an_attack_that_breaks_none_of_many_is():
+def test_too_few_images_are_undecided_and_an_attack_without_success_fails():
     def found(images, broken):
-        check = checks.attack_beats_asking_again(rows(["1"] * images, ["0"] * broken + ["1"] * (images - broken)))
+        check = single_checks.attack_beats_clean_queries(
+            rows(["1"] * images, ["0"] * broken + ["1"] * (images - broken))
+        )
         return check.passed, check.decided
 
     assert found(3, 0) == found(50, 2) == (True, False)
     assert found(7, 0) == (False, True)
 
 
-def test_an_attack_that_is_blind_along_the_way_is_found():
+def test_an_attack_without_usable_gradients_fails():
     """More than 5 % of the images spent more than half of their steps without a gradient."""
     seeing, blind = rows(["1"] * 40, ["0"] * 40, dead=0.5), rows(["1"] * 40, ["0"] * 40, dead=0.51)
     assert named(masking_checks(seeing[:38] + blind[38:]), "steps have gradients").passed
@@ -121,7 +125,7 @@ BASE = part("pgd")
         ({**part("other seed", steps=5), "seed": 1}, None),  # other draws
     ],
 )
-def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
+def test_header_settings_decide_which_attack_is_stronger(other, stronger):
     config = {"evaluators": [BASE, other]}
     names = ["pgd", other["name"]]
     weaker = next(name for name in names if name != stronger)
@@ -140,10 +144,10 @@ def test_what_ought_to_be_stronger_is_read_from_the_header(other, stronger):
         assert check.name == f"{stronger}: not weaker than {weaker}"
         assert check.passed == passed
         assert "25.0 % survive" in check.sentence
-        assert check.sentence.endswith("." if passed else "keeps its books wrongly.")
+        assert check.sentence.endswith("." if passed else "selects the best iterate incorrectly.")
 
 
-def test_trends_pair_common_images_and_say_when_these_are_too_few():
+def test_trends_pair_common_images_and_need_enough_of_them():
     config = {"evaluators": [BASE, part("steps=5", steps=5), part("steps=2", steps=2)]}
     base = rows(["1"] * 40, ["1"] * 40, name="pgd")
     found = masking_checks([*base, *rows(["1"] * 6, ["0"] * 6, name="steps=5")], config)
@@ -160,7 +164,7 @@ def test_trends_pair_common_images_and_say_when_these_are_too_few():
     }
 
 
-def test_what_is_there_to_be_compared_is_not_judged_by_itself():
+def test_variants_have_no_checks_of_their_own():
     records = rows(["1"] * 40, ["1"] * 40, name="steps=5", distance=0.0, role=Role.VARIANT)
     black = rows(["1"] * 40, ["0"] * 40, name="square", white_box=False)
     assert {check.name.split(":")[0] for check in masking_checks(records + black)} == {"square"}
@@ -170,7 +174,7 @@ def test_what_is_there_to_be_compared_is_not_judged_by_itself():
     assert "huge" in check.name
 
 
-def test_the_attack_must_break_the_baseline():
+def test_attack_must_break_the_baseline():
     falls, stands, few = (
         rows(["1"] * n, ["0"] * k + ["1"] * (n - k), name="undefended", role=Role.BASELINE, baseline="undefended")
         for n, k in ((20, 15), (20, 3), (6, 6))
@@ -180,23 +184,23 @@ def test_the_attack_must_break_the_baseline():
     assert "25.0 % under the attack: it works." in good.sentence
 
 
-def test_robustness_above_clean_accuracy_is_found():
-    assert not checks.robust_is_not_above_clean(rows(["0"] * 20, ["1"] * 20)).passed
-    assert checks.robust_is_not_above_clean(rows(["1"] * 20, ["1"] * 20)).passed
+def test_robust_accuracy_above_clean_accuracy_fails():
+    assert not single_checks.robust_is_not_above_clean(rows(["0"] * 20, ["1"] * 20)).passed
+    assert single_checks.robust_is_not_above_clean(rows(["1"] * 20, ["1"] * 20)).passed
 
 
 @pytest.mark.parametrize(("lost", "won"), [(6, 0), (7, 0), (10, 1), (10, 2), (9, 2), (0, 0), (0, 9)])
 def test_paired_comparison_is_the_exact_sign_test(lost, won):
     clean, attacked = ["1"] * lost + ["0"] * won + ["1"] * 5, ["0"] * lost + ["1"] * won + ["1"] * 5
     significant = lost + won > 0 and binomtest(lost, lost + won, 0.5, alternative="greater").pvalue < 0.01
-    check = checks.attack_beats_asking_again(rows(clean, attacked))
+    check = single_checks.attack_beats_clean_queries(rows(clean, attacked))
     few = lost + won < 7
     assert check.decided == (not few)
     assert check.passed == (significant or few)
-    assert ("7 might" in check.sentence) == few
+    assert ("at least 7" in check.sentence) == few
 
 
-def test_a_huge_budget_must_leave_no_more_than_chance():
+def test_accuracy_above_chance_at_a_huge_budget_fails():
     def huge(right, norm="Linf", eps=0.6):
         found = rows(["1"] * 40, ["1"] * right + ["0"] * (40 - right), eps=eps, norm=norm, distance=0.5)
         return [check for check in masking_checks(found) if "huge" in check.name]
@@ -219,14 +223,14 @@ def test_black_box_must_not_beat_white_box():
         paired_checks.transfer(white[:5], black[5:])
 
 
-def test_nothing_to_examine():
+def test_records_without_attacks_have_no_checks():
     assert (
         masking_checks([]) == masking_checks([CleanRecord(evaluator="clean", index=0, label=1, predictions=[1])]) == []
     )
     assert MaskingCheck("a", True, "b").passed
 
 
-# What is seen from outside
+# masking signs
 
 
 class Faulty(Classifier):
@@ -261,7 +265,7 @@ class Faulty(Classifier):
         ("other noise", (False, False, False)),
     ],
 )
-def test_probe_sees_the_fault(fault, expected):
+def test_masking_signs_of_each_fault(fault, expected):
     image, label = Noise.of(0, torch.arange(4)).uniform(0, (1, 4, 4)), torch.tensor([0, 1, 0, 1])
     noise, classifier = Noise.of(1, torch.arange(4)), Faulty(fault)
     logits = classifier(image, noise).detach()
@@ -271,7 +275,7 @@ def test_probe_sees_the_fault(fault, expected):
     assert list(found[0]) == ["zero_gradient", "probabilities", "repeatable"]
 
 
-def test_a_saturated_classifier_is_caught_from_the_evaluator_to_the_sentence():
+def test_saturated_classifier_fails_from_evaluator_to_sentence():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     index = torch.arange(32)

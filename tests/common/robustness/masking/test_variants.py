@@ -1,4 +1,4 @@
-"""A masking suite varies one setting at a time, runs on few images, and finds an attack whose gradient is masked."""
+"""A masking suite varies one setting at a time, on few images, and detects a masked gradient."""
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from common.robustness.attacks.through import Through
 from common.robustness.attacks.transfer import Transfer
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
+from common.robustness.masking.baseline import Baseline, undefended
 from common.robustness.masking.checks import masking_checks
-from common.robustness.masking.variants import Baseline, masking_suite, undefended
+from common.robustness.masking.variants import masking_suite
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.threat import Threat
@@ -39,7 +40,7 @@ def batch(classifier, images=40):
 
 
 def run(evaluators, classifier, images=40):
-    """Records and header, as a test writes them."""
+    """Records and header of a test."""
     image, label, index = batch(classifier, images)
     records = []
     for evaluator in evaluators:
@@ -59,7 +60,7 @@ def test_one_setting_at_a_time():
     assert base.threat.eps == 0.1
 
 
-def test_what_does_not_apply_is_left_out():
+def test_variants_that_do_not_apply_are_left_out():
     assert [e.name for e in masking_suite(attacked(PGD(steps=1), eps=0.3))] == ["eps=0.6", "eps=0.5"]
     assert [e.name for e in masking_suite(attacked(PGD(steps=1), eps=1.0))] == []
     black = Transfer(NetworkClassifier(network()), PGD(steps=8))
@@ -80,7 +81,7 @@ def test_what_does_not_apply_is_left_out():
         masking_suite(Attacked(PGD()))
 
 
-def test_step_sizes_grow_with_the_budget_and_attacks_around_attacks_are_reached():
+def test_step_sizes_grow_with_the_budget_also_inside_wrappers():
     (double, huge, *_) = masking_suite(attacked(PGD(steps=8, step_size="4/255")))
     assert double.attack.step_size == pytest.approx(8 / 255)
     assert huge.attack.step_size == pytest.approx(20 / 255)
@@ -90,7 +91,7 @@ def test_step_sizes_grow_with_the_budget_and_attacks_around_attacks_are_reached(
 
 
 @pytest.mark.parametrize(("norm", "grey"), [(2, 0.5 * 16**0.5), (1, 8.0)])
-def test_a_grey_image_is_within_reach_of_every_image(norm, grey):
+def test_grey_budget_reaches_a_grey_image_from_everywhere(norm, grey):
     suite = {e.name: e for e in masking_suite(attacked(norm=norm, eps=0.5), pixels=16)}
     threat = suite["grey"].threat
     assert threat.eps == pytest.approx(grey)
@@ -99,7 +100,7 @@ def test_a_grey_image_is_within_reach_of_every_image(norm, grey):
     assert not {e.name for e in masking_suite(attacked(norm=norm, eps=0.5))} & {"grey"}
 
 
-def test_an_honest_attack_passes_and_the_header_pairs_it():
+def test_a_working_attack_passes_and_is_paired_by_the_header():
     classifier = NetworkClassifier(network()).freeze()
     base = attacked(PGD(steps=8))
     records, config = run([base, *masking_suite(base), Baseline(base, classifier, "linear", name="linear")], classifier)
@@ -112,8 +113,8 @@ def test_an_honest_attack_passes_and_the_header_pairs_it():
     }  # fmt: skip
 
 
-def test_a_masked_gradient_is_found_at_a_huge_budget():
-    """Saturated logits stop the gradient: no budget helps."""
+def test_masked_gradient_fails_at_a_huge_budget():
+    """Saturated logits stop the gradient at every budget."""
     classifier = NetworkClassifier(nn.Sequential(network(), nn.Hardtanh(-1e-3, 1e-3))).freeze()
     base = attacked(PGD(steps=8))
     records, config = run([base, *masking_suite(base)], classifier)
@@ -128,7 +129,7 @@ class Adding(nn.Module):
         return image + 0.01
 
 
-def test_the_undefended_classifier_is_the_one_behind_the_purifier():
+def test_undefended_classifier_is_behind_the_purifier():
     plain = NetworkClassifier(network())
     defence = Padded(Voting(Purified(Adding(), plain), 3), 4)
     assert undefended(defence) is plain
