@@ -43,7 +43,7 @@ def reference(tiny_test, rows, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_records_are_the_same_for_every_batch_size(reference, tiny_test, rows, tmp_path, batch_size):
-    """Bit for bit, floats included: batches are filled up to 16 rows, which fixes the kernels (see ``Steady``)."""
+    """Bit for bit, floats included: batches are filled up to 16 rows, which fixes the kernels (see ``Padded``)."""
     cli.main(["test", "-c", str(tiny_test(records=tmp_path / "other", data={"batch_size": batch_size}))])
     assert rows(tmp_path / "other") == reference
     assert len({json.dumps(row["predictions"]) for row in reference}) > 5  # the rows do differ
