@@ -1,9 +1,9 @@
 """Adversarial robustness with diffusion models: DiffPure, AGDM and noised diffusion classifiers.
 
-Beside Lightning's subcommands below there are `report DIR …` (tables, figures and one HTML page from test records),
-`fetch NAME …` (published weights; alone it lists them), `convert IN OUT --format F` (a published checkpoint as a file
-of ours), `tour` (train, attack, certify and report on real digits) and `study FILE` (one test for every combination of
-some settings). Files given with -c and arguments apply from left to right; the last one wins.
+Commands beside Lightning's subcommands below: `report DIR …` (tables, figures and one HTML page from test records),
+`fetch [NAME …]` (download published weights; without a name, list them), `convert IN OUT --format F` (write a published
+checkpoint as safetensors), `tour` (train, attack, certify and report on handwritten digits) and `study FILE` (one test
+for every combination of some settings). Files given with -c and arguments apply from left to right; the last one wins.
 """
 
 import logging
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 
-import agdm.task  # noqa: F401  (what is imported here can be named in YAML without its module)
+import agdm.task  # noqa: F401  (classes imported here can be named in YAML without their module)
 import common.data  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
@@ -38,25 +38,25 @@ TRAINER = {
 
 
 class CLI(LightningCLI):
-    """LightningCLI with rich progress, and without its surprise that a checkpoint overrides the command line."""
+    """LightningCLI with a rich progress bar, whose arguments win over those stored in a checkpoint."""
 
     def _parse_ckpt_path(self) -> None:
-        """Not what Lightning does: stored hyper-parameters would replace arguments, even the model's class.
+        """Check the checkpoint file before anything is built.
 
-        A file that is no whole checkpoint is refused here, before anything is built.
+        Lightning's own method replaces arguments, even the model's class, by the checkpoint's hyper-parameters.
         """
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and path not in ("best", "last", "hpc", "registry") and not zipfile.is_zipfile(path):
             raise ValueError(
-                f"--ckpt_path must name a whole Lightning checkpoint (.ckpt); {path} is missing, cut short or "
-                "something else. Exported .safetensors files go into init_args, by common.checkpoints.load_…"
+                f"--ckpt_path must be a complete Lightning checkpoint (.ckpt); {path} is missing, truncated or of "
+                "another format. Exported .safetensors files are init_args, loaded by common.checkpoints.load_…"
             )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--out", type=str, default="runs/predictions", help="folder for pictures and a table")
-            parser.set_defaults({"return_predictions": False})  # they are on the disk, and may not fit into memory
+            parser.add_argument("--out", type=str, default="runs/predictions", help="folder of images and table")
+            parser.set_defaults({"return_predictions": False})  # they are saved, and may not fit into memory
         return parser
 
     def before_instantiate_classes(self) -> None:
@@ -73,7 +73,7 @@ class CLI(LightningCLI):
 
 
 def run(words: Sequence[str] | None) -> None:
-    """One command; None stands for the program's own arguments."""
+    """Run one command; None stands for the arguments of the program."""
     name, *rest = list(sys.argv[1:] if words is None else words) or [""]
     if name in COMMANDS:
         COMMANDS[name](rest)
@@ -94,20 +94,20 @@ def run(words: Sequence[str] | None) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` as on the command line, without the program's name.
 
-    From Python, errors are raised. On the command line what was wrong is said in a few words and the exit status is 2;
-    ``ROBUST_DIFFUSION_DEBUG=1`` shows where it was found.
+    Called from Python, errors are raised. On the command line an error is printed in one line, with exit status 2;
+    ``ROBUST_DIFFUSION_DEBUG=1`` prints its traceback.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     if args is None:
-        sys.path.append("")  # classes of your own, in the directory where you are
+        sys.path.append("")  # the user's classes in the working directory
         rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
-        warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # Lightning's, about itself
-        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # our data lie in memory
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # of Lightning's own making
+        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # the data are in memory
     try:
         run(args)
     except (OSError, ValueError, MisconfigurationException) as error:
         reason: BaseException = error
-        # jsonargparse lists every type that a value did not fit, in each nest; the reason is what our constructor said
+        # jsonargparse lists every type that a value did not fit; the reason is the message of our constructor
         while str(reason).startswith("Does not validate") and isinstance(reason.__cause__, OSError | ValueError):
             reason = reason.__cause__
         if args is not None or os.environ.get("ROBUST_DIFFUSION_DEBUG"):

@@ -1,8 +1,8 @@
-"""A published checkpoint becomes a file of our own, which later loads with nothing but its path."""
+"""Conversion of published checkpoints into safetensors files that load by their path alone."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import yaml
 from torch import nn
@@ -13,15 +13,13 @@ from common.checkpoints.loading import Format, load_classifier, load_denoiser, l
 from common.checkpoints.saving import save
 from common.hub.cards import get_card
 
-Kind = Literal["denoiser", "classifier", "network"]
-
 PUBLISHED = tuple(name for name in get_args(Format) if name != "safetensors")
 LOADERS: dict[str, Callable[..., nn.Module]] = {
     "denoiser": load_denoiser,
     "classifier": load_classifier,
     "network": load_network,
 }
-CLASSIFIERS = ("robustbench_wrn",)  # formats whose files hold classifiers
+CLASSIFIERS = ("robustbench_wrn",)  # formats of classifiers
 
 
 def convert(
@@ -32,36 +30,42 @@ def convert(
     kind: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write what the published file ``source`` holds to ``target``, a safetensors file that needs nothing else.
+    """Write the published checkpoint ``source`` to the safetensors file ``target``, and return ``target``.
 
-    Args:
-        source: the file, or the folder of a diffusers pipeline; only tensors are taken from it, and nothing in it is
-            run.
-        target: ends in ``.safetensors``.
-        format: the published layout, see ``common.checkpoints.Format``.
-        config: the publishers' options.
-        kind: "denoiser", "classifier" or "network" (as its publishers call it); None for what the format is used for.
-        force: replace ``target`` if it is there.
+    Parameters
+    ----------
+    source:
+        The file, or the folder of a diffusers pipeline. Only its tensors are read; no code in it is executed.
+    target:
+        A path that ends in ``.safetensors``.
+    format:
+        The published layout, see ``common.checkpoints.Format``.
+    config:
+        The publishers' options.
+    kind:
+        "denoiser", "classifier" or "network" (called as published); by default the usual kind of the format.
+    force:
+        Replace an existing ``target``.
 
-    Where it came from (format, kind, config and sha256 of the weights) is noted in the file. Returns ``target``.
+    The file notes its origin: format, kind, config and sha256 of the weights.
 
-    Raises ``FileNotFoundError`` for a missing file, ``FileExistsError`` for a target that is there already, and
-    ``ValueError`` for all that does not fit; ``target`` is then left as it was.
+    Raises ``FileNotFoundError`` for a missing source, ``FileExistsError`` for an existing target, and ``ValueError``
+    for other arguments that do not fit; ``target`` is then unchanged.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if format != "diffusers":
         require_file(source)
     elif not source.is_dir():
-        raise FileNotFoundError(f"format diffusers is read from a pipeline's folder; there is no folder {source}.")
+        raise FileNotFoundError(f"format diffusers is the folder of a pipeline; there is no folder {source}.")
     kind = kind or ("classifier" if format in CLASSIFIERS else "denoiser")
     if format not in PUBLISHED:
         raise ValueError(f"format must be a published one, {', '.join(PUBLISHED)}; got {format!r}")
     if kind not in LOADERS:
         raise ValueError(f"kind must be one of {', '.join(LOADERS)}; got {kind!r}")
     if target.suffix != ".safetensors":
-        raise ValueError(f"our files end in .safetensors; got {target.name!r}. Use {target.stem}.safetensors")
+        raise ValueError(f"target must end in .safetensors; got {target.name!r}. Use {target.stem}.safetensors")
     if target.exists() and (not force or target.is_dir() or target.samefile(source)):
-        raise FileExistsError(f"{target} is there already. Name another file, or replace it with --force")
+        raise FileExistsError(f"{target} exists already. Name another file, or replace it with --force")
     module = LOADERS[kind](source, cast(Format, format), config)
     weights = diffusers_pipelines.weight_files(source) if source.is_dir() else [source]
     origin = {
@@ -75,9 +79,9 @@ def convert(
 
 
 def read_options(text: str | None) -> dict[str, Any] | None:
-    """The publishers' options: from a YAML or JSON file, from a card of that name, or from JSON itself.
+    """The publishers' options from a YAML or JSON file, from the card of that name, or from JSON text.
 
-    Raises ``FileNotFoundError`` or ``ValueError`` if it is none of these, or not a mapping.
+    Raises ``FileNotFoundError`` for a missing file and ``ValueError`` unless the options are a mapping.
     """
     if text is None:
         return None
@@ -92,5 +96,5 @@ def read_options(text: str | None) -> dict[str, Any] | None:
     except yaml.YAMLError as error:
         raise ValueError(f"{text} is neither YAML nor JSON: {error}") from error
     if not isinstance(options, dict):
-        raise ValueError(f"the publishers' options map names to values; {text} is a {type(options).__name__}")
+        raise ValueError(f"the publishers' options must map names to values; {text} is a {type(options).__name__}")
     return options

@@ -1,4 +1,4 @@
-"""The progress bar of every command: Lightning's rich one, with live figures in a test as well."""
+"""Progress bar of every command: Lightning's rich bar with running accuracies and costs during a test."""
 
 import time
 from typing import Any
@@ -8,27 +8,27 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from common.engine.meter import Meter
 
-OFTEN = 0.5  # seconds between two figures
+INTERVAL = 0.5  # seconds between two updates
 
 
 class LiveProgressBar(RichProgressBar):
-    """``RichProgressBar`` that shows what a test has logged so far, this rank's accuracies, beside its bar.
+    """``RichProgressBar`` with this rank's accuracies so far during a test; Lightning shows metrics in training only.
 
-    Lightning's own shows metrics while training only. As a batch may take hours, of attacks or of certification, the
-    network evaluations spent on it so far stand there too, and how many they are a second.
+    A batch of attacks or certificates may take hours, so the bar also shows the network evaluations of the current
+    batch, and their number per second.
     """
 
     _meter: Meter | None = None
-    _figures: tuple[str, ...] = ()
+    _metrics: tuple[str, ...] = ()
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if not self.is_disabled and self.test_progress_bar_id is not None:
-            self._figures = self._figures if batch_idx else ()
+            self._metrics = self._metrics if batch_idx else ()
             self._begun = self._shown = time.perf_counter()
-            self._meter = Meter(pl_module, self._spent)
+            self._meter = Meter(pl_module, self._show_cost)
             self._meter.__enter__()
 
     def on_test_batch_end(
@@ -43,29 +43,29 @@ class LiveProgressBar(RichProgressBar):
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
         if self._meter is None:  # no bar is shown
             return
-        self._forget()
+        self._close_meter()
         metrics = self.get_metrics(trainer, pl_module)
-        self._figures = tuple(f"{name} {value:.1%}" for name, value in metrics.items() if isinstance(value, float))
+        self._metrics = tuple(f"{name} {value:.1%}" for name, value in metrics.items() if isinstance(value, float))
         self._describe()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._forget()
+        self._close_meter()
         super().on_exception(trainer, pl_module, exception)
 
-    def _forget(self) -> None:
+    def _close_meter(self) -> None:
         if self._meter is not None:
             self._meter.__exit__()
             self._meter = None
 
-    def _spent(self, evaluations: int) -> None:
+    def _show_cost(self, evaluations: int) -> None:
         now = time.perf_counter()
-        if now - self._shown >= OFTEN:
+        if now - self._shown >= INTERVAL:
             self._shown = now
             self._describe(f"{evaluations:,} evaluations, {evaluations / (now - self._begun):,.0f}/s")
 
     def _describe(self, *more: str) -> None:
         if self.test_progress_bar_id is None or self.progress is None:
             return
-        text = " · ".join([self.test_description, *self._figures, *more])
+        text = " · ".join([self.test_description, *self._metrics, *more])
         self.progress.update(self.test_progress_bar_id, description=text)
         self.refresh()

@@ -1,1 +1,1 @@
-"""Studies, staged runs and their rehearsal."""
+"""Studies, stages of the tour, and the rehearsal of a test."""

@@ -1,4 +1,4 @@
-"""A test's suite and data set, built once on trial: what cannot work is refused before a network is loaded."""
+"""Rehearsal: build a test's evaluators and data module before a network is loaded."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from common.robustness.evaluation.suite import suite
 
 
 class _Unloaded(nn.Module):
-    """Where a network will be."""
+    """Placeholder of a network."""
 
 
 def rehearse(config: Mapping[str, Any]) -> None:
-    """Builds the evaluators and the data module of a parsed ``test`` configuration, with nothing in place of networks.
+    """Build the evaluators and the data module of a parsed ``test`` configuration, with placeholders for networks.
 
-    Raises what their constructors and `suite` raise: a suite that is wrong in itself costs no loading.
+    Raises the errors of their constructors and of `suite`, so that invalid settings cost no loading.
     """
     model, data = config.get("model"), config.get("data")
     arguments = model.get("init_args") or {} if model is not None else {}
@@ -30,7 +30,7 @@ def rehearse(config: Mapping[str, Any]) -> None:
 
 
 def _built(part: Any) -> Any:
-    """The object that a parsed part of a configuration describes, whose networks are not loaded."""
+    """The object of a parsed part of a configuration, with placeholders for networks."""
     if isinstance(part, list | tuple):
         return [_built(item) for item in part]
     if not isinstance(part, Namespace | Mapping):

@@ -1,4 +1,4 @@
-"""`convert`: published files become files that load with nothing but a path, and give the same answers."""
+"""``convert``: converted files load by their path alone and compute the same."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ WRN_OPTIONS = {"depth": 10, "widen_factor": 1, "num_classes": 7}
 
 @pytest.fixture
 def adm(tmp_path):
-    """A file as guided diffusion publishes it, with random weights everywhere."""
+    """A file in the layout of guided diffusion, with random weights."""
     torch.manual_seed(0)
     network = ADM(**ADM_OPTIONS).eval()
     state = {name: 0.1 * torch.randn_like(value) for name, value in network.state_dict().items()}
@@ -34,7 +34,7 @@ def adm(tmp_path):
 
 @pytest.fixture
 def convert(tmp_path):
-    """Runs the command in-process on files in ``tmp_path``."""
+    """Run the command in-process on files in ``tmp_path``."""
 
     def run(source, target, *words):
         cli.main(["convert", str(tmp_path / source), str(tmp_path / target), *map(str, words)])
@@ -43,7 +43,7 @@ def convert(tmp_path):
     return run
 
 
-def test_a_denoiser_gives_the_same_answers(adm, convert, tmp_path, capsys):
+def test_a_converted_denoiser_computes_the_same(adm, convert, tmp_path, capsys):
     path = convert("adm.pt", "deep/ours.safetensors", "--format=guided_diffusion", f"--config={tmp_path / 'adm.json'}")
     assert "ours.safetensors" in capsys.readouterr().out
     ours = load_denoiser(path)
@@ -75,10 +75,10 @@ def test_a_classifier_is_known_by_its_format(convert, tmp_path):
         assert torch.equal(load_classifier(path)(image), network(image))
 
 
-def test_a_file_that_is_there_is_replaced_only_by_force(adm, convert, tmp_path):
+def test_an_existing_file_is_replaced_only_by_force(adm, convert, tmp_path):
     (tmp_path / "ours.safetensors").write_text("something of the user's")
     words = ["--format=guided_diffusion", f"--config={tmp_path / 'adm.json'}"]
-    with pytest.raises(FileExistsError, match=r"is there already.*--force"):
+    with pytest.raises(FileExistsError, match=r"exists already.*--force"):
         convert("adm.pt", "ours.safetensors", *words)
     assert (tmp_path / "ours.safetensors").read_text() == "something of the user's"
     with pytest.raises(ValueError, match=r"fits|must|config"):
@@ -102,7 +102,7 @@ def test_a_file_that_is_there_is_replaced_only_by_force(adm, convert, tmp_path):
         ("evil.pt", "a.safetensors", ["--format=guided_diffusion"], "Nothing in it was executed"),
     ],
 )
-def test_what_is_wrong_is_said(adm, convert, tmp_path, source, target, words, message, monkeypatch):
+def test_wrong_arguments_are_refused(adm, convert, tmp_path, source, target, words, message, monkeypatch):
     class Evil:
         def __reduce__(self):
             return open, (str(tmp_path / "RAN"), "w")

@@ -1,3 +1,5 @@
+"""Progress bar of a test: evaluations of the batch, accuracies, removal of its hooks."""
+
 import pytest
 import yaml
 
@@ -8,7 +10,7 @@ from common.engine.meter import Meter
 
 @pytest.fixture
 def descriptions(monkeypatch):
-    """What stands beside the bar, whenever it is drawn."""
+    """Descriptions of the bar, each time it is drawn."""
     seen = []
 
     class Recorder(progress_bar.LiveProgressBar):
@@ -16,7 +18,7 @@ def descriptions(monkeypatch):
             seen.extend(task.description for task in getattr(self.progress, "tasks", []))
             super().refresh(hard)
 
-    monkeypatch.setattr(progress_bar, "OFTEN", 0.0)
+    monkeypatch.setattr(progress_bar, "INTERVAL", 0.0)
     monkeypatch.setattr(cli, "LiveProgressBar", Recorder)
     return seen
 
@@ -28,7 +30,7 @@ def with_bar(tiny_test, path):
     return ["test", "-c", str(path)]
 
 
-def test_the_bar_of_a_test_shows_what_a_batch_has_cost_so_far_and_what_is_known(tiny_test, tmp_path, descriptions):
+def test_the_bar_shows_the_cost_of_the_batch_and_the_accuracies(tiny_test, tmp_path, descriptions):
     cli.main(with_bar(tiny_test, tmp_path / "bar.yaml"))
     spent = [int(text.rsplit(" · ", 1)[1].split(" evaluations, ")[0]) for text in descriptions if "/s" in text]
     assert spent[0] == 0 and len(set(spent)) > 2 and max(spent) > 0
@@ -36,7 +38,7 @@ def test_the_bar_of_a_test_shows_what_a_batch_has_cost_so_far_and_what_is_known(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_networks_are_let_go_of(tiny_test, tmp_path, descriptions, monkeypatch, fails):
+def test_hooks_are_removed(tiny_test, tmp_path, descriptions, monkeypatch, fails):
     began, ended = [], []
     enter, leave = Meter.__enter__, Meter.__exit__
     monkeypatch.setattr(Meter, "__enter__", lambda self: began.append(self) or enter(self))

@@ -1,4 +1,4 @@
-"""A suite that cannot work is refused before any network is loaded, and layers over any defence."""
+"""Invalid suites are refused before any network is loaded; the suites of configs layer over any defence."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_a_layered_suite_replaces_the_evaluators(tmp_path):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("norm", ["inf", 2])
 def test_the_suites_layer_over_any_defence(tmp_path, suite, norm):
-    """All of it is built, names and threats included; what is missing in the end is a network."""
+    """Everything is built, names and threats included; only the network's file is missing."""
     threat = {"class_path": THREAT["class_path"], "init_args": {"norm": norm, "eps": 0.1}}
     with pytest.raises(FileNotFoundError, match=r"missing/denoiser\.safetensors"):
         run(tmp_path, config_of([attacked({"eot": 0})], threat), yaml.safe_load(suite.read_text()))

@@ -1,4 +1,4 @@
-"""Studies: every combination once, settings put where they belong, and what cannot be refused before anything runs."""
+"""Studies: combinations, paths of settings, refused files, tables and shares of a study."""
 
 import pytest
 import yaml
@@ -19,7 +19,7 @@ def write(folder, **study):
     (folder / "base.test.yaml").write_text(yaml.safe_dump(BASE))
     path = folder / "ask.study.yaml"
     text = yaml.safe_dump({"base": "base.test.yaml", "records": str(folder / "out"), **study}, sort_keys=False)
-    path.write_text(f"# What is asked.\n{text}")
+    path.write_text(f"# Accuracy by setting.\n{text}")
     return path
 
 
@@ -37,11 +37,13 @@ def test_every_combination_is_one_config_with_records_of_its_own(tmp_path):
     ]
     assert parts == [(s, k, e) for e in (0.2, 0.4) for s in (1, 2) for k in ("a", "b")]
     assert len({f["model"]["init_args"]["records"] for f in found}) == 8
-    assert paths[0].name == "plain_steps=1_kind=a.test.yaml" and paths[0].read_text().startswith("# What is asked.\n")
+    assert paths[0].name == "plain_steps=1_kind=a.test.yaml" and paths[0].read_text().startswith(
+        "# Accuracy by setting.\n"
+    )
     assert BASE["model"]["init_args"]["steps"] == 5
 
 
-def test_what_all_runs_share_is_set_first(tmp_path):
+def test_common_settings_are_set_first(tmp_path):
     study = Study.read(write(tmp_path, set={"model.init_args.steps": 9, "data.n": 3}, cases=CASES))
     assert all(one.settings["model"]["init_args"]["steps"] == 9 for one in study.combinations)
     varied = Study.read(write(tmp_path, set={"model.init_args.steps": 9}, vary=VARY))
@@ -53,14 +55,14 @@ def test_a_study_of_cases_alone_and_of_values_alone(tmp_path):
     assert Study.read(write(tmp_path, vary=VARY)).combinations[0].name == "steps=1_kind=a"
 
 
-def test_the_number_behind_the_last_adds_an_entry(tmp_path):
+def test_the_position_after_the_last_appends(tmp_path):
     study = Study.read(write(tmp_path, set={"model.init_args.evaluators.2": {"eps": 0.3}}))
     assert [e["eps"] for e in study.combinations[0].settings["model"]["init_args"]["evaluators"]] == [0.1, 0.2, 0.3]
     assert len(BASE["model"]["init_args"]["evaluators"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("model.init_arg.steps", "there is no 'init_arg' in"),
         ("model.init_args.evaluators.2.eps", "there is no '2' in 2 entries"),
@@ -69,13 +71,13 @@ def test_the_number_behind_the_last_adds_an_entry(tmp_path):
         ("model.init_args.steps.count.more", "there is no 'count' in 5"),
     ],
 )
-def test_a_path_that_names_nothing_is_refused(path, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_path_that_names_nothing_is_refused(path, message):
+    with pytest.raises(ValueError, match=message):
         put(BASE, path, 1)
 
 
 @pytest.mark.parametrize(
-    ("study", "said"),
+    ("study", "message"),
     [
         ({"vary": {"steps": [1, 2]}}, "vary needs name"),
         ({"vary": {"steps": {"model.init_args.steps": []}}}, "vary needs name"),
@@ -85,8 +87,8 @@ def test_a_path_that_names_nothing_is_refused(path, said):
         ({"more": 1}, "a study has base, records"),
     ],
 )
-def test_a_study_that_cannot_be_run_is_refused(tmp_path, study, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_study_that_cannot_be_run_is_refused(tmp_path, study, message):
+    with pytest.raises(ValueError, match=message):
         Study.read(write(tmp_path, **study))
 
 
@@ -96,7 +98,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def finish(study, accuracy):
-    """Records of every combination as a test would have written them, ``accuracy(case, values)`` of 20 images right."""
+    """Write records of every combination, with ``accuracy(case, values)`` of 20 images correct."""
     for one in study.combinations:
         records = Records(study.records / one.name, one.name, {"evaluators": []})
         right = accuracy(one.case, dict(one.values))
@@ -115,11 +117,11 @@ def test_the_table_and_the_figures_hold_every_combination(tmp_path):
     assert table.columns == ["Case", "steps", "kind", "Images", "clean", "Evaluations per image"]
     assert table.rows[4][:4] == ["strong", "1", "a", 20] and not table.notes
     page = build([study.records / one.name for one in study.combinations], tmp_path / "report", study)
-    assert "What is asked." in page.read_text() and (page.parent / "ask.svg").is_file()
+    assert "Accuracy by setting." in page.read_text() and (page.parent / "ask.svg").is_file()
     assert [drawn.name for drawn in study_figures(study, found)] == ["ask"]
 
 
-def test_an_unfinished_study_says_how_far_it_is(tmp_path):
+def test_an_unfinished_study_notes_its_progress(tmp_path):
     study = Study.read(write(tmp_path, vary=VARY))
     finish(Study(study.name, study.title, study.records, study.combinations[:3]), lambda case, values: 10)
     found = outcomes(study, read_runs([study.records]))
@@ -142,7 +144,7 @@ def test_the_command_shares_out_runs_and_reports(tmp_path, monkeypatch, capsys):
     command.run([str(path), "--part", "2/2"])
     assert ran[1][0] == ["steps=1_kind=b.test.yaml", "steps=2_kind=b.test.yaml"]
     command.run([str(path), "--report"])
-    assert len(ran) == 2 and "What is asked." in (tmp_path / "out" / "report" / "report.html").read_text()
+    assert len(ran) == 2 and "Accuracy by setting." in (tmp_path / "out" / "report" / "report.html").read_text()
     assert "steps" in capsys.readouterr().out
 
 

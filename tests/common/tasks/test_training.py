@@ -1,4 +1,4 @@
-"""The border of training: what is no batch of images, labels and indices is refused before it trains anything."""
+"""Checks of training: batches, recipes, exports and checkpoints."""
 
 import math
 from pathlib import Path
@@ -80,5 +80,5 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     broken.write_text("not a checkpoint")
     config = "configs/tour/01-classifier.fit.yaml"
     root = Path(cli.__file__).parent
-    with pytest.raises(ValueError, match="whole Lightning checkpoint"):
+    with pytest.raises(ValueError, match="complete Lightning checkpoint"):
         cli.main(["validate", "-c", str(root / config), f"--ckpt_path={broken}"])
