@@ -1,4 +1,4 @@
-"""A small exact world, and noise that is not random: averaging over its rows is E_z, to quadrature accuracy."""
+"""An exact mixture, and quadrature in place of noise: the average over its rows is E_z, to quadrature accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from common.robustness.classifiers import Classifier
 
 @dataclass
 class Hermite:
-    """Stands in for Noise: row q is node q of a product Gauss-Hermite rule for N(0, I), the same at every step."""
+    """Quadrature in place of `Noise`: row q is node q of a product Gauss-Hermite rule for N(0, I), at every step."""
 
     z: Tensor
     weight: Tensor

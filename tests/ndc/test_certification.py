@@ -1,4 +1,4 @@
-"""Certification from end to end: the same certificates however it is run, and a word for whatever would be none."""
+"""Certification from end to end: certificates independent of batching; unsound or contradictory settings refused."""
 
 import math
 
@@ -61,7 +61,7 @@ class Samples(ImageData):
 
 
 def defence(kind, batch_size):
-    """A classifier of noisy images whose inner calls take so many rows."""
+    """A classifier of noisy images with ``batch_size`` rows per network call."""
     mixture = world()
     denoiser = ExactDenoiser(mixture)
     if kind == "densepure":
@@ -88,7 +88,7 @@ def run(kind, procedure, records, images, samples=1024, rows=512, **trainer):
     L.Trainer(**settings, **trainer).test(task, Samples(batch_size=images), verbose=False)
 
 
-# However it is run ---------------------------------------------------------------------------------------------------
+# Invariance to batching and resuming ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_certificates_do_not_depend_on_how_they_are_run(tmp_path, rows, kind, pr
     assert rows(killed) == reference
 
 
-def test_what_only_makes_it_faster_does_not_make_another_run():
+def test_settings_of_speed_do_not_change_the_fingerprint():
     def fingerprint(**settings):
         return identify({"classifier": NoisedDiffusionClassifier(ExactDenoiser(world()), 4, SIGMA, **settings)})[0]
 
@@ -137,7 +137,7 @@ def test_the_bounded_classifier_takes_an_engine():
 
 
 class Witness(Classifier):
-    """Keeps what a classifier is asked: noisy images, and which row of which noise came with each."""
+    """Records the noisy images of a classifier with the row of noise of each."""
 
     def __init__(self, classifier):
         super().__init__()
@@ -145,15 +145,15 @@ class Witness(Classifier):
 
     def forward(self, image, noise=None):
         for row, index, draw in zip(image, noise.index.tolist(), noise.draw.tolist(), strict=True):
-            assert (noise.seed, index, draw) not in self.seen, "a draw is asked for twice"
+            assert (noise.seed, index, draw) not in self.seen, "a draw is used twice"
             self.seen[noise.seed, index, draw] = row
         return self.classifier(image, noise)
 
 
-def test_what_an_early_exit_draws_does_not_depend_on_the_clean_image():
-    """Which samples are drawn does; what they are is a function of (seed, index, draw) alone: z, and the row of noise
-    that is handed on, of which elimination's nodes in turn are a function (test_elimination). All are the fixed
-    procedure's, none is used twice, and different images stop at different stages."""
+def test_samples_of_an_early_exit_do_not_depend_on_the_clean_image():
+    """The number of samples does. Each sample, z and the row of noise behind it, is a function of (seed, index, draw)
+    alone, as are elimination's nodes (test_elimination). All samples are the fixed procedure's, none is used twice,
+    and different images stop at different stages."""
     stages, drawn = [], []
     for clean in (to_pixel(world().means[:4]), 0.5 + 0.02 * to_pixel(world().means[:4]).flip(0)):
         witness = Witness(defence("elimination", 512))
@@ -169,11 +169,11 @@ def test_what_an_early_exit_draws_does_not_depend_on_the_clean_image():
         torch.testing.assert_close(drawn[0][key], drawn[1][key], rtol=0, atol=1e-5)  # float32, divided by sigma
 
 
-# What is none --------------------------------------------------------------------------------------------------------
+# Unsound classifiers -------------------------------------------------------------------------------------------------
 
 
 class Shaky(Classifier):
-    """Random logits around the pixels' mean; where the noise comes from is told by ``source``."""
+    """Random logits around the pixels' mean; ``source`` is the origin of the noise."""
 
     randomised = True
 
@@ -224,7 +224,7 @@ class Shaky(Classifier):
     ],
 )
 @pytest.mark.parametrize("votes", [1, 5])
-def test_randomness_that_is_none_is_refused(tmp_path, source, message, votes):
+def test_unsound_randomness_is_refused(tmp_path, source, message, votes):
     classifier = Shaky(source) if votes == 1 else Voting(Shaky(source), votes)
     classifier.sigma = SIGMA
     task = NDCTask(classifier, [Certified(certifier("fixed", 64))], str(tmp_path))
@@ -235,7 +235,7 @@ def test_randomness_that_is_none_is_refused(tmp_path, source, message, votes):
 
 
 @pytest.mark.parametrize("votes", [1, 9])
-def test_answers_that_the_noise_seldom_changes_are_no_reason_to_refuse(votes):
+def test_logits_that_noise_seldom_changes_pass(votes):
     classifier = Shaky("hard") if votes == 1 else Voting(Shaky("hard"), votes)
     refused = []
     for seed in range(200):
@@ -250,7 +250,7 @@ def test_answers_that_the_noise_seldom_changes_are_no_reason_to_refuse(votes):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", ["all classes", "elimination", "denoised", "densepure", "shaky", "bf16"])
 def test_sound_classifiers_pass(kind, seed):
-    """Elimination and votes jump where rounding decides; half precision rounds coarsely. None is refused for it."""
+    """Elimination and votes jump where rounding decides; half precision rounds coarsely. All pass."""
     if kind == "bf16":
         torch.manual_seed(0)
         engine = Engine("bf16", batch_size=7)
@@ -262,7 +262,7 @@ def test_sound_classifiers_pass(kind, seed):
     check_sound(classifier, image, SIGMA, Noise.of(seed, torch.tensor([seed])))
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# Contradictory settings ----------------------------------------------------------------------------------------------
 
 
 def network():
@@ -349,7 +349,7 @@ def test_and_on_the_command_line(tmp_path, denoiser_file, classifier, smoothing,
     assert not (tmp_path / "records").exists()
 
 
-def test_a_classifier_of_other_classes_is_refused_at_its_first_answer():
+def test_a_classifier_with_other_classes_is_refused_at_its_first_logits():
     """Where it does not say how many it has, as one behind a denoiser."""
     smoothing, image = Smoothing(SIGMA, 5, 60, num_classes=10), to_pixel(world().means[:1])
     with pytest.raises(ValueError, match="num_classes must be the classifier's: the classifier has 4, Smoothing 10"):
@@ -365,8 +365,8 @@ def test_images_and_labels_are_checked_at_the_border():
         evaluator(classifier, (image.nan_to_num(0.5), label, index))
 
 
-def test_lipschitz_is_not_asked_for_samples(tmp_path):
-    """It adds no noise and draws its own: what smoothing must be checked for does not concern it."""
+def test_lipschitz_skips_the_check_of_smoothing(tmp_path):
+    """It adds no noise to the image, so the preconditions of smoothing do not apply."""
     dc = BoundedDiffusionClassifier(ExactDenoiser(world()), 4, 4)
     task = NDCTask(dc, [Certified(Lipschitz(4, samples=5))], str(tmp_path))
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, inference_mode=False)

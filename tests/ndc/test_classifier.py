@@ -23,7 +23,7 @@ LABELS = torch.arange(3)
 
 
 def differences(logits):
-    """Logits up to what all classes share."""
+    """Logits up to a constant common to all classes."""
     return logits - logits[..., :1]
 
 
@@ -34,7 +34,7 @@ def blurred(mixture, rule, x, spread, sigma):
 
 
 class Recorder(Denoiser):
-    """Remembers what its network is asked; a smooth stand-in for a trained denoiser, in any dtype."""
+    """Records its calls; a smooth stand-in for a trained denoiser, in any dtype."""
 
     num_classes, sigma_min, sigma_max = 3, 0.002, 80.0
 
@@ -58,7 +58,7 @@ def images(count, shape=(1, 2, 2)):
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-# What the logits are -------------------------------------------------------------------------------------------------
+# Logits --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", ["log", "equal"])
@@ -237,7 +237,7 @@ def test_antithetic_noise_lowers_the_variance_of_epndc(exact):
     assert variance[0] / variance[1] > 5
 
 
-def test_without_noise_it_draws_its_own():
+def test_without_noise_the_classifier_draws_fresh_noise():
     _, classifier = recorded()
     image = images(2)
     assert classifier.randomised
@@ -270,13 +270,13 @@ def test_gradcheck_from_image_to_logits(variant, sigma, settings, batch_size):
 def test_blocks_change_neither_logits_nor_gradients(variant, sigma, settings, batch_size):
     """Same numbers up to rounding in float64, at most ``batch_size`` rows a call, one recomputation of each call."""
     noise, image = Noise.of(0, torch.arange(5)), images(5).requires_grad_()
-    whole = recorded(variant, sigma, **settings)[1](image, noise)
+    one_call = recorded(variant, sigma, **settings)[1](image, noise)
     denoiser, classifier = recorded(variant, sigma, engine=Engine(batch_size=batch_size), **settings)
     logits = classifier(image, noise)
     calls = len(denoiser.calls)
-    torch.testing.assert_close(logits, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(logits, one_call, rtol=1e-12, atol=1e-12)
     gradient = torch.autograd.grad(logits[:, 0].sum(), image)[0]
-    torch.testing.assert_close(gradient, torch.autograd.grad(whole[:, 0].sum(), image)[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, torch.autograd.grad(one_call[:, 0].sum(), image)[0], rtol=1e-10, atol=1e-12)
     assert max(len(x) for x, _, _ in denoiser.calls) <= batch_size
     first = {"apndc": 5, "epndc": 15, "dc": math.inf}[
         variant
@@ -300,10 +300,10 @@ def test_blocks_fill_the_network(batch_size, calls):
 def test_an_image_does_not_see_its_batch(partition):
     _, classifier = recorded("apndc")
     image, noise = images(6), Noise.of(0, torch.tensor([9, 2, 5, 1, 0, 77]))
-    whole = classifier(image, noise)
+    one_call = classifier(image, noise)
     starts = torch.tensor((0, *partition)).cumsum(0).tolist()
     parts = [classifier(image[a:b], noise.rows(slice(a, b))) for a, b in pairwise(starts)]
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat(parts), one_call, rtol=1e-12, atol=1e-12)
 
 
 def test_dropout_in_training_is_recomputed_with_its_own_masks():
@@ -324,7 +324,7 @@ def test_dropout_in_training_is_recomputed_with_its_own_masks():
     assert torch.autograd.gradcheck(logits, image)
 
 
-# The variants' parts -------------------------------------------------------------------------------------------------
+# Parts of the variants -----------------------------------------------------------------------------------------------
 
 
 def test_apndc_denoises_once_without_a_label_by_the_network_it_is_given():
@@ -367,7 +367,7 @@ def test_float32_stays_float32():
 
 
 def test_it_is_certified_like_any_classifier():
-    """Classes 1.2 pixels apart: the mean of each keeps half of that, less what 200 samples leave open."""
+    """Classes 1.2 pixels apart: the mean of each is certified at half of that, less the error of 200 samples."""
     means = torch.tensor([-1.2, 1.2]).view(2, 1, 1, 1)
     denoiser = ExactDenoiser(GaussianMixture(means, 0.1))
     smoothing = Smoothing(0.25, n0=20, n=200, num_classes=2)
@@ -379,7 +379,7 @@ def test_it_is_certified_like_any_classifier():
         assert all(0.3 < c.radius < 0.6 for c in certificates)
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# Contradictory settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

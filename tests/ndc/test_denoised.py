@@ -47,12 +47,12 @@ def noise(count, seed=0):
     return Noise.of(seed, torch.arange(count))
 
 
-# What the image becomes ----------------------------------------------------------------------------------------------
+# Denoised images -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", [VP(), EDM(), DDPM()])
 @pytest.mark.parametrize("sigma", [0.25, "64/255"])
-def test_one_step_is_the_posterior_mean_whatever_the_schedule(exact, schedule, sigma):
+def test_one_step_is_the_posterior_mean_for_any_schedule(exact, schedule, sigma):
     level = {0.25: 0.5, "64/255": 128 / 255}[sigma]
     image = torch.rand(5, 1, 1, 2, dtype=F64, generator=torch.Generator().manual_seed(0)) * 2 - 0.5
     expected = to_pixel(exact(to_model(image), torch.full((5,), level, dtype=F64)))
@@ -83,9 +83,9 @@ def test_many_steps_sample_the_posterior_of_the_noisy_image(gaussian, schedule, 
 
 
 @pytest.mark.parametrize("steps", [2, 5])
-def test_the_randomness_knows_neither_the_image_nor_its_neighbours(gaussian, steps):
-    """A Gaussian's denoiser is linear, so what noise does to the result can be read off: it is the same for any image,
-    in any company, and another for every row."""
+def test_the_randomness_is_independent_of_the_image_and_of_the_batch(gaussian, steps):
+    """A Gaussian's denoiser is linear, so the effect of the noise can be isolated: it is the same for any image and
+    batch, and differs between rows."""
     denoising = Denoising(gaussian, 0.25, steps)
     images = torch.rand(6, 1, 2, 2, dtype=F64, generator=torch.Generator().manual_seed(1)) * 3 - 1
     none = Denoising(gaussian, 0.25, steps, solver="ddim")
@@ -110,7 +110,7 @@ def test_the_start_is_the_noisy_image_itself(gaussian):
     assert views["purified"].shape == image.shape
 
 
-# What it answers -----------------------------------------------------------------------------------------------------
+# Classification and certificates -------------------------------------------------------------------------------------
 
 
 def test_votes_are_those_of_as_many_clean_images(gaussian):
@@ -164,7 +164,7 @@ def test_certificates_are_sound_and_tight_on_a_half_space(gaussian, steps, votes
         check_sound(classifier, image[:1], 0.25, noise(1, seed))
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# Contradictory settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_contradictions_are_refused(settings, message):
         DenoisedClassifier(Narrow(), Side(), **{"sigma": 0.25, **settings})
 
 
-def test_the_task_takes_what_says_its_noise(gaussian):
+def test_the_task_takes_classifiers_with_a_noise_level(gaussian):
     evaluators = [Certified(Smoothing(0.25, n0=1, n=2, num_classes=2))]
     classifier = DenoisedClassifier(gaussian, Side(), 0.25)
     assert NDCTask(classifier, evaluators).classifier.classifier is classifier

@@ -1,4 +1,4 @@
-"""Dropping classes on the way: the same answers for fewer evaluations, and noise that does not know of it."""
+"""Early elimination: the full search's predictions for fewer evaluations, with noise independent of the classes."""
 
 import math
 from pathlib import Path
@@ -42,7 +42,7 @@ def world(classes, dimension, spread, std, seed=0):
 
 
 def noisy(mixture, count, sigma):
-    """Images of the mixture with noise of ``sigma`` (pixels), and rows of noise for whoever classifies them."""
+    """Images of the mixture with noise of ``sigma`` (pixels), and rows of noise for their classifier."""
     noise = Noise.of(5, torch.arange(count))
     x0, _ = mixture.sample(noise.stream("data"))
     return to_pixel(x0) + sigma * noise.stream("gaussian").normal(0, x0.shape[1:], x0.dtype), noise
@@ -69,7 +69,7 @@ def both(denoiser, image, noise, elimination, sigma, variant, nodes=16, **settin
     return *logits, rows[0] / rows[1]
 
 
-# What it answers -----------------------------------------------------------------------------------------------------
+# Predictions ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def both(denoiser, image, noise, elimination, sigma, variant, nodes=16, **settin
     ids=str,
 )
 def test_same_class_as_the_full_search_on_an_exact_mixture(variant, sigma, nodes, least):
-    """600 inputs of ten classes, at least 99.5 % alike (measured 99.8 to 100), for a fraction of the evaluations."""
+    """600 inputs of ten classes: at least 99.5 % of predictions equal (measured 99.8 to 100), for fewer evaluations."""
     mixture = world(10, 16, 0.4, 0.3)
     image, noise = noisy(mixture, 600, sigma)
     full, sifted, saved = both(ExactDenoiser(mixture), image, noise, Elimination(), sigma, variant, nodes)
@@ -105,7 +105,7 @@ def test_same_class_as_the_full_search_on_an_exact_mixture(variant, sigma, nodes
     ids=str,
 )
 def test_same_class_where_classes_are_spread_unequally(variant, nodes):
-    """Four worlds of five classes with deviations 0.05 to 0.8, 500 inputs each: at least 99.5 % alike in all."""
+    """Four mixtures of five classes, deviations 0.05 to 0.8, 500 inputs each: at least 99.5 % of predictions equal."""
     alike = []
     for seed in range(4):
         mixture = world(5, 16, 0.2, torch.linspace(0.05, 0.8, 5, dtype=torch.float64), seed)
@@ -118,7 +118,7 @@ def test_same_class_where_classes_are_spread_unequally(variant, nodes):
 
 
 def test_sift_and_refine_of_many_classes():
-    """100 classes, two nodes of 16 for all of them, at most ten refined: 8 times fewer rows at best, 7 asked for."""
+    """100 classes, two nodes of 16 for all of them, at most ten refined: 8 times fewer rows at best, at least 7."""
     mixture = world(100, 16, 0.5, 0.2)
     image, noise = noisy(mixture, 300, 0.25)
     sift = Elimination(stages=(2, 4), keep=10)
@@ -131,7 +131,7 @@ def test_sift_and_refine_of_many_classes():
 @pytest.mark.skipif(not TRAINED.exists(), reason="robust-diffusion tour trains this denoiser")
 @pytest.mark.parametrize(("sigma", "least"), [(0.25, 1.9), (0.5, 2.7)])
 def test_same_class_as_the_full_search_on_digits(sigma, least):
-    """200 noisy images: at least 99.5 % alike. Of 256 it was 100 %, for 82 and 48 of 161 evaluations."""
+    """200 noisy images: at least 99.5 % of predictions equal. Measured: all of 256, 82 and 48 of 161 evaluations."""
     from common.checkpoints.loading import load_denoiser
     from common.data.digits import Digits
 
@@ -147,7 +147,7 @@ def test_same_class_as_the_full_search_on_digits(sigma, least):
 
 
 def test_certificates_are_those_of_the_full_search():
-    """Two samples in a thousand may answer otherwise: counts within 2 of 100, and far fewer evaluations."""
+    """Two samples in a thousand may differ: counts within 2 of 100, and far fewer evaluations."""
     mixture = world(10, 16, 0.4, 0.3)
     image, noise = to_pixel(mixture.means[:4]), Noise.of(3, torch.arange(4))
     smoothing, found, rows = Smoothing(0.25, n0=20, n=100), [], []
@@ -162,18 +162,18 @@ def test_certificates_are_those_of_the_full_search():
     assert rows[0] > 3.5 * rows[1]
 
 
-# The logits ----------------------------------------------------------------------------------------------------------
+# Logits --------------------------------------------------------------------------------------------------------------
 
 
 def table(values):
-    """Terms from a table (T,B,K), and what they were asked."""
-    asked = []
+    """Terms from a table (T,B,K), and a list of their calls."""
+    calls = []
 
-    def terms(nodes, rows, wanted):
-        asked.append((list(nodes), rows, wanted.clone()))
-        return values[list(nodes)][:, rows] * wanted
+    def terms(nodes, rows, candidates):
+        calls.append((list(nodes), rows, candidates.clone()))
+        return values[list(nodes)][:, rows] * candidates
 
-    return terms, asked
+    return terms, calls
 
 
 def random_terms(nodes, images, classes, seed=0):
@@ -195,12 +195,12 @@ def random_terms(nodes, images, classes, seed=0):
 )
 def test_no_dropped_class_wins_and_those_left_have_their_full_sums(elimination):
     values, prior = random_terms(16, 500, 8), torch.linspace(-0.3, 0.3, 8, dtype=torch.float64)
-    terms, asked = table(values)
+    terms, calls = table(values)
     logits = elimination.logits(terms, elimination.plan(16), prior, 500)
     full = values.sum(0) + prior
     seen = torch.zeros(500, 8, dtype=torch.int64)
-    for nodes, rows, wanted in asked:
-        seen[rows] += len(nodes) * wanted
+    for nodes, rows, candidates in calls:
+        seen[rows] += len(nodes) * candidates
     winner = logits.argmax(1)
     assert torch.equal(seen.gather(1, winner[:, None])[:, 0], seen.amax(1))
     whole = seen == 16
@@ -229,62 +229,62 @@ def test_a_dropped_class_keeps_its_paired_deficit():
 
 @pytest.mark.parametrize("count", [8, 64, 500])
 @pytest.mark.parametrize("stage", [1, 4])
-def test_a_margin_is_in_the_units_of_the_logits_whatever_the_number_of_nodes(count, stage):
+def test_a_margin_is_in_the_units_of_the_logits_for_any_number_of_nodes(count, stage):
     gaps = torch.tensor([0.0, 0.9, 1.1, 5.0], dtype=torch.float64)
-    terms, asked = table((-gaps / count).expand(count, 1, 4))
+    terms, calls = table((-gaps / count).expand(count, 1, 4))
     elimination = Elimination((stage,), errors=0.0, margin=1.0)
     elimination.logits(terms, elimination.plan(count), torch.zeros(4, dtype=torch.float64), 1)
-    assert asked[1][2].tolist() == [[True, True, False, False]]
+    assert calls[1][2].tolist() == [[True, True, False, False]]
 
 
 def test_the_margin_in_standard_errors_is_the_pooled_one():
-    """Written out for one image after four of eight nodes: rivals 1.2, 2 and 6 behind, with spreads of their own."""
+    """Written out for one image after four of eight nodes: rivals 1.2, 2 and 6 behind, with different spreads."""
     behind = torch.tensor([[0, 1.2, 2.0, 6.0]], dtype=torch.float64) + torch.tensor(
         [[0, 0.1, -0.4, 2.0], [0, -0.1, 0.4, 1.0], [0, 0.3, 0.2, -2.0], [0, -0.3, -0.2, -1.0]], dtype=torch.float64
     )
     error = math.sqrt((1 - 4 / 8) * (1 + 1 / 6) * sum(behind[:, k].var().item() for k in (1, 2, 3)) / 3 / 4)
     for margin, left in ((1.9, [1, 1, 0, 0]), (2.1, [1, 1, 1, 0])):
-        terms, asked = table((-behind / 8).repeat(2, 1).unsqueeze(1))
+        terms, calls = table((-behind / 8).repeat(2, 1).unsqueeze(1))
         elimination = Elimination((4,), errors=(margin - 0.5) / error, margin=0.5)
         elimination.logits(terms, [[0, 1, 2, 3], [4, 5, 6, 7]], torch.zeros(4, dtype=torch.float64), 1)
-        assert asked[1][2].tolist() == [[bool(b) for b in left]]
+        assert calls[1][2].tolist() == [[bool(b) for b in left]]
 
 
-def test_a_class_whose_term_overflowed_is_out_and_the_others_are_judged_as_ever():
+def test_a_class_with_an_infinite_term_is_dropped_and_the_others_are_compared_as_usual():
     values, prior = random_terms(16, 300, 8), torch.zeros(8, dtype=torch.float64)
     values[15, :, 3] = -math.inf  # at the first node that is visited
-    asked = []
+    evaluated = []
 
-    def terms(nodes, rows, wanted):
-        asked.append(wanted.sum(0)[3].item())
-        return values[list(nodes)][:, rows].masked_fill(~wanted, 0.0)
+    def terms(nodes, rows, candidates):
+        evaluated.append(candidates.sum(0)[3].item())
+        return values[list(nodes)][:, rows].masked_fill(~candidates, 0.0)
 
     logits = Elimination().logits(terms, Elimination().plan(16), prior, 300)
     assert (logits.argmax(1) == values.sum(0).argmax(1)).double().mean() >= 0.99
-    assert asked[0] == 300
-    assert not any(asked[1:])
+    assert evaluated[0] == 300
+    assert not any(evaluated[1:])
 
 
 def test_as_many_classes_as_are_kept():
-    terms, asked = table(random_terms(64, 9, 50))
+    terms, calls = table(random_terms(64, 9, 50))
     elimination = Elimination((2, 5, 25), margin=math.inf, keep=(40, 8, 4))  # class and node courses of algorithm 6
     elimination.logits(terms, elimination.plan(64), torch.zeros(50, dtype=torch.float64), 9)
-    assert [(len(nodes), set(wanted.sum(1).tolist())) for nodes, _, wanted in asked] == [
+    assert [(len(nodes), set(candidates.sum(1).tolist())) for nodes, _, candidates in calls] == [
         (2, {50}), (3, {40}), (20, {8}), (39, {4}),
     ]  # fmt: skip
-    terms, asked = table(random_terms(16, 9, 50))
+    terms, calls = table(random_terms(16, 9, 50))
     last = Elimination((2, 4), margin=math.inf, keep=10)
     last.logits(terms, last.plan(16), torch.zeros(50, dtype=torch.float64), 9)
-    assert [set(wanted.sum(1).tolist()) for _, _, wanted in asked] == [{50}, {50}, {10}]
+    assert [set(candidates.sum(1).tolist()) for _, _, candidates in calls] == [{50}, {50}, {10}]
 
 
 def test_an_image_with_one_class_left_is_done():
     values = random_terms(8, 3, 4)
     values[:, 1, 2] += 10.0
-    terms, asked = table(values)
+    terms, calls = table(values)
     elimination = Elimination((2,), errors=0.0, margin=20.0)
     elimination.logits(terms, elimination.plan(8), torch.zeros(4, dtype=torch.float64), 3)
-    assert [rows.tolist() for _, rows, _ in asked] == [[0, 1, 2], [0, 2]]
+    assert [rows.tolist() for _, rows, _ in calls] == [[0, 1, 2], [0, 2]]
 
 
 # The order of the nodes ----------------------------------------------------------------------------------------------
@@ -324,8 +324,8 @@ def test_the_default_stages():
     "nodes", [Nodes(12, control=False), Nodes(12, antithetic=True, control=False)], ids=["independent", "antithetic"]
 )
 def test_a_nodes_noise_depends_on_the_noise_alone(nodes):
-    """Recovered from what the network is asked: whatever the image, its neighbours, and the classes that are left, an
-    image's z at a node is what `Noise` has for that row and node."""
+    """Recovered from the network's inputs: for any image, batch and remaining classes, an image's z at a node is
+    that of `Noise` for this row and node."""
     mixture = world(6, 8, 0.5, 0.3)
     used, dropped = [], []
     for seed in (0, 1):
@@ -336,7 +336,7 @@ def test_a_nodes_noise_depends_on_the_noise_alone(nodes):
             denoiser, 6, 0.25, "epndc", nodes, elimination=Elimination(), engine=Engine(batch_size=64)
         )
         classifier(image, noise)
-        asked = {}
+        evaluated = {}
         spread = dict(zip(classifier.bound.sigma.tolist(), classifier.bound.spread.tolist(), strict=True))
         level = classifier.bound.sigma.tolist()
         for x, sigma, _ in denoiser.calls:
@@ -348,9 +348,9 @@ def test_a_nodes_noise_depends_on_the_noise_alone(nodes):
                 match = (z - own).abs().flatten(1).amax(1) < 1e-9
                 assert match.sum() == 1
                 b = int(match.nonzero())
-                asked[b, i] = asked.get((b, i), 0) + 1
-        used.append({(b, i) for b, i in asked})
-        dropped.append(sum(asked.values()))
+                evaluated[b, i] = evaluated.get((b, i), 0) + 1
+        used.append({(b, i) for b, i in evaluated})
+        dropped.append(sum(evaluated.values()))
     assert used[0] != used[1] or dropped[0] != dropped[1]  # the choice of classes did depend on the image
     assert max(dropped) < 20 * 12 * 6
 
@@ -375,7 +375,7 @@ def test_an_image_sees_neither_its_batch_nor_the_batch_size(batch_size):
 
 @pytest.mark.parametrize(("variant", "settings"), [("apndc", {}), ("epndc", {"nodes": Nodes(8, control=True)})])
 @pytest.mark.parametrize("batch_size", [7, 512])
-def test_gradcheck_of_what_was_computed(variant, settings, batch_size):
+def test_gradcheck_of_the_computed_logits(variant, settings, batch_size):
     mixture = world(5, 4, 0.7, 0.3)
     image, noise = noisy(mixture, 3, 0.25)
     denoiser, prior = Counting(ExactDenoiser(mixture)), Posterior(log_prior=[0.0, 0.1, 0.0, 0.0, -0.1])
@@ -406,7 +406,7 @@ def test_nothing_dropped_is_the_full_search():
     assert 0.9 < saved <= 1  # last calls are rounded up
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# Contradictory settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -448,8 +448,8 @@ def test_stages_that_do_not_suit_the_nodes_are_refused():
 
 
 def test_a_class_with_more_variance_than_its_rivals_is_given_more_room():
-    """29 classes that hardly differ and one whose differences vary a lot: 99.85 % of 2,000 inputs answered as by the
-    full search, 95.65 % if the class's own error did not count."""
+    """29 classes that hardly differ and one whose differences vary a lot: 99.85 % of 2,000 predictions equal those of
+    the full search, 95.65 % if the class's own error did not count."""
     generator = torch.Generator().manual_seed(5)
     values = 0.01 * torch.randn(32, 2000, 30, generator=generator, dtype=torch.float64)
     values[:, :, 0] += 0.3 * torch.randn(32, 2000, generator=generator, dtype=torch.float64) + 0.2

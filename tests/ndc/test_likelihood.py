@@ -144,7 +144,7 @@ def test_squared_errors_row_by_row(mixture):
         torch.testing.assert_close(errors[i], (x0 - target[i]).square().sum())
 
 
-# What nodes and limits leave of a likelihood ratio --------------------------------------------------------------------
+# Errors of nodes and limits ------------------------------------------------------------------------------------------
 
 X = torch.tensor([-0.6, 0.2], dtype=torch.float64).view(1, 1, 1, 2)
 
@@ -154,14 +154,14 @@ def ratios(logits):
 
 
 def blurred(mixture, rule, x, sigma, sigma_tau):
-    """E_z log p_sigma(x + u z | y) up to what classes share, u = sqrt(sigma^2 - sigma_tau^2), (K,)."""
+    """E_z log p_sigma(x + u z | y) up to a constant of all classes, u = sqrt(sigma^2 - sigma_tau^2), (K,)."""
     rows = x + math.sqrt(sigma**2 - sigma_tau**2) * rule.z
     classes = torch.arange(3).repeat(len(rows), 1).T
     return ratios(torch.stack([rule.mean(mixture.log_density(rows, sigma, label)) for label in classes]))
 
 
 def bounded(mixture, rule, x, bound):
-    """The bound with the exact denoiser and E_z by quadrature, up to what classes share, (K,)."""
+    """The bound with the exact denoiser and E_z by quadrature, up to a constant of all classes, (K,)."""
     t, q, k = torch.cartesian_prod(torch.arange(len(bound)), torch.arange(len(rule)), torch.arange(3)).T
     xt, target = noised_pair(x, rule.z[q], bound.spread[t], bound.pull[t])
     errors = squared_errors(ExactDenoiser(mixture), xt, bound.sigma[t], target, k).view(len(bound), len(rule), 3)
@@ -177,7 +177,7 @@ RULES = {"log": 2, "equal": 2, "linspace": 1}
     [(case, rule) for case in RANGES for rule in RULES if (case, rule) != ("epndc", "linspace")],  # that is h ln T
 )
 def test_dc_and_epndc_converge_to_the_exact_ratio_with_their_order(mixture, hermite, case, rule):
-    """From ``lower`` to 5, clean data and noisy. What T nodes leave falls by 2^order when T doubles: limit and rate.
+    """From ``lower`` to 5, clean data and noisy. The error of T nodes falls by 2^order when T doubles: limit and rate.
 
     160 midpoints leave less than 2e-5 nats. 14^2 Hermite nodes err by 1e-8, else the ratios would not be 4 to 1 %. The
     chain from sigma_tau itself is in test_classifier.
@@ -194,7 +194,7 @@ def test_dc_and_epndc_converge_to_the_exact_ratio_with_their_order(mixture, herm
     assert errors[-1] < (2e-5 if order == 2 else 0.25)
 
 
-def test_limits_cost_what_they_are_said_to(mixture, hermite):
+def test_errors_of_the_limits_have_the_documented_order(mixture, hermite):
     """O(lower^2 - sigma_tau^2) and O(upper^-2), on closed forms: 0.06 and 0.0005 nats at last."""
     quadrature, tau = hermite(14, (1, 1, 2)), 0.5
     exact = blurred(mixture, quadrature, X, tau, tau)
@@ -218,7 +218,7 @@ def epndc(denoiser, *, control, antithetic=False, count=16, **settings):
     return NoisedDiffusionClassifier(denoiser, 3, 0.25, "epndc", nodes, "elbo", **settings)
 
 
-def test_the_pull_variate_is_what_a_denoiser_blind_to_z_adds_at_random():
+def test_the_pull_variate_is_the_random_part_for_a_denoiser_independent_of_z():
     """D(x + u z) = a: then || D - target ||^2 = || a - x ||^2 + 2 pull z^T (a - x) + pull^2 z^2, term by term."""
     x, a, z = torch.randn(3, 4, 1, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     bound = Bound.of(Nodes(3), LogNormal(), 0.5, 3.0, sigma_tau=0.5)
@@ -245,7 +245,7 @@ def test_the_control_variate_changes_no_expectation(exact, hermite, expected_log
 
 @pytest.mark.parametrize(("antithetic", "least"), [(False, 15), (True, 4)])
 def test_the_control_variate_lowers_the_variance(exact, antithetic, least):
-    """Of 2,000 draws of a class difference. Measured 23 times, and 6 times of what antithetic noise leaves."""
+    """Of 2,000 draws of a class difference. Measured 23 times, and 6 times beyond antithetic noise."""
     noise, variance = Noise.of(2, torch.tensor([0])).draws(2000), []
     for control in (False, True):
         logits = epndc(exact, control=control, antithetic=antithetic, engine=Engine(batch_size=10**9))(
@@ -282,6 +282,6 @@ def test_only_epndc_pays_for_a_control_variate(exact):
         (lambda: Nodes().place(LogNormal(), 3.0, math.inf), "0 < sigma_min < sigma_max"),
     ],
 )
-def test_bad_settings_are_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

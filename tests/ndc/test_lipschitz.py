@@ -1,4 +1,4 @@
-"""Certificates of DC against boundaries that are known, and bounds that must be met, nearly attained and not passed."""
+"""Certificates of DC against known boundaries; bounds that hold and are nearly attained."""
 
 import math
 
@@ -34,7 +34,7 @@ F64 = torch.float64
 
 
 class Halves(Denoiser):
-    """One number, two classes: class 0 answers -1 below the edge and 1 above, class 1 the opposite.
+    """One number, two classes: class 0 is denoised to -1 below the edge and 1 above, class 1 to the opposite.
 
     For x < 0, E_1 - E_0 = -4 x sign(edge - u): class 0 wins exactly where x is below the edge, and no function of the
     noisy image changes faster than this one does when it moves across.
@@ -51,7 +51,7 @@ class Halves(Denoiser):
 
 
 class Opposite(Denoiser):
-    """Class 0 answers 1 everywhere, class 1 answers -1: only the target moves."""
+    """Class 0 is denoised to 1 everywhere, class 1 to -1: only the target moves."""
 
     num_classes = 2
 
@@ -187,7 +187,7 @@ def test_bounded_terms_are_within_their_reach_and_limited_ones_within_their_limi
 
 
 def test_without_a_limit_it_is_the_clipped_classifier():
-    """Up to what all classes share; and clipping is what makes the terms bounded, so it is part of the classifier."""
+    """Up to a constant of all classes. Clipping bounds the terms, so it is part of the classifier."""
     image, rows = point(0.4, -0.2), noise(1)
     plain = NoisedDiffusionClassifier(Steep(3), 3, 0.0, "dc", Nodes(3, "log", 0.25, 1.0))
     dc = steep(3, None)
@@ -211,7 +211,7 @@ def test_fall_and_rise_are_suprema_over_the_means(low, high, shift):
     assert largest_increase(*ends, a).item() == pytest.approx(gained[within].max().item(), abs=2e-4)
 
 
-def test_fall_is_what_a_half_space_loses():
+def test_the_largest_decrease_is_that_of_a_half_space():
     q, a = torch.tensor(-2.0, dtype=F64), torch.tensor(0.5, dtype=F64)
     assert largest_decrease(q, q, a).item() == pytest.approx(norm.cdf(-2.0) - norm.cdf(-2.5), rel=1e-12)
     assert largest_increase(q, q, a).item() == pytest.approx(norm.cdf(-1.5) - norm.cdf(-2.0), rel=1e-12)
@@ -304,8 +304,8 @@ def test_the_strong_law_certifies_more_than_the_weak():
     assert strong > 3 * weak > 0  # measured 4.2
 
 
-def test_what_no_draw_showed_is_reckoned_with():
-    """Class 0 is right but for 3 % of the noise, where it is so wrong that class 1 has the larger expected logit.
+def test_events_that_no_draw_showed_are_covered_by_the_bound():
+    """Class 0 is right except for 3 % of the noise, where its error gives class 1 the larger expected logit.
 
     (1 - 0.03)^60 = 16 % of all sets of 30 draws show none of it. No certificate may say 0 (200 sets at 0.001).
     """
@@ -345,7 +345,7 @@ def test_a_prior_counts_as_far_as_it_goes():
         assert found == pytest.approx((1 + share) * radius)
 
 
-def test_what_is_undecided_is_abstained_on_and_never_correct():
+def test_undecided_images_abstain_and_are_never_correct():
     """On the edge both classes are equally likely. The evaluator counts neither this nor a wrong class as certified."""
     dc = narrow(0.1, Halves(-0.5)).float()
     image = torch.cat([point(-0.5), point(-0.95), point(-0.95)]).float()
@@ -373,8 +373,8 @@ def test_a_certificate_does_not_depend_on_batches(batch_size):
 
 
 @pytest.mark.parametrize("certifier", [Lipschitz(2, 50), Claimed(2)], ids=["sound", "claimed"])
-def test_a_test_asks_the_classifier_inside_its_padding(certifier):
-    """A test wraps what it tests, so that small batches are filled up: the certificate is the same one."""
+def test_a_padded_classifier_gets_the_same_certificate(certifier):
+    """A test pads small batches; the certifier unwraps the classifier."""
     dc, image = narrow(0.1, Halves(-0.8)), point(-0.95)
     assert certifier.certify(Padded(dc), image, noise(1)) == certifier.certify(dc, image, noise(1))
 
@@ -386,7 +386,7 @@ def test_it_is_tested_like_smoothing():
         NDCTask(NoisedDiffusionClassifier(Halves(), 2, 0.25), [evaluator])
 
 
-# What was published --------------------------------------------------------------------------------------------------
+# Published constants -------------------------------------------------------------------------------------------------
 
 
 def test_the_references_radius_is_its_mean_over_nodes():
@@ -429,7 +429,7 @@ def test_claims_are_marked():
     assert claims[0].radius == pytest.approx(gap / reference_slopes(dc, 1).sum().item())
 
 
-# What is refused -----------------------------------------------------------------------------------------------------
+# Contradictory settings ----------------------------------------------------------------------------------------------
 
 
 PLAIN = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc")
@@ -465,7 +465,7 @@ def test_contradictions_are_refused(make, message):
 
 
 @pytest.mark.parametrize("certifier", [Lipschitz(3, 20), Lipschitz(3, 20, law="weak"), Claimed(3)])
-def test_a_denoiser_that_breaks_down_proves_nothing(certifier):
+def test_nan_losses_give_no_certificate(certifier):
     class Broken(Steep):
         def forward(self, x, sigma, label=None):
             return super().forward(x, sigma, label) + torch.where(label == 2, math.nan, 0.0).view(-1, 1, 1, 1)

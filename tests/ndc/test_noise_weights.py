@@ -27,12 +27,12 @@ def test_the_reference_density_is_the_misplaced_parenthesis():
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.9])
-def test_the_elbo_weight_is_the_inverse_cube_whatever_places_its_nodes(sigma_data):
+def test_the_elbo_weight_is_the_inverse_cube_for_any_placement_of_nodes(sigma_data):
     torch.testing.assert_close(ELBO(sigma_data)(SIGMA), SIGMA**-3)
 
 
 def test_training_weight_over_elbo_between_half_and_three():
-    """What the docstring promises of temperature 1: within a factor of two."""
+    """Within a factor of two at temperature 1, as documented."""
     sigma = torch.linspace(0.5, 3, 101, dtype=torch.float64)
     ratio = LogNormal()(sigma) * sigma**3
     assert 0.5 < ratio.min() < ratio.max() < 2
@@ -57,6 +57,6 @@ def test_mass_is_the_antiderivative_and_inverse_its_inverse(weight):
         (lambda: ELBO(0.0), "sigma_data"),
     ],
 )
-def test_bad_settings_are_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -46,7 +46,7 @@ def test_the_verdicts_are_those_of_the_procedure_on_the_same_samples():
 
 
 def test_with_labels_the_verdicts_are_about_them_and_certified_accuracy_is_that_of_the_procedure():
-    """Every second image is labelled wrongly: those abstain after the first samples, the others are judged alike."""
+    """Every second image is labelled wrongly: they abstain early, the others get the same verdicts."""
     distances = torch.linspace(0.4, 1.5, 200).tolist()
     label = torch.arange(200) % 2
     image, noise = torch.tensor(distances).view(-1, 1, 1, 1), Noise.of(3, torch.arange(200))

@@ -39,7 +39,7 @@ class Unrepeatable(Classifier):
 
 @dataclass(frozen=True)
 class Constant(Certifier):
-    """A certifier of one's own: class 0 at radius 0 for every image, after one call at each of two noise levels."""
+    """A user-defined certifier: class 0 at radius 0 for every image, after one call at each of two noise levels."""
 
     sigma: float = SMALL
     other: float = LARGE
@@ -93,7 +93,7 @@ def run(evaluators, path):
 
 
 def test_each_noise_level_is_checked():
-    """The classifier passes at 0.1 and is refused at 0.5, whichever comes first."""
+    """The classifier passes at 0.1 and is refused at 0.5."""
     classifier = Unrepeatable(above=0.25)
     smoothing(SMALL).check(classifier, image(), row())
     with pytest.raises(ValueError, match=REPEATABLE):

@@ -125,7 +125,7 @@ def test_with_labels_misclassified_images_draw_no_samples():
 
 
 def test_an_image_stops_where_n_samples_would_not_certify_its_true_radius():
-    """At p = 0.845 a radius of 0.841 takes a share of 0.855: 5,640 samples; if futility asked for 0.841, all 10,000."""
+    """At p = 0.845 a radius of 0.841 takes a share of 0.855: 5,640 samples; with futility at 0.841, all 10,000."""
     distance = SIGMA * float(norm.ppf(0.845))
     certificates = certify(distance, 40, Sequential(SIGMA, n0=20, n=10_000, num_classes=2, targets=(SIGMA,), first=60))
     assert sum(c.samples for c in certificates) < 40 * 7_500
