@@ -1,9 +1,10 @@
 """AGDM (arXiv 2403.16067): purification guided by an adversarially trained network."""
 
 from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidance, gdmp_scale
-from agdm.guidance import AdversarialGuidance, Guidance, GuidanceClassifier, Potential
+from agdm.guidance import AdversarialGuidance, GuidanceClassifier
 from agdm.networks import AdaptedNetwork, GuidanceNetwork
 from agdm.objective import Trades, TradesLoss
+from agdm.potential import Guidance, Potential
 from agdm.purifier import AGDM
 from agdm.steering import Steering
 from agdm.task import AGDMTask, GuidanceTask

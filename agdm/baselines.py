@@ -1,6 +1,6 @@
-"""Guidances that AGDM is compared with, each an ``AGDM(guidance=...)``: the same sampler, another potential.
+"""Baseline guidances for AGDM, each an ``AGDM(guidance=...)``: the same sampler, another potential.
 
-| control | how |
+| baseline | construction |
 |---|---|
 | no guidance, i.e. DiffPure | ``AGDM(scale=0)`` |
 | GDMP (arXiv 2205.14969) | ``PixelGuidance`` |
@@ -8,7 +8,7 @@
 | contrastive guidance, after ContrastDiff (PMLR 235, 2375) | ``ContrastiveGuidance`` |
 | AGDM with a network that was trained without an adversary | ``AdversarialGuidance``, ``Trades(weight=0)`` |
 
-All are potentials per image, summed over the batch, and differentiable twice: attacks see through them.
+All are potentials per image, summed over the batch, and twice differentiable, as attacks need them.
 """
 
 from typing import Any, Literal, cast, get_args
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from agdm.guidance import Potential, hard, soft
+from agdm.guidance import hard, soft
 from agdm.networks import variance_preserving
+from agdm.potential import Potential
 from common.data.image_data import ImageData
 from common.robustness.classifiers import Classifier
 from common.units import to_model, to_pixel
@@ -29,16 +30,16 @@ Belief = Literal["soft", "hard", "confidence"]
 
 
 class PixelGuidance(Potential):
-    """Nearness in pixels, as GDMP has it: what keeps an image's meaning, and what is left of an attack, alike.
+    """Pixel distance to the reference, as in GDMP. It preserves the image and, with it, part of the attack.
 
     In variance-preserving states x_t = x / √(1+σ²) of the model frame, x'_t the reference::
 
         log-potential(x) = - Σ (x_t - x'_t)²        "mse": summed over the C H W pixels of an image
                              SSIM(x_t, x'_t)        "ssim": in windows of deviation ``window``, for a range of 2
 
-    ``weighted``: times σ = √(1-ᾱ)/√ᾱ, as GDMP's code has it; 0 for a clean image, so not at the denoised one. Its code
-    averages over the whole batch, so that an image among B feels 1/B of the guidance, and has a scale that absorbs
-    this: see ``gdmp_scale``. It takes the gradient at x_t, adds Σ_t times it to the DDPM mean, and diffuses x' to the
+    ``weighted``: times σ = √(1-ᾱ)/√ᾱ, as in GDMP's code; 0 for a clean image, so not at the denoised one. Its code
+    averages over the batch of B, which divides each image's guidance by B, and its scale compensates for that: see
+    ``gdmp_scale``. It takes the gradient at x_t, adds Σ_t times it to the DDPM mean, and diffuses x' to the
     level of x_t (on ImageNet it does not)::
 
         AGDM(denoiser, PixelGuidance(weighted=True), t_star=0.036, scale=gdmp_scale(60000, terms=100 * 3072),
@@ -84,15 +85,15 @@ def gdmp_scale(guide_scale: float, terms: int, eps: float = 8 / 255) -> float:
 
 
 class ClassifierGuidance(Potential):
-    """What a classifier thinks of x, seen as an image in pixels at whatever noise it has::
+    """Guidance by the class probabilities of x, read as an image in pixels with its noise::
 
         log-potential(x) = -KL(p(. | x') || p(. | x))        "soft"
                             log p(argmax p(. | x') | x)       "hard"
-                            max_k log p(k | x)                "confidence": no reference at all, as COUP has it
+                            max_k log p(k | x)                "confidence": without a reference, as in COUP
 
     p is softmax(``classifier``(pixels)), of any ``Classifier``: one trained on noisy images or, with
-    ``Steering(at="denoised")``, a clean one. Guidance is differentiated twice in an attack: prefer a smooth network.
-    With ReLUs its second derivatives are zero almost everywhere, and the attack's gradient misses the kinks.
+    ``Steering(at="denoised")``, a clean one. An attack differentiates the guidance again: prefer a smooth network.
+    With ReLUs the second derivatives are zero almost everywhere, and the attack's gradient misses the kinks.
 
     Raises ``ValueError`` for a randomised classifier, which has no potential, and for another ``label``.
     """
@@ -102,12 +103,12 @@ class ClassifierGuidance(Potential):
         if label not in get_args(Belief):
             raise ValueError(f"label must be one of {', '.join(get_args(Belief))}; got {label!r}")
         if classifier.randomised:
-            raise ValueError("a classifier that guides must be deterministic; got a randomised one. Give its network")
+            raise ValueError("a guiding classifier must be deterministic; got a randomised one. Use its network")
         self.classifier = classifier.requires_grad_(False).eval()
         self.label = label
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
-        """log p(. | x') (B,K); nothing for "confidence"."""
+        """log p(. | x') (B,K); empty for "confidence"."""
         return () if self.label == "confidence" else (self._log_p(reference),)
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
@@ -123,13 +124,13 @@ class ClassifierGuidance(Potential):
 
 
 class ContrastiveGuidance(Potential):
-    """To x' and away from other images, in φ's latent: with S(a, b) = cos(a, b) / ``temperature``,
+    """Attraction to x' and repulsion from other images in φ's latent: with S(a, b) = cos(a, b) / ``temperature``,
 
         log-potential(x) = S(c(x), c(x')) - log[ exp S(c(x), c(x')) + Σ_m exp S(c(x), c_m) ],    c_m = c_φ(x_m, 0).
 
     InfoNCE with a fixed set of negatives x_m. The formula is ours: ContrastDiff adds the gradient of a contrastive loss
-    without classes to the score; whatever its negatives are, the rest of a batch must not be, or an image would be
-    purified otherwise in other company. Some negatives have the class of x'.
+    without classes to the score. The negatives are not the rest of the batch, on which a purification must not depend.
+    Some of them have the class of x'.
 
     ``negatives`` are images (M,C,H,W) in pixels, or a data module whose training images, ``count`` of them evenly
     spaced, are taken. ``network`` is a ``GuidanceNetwork``, adversarially trained or not.

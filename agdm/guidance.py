@@ -1,96 +1,36 @@
-"""The guidance network φ and the gradient it steers the reverse process with (AGDM, arXiv 2403.16067).
+"""The guidance of AGDM (arXiv 2403.16067): the log-potential of an adversarially trained network φ.
 
-A reverse step should head for p(x_{t-1} | x_t, y, x'), x' the image handed to the defence. By Bayes' rule its score is
-that of the diffusion model plus ∇ log p_φ(y, x' | x), and with the paper's factorisation the second part is the
-gradient of a potential per image::
+A guided step samples p(x_{t-1} | x_t, y, x'), x' the input of the defence. By Bayes' rule its score is that of the
+diffusion model plus ∇ log p_φ(y, x' | x), and with the paper's factorisation the second part is the gradient of a
+potential per image::
 
     log p_φ(y, x' | x) = - latent_scale D(c_φ(x), c_φ(x')) + label_scale L(p_φ(. | x), p_φ(. | x')) + const
 
-with c_φ a latent of the network and p_φ its class probabilities. The true label is unknown to a defence and
-appears nowhere: what stands for y is φ's own opinion of x'.
+with c_φ a latent of the network and p_φ its class probabilities. The true label y is unknown to a defence: φ's
+prediction for x' stands in for it.
 """
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agdm.networks import FilmBlock as FilmBlock
-from agdm.networks import GuidanceNetwork as GuidanceNetwork
-from agdm.networks import TimeEmbedding as TimeEmbedding
+from agdm.potential import Potential
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import to_model
 
 Distance = Literal["mse", "relative", "cosine", "kl"]
 Label = Literal["soft", "hard", "none"]
-P = TypeVar("P", bound="Potential")
-
-
-class Guidance:
-    """Gradient of a log-potential towards a reference, the purifier's input, which is never detached.
-
-    ``x`` = x0 + σ n (B,C,H,W) in the model frame, unscaled; ``sigma`` (B,) or (); the gradient is with respect
-    to this x. A variance-preserving state x_t = s x has ``grad_{x_t} = grad_x / s``.
-
-    Subclasses define ``gradient_at`` and, unless they compare with the reference itself, ``embed``.
-    ``embeds_noisy``: False if ``embed`` takes clean references only.
-    """
-
-    embeds_noisy: bool = True
-
-    def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The part of the gradient that depends on the reference (B,C,H,W) alone, computed once per purification.
-
-        ``sigma`` is the level of a reference that was diffused (``Steering``): then it is computed in every step.
-        """
-        return (reference,)
-
-    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        """∇_x log-potential (B,C,H,W) at x, given the reference's embedding."""
-        raise NotImplementedError
-
-    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
-        """∇_x log-potential (B,C,H,W) at x: ``gradient_at(x, sigma, *embed(reference))``."""
-        return self.gradient_at(x, sigma, *self.embed(reference))
-
-
-@runtime_checkable
-class SupportsGradient(Protocol):
-    """The contract of a guidance that is no ``Guidance``: the gradient in one piece."""
-
-    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor: ...
-
-
-class PlainGuidance(Guidance, nn.Module):
-    """A ``Guidance`` made of any object with ``gradient(x, sigma, reference)``; without an embedding."""
-
-    def __init__(self, guidance: SupportsGradient) -> None:
-        super().__init__()
-        self.guidance = guidance
-
-    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        return self.guidance.gradient(x, sigma, *embedding)
-
-
-def as_guidance(guidance: Guidance | SupportsGradient) -> Guidance:
-    """The guidance itself, or a ``PlainGuidance`` around it. Raises ``ValueError`` for anything without a gradient."""
-    if isinstance(guidance, Guidance):
-        return guidance
-    if not isinstance(guidance, SupportsGradient):
-        raise ValueError(
-            f"guidance must be a Guidance or have gradient(x, sigma, reference); got {type(guidance).__name__}"
-        )
-    return PlainGuidance(guidance)
 
 
 class GuidanceClassifier(Classifier):
     """φ alone as a classifier of pixels at noise level ``sigma`` (model frame): p_φ(y | x0 + σ z).
 
-    The control every AGDM number needs beside it, the source of transfer attacks, and what ``fit`` validates.
+    The control beside every AGDM number, the source of transfer attacks, and the classifier that ``fit`` validates.
     """
 
     def __init__(self, network: nn.Module, sigma: float = 0.0) -> None:
@@ -140,38 +80,6 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relati
 _LABELS: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {"soft": soft, "hard": hard, "none": None}
 
 
-class Potential(Guidance, nn.Module):
-    """A ``Guidance`` by its potential: subclasses say what ``embed`` and ``log_potential`` are.
-
-    Potentials are summed over the batch, so that an image's gradient does not depend on the others (a mean would make
-    it 1/B as strong). The gradient itself is differentiable with respect to x and the embedding, because an attack
-    has to see through it.
-    """
-
-    def train(self: P, mode: bool = True) -> P:
-        """Sets the mode of all but the networks inside, which stay in eval mode."""
-        super().train(mode)
-        for network in self.children():
-            network.eval()
-        return self
-
-    def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        """(B,), up to a constant of x."""
-        raise NotImplementedError
-
-    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer graph is alive."""
-        if torch.is_inference_mode_enabled():
-            raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
-        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *embedding))
-        with torch.enable_grad():
-            # a node of its own: the partial derivative in x alone, even where the embedding depends on x too
-            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-            potential = self.log_potential(x, sigma, *embedding)
-            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
-        return gradient
-
-
 class AdversarialGuidance(Potential):
     """Gradient of the potential of an adversarially trained network φ; a ``Guidance``.
 
@@ -186,8 +94,8 @@ class AdversarialGuidance(Potential):
             log p_φ(argmax p_φ(. | x') | x)          "hard"
             0                                        "none"
 
-    A review of the paper speaks of the mean squared error; "relative" is that error in units that carry over between
-    networks, hence the default. It has one scale for both terms: leave both at 1 and set ``AGDM(scale=...)``.
+    A review of the paper names the mean squared error; "relative" is that error in units that carry over between
+    networks, hence the default. The paper has one scale for both terms: leave both at 1, set ``AGDM(scale=...)``.
 
     φ is frozen here (``requires_grad_(False)``, eval mode): no parameter gradient is formed.
     """
@@ -216,7 +124,7 @@ class AdversarialGuidance(Potential):
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma``: without it, at 0.
 
-        Raises ``ValueError`` for a φ that gives something else, and in inference mode.
+        Raises ``ValueError`` for a φ with other outputs, and in inference mode.
         """
         if torch.is_inference_mode_enabled():
             raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
@@ -234,7 +142,7 @@ class AdversarialGuidance(Potential):
 
 
 def _pair(answer: object, x: Tensor) -> tuple[Tensor, Tensor]:
-    """φ's answer to images x (B,C,H,W), if it is latents (B,F) and logits (B,K) in their type; autocast has its own."""
+    """φ's output for images x (B,C,H,W), checked: latents (B,F) and logits (B,K) in their dtype or autocast's."""
     device = x.device.type
     types = (x.dtype, *((torch.get_autocast_dtype(device),) if torch.is_autocast_enabled(device) else ()))
     match answer:
@@ -243,4 +151,4 @@ def _pair(answer: object, x: Tensor) -> tuple[Tensor, Tensor]:
                 return latent, logits
     parts = answer if isinstance(answer, tuple | list) else (answer,)
     got = [(tuple(part.shape), part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-    raise ValueError(f"φ must give (latent (B,F), logits (B,K)) of {len(x)} images in {x.dtype}; got {got}")
+    raise ValueError(f"φ must return (latent (B,F), logits (B,K)) for {len(x)} images in {x.dtype}; got {got}")

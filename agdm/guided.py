@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from agdm.guidance import Guidance
+from agdm.potential import Guidance
 from agdm.steering import Steering
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.schedules import per_row

@@ -1,7 +1,7 @@
 """Guidance networks φ: (x, σ) -> a latent c_φ and the logits of p_φ, from one pass (AGDM, arXiv 2403.16067).
 
 Attacks differentiate the guidance once more: let φ be smooth (SiLU, not ReLU). Batch norm is sound here, since φ guides
-and is attacked in evaluation mode, where images do not see each other; group norm keeps them apart in training as well.
+and is attacked in evaluation mode, where images are independent; group norm keeps them so in training as well.
 """
 
 import math
@@ -75,13 +75,13 @@ class GuidanceNetwork(nn.Module):
     """φ: (x, σ) -> latent c_φ (B,F) and logits of p_φ (B,K), from one pass; a small body for small images.
 
     ``x`` = x0 + σ n (B,C,H,W), model frame, unscaled; ``sigma`` (B,) or (), 0 for a clean image. Inside, x is scaled
-    to x / √(1+σ²), the state of a variance-preserving process. With ``time=False`` σ is ignored: no FiLM, x as it is.
+    to x / √(1+σ²), the state of a variance-preserving process. With ``time=False`` σ is ignored: no FiLM, x unscaled.
 
-    Attacks differentiate the guidance once more, hence the smooth activation; nothing is shared between the images of
-    a batch, hence group norm. Block k has ``width * (k+1)`` channels and stride ``strides[k]``; the latent is the last
+    The activation is smooth because attacks differentiate the guidance again; group norm keeps the images of a batch
+    independent. Block k has ``width * (k+1)`` channels and stride ``strides[k]``; the latent is the last
     block's spatial mean, so F = width * len(strides).
 
-    Any module with this ``forward`` can stand in its place; ``AdaptedNetwork`` makes one of any classifier.
+    Any module with this ``forward`` can replace it; ``AdaptedNetwork`` wraps any classifier.
     """
 
     def __init__(
@@ -129,22 +129,21 @@ def variance_preserving(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AdaptedNetwork(nn.Module):
-    """φ made of any classifier of images: the latent is what its last linear layer reads, (B,F).
+    """φ made of any image classifier: the latent is the input of its last linear layer, (B,F).
 
     ``network`` reads pixels (B,C,H,W), normalised inside if at all, and gives logits (B,K): a ``WideResNet``, any model
     of timm (``TimmNetwork``), a ``Classifier``, a published one.
 
-    As it is, it is not conditioned on the time: σ is ignored and x taken to pixels unscaled, which is how an
-    off-the-shelf adversarially trained classifier becomes a φ. With ``time=True`` its normalisation layers are followed
-    by FiLM and it reads x / √(1+σ²), like ``GuidanceNetwork``; an untrained one still computes what ``network`` does of
-    that.
+    With ``time=False`` σ is ignored and x converted to pixels unscaled: a φ from an off-the-shelf adversarially trained
+    classifier. With ``time=True`` its normalisation layers are followed by FiLM and it reads x / √(1+σ²), like
+    ``GuidanceNetwork``; before training it computes ``network`` of that.
 
     Parameters
     ----------
     time:
         condition on σ.
     film:
-        which normalisation layers: a regular expression that their names hold, e.g. ``bn2`` for a wide ResNet, whose
+        normalisation layers to modulate, by a regular expression in their names, e.g. ``bn2`` for a wide ResNet, whose
         second convolution of each block comes next, ``bn1`` for timm's ResNet-18; all without it. Where timm has
         an activation inside such a layer, FiLM comes behind it.
     head:
@@ -178,7 +177,7 @@ class AdaptedNetwork(nn.Module):
         except re.error as error:
             raise ValueError(f"film must be a regular expression; got {film!r}: {error}") from error
         if time and not self.norms:
-            raise ValueError(f"film must be found in the name of a normalisation layer; got {film!r} for {list(norms)}")
+            raise ValueError(f"film must match the name of a normalisation layer; got {film!r} for {list(norms)}")
         self.films = nn.ModuleList(Film(time_dim, _channels(norms[name])) for name in self.norms)
 
     def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +195,7 @@ class AdaptedNetwork(nn.Module):
 
     @contextmanager
     def _conditioned(self, time: Tensor) -> Iterator[None]:
-        """While it lasts, what the chosen normalisation layers give is modulated; the network itself is not changed."""
+        """Modulate the outputs of the chosen normalisation layers while the context lasts."""
         with ExitStack() as stack:
             for name, film in zip(self.norms, self.films, strict=True):
                 norm = self.network.get_submodule(name)
@@ -212,7 +211,7 @@ def _modulated(film: Film, time: Tensor, norm: nn.Module, arguments: tuple[Tenso
 
 
 def _channels(part: nn.Module) -> int:
-    """How many channels a normalisation layer has; 0 for any other module."""
+    """Number of channels of a normalisation layer; 0 for any other module."""
     if isinstance(part, nn.BatchNorm2d):
         return part.num_features
     if isinstance(part, nn.GroupNorm):

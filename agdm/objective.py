@@ -1,6 +1,6 @@
-"""What trains the guidance network φ: TRADES (arXiv 1901.08573) on diffused images, with shared noise.
+"""Training objective of the guidance network φ: TRADES (arXiv 1901.08573) on diffused images, with shared noise.
 
-The adversary works on the clean image in pixels, the network sees the diffused one, and no adversarial example is
+The adversary perturbs the clean image in pixels, the network reads the diffused one, and no adversarial example is
 generated through the diffusion model: that makes retraining φ for another threat cheap (AGDM, arXiv 2403.16067).
 """
 
@@ -24,7 +24,7 @@ TIME, DIFFUSION, START, OTHER = range(4)
 def draw_sigma(noise: Noise, schedule: Schedule, t_max: float, clean: float = 0.5) -> Tensor:
     """Noise levels σ (B,) to train φ at: 0 with probability ``clean``, else σ(t) with t uniform in (0, t_max].
 
-    c_φ(x') is taken at σ = 0 and c_φ(x_t) along the whole reverse process, hence both.
+    c_φ(x') is evaluated at σ = 0 and c_φ(x_t) along the reverse process, hence both.
     """
     u = (noise.uniform(TIME, ()) - clean) / (1 - clean)
     return torch.where(u > 0, schedule.sigma(u.clamp(min=0) * t_max), 0.0)
@@ -46,22 +46,22 @@ class Trades:
         x_t = x + σ n,   x_t' = (x + δ) + σ n'         n' = n, x in the model frame, unscaled
 
     δ is crafted on the pixels, inside the threat model and [0,1], by projected gradient ascent from
-    x + 0.001 N(0, I) with φ in eval mode, as TRADES does. It knows the noise: the strongest adversary of that draw.
-    How the authors of AGDM train φ is not known beyond "TRADES"; each choice is an argument.
+    x + 0.001 N(0, I) with φ in eval mode, as TRADES does. The adversary has the noise: the strongest for that draw.
+    The paper says no more of φ's training than "TRADES"; each choice is an argument.
 
     Parameters
     ----------
     threat:
-        a ball of any norm, in pixels: what φ is to withstand. Another threat is another training of φ alone.
+        a ball of any norm, in pixels, that φ is trained against. For another threat φ alone is retrained.
     weight:
-        λ, 6 in TRADES; 0 leaves out the adversary: standard training on diffused images, a control.
+        λ, 6 in TRADES; 0 is standard training on diffused images, a control.
     steps, step_size:
         of the ascent, in pixels; by default the steps add up to 2.5 ε, in L1 to 20 ε (see ``InnerMaximum``).
     inner:
-        what the adversary raises: the divergence, as TRADES does, or the cross-entropy of y.
+        objective of the adversary: the divergence, as in TRADES, or the cross-entropy of y.
     shared_noise:
-        False diffuses the attacked image with a noise n' of its own: φ then has to agree over draws too, and even
-        δ = 0 costs something.
+        False diffuses the attacked image with another noise n': φ is then also trained to agree over draws, and the
+        loss is positive even at δ = 0.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class Trades:
     def craft(
         self, network: nn.Module, image: Tensor, sigma: Tensor, noise: Noise, label: Tensor | None = None
     ) -> Tensor:
-        """The inner maximum's adversarial images (B,C,H,W) in pixels; φ's mode is restored afterwards.
+        """Adversarial images (B,C,H,W) in pixels by the inner maximisation; φ's mode is restored afterwards.
 
-        Raises ``ValueError`` if the cross-entropy is to be raised and there is no ``label`` (B,).
+        Raises ``ValueError`` for ``inner="cross_entropy"`` without a ``label`` (B,).
         """
         n, other = self._diffusions(image, sigma, noise)
         if self.inner == "kl":
             with deployed(network), torch.no_grad():
                 target = network(to_model(image) + n, sigma)[1]
         elif label is None:
-            raise ValueError('inner="cross_entropy" needs the labels; hand them over as craft(..., label)')
+            raise ValueError('inner="cross_entropy" needs the labels: craft(..., label)')
         else:
             target = label
         loss = inner_loss(self.inner)

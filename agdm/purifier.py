@@ -1,4 +1,4 @@
-"""AGDM (arXiv 2403.16067): a reverse process steered, by an adversarially trained network, to its input's meaning."""
+"""AGDM (arXiv 2403.16067): DiffPure with a reverse process guided by an adversarially trained network."""
 
 from dataclasses import replace
 from typing import cast
@@ -6,8 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from agdm.guidance import Guidance, SupportsGradient, as_guidance
 from agdm.guided import GuidedAncestral, GuidedDenoiser
+from agdm.potential import Guidance, SupportsGradient, as_guidance
 from agdm.steering import Steering
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.gradients import Differentiation
@@ -92,11 +92,11 @@ class AGDM(DiffusionPurifier):
 
     @torch.no_grad()
     def push(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        """How hard the guidance pushes where the reverse process starts: ‖scale σ² g‖ / ‖D - x‖ per image, (B,).
+        """Guidance relative to denoising where the reverse process starts: ‖scale σ² g‖ / ‖D - x‖ per image, (B,).
 
-        It is proportional to ``scale``, and that of D̂, whatever the solver; ``scale_for`` looks at all steps. On 8x8
-        digits (t_star 0.1, 5 steps) 0.5 to 1 served; at 2, images attacked through φ alone fooled the purifier more
-        often than the white-box attack did: the gradient was masked, the image no safer.
+        Proportional to ``scale`` and independent of the solver; ``scale_for`` uses all steps. On 8x8 digits (t_star
+        0.1, 5 steps) 0.5 to 1 was useful; at 2, transfer attacks from φ alone succeeded more often than the white-box
+        attack: the gradient was masked, the image no safer.
         """
         x0, noise = to_model(image), self._noise(image, noise)
         sigma = self.schedule.sigma(self.grid.nodes[0]).to(x0)
@@ -107,10 +107,10 @@ class AGDM(DiffusionPurifier):
 
     @torch.no_grad()
     def shifts(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        """‖Σ_t g‖ / ‖μ - x_t‖: by how much guidance moves the mean μ of each step of DiffPure's path, (S,B).
+        """Guidance relative to each step of DiffPure's path: ‖Σ_t g‖ / ‖μ - x_t‖, (S,B), μ the mean of the step.
 
-        μ is what the solver's step gives without noise. Proportional to ``scale``, if the solver asks the denoiser once
-        a step. Of images (B,C,H,W) in pixels; three purifications' work.
+        μ is the solver's step without noise. Proportional to ``scale`` if the solver calls the denoiser once a step.
+        ``image`` (B,C,H,W) in pixels; costs three purifications.
         """
         guided = self.process(image, noise)
         plain = replace(guided, sampler=super().sampler(guided.noise), denoise=BoundDenoiser(self.denoiser))
@@ -124,24 +124,24 @@ class AGDM(DiffusionPurifier):
         return torch.stack(ratios)
 
     def scale_for(self, ratio: float, image: Tensor, noise: Noise | None = None) -> float:
-        """The scale at which the median of ``shifts`` over steps and images is ``ratio``, to calibrate by.
+        """Calibrated scale: the one at which the median of ``shifts`` over steps and images is ``ratio``.
 
-        A scale means nothing for another network or distance; ``ratio`` does. (It does not make samplers equal: in the
-        probability flow the step that is pushed half as hard is half as long.) With training images in pixels::
+        A scale does not carry over to another network or distance; ``ratio`` does. (It does not make samplers equal: in
+        the probability flow both the guidance and the step are half as long.) With training images in pixels::
 
             purifier = AGDM(denoiser, guidance, t_star=0.07)
             purifier.scale = purifier.scale_for(0.2, images)
 
         Ratios to try: 0.05, 0.1, 0.2, 0.5; the scale of 100 of ``configs/tour`` is one of 0.45. Raises ``ValueError``
-        for a purifier that guidance does not move, and for no images.
+        if guidance has no effect, and for an empty batch.
         """
         if not 0 < ratio < float("inf"):
-            raise ValueError(f"ratio must be finite and > 0, a share of the step's own length; got {ratio}")
+            raise ValueError(f"ratio must be finite and > 0, a fraction of the step's length; got {ratio}")
         if not len(image):
             raise ValueError(f"a scale is calibrated on images (B,C,H,W), B >= 1; got {tuple(image.shape)}")
         median = float(self.shifts(image, noise).median())
         if not median > 0:
             raise ValueError(
-                f"at scale {self.scale} guidance moves nothing: a median ratio of {median}. Start at scale=1"
+                f"at scale {self.scale} guidance must move the steps; got a median ratio of {median}. Start at scale=1"
             )
         return ratio * self.scale / median

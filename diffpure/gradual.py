@@ -1,4 +1,4 @@
-"""Gradual noise (Lee and Kim, arXiv 2303.09051): many purifications, first from little noise, then from more."""
+"""Gradual noise (Lee and Kim, arXiv 2303.09051): a sequence of purifications from increasing noise levels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from diffpure.purifier import DiffPure
 class Block:
     """``rounds`` purifications from depth ``t_star``.
 
-    ``surrogate``: an attack differentiates a coarser sampler of so many steps, which is weaker than the exact
-    gradient; None is the exact one.
+    ``surrogate``: number of steps of the coarser sampler that an attack differentiates, weaker than the exact gradient;
+    None is the exact one.
     """
 
     t_star: float

@@ -1,4 +1,4 @@
-"""DiffPure's Langevin variant (its LDSDE, arXiv 2205.07460): nothing is diffused, the input is an anchor instead."""
+"""DiffPure's Langevin variant (its LDSDE, arXiv 2205.07460): dynamics anchored at the input, without diffusion."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ STEP = 1e-2  # the published code's dt
 
 
 class FixedLevel:
-    """``schedule`` held at the time ``t_score``: one scale and noise level at all times, which are mere durations."""
+    """``schedule`` held at the time ``t_score``: constant scale and noise level. Times are durations only."""
 
     def __init__(self, schedule: Schedule, t_score: float) -> None:
         self.schedule, self.t_score, self.t_max = schedule, t_score, schedule.t_max
@@ -43,7 +43,7 @@ class FixedLevel:
 
 
 class Langevin(Solver):
-    """Langevin dynamics at one noise level, by Euler-Maruyama with h = t - t_next, which here is a mere duration:
+    """Langevin dynamics at one noise level, by Euler-Maruyama with h = t - t_next, a duration:
 
         x <- x + (lambda_ld / 2) score(x, t_score) h + sqrt(lambda_ld h) eta z.
 
@@ -84,12 +84,12 @@ class AnchoredDenoiser(BoundDenoiser):
 
 
 class LangevinDiffPure(DiffusionPurifier):
-    """Langevin dynamics around the attacked image x_a, started there, for the duration ``t_star``:
+    """Langevin dynamics around the input x_a, started there, for the duration ``t_star``:
 
         dx = -(lambda_ld / 2) [-score(x, t_score) + (x - x_a) / sigma2] dt + sqrt(lambda_ld) eta dw,
 
     i.e. ``Langevin`` with the score of p(x; t_score) N(x; x_a, sigma2). No noise is added beforehand: ``t_star``, in
-    (0, t_max], is no noise level, and ``diffuse`` returns the image. Gradients reach the image as the start and as
+    (0, t_max], is a duration, and ``diffuse`` returns the image. Gradients reach the image as the start and as
     the anchor, in every gradient mode; the adjoint is not offered.
 
     * ``sigma2``: variance of the anchor, model frame.

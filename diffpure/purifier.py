@@ -1,4 +1,4 @@
-"""DiffPure (Nie et al., arXiv 2205.07460): diffuse an attacked image, denoise it, classify what comes out."""
+"""DiffPure (Nie et al., arXiv 2205.07460): purification by diffusion and the reverse VP-SDE."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from common.diffusion.solvers import Solver
 
 
 class DiffPure(DiffusionPurifier):
-    """Purification by the reverse VP-SDE. t_star trades the removal of the attack against that of the image.
+    """Purification by the reverse VP-SDE. A larger t_star removes more of the attack and of the image.
 
     The paper's t_star, of 1: CIFAR-10 0.1 (L-infinity 8/255), 0.075 (L2 0.5), 0.125 (unseen threats); ImageNet 0.15;
     CelebA-HQ 0.5. Its grid is the default one: Euler-Maruyama with a node every 1e-3 down to t_end = 1e-5, i.e. 100

@@ -20,7 +20,7 @@ class RandomisedDiffPure(DiffPure):
     with a spread of 15 steps of 1000.
 
     Raises ``ValueError`` unless t_end < t_star - spread and t_star + spread <= t_max, and for the adjoint and
-    torchsde, which know one time for all rows.
+    torchsde, which need the same times for all rows.
     """
 
     spread: float = 0.0

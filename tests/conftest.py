@@ -61,7 +61,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(folder: Path) -> None:
     import cli
-    from agdm.guidance import GuidanceNetwork
+    from agdm.networks import GuidanceNetwork
     from common.checkpoints.saving import save
     from common.diffusion.denoisers import EDMDenoiser
     from common.diffusion.networks import DDPMpp

@@ -19,7 +19,7 @@ from torch import nn
 
 import cli
 import common.hub.published as hub
-from agdm.guidance import GuidanceNetwork
+from agdm.networks import GuidanceNetwork
 from common import checkpoints
 from common.checkpoints.formats.bodies import build_body
 from common.diffusion.denoisers import EDMDenoiser

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.guidance import AdversarialGuidance
+from agdm.networks import GuidanceNetwork
 from agdm.purifier import AGDM
 from common.diffusion.adjoint import Adjoint
 from common.diffusion.bound_denoiser import BoundDenoiser

@@ -1,4 +1,4 @@
-"""Purifiers made of purifiers: in sequence, repeated, at another resolution, with fixed noise. Of any purifier."""
+"""Purifiers around purifiers: in sequence, repeated, at another resolution, with fixed noise."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,10 +12,10 @@ from common.noise import Noise
 
 
 class Chain(Purifier):
-    """Purifiers one after the other: stage k reads what stage k - 1 returns, unclamped, and has noise of its own.
+    """Purifiers in sequence: stage k purifies the output of stage k - 1, unclamped, with noise of its own.
 
-    The batch stays as large as it was. ``diffuse`` shows the first stage. Stage k draws from the stream "stage k", so
-    no two stages see the same numbers, however chains are nested. Stages may share a denoiser, or be the same object.
+    ``diffuse`` is that of the first stage. Stage k draws from the stream "stage k", so that stages have independent
+    noise, however chains are nested. Stages may share a denoiser, or be the same object.
     """
 
     def __init__(self, purifiers: Sequence[Purifier]) -> None:
@@ -43,7 +43,7 @@ class Chain(Purifier):
 class Repeated(Purifier):
     """The same purification ``rounds`` times over, each with fresh noise, from the streams "round 0", "round 1", ...
 
-    What DiffPure's code (arXiv 2205.07460) calls the number of sample steps. ``diffuse`` shows the first round.
+    DiffPure's code (arXiv 2205.07460) calls it the number of sample steps. ``diffuse`` is that of the first round.
     """
 
     def __init__(self, purifier: Purifier, rounds: int) -> None:
@@ -84,9 +84,9 @@ class Resized(Purifier):
 
 
 class FixedNoise(Purifier):
-    """A purifier that draws the same noise for every image and every time: deterministic, and known to an attacker.
+    """A purifier with the same noise for every image and every call: deterministic, and known to an attacker.
 
-    What is left of a defence without its randomness. ``noise`` is ignored.
+    A control: the defence without its randomness. ``noise`` is ignored.
     """
 
     randomised = False

@@ -1,7 +1,7 @@
-"""Denoisers: E[x0 | x], whatever a network was trained to predict.
+"""Denoisers: E[x0 | x] from networks that predict the noise, the velocity, the image or EDM's target.
 
-The denoiser D is the one thing the methods of this project ask of a diffusion model. With x = x0 + sigma n in the model
-frame it gives the posterior mean of the image; score and noise follow from it (Tweedie's formula):
+Every method uses a diffusion model through its denoiser D. With x = x0 + sigma n in the model frame, D(x, sigma) is the
+posterior mean of the image; score and noise follow from it (Tweedie's formula):
 
     grad_x log p(x; sigma) = (D(x, sigma) - x) / sigma^2,      E[n | x] = (x - D(x, sigma)) / sigma.
 """
@@ -21,7 +21,7 @@ class Denoiser(nn.Module):
     x is (B, C, H, W) in the model frame, sigma (B,) or () and positive, label (B,) int64 in 0..num_classes-1; the
     result is (B, C, H, W). The mean is unconditional if label is None, and in the rows where label is -1.
     ``num_classes`` is None for a denoiser that takes no label.
-    It is meant for ``sigma_min <= sigma <= sigma_max``; whoever chooses the levels checks this once, beforehand.
+    Valid for ``sigma_min <= sigma <= sigma_max``, which is checked once, where the levels are chosen.
     """
 
     num_classes: int | None = None
@@ -32,9 +32,9 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def one_hot(self, x: Tensor, label: Tensor | None) -> Tensor | None:
-        """What a network of this tree takes as ``class_labels``: (B, num_classes) in x's dtype.
+        """One-hot ``class_labels`` of a network: (B, num_classes) in x's dtype.
 
-        Zeros without a label, None if there are no classes. ``ValueError`` if there is a label all the same.
+        Zeros without a label, None if there are no classes; then a label raises ``ValueError``.
         """
         if self.num_classes is None:
             if label is not None:
@@ -106,9 +106,9 @@ class EpsDenoiser(Denoiser):
     * ``rounding="interpolate"``: the index at sigma, not rounded, a float (needs a ``DDPM`` schedule);
     * ``rounding="continuous"``: ``time_scale * t(sigma)``, a float, for any schedule.
 
-    A network trained on rescaled indices is told ``index_scale * i``, a float unless ``index_scale`` is 1.
-    Rounding touches the label alone. x holds noise of the true sigma, so the input is scaled to unit variance with the
-    true sigma and noise of the true sigma is subtracted; at the trained levels both readings agree. If the network
+    A network trained on rescaled indices receives ``index_scale * i``, a float unless ``index_scale`` is 1.
+    Rounding touches the label alone. The input is scaled to unit variance with the true sigma and noise of the true
+    sigma is subtracted; at the trained levels both readings agree. If the network
     returns 2C channels, as those with a learned variance do, the first C are used.
 
     ``network(x, label)`` or, with ``num_classes``, ``network(x, label, class_labels)`` as in ``EDMDenoiser``.
@@ -159,7 +159,7 @@ class EpsDenoiser(Denoiser):
         return float(ends[0]), float(ends[1])
 
     def time_label(self, sigma: Tensor) -> Tensor:
-        """What the network is told about the noise level: sigma's shape."""
+        """Time label of the network at a noise level, sigma's shape."""
         if self.rounding != "continuous" and isinstance(self.schedule, DDPM):
             index = self.schedule.index(sigma, "nearest" if self.rounding == "nearest" else "interpolate")
             return index if self.index_scale == 1 else self.index_scale * index.to(sigma.dtype)

@@ -1,7 +1,7 @@
-"""Denoising score matching: per-example losses for training a denoiser, and the noise levels to train it at.
+"""Denoising score matching: per-example losses of a denoiser and distributions of training noise levels.
 
 Every loss is a weighted squared error of the denoiser, ``w(sigma) mean_pixels (D(x0 + sigma z, sigma, y) - x0)^2``;
-the names say which weight. Random numbers come from the caller.
+each function's name gives the weight. Random numbers come from the caller.
 """
 
 from torch import Tensor, nn

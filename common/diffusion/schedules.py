@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the image and how much noise there is at time t.
+"""Noise schedules: scale of the image and noise level at time t.
 
 Every schedule is written in one parameterisation (Karras et al., arXiv 2206.00364),
 
@@ -9,7 +9,7 @@ and as the stochastic differential equation that has these marginals,
     dx = f(t) x dt + g(t) dw,    f = s'/s,    g^2 = 2 s^2 sigma sigma'.
 
 All levels belong to the model frame, where data lie in [-1,1]. Arguments are tensors of shape (B,) or (); results
-keep the argument's shape, dtype and device. No method checks its range: that is done where grids are made.
+keep the argument's shape, dtype and device. Ranges are checked where grids are made, not here.
 """
 
 import math
@@ -128,7 +128,7 @@ class DDPM:
             raise ValueError(f"DDPM needs 0 < beta_start <= beta_end < 1; got {beta_start} and {beta_end}")
         self.num_steps, self.beta_start, self.beta_end, self.betas = num_steps, beta_start, beta_end, betas
         beta = _beta_table(betas, num_steps, beta_start, beta_end)
-        rate = -torch.log1p(-beta)  # what B(t) = -log abar(t) gains over interval i
+        rate = -torch.log1p(-beta)  # increase of B(t) = -log abar(t) over interval i
         self.sigmas = torch.expm1(rate.cumsum(0)).sqrt()
         """The trained noise levels sigma_i, (N,) float64, ascending."""
         self._tables = {(rate.device, rate.dtype): torch.stack((rate, rate.cumsum(0), self.sigmas))}
@@ -190,9 +190,9 @@ class DDPM:
 
 
 class EDM:
-    """Noise grows, the image keeps its scale (Karras et al., arXiv 2206.00364): ``sigma = t``, ``s = 1``.
+    """Noise levels as times, without scaling (Karras et al., arXiv 2206.00364): ``sigma = t``, ``s = 1``.
 
-    Hence ``f = 0`` and ``g = sqrt(2 t)``. Here a time *is* a noise level, up to ``t_max = sigma_max``.
+    Hence ``f = 0`` and ``g = sqrt(2 t)``. Times are noise levels, up to ``t_max = sigma_max``.
     """
 
     def __init__(self, sigma_max: float = 80.0) -> None:

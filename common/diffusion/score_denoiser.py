@@ -16,11 +16,11 @@ class ScoreDenoiser(Denoiser):
 
     The label is sigma itself; or, with ``num_scales`` N, the index j of the trained level
     ``sigma_j = sigma_max (sigma_min / sigma_max)^(j / (N - 1))`` nearest in log sigma, int64 and *descending* in sigma.
-    Rounding touches the label alone: the noise that the network sees, ``-sigma_j s``, is subtracted at the true sigma.
+    Rounding touches the label alone: the predicted noise, ``-sigma_j s``, is subtracted at the true sigma.
 
     ``centered=False``: a network that reads images in [0,1], its labels and score included. x, sigma, ``sigma_min`` and
-    ``sigma_max`` here are of the model frame all the same, where levels are twice and scores half as large.
-    Unconditional. Raises ``ValueError`` for levels that are no such sequence.
+    ``sigma_max`` here are of the model frame, where levels are twice and scores half as large.
+    Unconditional. Raises ``ValueError`` for impossible levels.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ScoreDenoiser(Denoiser):
         self._set_levels(sigma_min, sigma_max, None)
 
     def time_label(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is told at sigma, and the sigma of the model frame that it means; sigma's shape."""
+        """Time label of the network at sigma, and the sigma (model frame) that it stands for; sigma's shape."""
         if self.num_scales is None:
             return sigma if self.centered else sigma_to_pixel(sigma), sigma
         step = math.log(self.sigma_min / self.sigma_max) / (self.num_scales - 1)
@@ -50,6 +50,6 @@ class ScoreDenoiser(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         self.one_hot(x, label)  # refuses a label
         sigma = sigma.to(x).expand(len(x))
-        told, level = self.time_label(sigma)
-        score: Tensor = self.network(x if self.centered else to_pixel(x), told).to(x.dtype)
+        time_label, level = self.time_label(sigma)
+        score: Tensor = self.network(x if self.centered else to_pixel(x), time_label).to(x.dtype)
         return x + per_row(sigma * level, x) * (score if self.centered else score / 2)

@@ -1,4 +1,4 @@
-"""A small exact world with a guidance, and a guidance network whose every derivative can be written down."""
+"""A small exact world with a guidance, and a guidance network with derivatives in closed form."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.guidance import AdversarialGuidance
+from agdm.networks import GuidanceNetwork
 from common.exact import ExactDenoiser, GaussianMixture
 
 
@@ -38,7 +39,7 @@ def denoiser() -> ExactDenoiser:
 
 @pytest.fixture
 def guidance() -> AdversarialGuidance:
-    """By a small network that heeds the time."""
+    """Guidance by a small network that depends on the time."""
     torch.manual_seed(0)
     network = GuidanceNetwork(in_channels=1, num_classes=3, width=4, strides=(1, 2)).double()
     for block in network.blocks:

@@ -1,4 +1,4 @@
-"""The guidances AGDM is compared with: closed forms, published settings, and gradients that an attack can follow."""
+"""Baseline guidances: closed forms, published settings, and gradients for attacks."""
 
 import math
 
@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidance, gdmp_scale
-from agdm.guidance import GuidanceClassifier, GuidanceNetwork
+from agdm.guidance import GuidanceClassifier
+from agdm.networks import GuidanceNetwork
 from agdm.purifier import AGDM
 from agdm.steering import Steering
 from common.data.datasets import ImageDataset
@@ -62,7 +63,7 @@ def step(purifier, x, image, z, noise):
 # ---- closed forms ----
 
 
-def test_mean_squared_error_as_gdmp_has_it():
+def test_gdmps_step_in_closed_form():
     """Its step at DDPM index i for a batch of B: mean + Σ_t scale_t grad(-MSE over the batch), scale_t = √(1-ᾱ)/(m √ᾱ),
     m = (2 · 8/255)/3/guide_scale, x' diffused to the level of x_t; from the betas."""
     image, xt, z, noise = randn(2).sigmoid(), randn(2, 1), randn(2, 2), Noise.of(4, torch.arange(2))
@@ -86,7 +87,7 @@ def test_mean_squared_error_as_gdmp_has_it():
     torch.testing.assert_close(found, plain + beta[i] * push, rtol=1e-9, atol=1e-9)
 
 
-def test_an_undiffused_reference_is_compared_as_it_is():
+def test_undiffused_reference_in_closed_form():
     """-2 s (s x - x') with s = 1/√(1+σ²); σ times that, weighted."""
     x, reference, row = randn(3), randn(3, 1), LEVELS.view(3, 1, 1, 1)
     s = 1 / (1 + row**2).sqrt()
@@ -141,7 +142,7 @@ def test_contrast_is_the_share_of_the_reference(linear):
         torch.testing.assert_close(found[b], (likeness / 0.5).softmax(0)[0].log())
 
 
-def test_negatives_come_evenly_from_the_training_images():
+def test_negatives_are_evenly_spaced_training_images():
     class Greys(ImageData):
         def load(self, stage=None):
             self.train = ImageDataset(torch.linspace(0, 1, 9).view(9, 1, 1, 1).expand(9, *SHAPE), torch.zeros(9))
@@ -173,7 +174,7 @@ def test_gradient_is_that_of_the_potential_and_differentiable(guidance):
 
 
 @every
-def test_an_image_does_not_feel_the_others_in_its_batch(guidance):
+def test_images_of_a_batch_are_independent(guidance):
     x, reference = randn(3), randn(3, 1)
     alone = [guidance.gradient(x[b : b + 1], LEVELS[b : b + 1], reference[b : b + 1]) for b in range(3)]
     torch.testing.assert_close(guidance.gradient(x, LEVELS, reference), torch.cat(alone), rtol=1e-9, atol=1e-11)
@@ -181,7 +182,7 @@ def test_an_image_does_not_feel_the_others_in_its_batch(guidance):
 
 @every
 @pytest.mark.parametrize("at", ["x", "denoised"])
-def test_it_guides_and_verification_finds_nothing_against_it(guidance, at):
+def test_guided_purifiers_pass_the_gradient_checks(guidance, at):
     denoiser = ExactDenoiser(GaussianMixture(randn(3, 5).float() / 2, 0.3))
     purifier = AGDM(denoiser, guidance.float(), 0.3, 3.0, 3, steering=Steering(at=at))
     image, label, index = randn(1).sigmoid().float(), torch.tensor([0]), torch.tensor([5])
@@ -216,6 +217,6 @@ def test_it_is_frozen(guidance):
         (lambda: gdmp_scale(60000, terms=0), "terms must be >= 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

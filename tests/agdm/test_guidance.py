@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from agdm.guidance import AdversarialGuidance, GuidanceClassifier, GuidanceNetwork, cosine, mse, relative
+from agdm.guidance import AdversarialGuidance, GuidanceClassifier, cosine, mse, relative
+from agdm.networks import GuidanceNetwork
 from common.noise import Noise
 from common.units import to_model
 
@@ -88,7 +89,7 @@ def test_gradient_of_the_potential_in_closed_form(linear, sigma):
             torch.testing.assert_close(guidance.gradient_at(x, torch.tensor(sigma), *embedding), found)
 
 
-def test_distances_on_vectors_one_can_do_in_the_head():
+def test_distances_of_known_vectors():
     a, b = torch.tensor([[3.0, 4.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     torch.testing.assert_close(mse(a, b), torch.tensor([16 / 3, 5 / 3]))
     torch.testing.assert_close(relative(a, b), torch.tensor([16 / 9, 5 / 4]))
@@ -106,7 +107,7 @@ def test_potential_is_zero_and_greatest_at_the_reference(linear):
 
 @pytest.mark.parametrize("distance", ["mse", "relative", "cosine", "kl"])
 @pytest.mark.parametrize("label", ["soft", "hard"])
-def test_an_image_does_not_feel_the_others_in_its_batch(distance, label):
+def test_images_of_a_batch_are_independent(distance, label):
     guidance = AdversarialGuidance(network(), 1.0, 1.0, label, distance)
     x, reference, sigma = image(4), image(4, 1), torch.tensor([0.0, 0.1, 0.3, 0.9], dtype=torch.float64)
     together = guidance.gradient(x, sigma, reference)
@@ -125,8 +126,8 @@ def test_gradient_is_differentiable_in_state_and_reference(distance, label):
 
 
 @pytest.mark.parametrize("distance", ["mse", "relative", "cosine", "kl"])
-def test_a_reference_may_be_diffused_too(linear, distance):
-    """``embed`` at σ is what φ says of x' at σ; nothing pulls towards a reference that is where x is."""
+def test_embedding_of_a_diffused_reference(linear, distance):
+    """``embed`` at σ is φ of x' at σ; the gradient is zero where x is the reference."""
     guidance, x, sigma = AdversarialGuidance(linear(6), 1.0, 1.0, "soft", distance), image(3), torch.tensor(0.5)
     latent, log_p = guidance.embed(x, sigma)
     flat = 1.5 * x.flatten(1)
@@ -216,7 +217,7 @@ def test_a_network_must_give_latents_and_logits(linear, answer):
         AdversarialGuidance(Other()).embed(image(2))
 
 
-def test_autocast_may_answer_in_its_own_type():
+def test_outputs_in_autocast_dtype_are_accepted():
     guidance = AdversarialGuidance(network().float())
     with torch.autocast("cpu", torch.bfloat16):
         latent, log_p = guidance.embed(image(2).float())

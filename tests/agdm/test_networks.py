@@ -124,7 +124,7 @@ def test_an_untrained_film_changes_nothing(make, x):
     assert torch.equal(phi(x, torch.tensor(0.7))[1], phi.network(to_pixel(scaled)))
 
 
-def test_hooks_do_not_outlive_a_pass(x):
+def test_hooks_are_removed_after_a_pass(x):
     phi = wide().eval()
     with pytest.raises(RuntimeError):
         phi(x[:, :2], torch.tensor(0.0))  # two channels instead of three
@@ -142,7 +142,7 @@ def test_a_file_gives_the_network_back_trainable(make, x, tmp_path):
     again.train()(x, torch.tensor(0.4))[1].sum().backward()
 
 
-def test_files_that_name_the_old_place_still_load(tmp_path, x):
+def test_files_that_name_the_old_module_still_load(tmp_path, x):
     phi = small()
     path = save(phi, tmp_path / "new.safetensors")
     with safe_open(path, framework="pt") as file:
@@ -180,6 +180,6 @@ def test_a_resnet_of_timm_keeps_small_images(x):
         (lambda: TimmNetwork("test_convnext", 10, small_images=True), "small_images"),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_networks_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""The training objective of φ: what it sums, what its adversary may do, and where its noise comes from."""
+"""The training objective of φ: its terms, its adversary and its noise."""
 
 import pytest
 import torch
@@ -114,7 +114,7 @@ def test_adversary_reaches_an_optimum_of_a_linear_network(linear, batch):
     assert reached.max() < 1e-12
 
 
-def test_adversary_sees_eval_mode_and_leaves_no_trace(batch):
+def test_adversary_runs_in_eval_mode_and_restores_training(batch):
     """Dropout is off while crafting and on again afterwards; parameters get no gradient and stay trainable."""
 
     class Dropping(nn.Module):
@@ -185,7 +185,7 @@ def test_independent_noise_costs_even_without_an_adversary(linear, batch, monkey
     assert losses.robust[4:].min() > 1e-3
 
 
-def test_adversary_knows_the_noise_of_its_own_branch(linear, batch):
+def test_adversary_uses_the_noise_of_its_own_branch(linear, batch):
     """Two classes: the divergence from p(x + σ n) of the image diffused by n' has its maximum over δ in one of the two
     corners, and the adversary of independent noise finds the larger, or stays on the side where it began."""
     image, _, sigma, noise = batch

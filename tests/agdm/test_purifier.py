@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from agdm.guidance import AdversarialGuidance, Guidance
+from agdm.guidance import AdversarialGuidance
+from agdm.potential import Guidance
 from agdm.purifier import AGDM
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.schedules import DDPM, VP
@@ -140,7 +141,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize(("variance", "shares"), [(1.0, 0.514), (0.04, 0.716)])
-def test_the_flow_and_ddim_are_pushed_half_as_hard(variance, shares):
+def test_guidance_acts_half_as_strongly_in_the_flow_and_ddim(variance, shares):
     """N(0, v I) and a constant g, t_star 0.1. In terms of τ = σ² the mean obeys dm = (m/(v+τ) - g) dτ in the SDE and
     DDPM, dm = ½ (...) dτ in the flow and DDIM, so that guidance moves the end by
 
@@ -193,14 +194,14 @@ def test_gradient_from_image_to_logits(denoiser, guidance, gradient, solver):
 
 @pytest.mark.parametrize("mistake", [DetachedReference, DetachedGuidance])
 @pytest.mark.parametrize("gradient", ["full", "checkpoint"])
-def test_anything_detached_would_be_noticed(denoiser, guidance, mistake, gradient):
+def test_detached_paths_fail_gradcheck(denoiser, guidance, mistake, gradient):
     purifier = mistake(denoiser, guidance, 0.3, 1.0, steps=3, gradient=gradient)
     image = randn(2).sigmoid().requires_grad_()
     with pytest.raises(GradcheckError):
         torch.autograd.gradcheck(logits(purifier), image)
 
 
-def test_an_image_is_purified_alike_alone_and_in_company(denoiser, guidance):
+def test_rows_do_not_depend_on_their_batch(denoiser, guidance):
     image, index = randn(4).sigmoid(), torch.tensor([8, 1, 5, 3])
     purifier = AGDM(denoiser, guidance, 0.1, 1.0, steps=5)
     alone = [purifier(image[b : b + 1], Noise.of(0, index[b : b + 1])) for b in range(4)]
@@ -242,8 +243,8 @@ def test_impossible_scales_are_refused(denoiser, guidance, scale):
         AGDM(denoiser, guidance, 0.1, scale=scale)
 
 
-def test_a_guidance_needs_no_more_than_its_gradient():
-    """The contract's ``gradient(x, sigma, reference)`` of a plain object is the same as the two-part form."""
+def test_plain_objects_with_a_gradient_are_guidances():
+    """The contract's ``gradient(x, sigma, reference)`` of a plain object is the same as with an embedding."""
 
     class Pull:
         def gradient(self, x, sigma, reference):

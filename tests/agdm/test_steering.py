@@ -1,4 +1,4 @@
-"""Where the gradient is taken and how it enters: the papers' formulas, an exact world, and finite differences."""
+"""Variants of guided steps: the papers' formulas, an exact world, and finite differences."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.autograd.gradcheck import GradcheckError
 
-from agdm.guidance import Guidance, Potential
+from agdm.potential import Guidance, Potential
 from agdm.purifier import AGDM
 from agdm.steering import Steering
 from common.diffusion.modes import Surrogate
@@ -135,7 +135,7 @@ def test_all_forms_agree_to_first_order(denoiser, guidance):
 
 
 def test_at_the_denoised_image_in_closed_form():
-    """One Gaussian N(0, v): D = a x, a = v/(v + σ²), and D̂ = D + scale σ² a w (x' - D); the network is asked at 0."""
+    """One Gaussian N(0, v): D = a x, a = v/(v + σ²), D̂ = D + scale σ² a w (x' - D); guidance is evaluated at σ = 0."""
     v, w, scale = 0.3, 0.7, 2.0
     mixture, guide = GaussianMixture(torch.zeros(1, *SHAPE).double(), math.sqrt(v)), Pull(w)
     purifier = AGDM(ExactDenoiser(mixture), guide, 0.3, scale, steering=Steering(at="denoised"))
@@ -151,7 +151,7 @@ def test_at_the_denoised_image_in_closed_form():
 
 @pytest.mark.parametrize("reference", ["clean", "diffused", "independent"])
 def test_the_reference_is_at_the_states_level(denoiser, reference):
-    """x' + σ n at every level that is asked for, with the noise of the start or other; or x' itself, once."""
+    """x' + σ n at the level of every step, with the noise of the start or other; or x' itself, once."""
     guide, noise, image = Pull(), Noise.of(3, torch.arange(3)), randn(3).sigmoid()
     purifier = AGDM(denoiser, guide, 0.2, 0.5, steps=4, steering=Steering(reference))
     purifier(image, noise)
@@ -168,7 +168,7 @@ def test_the_reference_is_at_the_states_level(denoiser, reference):
         torch.testing.assert_close(diffused, x0 + level * source.normal(0, SHAPE).double())
 
 
-def test_where_the_process_starts_a_shared_noise_leaves_nothing_to_pull(denoiser):
+def test_shared_noise_gives_no_guidance_at_the_start(denoiser):
     image, noise = randn(3).sigmoid(), Noise.of(3, torch.arange(3))
     shared, other = (
         AGDM(denoiser, Pull(), 0.2, 0.5, steps=4, steering=Steering(reference)).shifts(image, noise)
@@ -180,7 +180,7 @@ def test_where_the_process_starts_a_shared_noise_leaves_nothing_to_pull(denoiser
 
 
 @every
-def test_an_image_is_purified_alike_alone_and_in_company(denoiser, guidance, steering):
+def test_rows_do_not_depend_on_their_batch(denoiser, guidance, steering):
     image, index = randn(3).sigmoid(), torch.tensor([8, 1, 5])
     purifier = AGDM(denoiser, guidance, 0.1, 1.0, steps=3, solver="ancestral", steering=steering)
     alone = [purifier(image[b : b + 1].repeat(2, 1, 1, 1), Noise.of(0, index[b : b + 1]).draws(2)) for b in range(3)]
@@ -310,7 +310,7 @@ class DetachedState(AGDM):
 
 @every
 @pytest.mark.parametrize("mistake", [DetachedReference, DetachedGuide, DetachedState])
-def test_anything_detached_would_be_noticed(denoiser, guidance, mistake, steering):
+def test_detached_paths_fail_gradcheck(denoiser, guidance, mistake, steering):
     purifier = mistake(denoiser, guidance, 0.3, 1.0, 2, "ancestral", steering=steering)
     image = randn(2).sigmoid().requires_grad_()
     with pytest.raises(GradcheckError):
@@ -318,7 +318,7 @@ def test_anything_detached_would_be_noticed(denoiser, guidance, mistake, steerin
 
 
 @every
-def test_verification_finds_nothing_against_an_honest_variant(denoiser, guidance, steering):
+def test_variants_pass_the_gradient_checks(denoiser, guidance, steering):
     head = NetworkClassifier(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)))
     purifier = AGDM(denoiser.float(), guidance.float(), 0.3, 1.0, 3, "ancestral", steering=steering)
     image, label, index = randn(1).sigmoid().float(), torch.tensor([0]), torch.tensor([5])
@@ -375,7 +375,7 @@ def test_a_scale_that_cannot_be_found_is_refused(denoiser, guidance):
     with pytest.raises(ValueError, match="ratio must be finite and > 0"):
         AGDM(denoiser, guidance, 0.1).scale_for(0.0, image)
     for purifier in (AGDM(denoiser, guidance, 0.1, scale=0.0), AGDM(denoiser, Pull(0.0), 0.1)):
-        with pytest.raises(ValueError, match="guidance moves nothing"):
+        with pytest.raises(ValueError, match="guidance must move the steps"):
             purifier.scale_for(0.2, image)
 
 

@@ -7,7 +7,8 @@ Absolute times depend on the machine: compare two commits on one machine (``--be
 import pytest
 import torch
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.guidance import AdversarialGuidance
+from agdm.networks import GuidanceNetwork
 from agdm.purifier import AGDM
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp

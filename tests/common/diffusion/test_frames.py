@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from agdm.guidance import AdversarialGuidance, GuidanceNetwork
+from agdm.guidance import AdversarialGuidance
+from agdm.networks import GuidanceNetwork
 from agdm.purifier import AGDM
 from agdm.steering import Steering
 from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser

@@ -1,4 +1,4 @@
-"""Every gradient against finite differences or against the exact one; what must be exact is compared bit for bit."""
+"""Modes of differentiation against finite differences or the exact gradient; exact modes agree bit for bit."""
 
 import pytest
 import torch
@@ -126,7 +126,7 @@ def test_checkpoint_recomputes_under_the_same_autocast():
 
 
 def test_memory_is_states_and_not_networks():
-    """What autograd keeps alive between forward and backward: with Checkpoint less than three states a step."""
+    """Bytes that autograd keeps between forward and backward: with Checkpoint less than three states a step."""
 
     def saved_bytes(gradient) -> int:
         seen: dict[int, int] = {}
@@ -332,7 +332,7 @@ def test_surrogate_by_another_solver(steps):
 
 
 class Still(Solver):
-    """Goes nowhere, so not through the schedule's marginals."""
+    """The identity, whose states do not have the schedule's marginals."""
 
     stochastic = False
 
@@ -340,7 +340,7 @@ class Still(Solver):
         return x
 
 
-def test_surrogates_that_cannot_be_are_refused():
+def test_invalid_surrogates_are_refused():
     with pytest.raises(ValueError, match="or None and another solver; got steps=None"):
         Surrogate(None)
     with pytest.raises(ValueError, match="no surrogate's solver"):
@@ -356,7 +356,7 @@ def test_surrogates_that_cannot_be_are_refused():
 # ---- another gradient for a while ----
 
 
-def test_another_gradient_for_a_while():
+def test_differentiated_replaces_and_restores_the_mode():
     purifier, x = DiffusionPurifier(mixture(0.1), VP(), 0.1, 6), image(side=4)
     with purifier.differentiated("bpda") as deployed:
         assert deployed

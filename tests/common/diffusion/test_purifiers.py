@@ -86,7 +86,7 @@ def test_steps_read_their_own_noise(denoiser, image):
 
 
 @pytest.mark.parametrize("gradient", ["checkpoint", "full", "adjoint", "bpda", Surrogate(2)])
-def test_a_graph_is_formed_only_when_the_image_asks(denoiser, image, gradient):
+def test_a_graph_is_formed_only_when_the_image_requires_it(denoiser, image, gradient):
     purifier = DiffusionPurifier(denoiser, VP(), 0.1, steps=4, gradient=gradient)
     denoiser.requires_grad_(True)  # somebody unfroze it: still no graph
     assert purifier(image, NOISE).grad_fn is None
@@ -136,8 +136,8 @@ def test_dtype_is_kept(image):
 
 @pytest.mark.parametrize(("schedule", "t_star"), [(VP(), 0.4), (DDPM(), 0.4), (EDM(), 2.0)])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_every_schedule_and_solver_brings_an_image_home(schedule, t_star, solver, image):
-    """Two far modes: a slightly moved mode is purified back to where it came from."""
+def test_every_schedule_and_solver_restores_a_mode(schedule, t_star, solver, image):
+    """Two far modes: a slightly moved mode is purified back to the mode."""
     means = torch.stack((torch.full((1, 6, 6), -0.7), torch.full((1, 6, 6), 0.7)))
     purifier = DiffusionPurifier(ExactDenoiser(GaussianMixture(means, 0.05)), schedule, t_star, 100, solver)
     start = (means[[0, 1, 1, 0, 1, 0, 0]] + 0.3 * (2 * image - 1) + 1) / 2

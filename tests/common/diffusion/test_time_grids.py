@@ -1,4 +1,4 @@
-"""Grids with a start for each row: row b walks as a grid of its own would."""
+"""Grids with a start for each row: row b has the times of a grid of its own."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""States on the way: recorded without a change to the result, and with exact gradients."""
+"""Trajectories: recorded without a change to the result, and with exact gradients."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -87,7 +87,7 @@ class Anchored(DiffusionPurifier):
 
 
 @pytest.mark.parametrize("gradient", ["checkpoint", "full"])
-def test_what_guides_the_states_gets_their_gradient(gradient):
+def test_bound_tensors_receive_the_gradient_of_the_states(gradient):
     each = Anchored(mixture(), VP(), 0.3, 4, gradient=gradient)
     assert torch.autograd.gradcheck(lambda x: deviation(each, x), image().requires_grad_())
 
@@ -118,7 +118,7 @@ def test_gradients_without_states_are_refused(gradient):
         pass
 
 
-def test_recordings_nest_and_end_with_an_error():
+def test_recordings_nest_and_end_on_errors():
     each, x = purifier(), image().requires_grad_()
     with each.recorded() as outer:
         with each.recorded() as inner:
@@ -131,7 +131,7 @@ def test_recordings_nest_and_end_with_an_error():
 
 
 def test_times_are_drawn_evenly_without_repetition():
-    """Gaps 1, 2, 4 ... 32 tell which were chosen. Over 600 seeds each of 6 nodes is among 2 of them about 200 times;
+    """Gaps 1, 2, 4 ... 32 identify the chosen nodes. Over 600 seeds each of 6 nodes is among 2 of them about 200 times;
     4.5 sd, sd 11.5: wrong once in 20000 runs."""
     states = [(torch.tensor(0.1), torch.full((1, 1), 2.0 ** (k / 2), dtype=F64)) for k in range(6)]
     counts = torch.zeros(6)
@@ -152,7 +152,7 @@ def test_times_are_the_same_for_all_rows_in_any_batch():
     torch.testing.assert_close(single[0].deviation(2), whole[1:], rtol=1e-12, atol=0)
 
 
-def test_every_stage_leaves_its_own():
+def test_every_stage_records_its_own_trajectory():
     stages = Chain([Repeated(purifier(steps=2), 2), purifier(steps=3)])
     first, second = stages.stages[0].purifier, stages.stages[1]
     with first.recorded() as twice, second.recorded() as once:

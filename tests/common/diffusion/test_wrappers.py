@@ -21,7 +21,7 @@ def test_values_and_gradient():
     assert gradient.flatten().tolist() == [0, 2, 2, 0]
 
 
-def test_it_takes_what_the_denoiser_takes():
+def test_levels_and_labels_are_the_denoisers():
     denoiser = Clipped(Doubling())
     assert (denoiser.num_classes, denoiser.sigma_min, denoiser.sigma_max) == (3, 0.1, 2.0)
     x = torch.full((2, 1, 1, 1), -0.6)

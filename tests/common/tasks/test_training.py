@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agdm.guidance import GuidanceNetwork
+from agdm.networks import GuidanceNetwork
 from agdm.objective import Trades
 from agdm.task import GuidanceTask
 from common.diffusion.denoisers import EDMDenoiser

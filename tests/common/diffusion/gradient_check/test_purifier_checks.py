@@ -1,4 +1,4 @@
-"""What a purifier finds in itself, with numbers: the errors are those that the planted faults have by construction."""
+"""Gradient checks of a purifier: planted faults are measured with the errors that they have by construction."""
 
 from dataclasses import dataclass
 
@@ -66,7 +66,7 @@ def found(one, double=True):
     return {finding.name: finding for finding in gradient_findings(one, IMAGE, NOISE, doubled(one) if double else None)}
 
 
-def test_what_is_declared_to_be_approximate():
+def test_approximate_modes_are_declared():
     modes = (Full(), Checkpoint(), BPDA(), Adjoint(), Surrogate(2))
     assert [mode.approximate for mode in modes] == [False, False, True, True, True]
 
@@ -79,7 +79,7 @@ def test_what_is_declared_to_be_approximate():
 
 @pytest.mark.parametrize("solver", ["euler_maruyama", "probability_flow_heun", TorchSDE("midpoint")])
 @pytest.mark.parametrize("kind", [DiffusionPurifier, Guided])
-def test_an_honest_purifier(kind, solver):
+def test_correct_purifiers_pass(kind, solver):
     for steps in (3, 9):
         one = purifier(kind, steps, solver=solver)
         findings = found(one)
@@ -148,7 +148,7 @@ def test_labels_are_those_of_the_level(rounding, schedule):
     assert not found(one)["time labels"].passed
 
 
-def test_a_cut_guidance_is_wrong_by_all_that_it_carries():
+def test_detached_reference_has_relative_error_one():
     one = purifier(Guided)
     one.cut = True
     path = found(one)["guidance path"]
@@ -159,7 +159,7 @@ def test_a_cut_guidance_is_wrong_by_all_that_it_carries():
     assert found(one)["guidance path"].passed
 
 
-def test_guidance_that_forgets_where_it_stands_is_found_even_in_a_single_step():
+def test_guidance_constant_in_its_state_fails_in_a_single_step():
     class ForgetfulDenoiser(Pushed):
         def __call__(self, x, sigma):
             return Pushed(self.denoiser, (self.tensors[0] * torch.cos(x.detach()),), self.scale)(x, sigma)
@@ -182,7 +182,7 @@ def test_declared_approximations_come_with_their_error():
     assert all(finding.decided for name, finding in findings.items() if name != "declared gradient")
 
 
-def test_a_purifier_of_another_kind_cannot_be_looked_into():
+def test_purifiers_without_a_process_are_undecided():
     class Foreign(DiffusionPurifier):
         def forward(self, image, noise=None):
             return image + self.denoiser(image, image.new_full((len(image),), 0.5))

@@ -1,0 +1,96 @@
+"""Guidance: the gradient of a log-potential towards a reference, and its base classes."""
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+P = TypeVar("P", bound="Potential")
+
+
+class Guidance:
+    """Gradient of a log-potential towards a reference, the purifier's input, which is never detached.
+
+    ``x`` = x0 + σ n (B,C,H,W) in the model frame, unscaled; ``sigma`` (B,) or (); the gradient is with respect
+    to this x. A variance-preserving state x_t = s x has ``grad_{x_t} = grad_x / s``.
+
+    Subclasses define ``gradient_at`` and, unless they compare with the reference itself, ``embed``.
+    ``embeds_noisy``: False if ``embed`` takes clean references only.
+    """
+
+    embeds_noisy: bool = True
+
+    def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The part of the gradient that depends on the reference (B,C,H,W) alone, computed once per purification.
+
+        ``sigma`` is the level of a reference that was diffused (``Steering``): then it is computed in every step.
+        """
+        return (reference,)
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """∇_x log-potential (B,C,H,W) at x, given the reference's embedding."""
+        raise NotImplementedError
+
+    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor:
+        """∇_x log-potential (B,C,H,W) at x: ``gradient_at(x, sigma, *embed(reference))``."""
+        return self.gradient_at(x, sigma, *self.embed(reference))
+
+
+@runtime_checkable
+class SupportsGradient(Protocol):
+    """The contract of a guidance that is no ``Guidance``: the gradient in one piece."""
+
+    def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor: ...
+
+
+class PlainGuidance(Guidance, nn.Module):
+    """A ``Guidance`` made of any object with ``gradient(x, sigma, reference)``; without an embedding."""
+
+    def __init__(self, guidance: SupportsGradient) -> None:
+        super().__init__()
+        self.guidance = guidance
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        return self.guidance.gradient(x, sigma, *embedding)
+
+
+def as_guidance(guidance: Guidance | SupportsGradient) -> Guidance:
+    """The guidance itself, or a ``PlainGuidance`` around it. Raises ``ValueError`` for anything without a gradient."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    if not isinstance(guidance, SupportsGradient):
+        raise ValueError(
+            f"guidance must be a Guidance or have gradient(x, sigma, reference); got {type(guidance).__name__}"
+        )
+    return PlainGuidance(guidance)
+
+
+class Potential(Guidance, nn.Module):
+    """A ``Guidance`` by its potential: subclasses define ``embed`` and ``log_potential``.
+
+    Potentials are summed over the batch, so that an image's gradient does not depend on the others (a mean would make
+    it 1/B as strong). The gradient itself is differentiable with respect to x and the embedding, as attacks need it.
+    """
+
+    def train(self: P, mode: bool = True) -> P:
+        """Sets the mode of all but the networks inside, which stay in eval mode."""
+        super().train(mode)
+        for network in self.children():
+            network.eval()
+        return self
+
+    def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """The log-potential per image, (B,), up to a constant of x."""
+        raise NotImplementedError
+
+    def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer graph is alive."""
+        if torch.is_inference_mode_enabled():
+            raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
+        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *embedding))
+        with torch.enable_grad():
+            # a node of its own: the partial derivative in x alone, even where the embedding depends on x too
+            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            potential = self.log_potential(x, sigma, *embedding)
+            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
+        return gradient
