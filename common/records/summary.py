@@ -67,9 +67,9 @@ def summary(source: Source, rows: Sequence[Record]) -> Summary:
     return Summary(source, len(rows), metrics)
 
 
-def average(rows: Sequence[tuple[Sequence[int], int]]) -> Share:
-    """Mean over images of the share of correct draws, of (predictions, label) per image, with its interval."""
-    return share(math.fsum(correct_share(predictions, label) for predictions, label in rows), len(rows))
+def average(rows: Sequence[PredictionRecord]) -> Share:
+    """Mean over images of the share of correct draws, with its interval."""
+    return share(math.fsum(correct_share(row.predictions, row.label) for row in rows), len(rows))
 
 
 def correct_share(predictions: Sequence[int], label: int) -> float:

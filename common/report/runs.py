@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from common.numerics.finding import Finding
 from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load
 from common.records.schema import (
     AttackedRecord,
@@ -161,8 +162,8 @@ def by_name(evaluations: Sequence[Evaluation[R]]) -> dict[str, list[Evaluation[R
     return groups
 
 
-def state(check: MaskingCheck) -> CheckState:
-    """State of a check; one without enough images to decide has neither passed nor failed."""
+def state(check: MaskingCheck | Finding) -> CheckState:
+    """State of a masking check, or of a finding of the gradient check; an undecided one has not passed or failed."""
     if not check.decided:
         return "undecided"
     return "passed" if check.passed else "failed"

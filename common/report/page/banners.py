@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from common.numerics.finding import DECLARED_GRADIENT
 from common.report.page.markup import aside
 from common.report.runs import CheckState, Run, state
-from common.report.tables.gradients import DECLARATION, finding_state, findings, gradients
+from common.report.tables.gradients import findings, gradients
 
 GRADIENT_CHECK = "gradient check: "
 GRADIENTS = {
@@ -42,9 +43,9 @@ def all_checks(run: Run) -> Iterator[tuple[str, CheckState, str]]:
     for check in run.checks:
         yield check.name, state(check), check.sentence
     for finding in findings(run):
-        yield f"{GRADIENT_CHECK}{finding.name}", finding_state(finding), finding.sentence
+        yield f"{GRADIENT_CHECK}{finding.name}", state(finding), finding.sentence
 
 
 def _has_own_banner(name: str, kind: CheckState) -> bool:
     """True of a failed gradient check and of a declared gradient."""
-    return name.startswith(GRADIENT_CHECK) and (kind == "failed" or name.endswith(DECLARATION))
+    return name.startswith(GRADIENT_CHECK) and (kind == "failed" or name.endswith(DECLARED_GRADIENT))

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
-from common.records.schema import AttackedRecord, PredictionRecord
+from common.records.schema import PredictionRecord
 from common.records.summary import average
 from common.report.header import budget
 from common.report.runs import Evaluation, Run, by_name
 from common.report.tables.table import Cell, Entry, Table, bounds, percent
 
-Column = tuple[str, dict[int, list[tuple[list[int], int]]]]  # heading; by class the (predictions, label) of its images
+Column = tuple[str, dict[int, list[PredictionRecord]]]  # heading, and rows by class
 
 
 def accuracy_table(runs: Sequence[Run]) -> Table:
@@ -30,7 +30,7 @@ def class_table(run: Run) -> Table:
     """By class: images, clean accuracy and the average under every attack, each with its interval."""
     columns: list[Column] = [(one.title, _by_class(one.rows)) for one in run.clean[:1]]
     if not columns and run.attacked:
-        columns = [("clean", _by_class(run.attacked[0].rows, clean=True))]
+        columns = [("clean", _by_class([row.control(row.clean_predictions) for row in run.attacked[0].rows]))]
     titles = worst_case_titles(run)
     columns += [(titles.get(one.title, one.title), _by_class(one.rows)) for one in run.attacked]
     rows: list[list[Entry]] = []
@@ -45,18 +45,12 @@ def worst_case_titles(run: Run) -> dict[str, str]:
     return {one.title: f"worst attack, {budget(one.rows[0].norm, one.rows[0].eps)}" for one in run.worst_cases}
 
 
-def _by_class(rows: Sequence[PredictionRecord], clean: bool = False) -> dict[int, list[tuple[list[int], int]]]:
+def _by_class(rows: Sequence[PredictionRecord]) -> dict[int, list[PredictionRecord]]:
     ordered = sorted(rows, key=lambda row: row.label)
-    return {
-        label: [
-            (row.clean_predictions if clean and isinstance(row, AttackedRecord) else row.predictions, label)
-            for row in group
-        ]
-        for label, group in groupby(ordered, key=lambda row: row.label)
-    }
+    return {label: list(group) for label, group in groupby(ordered, key=lambda row: row.label)}
 
 
-def _of_class(rows: Sequence[tuple[list[int], int]], count: int) -> Entry:
+def _of_class(rows: Sequence[PredictionRecord], count: int) -> Entry:
     if not rows:
         return None
     share = average(rows)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from common.records.intervals import Share, share
-from common.records.schema import AttackedRecord, CleanRecord, PredictionRecord, Role, Source
+from common.records.schema import AttackedRecord, PredictionRecord, Role
 from common.records.summary import summary
 from common.report.header import budget
 from common.report.runs import Evaluation, Run
@@ -43,29 +43,23 @@ def control_table(runs: Sequence[Run]) -> Table:
 
 
 def _controls(run: Run, attack: Evaluation[AttackedRecord]) -> list[list[Entry]]:
-    kinds = {
-        "attacked image": [(row.predictions, row) for row in attack.rows],
-        "clean image": [(row.clean_predictions, row) for row in attack.rows],
-        "random perturbation": [(row.random_predictions, row) for row in attack.rows],
+    kinds: dict[str, Sequence[PredictionRecord]] = {
+        "attacked image": attack.rows,
+        "clean image": [row.control(row.clean_predictions) for row in attack.rows],
+        "random perturbation": [row.control(row.random_predictions) for row in attack.rows if row.random_predictions],
     }
-    entries: list[list[Entry]] = []
     times = attack.rows[0].resubmissions
-    for kind, pairs in kinds.items():
-        known = [(predictions, row) for predictions, row in pairs if predictions]
-        if known:
-            entries.append([run.name, attack.title, kind, *_scores(attack.source, known, times)])
+    entries: list[list[Entry]] = [
+        [run.name, attack.title, kind, *_scores(rows, times)] for kind, rows in kinds.items() if rows
+    ]
     if loop := in_loop(attack.rows):
         queries = UNKNOWN if loop[1] is None else f"{loop[1]:,.0f}"
         entries.append([run.name, attack.title, "any point of its loop", queries, None, loop[0], None, None])
     return entries
 
 
-def _scores(source: Source, known: Sequence[tuple[list[int], AttackedRecord]], times: int) -> list[Entry]:
-    rows = [
-        CleanRecord(evaluator=source.evaluator, index=row.index, label=row.label, predictions=predictions)
-        for predictions, row in known
-    ]
-    draws, metrics = len(rows[0].predictions), summary(source, rows).metrics
+def _scores(rows: Sequence[PredictionRecord], times: int) -> list[Entry]:
+    draws, metrics = len(rows[0].predictions), summary(rows[0].source, rows).metrics
     several = resubmitted(rows, times) if 1 < times < draws else None
     return [draws, metrics["Avg"], metrics.get(f"Wor@{draws}"), metrics.get(f"MV@{draws}"), several]
 

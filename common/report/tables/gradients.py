@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from common.numerics.finding import Finding
+from common.numerics.finding import DECLARED_GRADIENT, Finding
 from common.records.schema import AttackedRecord
 from common.report.header import find, normal, short
-from common.report.runs import CheckState, Evaluation, Run
+from common.report.runs import Evaluation, Run, state
 
-APPROXIMATE = {
+APPROXIMATE = {  # of runs without a gradient check: words for the modes that declare themselves approximate
     "bpda": "the backward pass takes the purification for the identity",
     "adjoint": "the backward pass solves an adjoint equation instead of differentiating the deployed steps",
     "surrogate": "a coarser process is differentiated than the deployed one",
 }
-DECLARATION = "declared gradient"  # check that only measures a gradient that is declared approximate
 State = Literal["exact", "approximate", "failed", "unknown"]
 RANK = {"failed": 0, "undecided": 1, "passed": 2}
 
@@ -33,16 +32,9 @@ def findings(run: Run) -> list[Finding]:
     for check in run.gradient_checks:
         for finding in (finding for row in check.rows for finding in row.findings):
             known = worst.get(finding.name)
-            if known is None or RANK[finding_state(finding)] < RANK[finding_state(known)]:
+            if known is None or RANK[state(finding)] < RANK[state(known)]:
                 worst[finding.name] = finding
     return list(worst.values())
-
-
-def finding_state(finding: Finding) -> CheckState:
-    """State of a finding, as of a masking check."""
-    if not finding.decided:
-        return "undecided"
-    return "passed" if finding.passed else "failed"
 
 
 def gradients(run: Run) -> Gradients | None:
@@ -55,10 +47,10 @@ def gradients(run: Run) -> Gradients | None:
     if not white_box:
         return None
     tested = findings(run)
-    failed = [f"{one.name.capitalize()}: {one.sentence}" for one in tested if finding_state(one) == "failed"]
+    failed = [f"{one.name.capitalize()}: {one.sentence}" for one in tested if state(one) == "failed"]
     if failed or _is_marked(run):
         return Gradients("failed", failed or ["A gradient check failed; its findings are not among the records."])
-    declared = [one.sentence for one in tested if one.name == DECLARATION]
+    declared = [one.sentence for one in tested if one.name == DECLARED_GRADIENT]
     if declared and not any(find(attack.part.get("attack"), "gradient") for attack in white_box):
         return Gradients("approximate", declared)
     if sentences := _declared(run, white_box):

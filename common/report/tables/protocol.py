@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.records.schema import AttackedRecord, CertifiedRecord, PredictionRecord
+from common.records.schema import AttackedRecord, CertifiedRecord, ClaimedRecord, PredictionRecord
 from common.report.header import budget, expression, find, normal, set_names, short
 from common.report.runs import Evaluation, Run, by_name
 from common.report.tables.gradients import gradient_of, mode_name
@@ -12,7 +12,6 @@ from common.report.tables.table import Entry, Table
 STATED = ("steps", "step_size", "eot", "restarts", "loss", "gradient", "chunk", "attack")
 RULES = {"single": "a single draw", "majority": "majority of {}", "mean_logit": "mean logit of {}"}
 KNOWS = {"model": "the defence, not its draws", "noise": "the defence and the scored draws"}
-CERTIFIERS = {"Lipschitz": "Lipschitz bound, no smoothing", "Claimed": "published constants, no certificate"}
 Seeds = Sequence[Evaluation[Any]]  # the seeds of one evaluator
 Setting = Callable[[Run, Seeds], str]
 
@@ -78,11 +77,16 @@ def _threat(run: Run, seeds: Seeds) -> str:
 def _attack(run: Run, seeds: Seeds) -> str:
     row, part = seeds[0].rows[0], seeds[0].part
     if isinstance(row, CertifiedRecord):
-        certifier = normal(part.get("smoothing")) or {}
-        return CERTIFIERS.get(short(str(certifier.get("class", ""))), "randomised smoothing")
+        return _certifier(row, normal(part.get("smoothing")) or {})
     if not isinstance(row, AttackedRecord):
         return "none"
     return f"{attack_name(part.get('attack'))}, {'white' if row.white_box else 'black'} box"
+
+
+def _certifier(row: CertifiedRecord, part: Mapping[str, Any]) -> str:
+    if isinstance(row, ClaimedRecord):
+        return "published formula, no certificate"
+    return "randomised smoothing" if part.get("sigma") or not part else f"{short(str(part.get('class')))}, no smoothing"
 
 
 def _knows(run: Run, seeds: Seeds) -> str:

@@ -93,10 +93,16 @@ class Attacked(Evaluator):
     def uses_gradients(self) -> bool:
         return self.attack.white_box
 
-    def __call__(self, classifier: Classifier, batch: Batch) -> list[AttackedRecord]:
-        image, label, index = check_evaluation(classifier, batch)
+    @property
+    def given_threat(self) -> Threat:
+        """The threat. Raises ``ValueError`` while there is none."""
         if self.threat is None:
             raise ValueError(f"{self.name!r} has no threat: give it one, or the test that it belongs to")
+        return self.threat
+
+    def __call__(self, classifier: Classifier, batch: Batch) -> list[AttackedRecord]:
+        image, label, index = check_evaluation(classifier, batch)
+        threat = self.given_threat
         if not len(index):
             return []
         noise, defence = Noise.of(self.single_seed, index), with_rule(classifier, self.rule, self.votes)
@@ -105,10 +111,10 @@ class Attacked(Evaluator):
             signs = self._masking_signs(defence, image, label, noise.stream("control"), control[0])
             results = self._attack(classifier, defence, image, label, noise)
             scored = self._decide(defence, results, label, noise.stream("score"))
-            moved = self.threat.random_like(image, results[0].adv, noise.stream("places"))
+            moved = threat.random_like(image, results[0].adv, noise.stream("places"))
             random = decide(defence, moved, label, noise.stream("random"), self.draws)
             views = stored_images(classifier, image, results[0].adv, noise.stream("score"), self.keep_images)
-        distance = torch.stack([self.threat.distance(image, result.adv) for result in results]).amax(0)
+        distance = torch.stack([threat.distance(image, result.adv) for result in results]).amax(0)
         columns = {
             "predictions": predictions(scored),
             "clean_predictions": predictions(control),
@@ -135,8 +141,7 @@ class Attacked(Evaluator):
 
     def _search(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> AttackResult:
         """The attack's result on copies of image and label, within the threat model."""
-        assert self.threat is not None
-        arguments = (classifier, image.clone(), label.clone(), self.threat, noise)
+        arguments = (classifier, image.clone(), label.clone(), self.given_threat, noise)
         with deployed(classifier), torch.autocast(image.device.type, enabled=False):
             result = self.attack.search(*arguments)
         result = replace(result, adv=result.adv.detach())
@@ -144,16 +149,16 @@ class Attacked(Evaluator):
         return result
 
     def _check_budget(self, image: Tensor, adv: Tensor, noise: Noise) -> None:
-        assert self.threat is not None
+        threat = self.given_threat
         if adv.shape != image.shape or adv.dtype != image.dtype:
             got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
             raise ValueError(f"{self.name!r}: an attack returns images as it got them; it returned {got}")
-        allowed = self.threat.check(image, adv)
+        allowed = threat.check(image, adv)
         if not bool(allowed.all()):
-            distance = self.threat.distance(image, adv)
+            distance = threat.distance(image, adv)
             worst = int(torch.where(allowed, -torch.inf, distance.nan_to_num(torch.inf)).argmax())
             raise ValueError(
-                f"{self.name!r}: the attack left {self.threat} on {int((~allowed).sum())} of {len(adv)} images, "
+                f"{self.name!r}: the attack left {threat} on {int((~allowed).sum())} of {len(adv)} images, "
                 f"worst at index {int(noise.index[worst])}: distance {float(distance[worst]):.6g}, pixels from "
                 f"{float(adv[worst].min()):.6g} to {float(adv[worst].max()):.6g}. Let it end with threat.project."
             )
@@ -180,10 +185,9 @@ class Attacked(Evaluator):
 
     def _protocol(self) -> dict[str, Any]:
         """Fields of a record that are settings."""
-        assert self.threat is not None
         return {
-            "norm": self.threat.name,
-            "eps": float(self.threat.eps),
+            "norm": self.given_threat.name,
+            "eps": float(self.given_threat.eps),
             "white_box": self.uses_gradients,
             "knows": self.knows,
             "resubmissions": self.resubmissions,

@@ -172,7 +172,7 @@ def test_claims_have_a_table_of_their_own_and_no_certified_accuracy(tmp_path, ca
     (row,) = table_rows(html, "Certified accuracy")
     assert row[1] == "certified"
     protocol_rows = {row[0]: row[1:] for row in table_rows(html, "both: protocol")}
-    assert protocol_rows["Attack"] == ["Lipschitz bound, no smoothing", "published constants, no certificate"]
+    assert protocol_rows["Attack"] == ["Lipschitz, no smoothing", "published formula, no certificate"]
     (axes,) = certified_figure.certified_curves(read_runs([run]), LIGHT).axes
     assert len(axes.lines) == 1
     assert axes.get_xlim()[1] < 2

@@ -10,7 +10,7 @@ from common.records.schema import AttackedRecord, GradientCheckRecord
 from common.report.build import summary_table
 from common.report.page.page import page
 from common.report.runs import read_runs, state
-from common.report.tables.gradients import finding_state, findings, gradients
+from common.report.tables.gradients import findings, gradients
 from common.report.tables.protocol import protocol_table
 from common.robustness.masking.check import MaskingCheck
 
@@ -73,7 +73,7 @@ def test_of_several_images_the_worst_finding_counts(made, tmp_path):
     worse = [replace(GOOD, passed=False, sentence="No."), UNSURE]
     common = {"evaluator": "verify", "index": 1, "label": int(run.label[1])}
     run.rows.append(GradientCheckRecord(**common, verified=False, findings=worse))
-    found = {one.name: (finding_state(one), one.sentence) for one in findings(read(run, tmp_path))}
+    found = {one.name: (state(one), one.sentence) for one in findings(read(run, tmp_path))}
     assert found == {"full graph": ("failed", "No."), "single precision": ("undecided", UNSURE.sentence)}
 
 

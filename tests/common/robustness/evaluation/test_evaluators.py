@@ -240,7 +240,7 @@ def with_part(position, value):
 
 
 BAD = {
-    r"three tensors; got 2 entries. The index is": batch(2)[:2],
+    r"three tensors; got 2 entries. The index identifies": batch(2)[:2],
     r"three tensors; got Tensor": batch(2)[0],
     r"three tensors; got 3 entries": (*batch(2)[:2], [0, 1]),
     r"images must be float32: .* torch.float64": with_part(0, batch(2)[0].double()),
