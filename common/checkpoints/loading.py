@@ -122,7 +122,7 @@ def _is_published(format: str, config: dict[str, Any] | None) -> bool:
 def _as(kind: type[M], module: nn.Module, path: str | Path) -> M:
     if not isinstance(module, kind):
         raise ValueError(
-            f"{path} must hold a {kind.__name__}; what it holds is of class {type(module).__qualname__}. "
+            f"{path} must hold a {kind.__name__}; it holds a module of class {type(module).__qualname__}. "
             "Load it by another of load_denoiser, load_classifier and load_network."
         )
     return module

@@ -230,7 +230,7 @@ def test_tensors_of_another_shape(tmp_path):
 
 def test_the_wrong_kind_of_file(denoiser, tmp_path):
     path = save(denoiser, tmp_path / "d.safetensors")
-    with pytest.raises(ValueError, match="must hold a Classifier; what it holds is of class EDMDenoiser"):
+    with pytest.raises(ValueError, match="must hold a Classifier; it holds a module of class EDMDenoiser"):
         load_classifier(path)
     with pytest.raises(ValueError, match="carry their config"):
         load_denoiser(path, config={"sigma_data": 1.0})
