@@ -87,19 +87,19 @@ def agdm(kind=AGDM, seed=0, guide=None, **settings):
 
 
 def batch(images=1, seed=0, channels=1, side=SIDE):
-    """Images with flat black and white parts, as digits have them."""
+    """Images with flat black and white parts, like digits."""
     image = torch.rand(images, channels, side, side, generator=torch.Generator().manual_seed(seed))
     return (2 * image - 0.5).clamp(0, 1), torch.arange(images) % CLASSES, torch.arange(images) + 7
 
 
 def failed(classifier, images=1, seed=0, **shape):
-    """Names of the tests that failed."""
+    """Names of the failed checks."""
     records = GradientCheck(seed=seed)(classifier.freeze(), batch(images, seed, **shape))
     assert all(record.verified == (failure_message([record]) == "") for record in records)
     return {f.name for record in records for f in record.findings if not f.passed}
 
 
-# ---- honest defences ----
+# ---- sound defences ----
 
 
 def ndc(variant, seed=0, **settings):
@@ -113,7 +113,7 @@ def timm_network(seed=0):
     return NetworkClassifier(awake(TimmNetwork("test_resnet", CLASSES), seed))
 
 
-HONEST = {
+SOUND = {
     **{f"DiffPure {name}": lambda seed, s=solver: diffpure(solver=s, seed=seed) for name, solver in SOLVERS.items()},
     "DiffPure torchsde": lambda seed: diffpure(solver="torchsde", steps=2, seed=seed),
     "DiffPure full graph": lambda seed: diffpure(gradient="full", seed=seed),
@@ -168,20 +168,20 @@ class Through(Classifier):
         return self.classifier(self.function(image), noise)
 
 
-SEEDS = dict.fromkeys(HONEST, (0,)) | dict.fromkeys(["AGDM", "majority", "ReLU network"], (0, 1, 2))
+SEEDS = dict.fromkeys(SOUND, (0,)) | dict.fromkeys(["AGDM", "majority", "ReLU network"], (0, 1, 2))
 
 
 @pytest.mark.parametrize(("name", "seed"), [(name, seed) for name, seeds in SEEDS.items() for seed in seeds])
-def test_no_false_alarm(name, seed):
-    assert failed(HONEST[name](seed), seed=seed) == set()
+def test_no_false_alarms(name, seed):
+    assert failed(SOUND[name](seed), seed=seed) == set()
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_no_false_alarm_for_deep_networks(name):
+def test_no_false_alarms_for_deep_networks(name):
     assert failed(WIDE[name](0), channels=3, side=32) == set()
 
 
-def test_a_defence_that_nothing_is_wrong_with_is_tested_by_all_that_applies():
+def test_sound_defence_passes_all_applicable_checks():
     (record,) = GradientCheck()(agdm().freeze(), batch())
     assert [finding.name for finding in record.findings] == [
         "same noise", "declared randomness", "outputs are logits", "attacked as deployed", "recomputed networks",
@@ -199,7 +199,7 @@ def rounded(image):
 
 
 class StraightThrough(torch.autograd.Function):
-    """Rounds, and says that it does not."""
+    """Rounding with the gradient of the identity."""
 
     @staticmethod
     def forward(ctx, image):
@@ -215,7 +215,7 @@ class RoundingPurifier(DiffPure):
         return rounded(super().forward(image, noise))
 
 
-def test_quantisation():
+def test_quantisation_fails():
     for plant in (Through(rounded, head()), diffpure(RoundingPurifier)):
         assert failed(plant) == {"gradient reaches the image", "staircase"}
     assert failed(Through(StraightThrough.apply, head())) == {"finite differences", "staircase"}
@@ -245,7 +245,7 @@ class DetachedInSteps(AGDM):
 
 
 class FirstOrder(AdversarialGuidance):
-    """Forgets that its gradient is differentiated."""
+    """Guidance whose gradient cannot be differentiated."""
 
     def gradient_at(self, x, sigma, *embedding):
         return super().gradient_at(x.detach(), sigma, *(part.detach() for part in embedding))
@@ -263,7 +263,7 @@ class ClosedOver(AGDM):
         return BoundDenoiser(super().bind(x0, noise))
 
 
-def test_detached_guidance():
+def test_detached_guidance_fails():
     for plant in (
         agdm(DetachedReference),
         agdm(DetachedInSteps),
@@ -279,7 +279,7 @@ def test_detached_guidance():
 
 
 class Redrawn(Checkpoint):
-    """Draws the noise of a step anew whenever the step is computed."""
+    """Fresh noise at every computation of a step."""
 
     def run(self, process):
         sampler, calls = process.sampler, iter(range(10**6))
@@ -296,7 +296,7 @@ class Redrawn(Checkpoint):
 
 
 class Resimulated(Differentiation):
-    """The whole chain is computed again from its start, with noise of its own."""
+    """Recomputes the chain from its start with other noise."""
 
     def run(self, process):
         return _Again.apply(process.start, process)
@@ -318,7 +318,7 @@ class _Again(torch.autograd.Function):
 
 
 class HomeMade(nn.Module):
-    """A purifier of nobody's making: noise, a denoiser, and a recomputation that torch's global generator drives."""
+    """A purifier outside of the framework: noise, a denoiser, and a recomputation of its own."""
 
     randomised = True
 
@@ -350,10 +350,10 @@ class _HomeMade(torch.autograd.Function):
         return torch.autograd.grad(end, leaf, cotangent)[0], None, None
 
 
-def test_redrawn_noise_in_the_recomputation():
+def test_redrawn_noise_in_the_recomputation_fails():
     assert {"recomputed states", "recomputed networks"} & failed(diffpure(gradient=Redrawn()))
-    found = failed(diffpure(gradient=Resimulated()))
-    assert found == {"recomputed states", "recomputed networks", "full graph", "finite differences"}
+    failures = failed(diffpure(gradient=Resimulated()))
+    assert failures == {"recomputed states", "recomputed networks", "full graph", "finite differences"}
     assert failed(Purified(HomeMade(fresh=True), head())) == {"recomputed networks", "finite differences"}
     assert failed(Purified(HomeMade(), head())) == set()
 
@@ -362,7 +362,7 @@ def test_redrawn_noise_in_the_recomputation():
 
 
 class ShiftedBack(Checkpoint):
-    """Recomputes step k at the times of step k + 1, as an adjoint that walks the grid from its other end does."""
+    """Recomputes step k at the times of step k + 1, an off-by-one error of adjoints."""
 
     def advance(self, process):
         return lambda step, x: _Shifted.apply(x, process, step)
@@ -418,7 +418,7 @@ class CallsAtTheEnd(EulerMaruyama):
 
 
 class HeunAstray(ProbabilityFlowHeun):
-    """Makes its second call one step further on."""
+    """Heun's method with the second call at a wrong noise level."""
 
     def __call__(self, step, x, denoise):
         calls = iter([1.0, 0.8])
@@ -432,13 +432,13 @@ class DiffusedElsewhere(DiffPure):
         return super().diffused(x0, noise, self.grid.nodes[1])
 
 
-def test_a_time_grid_shifted_in_the_recomputation():
-    found = failed(diffpure(gradient=ShiftedBack()))
-    assert {"recomputed networks", "time grids", "full graph", "finite differences"} <= found
+def test_time_grid_shifted_in_the_recomputation_fails():
+    failures = failed(diffpure(gradient=ShiftedBack()))
+    assert {"recomputed networks", "time grids", "full graph", "finite differences"} <= failures
     assert failed(Purified(HomeMade(shift=0.05), head())) == {"recomputed networks", "finite differences"}
 
 
-def test_a_time_grid_shifted_in_the_conditioning():
+def test_time_grid_shifted_in_the_conditioning_fails():
     shifted = Purified(DiffPure(ShiftedDenoiser(denoiser()), 0.1, steps=3), head())
     label = ShiftedLabel(awake(Body()), VP(), "continuous")
     for plant in (
@@ -481,23 +481,23 @@ class Faint(torch.autograd.Function):
         return cotangent * 1e-30 * 1e-30
 
 
-def test_outputs_and_underflow():
+def test_probabilities_and_underflow_fail():
     assert failed(After(head(), lambda logits: logits.softmax(1))) == {"outputs are logits"}
     assert failed(After(head(), lambda logits: 1e-35 * logits)) == {"gradient reaches the image"}
-    found = failed(Through(Faint.apply, head()))
-    assert found == {"gradient reaches the image", "finite differences", "single precision"}
+    failures = failed(Through(Faint.apply, head()))
+    assert failures == {"gradient reaches the image", "finite differences", "single precision"}
     assert failed(Through(lambda image: image.detach(), head())) == {"gradient reaches the image", "finite differences"}
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_logits_that_jump_everywhere(scale):
-    """Half precision inside: the finer the steps, the more their slopes disagree, which is no excuse."""
+def test_half_precision_fails(scale):
+    """Half precision inside: slopes at finer steps disagree more, and the check still fails."""
     for seed in range(4):
         half = Through(lambda image: (image * scale).half().to(image.dtype) / scale, head())
         assert "finite differences" in failed(half, seed=seed)
 
 
-def test_hidden_randomness():
+def test_hidden_randomness_fails():
     torch.manual_seed(0)
     assert "same noise" in failed(Through(lambda image: image + 0.1 * torch.randn_like(image), head()))
     undeclared = diffpure()
@@ -505,8 +505,8 @@ def test_hidden_randomness():
     assert failed(undeclared) == {"declared randomness"}
 
 
-class Turncoat(Classifier):
-    """Shows gradients another face than the score."""
+class GradModeDependent(Classifier):
+    """Another network while a gradient is recorded than in the score."""
 
     def __init__(self):
         super().__init__()
@@ -516,33 +516,33 @@ class Turncoat(Classifier):
         return self.shown(image) if torch.is_grad_enabled() else self.score(image)
 
 
-def test_another_face_for_the_attack():
-    assert "attacked as deployed" in failed(Turncoat())
+def test_dependence_on_grad_mode_fails():
+    assert "attacked as deployed" in failed(GradModeDependent())
 
 
 # ---- declared approximations ----
 
 
 @pytest.mark.parametrize("gradient", ["bpda", "adjoint", Surrogate(2), Adjoint(dt=0.05)])
-def test_declared_approximations_are_named_but_not_refused(gradient):
+def test_declared_approximations_are_reported_and_pass(gradient):
     records = GradientCheck()(diffpure(steps=5, gradient=gradient).freeze(), batch())
     findings = {finding.name: finding for finding in records[0].findings}
     assert failure_message(records) == ""
     assert not findings["declared gradient"].decided
     assert "upper bound" in findings["declared gradient"].sentence
     assert findings["declared gradient"].error > 1e-3
-    assert findings["finite differences"].decided  # of the exact gradient in its place
+    assert findings["finite differences"].decided  # for the exact gradient in its place
 
 
-def test_a_fault_behind_a_declared_approximation_is_found_all_the_same():
+def test_other_faults_of_an_approximate_gradient_fail():
     assert failed(diffpure(ShiftedConditioning, gradient="bpda")) == {"time grids"}
     assert failed(agdm(DetachedReference, gradient="bpda")) == {"guidance path", "finite differences"}
 
 
-# ---- what only an attack brings to light ----
+# ---- faults that only an attack shows ----
 
 
-def test_logits_that_saturate_are_found_by_the_checks_of_an_attack():
+def test_saturated_logits_fail_a_masking_check():
     plant = After(head(), lambda logits: 1e5 * logits).freeze()
     image, _, index = batch(16)
     label = plant(image).argmax(1)
@@ -555,7 +555,7 @@ def test_logits_that_saturate_are_found_by_the_checks_of_an_attack():
     assert "attacked: gradient reaches the image" in {check.name for check in checks if not check.passed}
 
 
-def test_the_refusal_names_every_fault_its_meaning_and_what_to_do():
+def test_failure_message_lists_faults_and_remedy():
     records = GradientCheck()(agdm(DetachedReference).freeze(), batch(2))
     text = failure_message(records)
     assert text.count("\n- ") == 2
