@@ -1,4 +1,4 @@
-"""The command line: real commands in-process, and every kind of bad input with its message."""
+"""The command line: commands run in-process, and the messages of bad input."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_report_is_built_from_records(tiny_test, tmp_path):
 
 
 def test_the_command_line_wins_over_a_checkpoint(tiny_test, tmp_path, monkeypatch):
-    """Hyper-parameters stored in a Lightning checkpoint must not replace what was asked for."""
+    """Hyper-parameters stored in a Lightning checkpoint do not replace arguments."""
     path = tmp_path / "stored.ckpt"
     stored = {"_class_path": "common.tasks.RobustTask", "records": str(tmp_path / "stored")}
     torch.save({"hyper_parameters": stored, "state_dict": {}, "pytorch-lightning_version": "2.6.4"}, path)
@@ -121,15 +121,15 @@ def test_records_that_cannot_be_written_are_refused_before_any_work(tiny_test, t
     assert occupied.read_text() == "something of the user's"
 
 
-def test_on_the_command_line_an_error_is_a_few_words(tiny_test, monkeypatch, capsys):
-    """No traceback, exit status 2; the reason itself, not jsonargparse's list of types that did not fit."""
+def test_on_the_command_line_an_error_is_one_line(tiny_test, monkeypatch, capsys):
+    """No traceback, exit status 2; the constructor's reason, not jsonargparse's list of types."""
     monkeypatch.setattr("sys.argv", ["robust-diffusion", "test", "-c", str(tiny_test(threat={"eps": 8}))])
     with pytest.raises(SystemExit) as raised:
         cli.main()
     assert raised.value.code == 2
-    said = capsys.readouterr().err
-    assert "error: eps must be in pixel units" in said
-    assert "Traceback" not in said and "Union" not in said
+    output = capsys.readouterr().err
+    assert "error: eps must be in pixel units" in output
+    assert "Traceback" not in output and "Union" not in output
 
 
 # ---- fetch ----
@@ -147,13 +147,13 @@ def offered(tmp_path, monkeypatch):
 
 
 def test_fetch_lists_what_there_is(offered, capsys):
-    """Name, use, size, whether the hash is known, licence, and where the file is or will be; nothing is fetched."""
+    """Name, use, size, checksum, licence and path of the file; nothing is downloaded."""
     cli.main(["fetch"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, card in CARDS.items():
-        assert f"{name}: {card.use}\n" in said and f"licence {card.licence}\n" in said
-        assert f"not fetched: {offered / card.filename}\n" in said
-    blocks = dict(zip(CARDS, re.split(r"\n(?=\w)", said), strict=True))
+        assert f"{name}: {card.use}\n" in output and f"licence {card.licence}\n" in output
+        assert f"not fetched: {offered / card.filename}\n" in output
+    blocks = dict(zip(CARDS, re.split(r"\n(?=\w)", output), strict=True))
     assert "1.71 GB; checksum unpublished; pinned on first download;" in blocks["score_sde_cifar10"]
     assert "2.21 GB; sha256 published;" in blocks["guided_diffusion_imagenet256"]
     assert "about 0.22 GB" in blocks["edm_cifar10_conditional"]  # 55.7 million parameters of 4 bytes
@@ -162,15 +162,15 @@ def test_fetch_lists_what_there_is(offered, capsys):
 
 def test_fetch_puts_files_into_the_cache(offered, capsys):
     cli.main(["fetch", "one", "two"])
-    heard = capsys.readouterr()
-    assert f"one is {offered / 'one'}\ntwo is {offered / 'two'}\n" in heard.out
-    assert "unverified" in heard.err and CARDS["one"].licence in heard.err
+    captured = capsys.readouterr()
+    assert f"one is {offered / 'one'}\ntwo is {offered / 'two'}\n" in captured.out
+    assert "unverified" in captured.err and CARDS["one"].licence in captured.err
     assert (offered / "two").read_bytes() == b"two" * 100_000
     (offered / "two").rename(offered / "two.part")
     (offered / "two.part").write_bytes(b"two" * 50_000)
     cli.main(["fetch"])
-    said = capsys.readouterr().out
-    assert f"fetched: {offered / 'one'}\n" in said and f"50% fetched: {offered / 'two.part'}\n" in said
+    output = capsys.readouterr().out
+    assert f"fetched: {offered / 'one'}\n" in output and f"50% fetched: {offered / 'two.part'}\n" in output
     (offered / "one").write_bytes(b"one")
     cli.main(["fetch"])
     assert f"wrong size: {offered / 'one'}\n" in capsys.readouterr().out
@@ -185,7 +185,7 @@ def test_fetch_refuses_what_changed_until_it_is_forced(offered, capsys):
     assert (offered / "one").read_bytes() == b"one" * 100_000
 
 
-def test_fetch_knows_all_names_before_it_fetches_one(offered):
+def test_fetch_checks_all_names_first(offered):
     with pytest.raises(ValueError, match=r"no card is named 'three'. The cards are score_sde_cifar10,"):
         cli.main(["fetch", "one", "three"])
     assert not offered.exists()

@@ -38,9 +38,6 @@ INSTEAD = {
 """Words with a better term in the field."""
 
 PENDING: set[str] = {
-    "cli.py",
-    "tests/common/commands/test_progress_bar.py",
-    "tests/common/tasks/test_fitting.py",
 }
 """Files whose text has not been rewritten yet."""
 

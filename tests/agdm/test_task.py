@@ -37,7 +37,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def data():
-    """Three stripes at different heights, with noise: a minute's drawing of three digits."""
+    """Three classes: stripes at different heights, with noise."""
     generator = torch.Generator().manual_seed(0)
     label = torch.arange(ROWS) % CLASSES
     image = 0.2 + 0.1 * torch.rand(ROWS, 1, 6, 6, generator=generator)
@@ -199,8 +199,8 @@ def agdm(data):
     return AGDM(ExactDenoiser(mixture), AdversarialGuidance(task().network, 1.0, 1.0), 0.1, scale=2.0, steps=2)
 
 
-def test_agdm_says_what_it_cannot_do(data):
-    """A name where a ``Steering`` belongs, and a scale to be calibrated on nothing."""
+def test_agdm_refuses_a_bad_steering_and_no_images(data):
+    """A name in place of a ``Steering``, and a calibration without images."""
     purifier = agdm(data)
     with pytest.raises(ValueError, match=r"steering must be a Steering.*got 'diffused'"):
         AGDM(purifier.denoiser, purifier.guidance, 0.1, steps=2, steering="diffused")
@@ -250,7 +250,7 @@ def test_agdm_may_purify_at_another_resolution(data):
     assert logits.shape == (2, CLASSES) and float(gradient.abs().amax((1, 2, 3)).min()) > 0
 
 
-def test_a_purifier_without_guidance_is_no_agdm(data):
+def test_a_purifier_without_guidance_is_refused(data):
     plain = DiffusionPurifier(agdm(data).denoiser, VP(), 0.1, steps=2)
     for purifier in (plain, Resized(plain, 6)):
         with pytest.raises(ValueError, match=rf"purifier must be an AGDM.*got {type(purifier).__name__}"):

@@ -1,4 +1,4 @@
-"""How a fit ends and goes on: averaged weights, the best epoch, a kill, two processes, a frozen purifier."""
+"""Fits: averaged weights, the best epoch, export, resuming, two processes, a frozen purifier."""
 
 import json
 import multiprocessing
@@ -58,12 +58,12 @@ def trainer(folder, *callbacks, **options):
         "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
         "inference_mode": False, "default_root_dir": folder, "callbacks": [*callbacks], "max_epochs": 4,
     }  # fmt: skip
-    checkpoints = any(isinstance(part, ModelCheckpoint) for part in callbacks)
-    return L.Trainer(**settings | {"enable_checkpointing": checkpoints} | options)
+    saves = any(isinstance(part, ModelCheckpoint) for part in callbacks)
+    return L.Trainer(**settings | {"enable_checkpointing": saves} | options)
 
 
-def keeping(folder, patience=2, monitor="val/clean_robust"):
-    """What the configurations say: average, stop when it no longer gets better, keep the best epoch and the last."""
+def checkpoints(folder, patience=2, monitor="val/clean_robust"):
+    """The callbacks of the configs: weight averaging, early stopping, checkpoints of the best and the last epoch."""
     return [
         EMAWeightAveraging(decay=DECAY),
         EarlyStopping(monitor, mode="max", patience=patience),
@@ -100,11 +100,11 @@ def test_validation_and_export_use_averaged_weights(digits, tmp_path):
         torch.testing.assert_close(seen, expected)
     exported = load_network(tmp_path / "phi.safetensors")
     torch.testing.assert_close(flat(exported), average.average)
-    assert (flat(exported) - average.now).abs().max() > 1e-3  # which are others than the last
+    assert (flat(exported) - average.now).abs().max() > 1e-3  # different from the last weights
 
 
 class Scripted(GuidanceTask):
-    """Its validation says what it is told, epoch by epoch."""
+    """Logs a given score in each epoch."""
 
     scores = (0.2, 0.9, 0.4, 0.3, 0.95)
 
@@ -116,7 +116,7 @@ def test_the_best_epoch_is_exported_and_training_stops(digits, tmp_path):
     """Epochs 2 and 3 are worse than epoch 1, so that patience 2 ends the run before epoch 4 could be better."""
     model, average = guidance(tmp_path), Average()
     model.__class__ = Scripted
-    run = trainer(tmp_path, average, *keeping(tmp_path, monitor="val/score"), max_epochs=5)
+    run = trainer(tmp_path, average, *checkpoints(tmp_path, monitor="val/score"), max_epochs=5)
     run.fit(model, datamodule=digits())
     assert len(average.epochs) == 4
     exported = flat(load_network(tmp_path / "phi.safetensors"))
@@ -125,8 +125,8 @@ def test_the_best_epoch_is_exported_and_training_stops(digits, tmp_path):
     assert torch.equal(flat(model.network), exported)
 
 
-def test_a_best_epoch_that_is_gone_is_missed(digits, tmp_path):
-    """Its file was deleted while training went on: the last weights are exported, and a warning says so."""
+def test_a_missing_best_epoch_exports_the_last_weights(digits, tmp_path):
+    """Its file was deleted during training: the last weights are exported, with a warning."""
 
     class Tidying(L.Callback):
         def on_train_end(self, trainer, module):
@@ -141,7 +141,7 @@ def test_a_best_epoch_that_is_gone_is_missed(digits, tmp_path):
 
 
 class Own(nn.Module):
-    """A φ of a user's."""
+    """A user's φ."""
 
     def __init__(self):
         super().__init__()
@@ -151,7 +151,7 @@ class Own(nn.Module):
         return self.body(x, sigma)
 
 
-def test_what_cannot_be_exported_is_refused_before_training(digits, tmp_path):
+def test_modules_without_an_export_are_refused_before_training(digits, tmp_path):
     model, seen = guidance(tmp_path), Average()
     model.network = Own()
     with pytest.raises(ValueError, match=r"a checkpoint may name exported modules of .*Own"):
@@ -162,7 +162,7 @@ def test_what_cannot_be_exported_is_refused_before_training(digits, tmp_path):
     assert seen.average is not None
 
 
-def test_a_network_that_guided_is_frozen_and_not_trained(digits, tmp_path):
+def test_a_frozen_guidance_network_is_not_trained(digits, tmp_path):
     model = guidance(tmp_path)
     AdversarialGuidance(model.network)
     with pytest.raises(ValueError, match=r"all of this GuidanceNetwork are frozen.*requires_grad_\(True\)"):
@@ -171,8 +171,8 @@ def test_a_network_that_guided_is_frozen_and_not_trained(digits, tmp_path):
     trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(model, datamodule=digits())
 
 
-def test_weights_that_were_not_validated_are_not_kept(digits, tmp_path):
-    """A checkpoint of weights alone leaves the average out; it would pass for the best epoch."""
+def test_unvalidated_weights_are_not_saved(digits, tmp_path):
+    """A checkpoint of weights alone holds the weights before averaging."""
     keeper = ModelCheckpoint(tmp_path, monitor="val/clean_robust", mode="max", save_weights_only=True)
     with pytest.raises(ValueError, match="save_weights_only"):
         trainer(tmp_path, EMAWeightAveraging(decay=DECAY), keeper).fit(guidance(tmp_path), datamodule=digits())
@@ -184,15 +184,15 @@ class Kill(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(digits, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(digits, tmp_path):
     """SIGKILL in the middle of epoch 2; resumed from the last epoch's end. Equal are weights, averages, the optimizer,
     the schedule, what early stopping and the keeper of the best epoch remember, and the exported file."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    trainer(whole, *keeping(whole)).fit(guidance(whole), datamodule=digits())
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    trainer(straight, *checkpoints(straight)).fit(guidance(straight), datamodule=digits())
 
     def doomed():
         torch.set_num_threads(1)
-        trainer(broken, *keeping(broken), Kill()).fit(guidance(broken), datamodule=digits())
+        trainer(broken, *checkpoints(broken), Kill()).fit(guidance(broken), datamodule=digits())
 
     process = multiprocessing.get_context("fork").Process(target=doomed)
     process.start()
@@ -201,8 +201,8 @@ def test_a_killed_run_goes_on_bit_for_bit(digits, tmp_path):
     assert not (broken / "phi.safetensors").exists()
     assert torch.load(broken / "last.ckpt", weights_only=True)["epoch"] == 1
     torch.rand(5)  # no state of the process's generator matters
-    trainer(broken, *keeping(broken)).fit(guidance(broken), datamodule=digits(), ckpt_path=broken / "last.ckpt")
-    one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, broken))
+    trainer(broken, *checkpoints(broken)).fit(guidance(broken), datamodule=digits(), ckpt_path=broken / "last.ckpt")
+    one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (straight, broken))
     for part in ("epoch", "global_step", "state_dict", "current_model_state", "averaging_state", "optimizer_states"):
         assert same(one[part], two[part]), part
     assert same(one["lr_schedulers"], two["lr_schedulers"])
@@ -210,11 +210,11 @@ def test_a_killed_run_goes_on_bit_for_bit(digits, tmp_path):
     for name in one["callbacks"]:
         for key in {"wait_count", "best_score", "best_model_score", "latest_update_step"} & {*one["callbacks"][name]}:
             assert same(one["callbacks"][name][key], two["callbacks"][name][key]), key
-    assert (whole / "phi.safetensors").read_bytes() == (broken / "phi.safetensors").read_bytes()
+    assert (straight / "phi.safetensors").read_bytes() == (broken / "phi.safetensors").read_bytes()
 
 
 def same(one, two):
-    """Equal to the last bit, whatever is in them."""
+    """True if nested containers are equal bit for bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, two)
     if isinstance(one, dict):
@@ -223,7 +223,7 @@ def same(one, two):
 
 
 class Preempted(L.Callback):
-    """Saves in the middle of epoch 1, as a cluster's warning makes one do, and ends the run there if it is to."""
+    """Saves in the middle of epoch 1, as after a signal of a cluster, and ends the run there if it has a path."""
 
     def __init__(self, path=None):
         self.path, self.seen = path, []
@@ -236,8 +236,8 @@ class Preempted(L.Callback):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_goes_on_in_the_middle_of_an_epoch(digits, tmp_path, workers):
-    """The batches that are left of the epoch, not its first ones again: nothing is seen twice, and the bits agree."""
+def test_a_run_resumes_in_the_middle_of_an_epoch(digits, tmp_path, workers):
+    """It continues with the remaining batches of the epoch; weights are equal bit for bit."""
 
     def fit(keeper, checkpoint=None):
         model, data = guidance(tmp_path), digits()
@@ -246,16 +246,16 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(digits, tmp_path, workers):
         trainer(tmp_path, EMAWeightAveraging(decay=DECAY), keeper, **options).fit(model, data, ckpt_path=checkpoint)
         return flat(model.network)
 
-    whole, rest = Preempted(), Preempted()
-    expected = fit(whole)
+    straight, rest = Preempted(), Preempted()
+    expected = fit(straight)
     with pytest.raises(RuntimeError, match="preempted"):
         fit(Preempted(tmp_path / "mid.ckpt"))
     assert torch.equal(fit(rest, tmp_path / "mid.ckpt"), expected)
-    assert rest.seen == whole.seen[6:]
+    assert rest.seen == straight.seen[6:]
 
 
 class Curve(L.Callback):
-    """What each validation found, in a file: the processes of a fit are not the test's."""
+    """Validation metrics of each epoch, in a file, since a fit has processes of its own."""
 
     def __init__(self, path):
         self.path, self.points = path, []
@@ -296,7 +296,7 @@ def test_training_order_is_of_seed_and_epoch_and_shared_by_ranks(monkeypatch):
     loader.load_state_dict({"given": 2})
     assert torch.cat(list(loader)).tolist() == order(0)[8:]
     assert loader.state_dict() == {"given": 0}
-    assert torch.cat(list(loader)).tolist() == order(0)  # the next epoch is whole again
+    assert torch.cat(list(loader)).tolist() == order(0)  # the next epoch is complete
     assert order(0, seed=8) != order(0)
     both = [order(1, rank, 2) for rank in (0, 1)]
     assert [both[i % 2][i // 2] for i in range(20)] == order(1)
@@ -304,7 +304,7 @@ def test_training_order_is_of_seed_and_epoch_and_shared_by_ranks(monkeypatch):
     assert ShuffleSampler(range(20)).seed == 7
 
 
-# ---- what a purifier is to its classifier, and a file to a fit ----
+# ---- frozen purifiers, and weights from a file ----
 
 
 class Dimming(nn.Module):

@@ -38,7 +38,7 @@ def digits():
 @pytest.fixture
 def folder(tmp_path, digits):
     """Five real digits: grey, RGB, on a transparent ground, of 16 bits, of another size; and two broken files."""
-    place = tmp_path / "pictures"
+    place = tmp_path / "images"
     (place / "deep").mkdir(parents=True)
     levels = (digits.images[:5, 0] * 255).round().to(torch.uint8).numpy()
     Image.fromarray(levels[0]).save(place / "a.png")
@@ -46,7 +46,7 @@ def folder(tmp_path, digits):
     Image.fromarray(np.dstack([np.zeros((8, 8, 3), np.uint8), 255 - levels[2]])).save(place / "deep" / "c.png")
     Image.fromarray(levels[3].astype(np.uint16) * 257).save(place / "deep" / "d.png")
     Image.fromarray(np.pad(levels[4], 4)).save(place / "wide.webp", lossless=True)
-    (place / "broken.jpg").write_text("no picture")
+    (place / "broken.jpg").write_text("no image")
     (place / "torn.png").write_bytes((place / "a.png").read_bytes()[:60])
     return place
 
@@ -67,7 +67,7 @@ def contents(place):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.rglob("*") if path.is_file()}
 
 
-def test_a_folder_is_purified_picture_by_picture(tiny_test, tmp_path, folder, digits, defence, capsys):
+def test_a_folder_is_purified_image_by_image(tiny_test, tmp_path, folder, digits, defence, capsys):
     before, out = contents(folder), tmp_path / "out"
     cli.main(["predict", "-c", str(tiny_test()), f"--data.init_args.path={folder}", f"--out={out}"])
     assert contents(folder) == before
@@ -97,8 +97,8 @@ def test_a_folder_is_purified_picture_by_picture(tiny_test, tmp_path, folder, di
             assert float(row[f"{when}_probability"]) == pytest.approx(float(probability), rel=1e-3)
 
 
-def test_a_pictures_result_does_not_depend_on_what_lies_beside_it(tiny_test, tmp_path, folder):
-    """Nor on where the folder is; a picture given alone is purified as in its folder."""
+def test_the_result_of_an_image_does_not_depend_on_other_files(tiny_test, tmp_path, folder):
+    """Nor on the place of the folder; an image given alone is purified as in its folder."""
     config = tiny_test()
 
     def run(path, out):
@@ -126,7 +126,7 @@ def test_a_pictures_result_does_not_depend_on_what_lies_beside_it(tiny_test, tmp
     assert alone["a.png"]["after"] == first["a.png"]["after"]
 
 
-def test_links_that_lead_nowhere_and_forbidden_files_are_named(tiny_test, tmp_path, folder, monkeypatch):
+def test_broken_links_and_forbidden_files_are_listed(tiny_test, tmp_path, folder, monkeypatch):
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "loop.png").symlink_to(folder / "loop.png")
     (folder / "good.png").symlink_to(folder / "a.png")
@@ -149,7 +149,7 @@ def test_links_that_lead_nowhere_and_forbidden_files_are_named(tiny_test, tmp_pa
     assert "good.png" in {row["file"] for row in table(out / "predictions.csv")}
 
 
-def test_a_picture_that_failed_once_is_not_lost(tmp_path, folder, weights, monkeypatch):
+def test_an_image_that_failed_once_is_listed(tmp_path, folder, weights, monkeypatch):
     """Read in vain when its turn came, though it can be read in the end: it is in one of the two tables."""
     files = ImageFiles(folder, channels=1, size=8)
     real, failed = UnlabelledImages.read, []
@@ -161,7 +161,7 @@ def test_a_picture_that_failed_once_is_not_lost(tmp_path, folder, weights, monke
         return real(self, position)
 
     monkeypatch.setattr(UnlabelledImages, "read", read)
-    trained_nothing(load_classifier(weights / "classifier.safetensors"), files, tmp_path / "out")
+    predict_into(load_classifier(weights / "classifier.safetensors"), files, tmp_path / "out")
     assert "a.png" not in {row["file"] for row in table(tmp_path / "out" / "predictions.csv")}
     reasons = {row["file"]: row["reason"] for row in table(tmp_path / "out" / "skipped.csv")}
     assert "predict it again" in reasons["a.png"]
@@ -191,7 +191,7 @@ def test_two_processes_write_one_folder(tiny_test, tmp_path, folder):
 
 
 @pytest.mark.parametrize("where", ["same", "inside", "around", "foreign", "file"])
-def test_nothing_of_the_users_is_overwritten(tiny_test, tmp_path, folder, where):
+def test_files_of_the_user_are_not_overwritten(tiny_test, tmp_path, folder, where):
     out = {"same": folder, "inside": folder / "out", "around": tmp_path}.get(where, tmp_path / "out")
     if where == "foreign":
         out.mkdir()
@@ -234,22 +234,22 @@ class Picky(nn.Module):
         return image.flatten(1)[:, :10]
 
 
-def trained_nothing(classifier, data, out):
+def predict_into(classifier, data, out):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[SavePredictions(out)])
     return trainer.predict(RobustTask(classifier, [Clean()]), datamodule=data)
 
 
-def test_sizes_that_the_network_does_not_take_are_skipped(tmp_path, folder):
-    trained_nothing(NetworkClassifier(Picky()), ImageFiles(folder, channels=1), tmp_path / "out")
+def test_sizes_that_the_network_rejects_are_skipped(tmp_path, folder):
+    predict_into(NetworkClassifier(Picky()), ImageFiles(folder, channels=1), tmp_path / "out")
     assert "wide.webp" not in {row["file"] for row in table(tmp_path / "out" / "predictions.csv")}
     reasons = {row["file"]: row["reason"] for row in table(tmp_path / "out" / "skipped.csv")}
     assert "16x16" in reasons["wide.webp"] and "must match" in reasons["wide.webp"] and "size" in reasons["wide.webp"]
     assert len(reasons) == 3
     with pytest.raises(ValueError, match="no image could be predicted"):
-        trained_nothing(NetworkClassifier(Picky()), ImageFiles(folder, size=4), tmp_path / "none")
+        predict_into(NetworkClassifier(Picky()), ImageFiles(folder, size=4), tmp_path / "none")
 
 
-def test_an_error_that_is_not_the_sizes_is_raised(tmp_path, folder):
+def test_an_error_of_an_accepted_size_is_raised(tmp_path, folder):
     class Tired(Picky):
         calls = 0
 
@@ -261,12 +261,12 @@ def test_an_error_that_is_not_the_sizes_is_raised(tmp_path, folder):
 
     data = ImageFiles(folder, channels=1, size=8, batch_size=1)
     with pytest.raises(ValueError, match=r"8x8 pixels worked before.*something else"):
-        trained_nothing(NetworkClassifier(Tired()), data, tmp_path / "out")
+        predict_into(NetworkClassifier(Tired()), data, tmp_path / "out")
 
 
 def test_a_classifier_without_a_purifier_only_predicts(tmp_path, folder, weights):
     classifier = load_classifier(weights / "classifier.safetensors")
-    (found,) = trained_nothing(classifier, ImageFiles(folder, channels=1, size=8), tmp_path / "out")
+    (found,) = predict_into(classifier, ImageFiles(folder, channels=1, size=8), tmp_path / "out")
     assert found.purified is None and found.after is None and found.before.shape == (5, 10)
     rows = table(tmp_path / "out" / "predictions.csv")
     assert [*rows[0]] == ["file", "before", "before_probability"]
@@ -274,7 +274,7 @@ def test_a_classifier_without_a_purifier_only_predicts(tmp_path, folder, weights
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_voting_predicts_by_vote(defence, digits):
+def test_voting_predicts_its_vote(defence, digits):
     image, index = digits.images[:6], torch.arange(6)
     voting = Voting(defence, 3)
     noise = Noise.of(0, index).stream("score")
@@ -286,7 +286,7 @@ def test_voting_predicts_by_vote(defence, digits):
     assert torch.allclose(found.purified, first, atol=1e-4)
 
 
-def test_inference_mode_does_not_harm_guidance(digits):
+def test_guidance_works_in_inference_mode(digits):
     """Guided purifiers take a gradient inside; Lightning's own trainer predicts in inference mode."""
 
     class Guided(nn.Module):
@@ -301,7 +301,7 @@ def test_inference_mode_does_not_harm_guidance(digits):
     assert torch.allclose(found.purified, digits.images[:2] / 2)
 
 
-def test_too_little_memory_is_said_so():
+def test_out_of_memory_names_the_batch_size():
     class Large(nn.Module):
         def forward(self, image):
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -311,13 +311,13 @@ def test_too_little_memory_is_said_so():
         predict(NetworkClassifier(Large()), batch)
 
 
-def test_a_prediction_of_nothing_is_empty():
+def test_a_prediction_of_no_image_is_empty():
     nothing = torch.zeros(0, 3, 1, 1), torch.zeros(0).long(), torch.zeros(0).long()
     found = predict(NetworkClassifier(Picky()), nothing)
     assert isinstance(found, Prediction) and len(found.index) == 0 and not found.failure
 
 
-def test_target_names_never_clash():
+def test_target_names_are_distinct():
     names = ["a.jpg", "a.png", "a.webp", "b.PNG", "b.png", "c/a.jpg", "a.jpg.png"]
     found = dict(zip(names, target_names(names), strict=True))
     assert len({*found.values()}) == len(names) and all(name.endswith(".png") for name in found.values())
@@ -327,7 +327,7 @@ def test_target_names_never_clash():
     assert found["a.webp"] == "a.webp.png"
 
 
-def test_saved_pictures_are_clamped_and_rounded(tmp_path):
+def test_saved_images_are_clamped_and_rounded(tmp_path):
     values = torch.tensor([-0.3, 0.0, 100.4 / 255, 100.6 / 255, 1.0, 1.7]).view(1, 1, 6)
     save_png(values, tmp_path / "deep" / "grey.png")
     assert np.asarray(Image.open(tmp_path / "deep" / "grey.png")).tolist() == [[0, 0, 100, 101, 255, 255]]
