@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("agdm", "diffpure", "ndc", "configs", "common", "common/robustness", "tests")
+ROOMS = ("agdm", "diffpure", "ndc", "configs", "common", "common/records", "common/robustness", "tests")
 PAGES = sorted(
     path for name in ("agdm", "diffpure", "ndc", "configs", "common", "tests") for path in (ROOT / name).rglob("*.md")
 )
@@ -77,7 +77,7 @@ def test_named_files_exist(page):
                 assert any(file.match(name.rstrip("/")) for file in files), f"{name} does not exist"
 
 
-@pytest.mark.parametrize("room", ["agdm", "diffpure", "ndc", "common", "common/robustness"])
+@pytest.mark.parametrize("room", ["agdm", "diffpure", "ndc", "common", "common/records", "common/robustness"])
 def test_every_file_is_on_the_map(room):
     page = ROOT / room / "README.md"
     files = {file for line in entries(page) for file in named(page, line)}
