@@ -213,7 +213,7 @@ def test_a_network_must_give_latents_and_logits(linear, answer):
         def forward(self, x, sigma):
             return answer(*phi(x, sigma))
 
-    with pytest.raises(ValueError, match=r"φ must return \(latent .*, logits .*\) of 2 images in torch\.float64; got"):
+    with pytest.raises(ValueError, match=r"φ must return \(latent .*, logits .*\) for 2 images in torch\.float64; got"):
         AdversarialGuidance(Other()).embed(image(2))
 
 
