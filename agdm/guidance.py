@@ -44,7 +44,7 @@ class GuidanceClassifier(Classifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         x = to_model(image)
         if self.sigma > 0:
-            noise = Noise.fresh(len(image), image.device) if noise is None else noise
+            noise = Noise.or_fresh(noise, image)
             x = x + self.sigma * noise.normal(0, image.shape[1:], image.dtype)
         logits: Tensor = self.network(x, x.new_tensor(self.sigma))[1]
         return logits

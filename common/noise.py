@@ -2,8 +2,8 @@
 
 Philox4x32-10 (Salmon et al., SC 2011) turns a 128-bit counter into 128 random bits under a 64-bit key. Here the
 key is the seed and the counter is (element block, step, draw, index), so a number does not depend on the batch, the
-rank, the order of evaluation or the device. Forward pass, recomputation
-and backward pass therefore see the same noise, and a resumed run continues the interrupted one.
+rank, the order of evaluation or the device. Forward pass, recomputation and backward pass therefore see the same noise,
+and a resumed run continues the interrupted one.
 
 Bits become normals by Box-Muller in float64, written with additions, multiplications, divisions and square roots
 alone: IEEE 754 fixes the result of each of these, whereas ``log`` and ``cos`` differ in the last bit between devices.
@@ -115,6 +115,11 @@ class Noise:
         """A new seed from torch's default generator: for interactive use, never for an evaluation."""
         seed = int(torch.randint(2**62, ()).item())
         return cls.of(seed, torch.arange(rows, device=device))
+
+    @classmethod
+    def or_fresh(cls, noise: "Noise | None", image: Tensor) -> "Noise":
+        """``noise``, or `fresh` noise for a batch of images if it is None."""
+        return cls.fresh(len(image), image.device) if noise is None else noise
 
     def __len__(self) -> int:
         return len(self.index)

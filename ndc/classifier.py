@@ -126,7 +126,7 @@ class NoisedDiffusionClassifier(Classifier):
         return {"denoised": to_pixel(self._centre(to_model(image)))} if self.variant == "apndc" else {}
 
     def _terms(self, image: Tensor, noise: Noise | None) -> LikelihoodTerms:
-        noise = Noise.fresh(len(image), image.device) if noise is None else noise.to(image.device)
+        noise = Noise.or_fresh(noise, image).to(image.device)
         x = self._centre(to_model(image))
         anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
         inputs = BoundInput(x, anchor, noise.stream("ndc"))

@@ -31,13 +31,13 @@ class Chain(Purifier):
         return cast("list[Purifier]", list(self._modules.values()))
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        noise = _given(noise, image)
+        noise = Noise.or_fresh(noise, image)
         for k, stage in enumerate(self.stages):
             image = stage(image, noise.stream(f"stage {k}"))
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.stages[0].diffuse(image, _given(noise, image).stream("stage 0"))
+        return self.stages[0].diffuse(image, Noise.or_fresh(noise, image).stream("stage 0"))
 
 
 class Repeated(Purifier):
@@ -53,13 +53,13 @@ class Repeated(Purifier):
         self.purifier, self.rounds = purifier, rounds
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        noise = _given(noise, image)
+        noise = Noise.or_fresh(noise, image)
         for k in range(self.rounds):
             image = self.purifier(image, noise.stream(f"round {k}"))
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.purifier.diffuse(image, _given(noise, image).stream("round 0"))
+        return self.purifier.diffuse(image, Noise.or_fresh(noise, image).stream("round 0"))
 
 
 class Resized(Purifier):
@@ -106,10 +106,6 @@ class FixedNoise(Purifier):
 
     def _noise(self, image: Tensor) -> Noise:
         return Noise.of(self.seed, torch.zeros(len(image), dtype=torch.int64, device=image.device))
-
-
-def _given(noise: Noise | None, image: Tensor) -> Noise:
-    return Noise.fresh(len(image), image.device) if noise is None else noise
 
 
 def _resize(image: Tensor, size: Sequence[int]) -> Tensor:

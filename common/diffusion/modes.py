@@ -9,6 +9,7 @@ from common.diffusion.adjoint import Adjoint
 from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.solvers import MARGINAL, Solver, TorchSDE, as_solver
+from common.naming.differentiation_modes import Mode
 
 
 class Surrogate(Differentiation):
@@ -61,14 +62,14 @@ class Surrogate(Differentiation):
         return self.gradient.run(replace(process, sampler=self._surrogate(process.sampler)))
 
 
-MODES: dict[str, Callable[[], Differentiation]] = {
+MODES: dict[Mode, Callable[[], Differentiation]] = {
     "full": Full,
     "checkpoint": Checkpoint,
     "adjoint": Adjoint,
     "bpda": BPDA,
     "surrogate": Surrogate,
 }
-"""The names that configurations and attacks use."""
+"""The modes by the names that configurations and attacks use."""
 
 
 def as_differentiation(mode: str | Differentiation) -> Differentiation:

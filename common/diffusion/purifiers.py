@@ -130,7 +130,7 @@ class DiffusionPurifier(Purifier):
     def _noise(self, image: Tensor, noise: Noise | None) -> Noise:
         if image.ndim != 4 or not image.is_floating_point():
             raise ValueError(f"an image batch is (B,C,H,W) floating point; got {image.dtype} {tuple(image.shape)}")
-        noise = Noise.fresh(len(image)) if noise is None else noise
+        noise = Noise.or_fresh(noise, image)
         if len(noise) != len(image):
             raise ValueError(f"noise must have one row per image, {len(image)}; got {len(noise)}. Use noise.draws(n)")
         return noise.to(image.device)

@@ -98,13 +98,13 @@ class Purified(Classifier):
         self.randomised = bool(declared) or classifier.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        noise = given_noise(noise, image)
+        noise = Noise.or_fresh(noise, image)
         logits: Tensor = self.classifier(self.purifier(image, noise), noise.stream("classifier"))
         return logits
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """``diffused`` (of a purifier with `SupportsDiffuse`) and ``purified``, under the same noise."""
-        noise = given_noise(noise, image)
+        noise = Noise.or_fresh(noise, image)
         purifier = self.purifier
         diffused = {"diffused": purifier.diffuse(image, noise)} if isinstance(purifier, SupportsDiffuse) else {}
         return {**diffused, "purified": self.purifier(image, noise)}
@@ -124,11 +124,6 @@ class ClassifierWrapper(Classifier):
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """The classifier's own views."""
         return self.classifier.views(image, noise)
-
-
-def given_noise(noise: Noise | None, image: Tensor) -> Noise:
-    """``noise``, or fresh noise for a batch of images."""
-    return Noise.fresh(len(image), image.device) if noise is None else noise
 
 
 @contextmanager

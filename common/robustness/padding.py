@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, ClassifierWrapper, given_noise
+from common.robustness.classifiers import Classifier, ClassifierWrapper
 
 
 class Padded(ClassifierWrapper):
@@ -23,12 +23,12 @@ class Padded(ClassifierWrapper):
         self.rows = rows
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        logits: Tensor = self.classifier(*self._padded(image, given_noise(noise, image)))
+        logits: Tensor = self.classifier(*self._padded(image, Noise.or_fresh(noise, image)))
         return logits[: len(image)]
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """The classifier's own views."""
-        views = self.classifier.views(*self._padded(image, given_noise(noise, image)))
+        views = self.classifier.views(*self._padded(image, Noise.or_fresh(noise, image)))
         return {name: view[: len(image)] for name, view in views.items()}
 
     def _padded(self, image: Tensor, noise: Noise) -> tuple[Tensor, Noise]:

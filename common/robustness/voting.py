@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.classifiers import Classifier, ClassifierWrapper, given_noise
+from common.robustness.classifiers import Classifier, ClassifierWrapper
 
 RULES = ("majority", "mean_logit")
 
@@ -31,13 +31,13 @@ class Voting(ClassifierWrapper):
         self.rule = rule
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        draws = given_noise(noise, image).draws(self.draws)
+        draws = Noise.or_fresh(noise, image).draws(self.draws)
         logits = self.classifier(image.repeat_interleave(self.draws, 0), draws).view(len(image), self.draws, -1)
         return _majority(logits) if self.rule == "majority" else logits.mean(1)
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """Views under the first draw."""
-        draws = given_noise(noise, image).draws(self.draws)
+        draws = Noise.or_fresh(noise, image).draws(self.draws)
         return self.classifier.views(image, draws.rows(slice(None, None, self.draws)))
 
 

@@ -22,7 +22,7 @@ from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import per_row
 from common.diffusion.time_grids import TimeGrid
 from common.noise import Noise
-from common.numerics.finding import Finding
+from common.numerics.finding import DECLARED_GRADIENT, Finding
 from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 from common.units import to_model
 
@@ -80,7 +80,7 @@ def _declared(purifier: CheckedPurifier, image: Tensor, noise: Noise) -> Finding
         f"error is {size:.2g}, its cosine {cosine:.2f}. A robust accuracy measured by it is an upper bound; "
         'gradient="checkpoint" is exact.'
     )
-    return Finding.undecided("declared gradient", sentence, size)
+    return Finding.undecided(DECLARED_GRADIENT, sentence, size)
 
 
 def _recomputation(purifier: CheckedPurifier, image: Tensor, noise: Noise, mode: Differentiation) -> Iterator[Finding]:

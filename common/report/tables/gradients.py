@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from common.naming.differentiation_modes import APPROXIMATE
 from common.numerics.finding import DECLARED_GRADIENT, Finding
 from common.records.schema import AttackedRecord
 from common.report.header import find, normal, short
 from common.report.runs import Evaluation, Run, state
 
-APPROXIMATE = {  # of runs without a gradient check: words for the modes that declare themselves approximate
-    "bpda": "the backward pass takes the purification for the identity",
-    "adjoint": "the backward pass solves an adjoint equation instead of differentiating the deployed steps",
-    "surrogate": "a coarser process is differentiated than the deployed one",
-}
 State = Literal["exact", "approximate", "failed", "unknown"]
 RANK = {"failed": 0, "undecided": 1, "passed": 2}
 

@@ -2,18 +2,17 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from torch import Tensor
 
+from common.naming.differentiation_modes import Mode
 from common.noise import Noise
 from common.robustness.attacks.attack import AttackResult
 from common.robustness.attacks.wrapper import GradientWrapper
 from common.robustness.classifiers import Classifier
 from common.robustness.protocols import SupportsDifferentiation
 from common.robustness.threats.threat import Threat
-
-Mode = Literal["checkpoint", "full", "bpda", "adjoint", "surrogate"]
 
 
 class Differentiation(Protocol):
@@ -50,7 +49,7 @@ class Through(GradientWrapper):
         super().__post_init__()
         if isinstance(self.gradient, str) and self.gradient not in get_args(Mode):
             raise ValueError(
-                f"gradient must be one of {', '.join(get_args(Mode))}, or a Gradient; got {self.gradient!r}"
+                f"gradient must be one of {', '.join(get_args(Mode))}, or a Differentiation; got {self.gradient!r}"
             )
 
     def search(

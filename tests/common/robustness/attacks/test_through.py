@@ -16,12 +16,13 @@ from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP
 from common.exact import ExactDenoiser, GaussianMixture
+from common.naming.differentiation_modes import APPROXIMATE, Mode
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.attack import Attack
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
-from common.robustness.attacks.through import Mode, Through
+from common.robustness.attacks.through import Through
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.padding import Padded
@@ -112,13 +113,14 @@ def test_unsupported_classifiers_raise_before_the_attack(classifier, gradient, m
 
 
 def test_invalid_settings_raise():
-    with pytest.raises(ValueError, match="gradient must be one of checkpoint, full, bpda, adjoint, surrogate, or a G"):
+    with pytest.raises(ValueError, match="gradient must be one of checkpoint, full, bpda, adjoint, surrogate, or a D"):
         Through(PGD(), "exact")
     with pytest.raises(ValueError, match="Through changes a gradient, and TorchAttacks uses none"):
         Through(TorchAttacks("Square"))
     with pytest.raises(ValueError, match="attacks within a norm"):
         Through(PGD()).check(object())
     assert set(get_args(Mode)) == set(modes.MODES), "all names are known before a network is loaded"
+    assert {name for name, mode in modes.MODES.items() if mode().approximate} == set(APPROXIMATE)
     assert Through(PGD(chunk=8)).chunk == 8
     assert Through(PGD()).chunk is None
 
