@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from agdm.guidance import hard, soft
+from agdm.distances import hard, soft
 from agdm.networks import variance_preserving
 from agdm.potential import Potential
 from common.data.image_data import ImageData
@@ -56,7 +56,7 @@ class PixelGuidance(Potential):
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
         """x'_t (B,C,H,W); x' itself at level 0."""
-        reach = int(3.5 * self.window + 0.5)
+        reach = int(3.5 * self.window + 0.5)  # half the side of torchmetrics' Gaussian window
         if self.distance == "ssim" and min(reference.shape[-2:]) <= reach:
             got = f"{tuple(reference.shape[-2:])} pixels with a window that reaches {reach}"
             raise ValueError(f"ssim needs images larger than its window; got {got}. Lower window={self.window}")
@@ -65,8 +65,10 @@ class PixelGuidance(Potential):
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """The potential above, (B,)."""
         (reference,), xt = embedding, variance_preserving(x, sigma)[0]
-        near = self._ssim(xt, reference) if self.distance == "ssim" else -(xt - reference).square().flatten(1).sum(1)
-        return sigma * near if self.weighted else near
+        potential = (
+            self._ssim(xt, reference) if self.distance == "ssim" else -(xt - reference).square().flatten(1).sum(1)
+        )
+        return sigma * potential if self.weighted else potential
 
     def _ssim(self, xt: Tensor, reference: Tensor) -> Tensor:
         options: dict[str, Any] = {"sigma": self.window, "reduction": "none", "data_range": 2.0}
@@ -159,9 +161,11 @@ class ContrastiveGuidance(Potential):
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """The potential above, (B,)."""
-        (own,), latent = embedding, F.normalize(self._latent(x, sigma))
-        likeness = torch.cat(((latent * own).sum(dim=1, keepdim=True), latent @ self.negatives.mT.to(latent)), dim=1)
-        return (likeness / self.temperature).log_softmax(dim=1)[:, 0]
+        (positive,), latent = embedding, F.normalize(self._latent(x, sigma))
+        similarity = torch.cat(
+            ((latent * positive).sum(dim=1, keepdim=True), latent @ self.negatives.mT.to(latent)), dim=1
+        )
+        return (similarity / self.temperature).log_softmax(dim=1)[:, 0]
 
     def _latent(self, x: Tensor, sigma: Tensor) -> Tensor:
         latent: Tensor = self.network(x, sigma)[0]

@@ -16,9 +16,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from agdm.potential import Potential
+from agdm.distances import cosine, hard, mse, relative, soft
+from agdm.potential import Potential, check_gradients_allowed
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import to_model
@@ -48,32 +48,6 @@ class GuidanceClassifier(Classifier):
             x = x + self.sigma * noise.normal(0, image.shape[1:], image.dtype)
         logits: Tensor = self.network(x, x.new_tensor(self.sigma))[1]
         return logits
-
-
-def mse(latent: Tensor, reference: Tensor) -> Tensor:
-    """Mean over the F features of the squared difference, (B,). Summing instead is F times as strong."""
-    return (latent - reference).square().mean(dim=1)
-
-
-def relative(latent: Tensor, reference: Tensor) -> Tensor:
-    """Squared difference as a fraction of the reference's squared norm, (B,): carries over between networks, whose
-    latents differ in size and dimension. Equals ``mse`` divided by the mean square of c_φ(x')."""
-    return (latent - reference).square().sum(dim=1) / reference.square().sum(dim=1)
-
-
-def cosine(latent: Tensor, reference: Tensor) -> Tensor:
-    """One minus the cosine of the angle between the latents, (B,)."""
-    return 1 - F.cosine_similarity(latent, reference, dim=1)
-
-
-def soft(log_p: Tensor, reference: Tensor) -> Tensor:
-    """-KL(p_φ(. | x') || p_φ(. | x)) from log-probabilities, (B,)."""
-    return -(reference.exp() * (reference - log_p)).sum(dim=1)
-
-
-def hard(log_p: Tensor, reference: Tensor) -> Tensor:
-    """log p_φ(ŷ | x) with ŷ = argmax p_φ(. | x') from log-probabilities, (B,)."""
-    return log_p.gather(1, reference.argmax(dim=1, keepdim=True))[:, 0]
 
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relative": relative, "cosine": cosine}
@@ -122,33 +96,37 @@ class AdversarialGuidance(Potential):
         self.distance = distance
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma``: without it, at 0.
+        """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma`` (None: 0).
 
         Raises ``ValueError`` for a φ with other outputs, and in inference mode.
         """
-        if torch.is_inference_mode_enabled():
-            raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
-        latent, logits = _pair(self.network(reference, reference.new_zeros(()) if sigma is None else sigma), reference)
+        check_gradients_allowed()
+        level = reference.new_zeros(()) if sigma is None else sigma
+        latent, logits = _checked_outputs(self.network(reference, level), reference)
         return latent, logits.log_softmax(dim=1)
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """The potential above, (B,), up to a constant of x; ``embedding`` as ``embed`` returns it."""
-        (latent, log_p), (latent_x, logits_x) = embedding, self.network(x, sigma)
-        log_p_x = logits_x.log_softmax(dim=1)
-        near = soft(log_p_x, log_p).neg() if self.distance == "kl" else _DISTANCES[self.distance](latent_x, latent)
+        latent_ref, log_p_ref = embedding
+        latent, logits = self.network(x, sigma)
+        log_p = logits.log_softmax(dim=1)
+        distance = -soft(log_p, log_p_ref) if self.distance == "kl" else _DISTANCES[self.distance](latent, latent_ref)
+        potential = -self.latent_scale * distance
         agreement = _LABELS[self.label]
-        potential = -self.latent_scale * near
-        return potential if agreement is None else potential + self.label_scale * agreement(log_p_x, log_p)
+        return potential if agreement is None else potential + self.label_scale * agreement(log_p, log_p_ref)
 
 
-def _pair(answer: object, x: Tensor) -> tuple[Tensor, Tensor]:
-    """φ's output for images x (B,C,H,W), checked: latents (B,F) and logits (B,K) in their dtype or autocast's."""
+def _checked_outputs(outputs: object, x: Tensor) -> tuple[Tensor, Tensor]:
+    """φ's latents (B,F) and logits (B,K) for images x (B,C,H,W), in the dtype of x or of autocast.
+
+    Raises ``ValueError`` for other outputs.
+    """
     device = x.device.type
     types = (x.dtype, *((torch.get_autocast_dtype(device),) if torch.is_autocast_enabled(device) else ()))
-    match answer:
+    match outputs:
         case (Tensor() as latent, Tensor() as logits):
             if all(part.ndim == 2 and len(part) == len(x) and part.dtype in types for part in (latent, logits)):
                 return latent, logits
-    parts = answer if isinstance(answer, tuple | list) else (answer,)
+    parts = outputs if isinstance(outputs, tuple | list) else (outputs,)
     got = [(tuple(part.shape), part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
     raise ValueError(f"φ must return (latent (B,F), logits (B,K)) for {len(x)} images in {x.dtype}; got {got}")

@@ -1,6 +1,6 @@
 """The guided denoiser of a purification, and ancestral steps guided at their mean.
 
-x = x0 + σ n, x_t = s x and g = ∇_x log-potential. The choices are those of ``agdm.steering``.
+x = x0 + σ n, x_t = s x and g = ∇_x log-potential. ``agdm.steering`` defines the variants.
 """
 
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from agdm.potential import Guidance
+from agdm.potential import Guidance, as_variable, records_gradient
 from agdm.steering import Steering
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.schedules import per_row
@@ -18,9 +18,9 @@ from common.diffusion.steps import Step
 
 @dataclass(frozen=True)
 class GuidedDenoiser(BoundDenoiser):
-    """``D̂(x, σ) = D(x, σ) + scale σ² g(x, σ)``, g towards one reference x'.
+    """Guided denoiser ``D̂(x, σ) = D(x, σ) + scale σ² g(x, σ)`` with one reference x'.
 
-    ``tensors`` are the embedding of x', or x' and its noise n where every step embeds x' + σ n.
+    ``tensors`` are the embedding of x' or, for a diffused reference, x' and its noise n: each step embeds x' + σ n.
     """
 
     guidance: Guidance = field(kw_only=True)
@@ -41,7 +41,7 @@ class GuidedDenoiser(BoundDenoiser):
         return self.guidance.gradient_at(x, sigma, *self.embedding(x, sigma))
 
     def embedding(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """The embedding of the reference that is compared with a state at σ."""
+        """Embedding of the reference for a state x at noise level σ."""
         if self.steering.reference == "clean":
             return self.tensors
         reference, n = self.tensors
@@ -49,14 +49,14 @@ class GuidedDenoiser(BoundDenoiser):
 
     def through_denoiser(self, x: Tensor, sigma: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """D(x, σ) and scale g = scale (∂D/∂x)ᵀ ∇ log-potential(D, 0)."""
-        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *self.tensors))
+        recording = records_gradient(x, *self.tensors)
         with torch.enable_grad():
-            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            x = as_variable(x)
             denoised = self.denoiser(x, sigma)
-            point = denoised if alive else denoised.detach()
-            pull = scale * self.guidance.gradient_at(point, sigma.new_zeros(()), *self.tensors)
-            (g,) = torch.autograd.grad(denoised, x, pull, create_graph=alive)
-        return (denoised if alive else denoised.detach()), g
+            point = denoised if recording else denoised.detach()
+            cotangent = scale * self.guidance.gradient_at(point, sigma.new_zeros(()), *self.tensors)
+            (g,) = torch.autograd.grad(denoised, x, cotangent, create_graph=recording)
+        return point, g
 
 
 @dataclass(frozen=True)

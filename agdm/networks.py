@@ -1,7 +1,7 @@
 """Guidance networks φ: (x, σ) -> a latent c_φ and the logits of p_φ, from one pass (AGDM, arXiv 2403.16067).
 
-Attacks differentiate the guidance once more: let φ be smooth (SiLU, not ReLU). Batch norm is sound here, since φ guides
-and is attacked in evaluation mode, where images are independent; group norm keeps them so in training as well.
+Attacks differentiate the guidance once more: use smooth activations (SiLU, not ReLU). Batch norm is sound here, since φ
+guides and is attacked in eval mode, where images are independent; group norm keeps them so in training as well.
 """
 
 import math
@@ -129,7 +129,7 @@ def variance_preserving(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AdaptedNetwork(nn.Module):
-    """φ made of any image classifier: the latent is the input of its last linear layer, (B,F).
+    """φ from any image classifier: the latent is the input of its last linear layer, (B,F).
 
     ``network`` reads pixels (B,C,H,W), normalised inside if at all, and gives logits (B,K): a ``WideResNet``, any model
     of timm (``TimmNetwork``), a ``Classifier``, a published one.
@@ -141,15 +141,15 @@ class AdaptedNetwork(nn.Module):
     Parameters
     ----------
     time:
-        condition on σ.
+        Condition on σ.
     film:
-        normalisation layers to modulate, by a regular expression in their names, e.g. ``bn2`` for a wide ResNet, whose
-        second convolution of each block comes next, ``bn1`` for timm's ResNet-18; all without it. Where timm has
-        an activation inside such a layer, FiLM comes behind it.
+        Regular expression in the names of the normalisation layers to modulate; None: all. Examples: ``bn2`` for a
+        wide ResNet (before the second convolution of each block), ``bn1`` for timm's ResNet-18. Where such a layer of
+        timm includes an activation, FiLM follows the activation.
     head:
-        the name of the linear layer whose input is the latent, the last one in the network without it.
+        Name of the linear layer whose input is the latent; None: the last one in the network.
     time_dim:
-        features of the time.
+        Number of time features.
 
     Raises ``ValueError`` where there is no such layer. ``config`` holds the arguments.
     """
@@ -204,10 +204,9 @@ class AdaptedNetwork(nn.Module):
 
 
 def _modulated(film: Film, time: Tensor, norm: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    last = isinstance(norm, nn.LayerNorm) and not type(norm).__name__.endswith(
-        "2d"
-    )  # timm's LayerNorm2d is like the rest
-    return film.modulate(output, time, output.ndim - 1 if last else 1)
+    """Forward hook of a normalisation layer: FiLM of its output, whose channels are last only after a LayerNorm."""
+    channels_last = isinstance(norm, nn.LayerNorm) and not type(norm).__name__.endswith("2d")  # timm's LayerNorm2d
+    return film.modulate(output, time, output.ndim - 1 if channels_last else 1)
 
 
 def _channels(part: nn.Module) -> int:

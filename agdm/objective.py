@@ -17,14 +17,14 @@ from common.robustness.losses import cross_entropy, kl
 from common.robustness.threats.norm_ball import ThreatModel
 from common.units import to_model
 
-# steps of a training noise: the time, the diffusion, the adversary's start, the attacked branch's own diffusion
 TIME, DIFFUSION, START, OTHER = range(4)
+"""Steps of the noise in training: the time, n, the start of the adversary, n'."""
 
 
 def draw_sigma(noise: Noise, schedule: Schedule, t_max: float, clean: float = 0.5) -> Tensor:
-    """Noise levels σ (B,) to train φ at: 0 with probability ``clean``, else σ(t) with t uniform in (0, t_max].
+    """Noise levels σ (B,) of a training batch: 0 with probability ``clean``, else σ(t) with t uniform in (0, t_max].
 
-    c_φ(x') is evaluated at σ = 0 and c_φ(x_t) along the reverse process, hence both.
+    A purification evaluates c_φ(x') at σ = 0 and c_φ(x_t) along the reverse process, hence both.
     """
     u = (noise.uniform(TIME, ()) - clean) / (1 - clean)
     return torch.where(u > 0, schedule.sigma(u.clamp(min=0) * t_max), 0.0)
@@ -46,8 +46,8 @@ class Trades:
         x_t = x + σ n,   x_t' = (x + δ) + σ n'         n' = n, x in the model frame, unscaled
 
     δ is crafted on the pixels, inside the threat model and [0,1], by projected gradient ascent from
-    x + 0.001 N(0, I) with φ in eval mode, as TRADES does. The adversary has the noise: the strongest for that draw.
-    The paper says no more of φ's training than "TRADES"; each choice is an argument.
+    x + 0.001 N(0, I) with φ in eval mode, as TRADES does. The adversary sees the noise: it is the strongest for that
+    draw. The paper states only that φ is trained by TRADES; each further choice is an argument.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ class Trades:
     weight:
         λ, 6 in TRADES; 0 is standard training on diffused images, a control.
     steps, step_size:
-        of the ascent, in pixels; by default the steps add up to 2.5 ε, in L1 to 20 ε (see ``InnerMaximum``).
+        steps of the ascent, and their size in pixels; by default the sizes add up to 2.5 ε, in L1 to 20 ε (see
+        ``InnerMaximum``).
     inner:
         objective of the adversary: the divergence, as in TRADES, or the cross-entropy of y.
     shared_noise:
@@ -86,8 +87,7 @@ class Trades:
         natural = cross_entropy(logits, label)
         if self.weight == 0:
             return TradesLoss(natural, torch.zeros_like(natural), natural)
-        known = () if self.inner == "kl" else (label,)
-        adv = self.craft(network, image, sigma, noise, *known)
+        adv = self.craft(network, image, sigma, noise, label)
         robust = kl(network(to_model(adv) + other, sigma)[1], logits)
         return TradesLoss(natural, robust, natural + self.weight * robust)
 
@@ -107,9 +107,11 @@ class Trades:
         else:
             target = label
         loss = inner_loss(self.inner)
-        return self.ascent(
-            network, lambda adv: loss(network(to_model(adv) + other, sigma)[1], target), image, noise, START
-        )
+
+        def objective(adv: Tensor) -> Tensor:
+            return loss(network(to_model(adv) + other, sigma)[1], target)
+
+        return self.ascent(network, objective, image, noise, START)
 
     def _diffusions(self, image: Tensor, sigma: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """σ n and σ n', (B,C,H,W)."""

@@ -14,7 +14,7 @@ class Guidance:
     ``x`` = x0 + σ n (B,C,H,W) in the model frame, unscaled; ``sigma`` (B,) or (); the gradient is with respect
     to this x. A variance-preserving state x_t = s x has ``grad_{x_t} = grad_x / s``.
 
-    Subclasses define ``gradient_at`` and, unless they compare with the reference itself, ``embed``.
+    Subclasses define ``gradient_at`` and, unless the reference is its own embedding, ``embed``.
     ``embeds_noisy``: False if ``embed`` takes clean references only.
     """
 
@@ -38,13 +38,13 @@ class Guidance:
 
 @runtime_checkable
 class SupportsGradient(Protocol):
-    """The contract of a guidance that is no ``Guidance``: the gradient in one piece."""
+    """Contract of a guidance that does not derive from ``Guidance``: its gradient, without an embedding."""
 
     def gradient(self, x: Tensor, sigma: Tensor, reference: Tensor) -> Tensor: ...
 
 
 class PlainGuidance(Guidance, nn.Module):
-    """A ``Guidance`` made of any object with ``gradient(x, sigma, reference)``; without an embedding."""
+    """``Guidance`` around any object with ``gradient(x, sigma, reference)``; the reference is its embedding."""
 
     def __init__(self, guidance: SupportsGradient) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Potential(Guidance, nn.Module):
     """
 
     def train(self: P, mode: bool = True) -> P:
-        """Sets the mode of all but the networks inside, which stay in eval mode."""
+        """Set the mode of the potential; the networks inside stay in eval mode."""
         super().train(mode)
         for network in self.children():
             network.eval()
@@ -84,13 +84,30 @@ class Potential(Guidance, nn.Module):
         raise NotImplementedError
 
     def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer graph is alive."""
-        if torch.is_inference_mode_enabled():
-            raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")
-        alive = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *embedding))
+        """∇_x log-potential at x = x0 + σ n, (B,C,H,W); differentiable whenever an outer gradient is recorded."""
+        check_gradients_allowed()
+        recording = records_gradient(x, *embedding)
         with torch.enable_grad():
-            # a node of its own: the partial derivative in x alone, even where the embedding depends on x too
-            x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            x = as_variable(x)
             potential = self.log_potential(x, sigma, *embedding)
-            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=alive)
+            (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=recording)
         return gradient
+
+
+def records_gradient(*tensors: Tensor) -> bool:
+    """True if grad mode is on and one of the ``tensors`` requires a gradient: a guidance then needs a second one."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def as_variable(x: Tensor) -> Tensor:
+    """A node of the graph for the partial derivative in x alone, even where other tensors depend on x.
+
+    It stays connected to x where x requires a gradient.
+    """
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+def check_gradients_allowed() -> None:
+    """Raise ``ValueError`` in inference mode, where no gradient of a potential can be taken."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")

@@ -1,4 +1,4 @@
-"""Variants of guided steps, where AGDM's paper (2403.16067) leaves a choice: reference, point of the gradient, form."""
+"""Variants of guided steps, where AGDM's paper (arXiv 2403.16067) leaves a choice: reference, point, form."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -29,7 +29,7 @@ class Steering:
       in DPS (arXiv 2209.14687) and FreeDoM (arXiv 2303.09833). It costs the denoiser's backward pass in every step,
       and under attack its second derivatives.
 
-    ``form``: the way it enters a step.
+    ``form``: where the guidance is added.
 
     * "tweedie": D̂ = D + scale σ² g, ``scale * g`` added to the score; for any solver.
     * "sigma": Σ_t scale ∇_{x_t} added to the mean of the ancestral step, Σ_t the variance of the solver's noise, β_t or
@@ -46,13 +46,18 @@ class Steering:
     form: Form = "tweedie"
 
     def __post_init__(self) -> None:
-        for name, known in (("reference", Reference), ("at", At), ("form", Form)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}; got {getattr(self, name)!r}")
+        _check_choice("reference", self.reference, get_args(Reference))
+        _check_choice("at", self.at, get_args(At))
+        _check_choice("form", self.form, get_args(Form))
         if self.at == "denoised" and self.reference != "clean":
             raise ValueError(f'at="denoised" compares clean images, reference="clean"; got {self.reference!r}')
 
     @property
-    def of_a_step(self) -> bool:
-        """True if the guidance needs the mean or the variance of a step, not a denoiser alone."""
+    def needs_step(self) -> bool:
+        """True if the guidance uses the mean or the variance of a step, beyond a guided denoiser."""
         return self.at == "mean" or self.form == "sigma"
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}; got {value!r}")

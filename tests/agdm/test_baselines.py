@@ -186,7 +186,7 @@ def test_guided_purifiers_pass_the_gradient_checks(guidance, at):
     denoiser = ExactDenoiser(GaussianMixture(randn(3, 5).float() / 2, 0.3))
     purifier = AGDM(denoiser, guidance.float(), 0.3, 3.0, 3, steering=Steering(at=at))
     image, label, index = randn(1).sigmoid().float(), torch.tensor([0]), torch.tensor([5])
-    moved = float(purifier.shifts(image, Noise.of(0, index)).max())
+    moved = float(purifier.step_ratios(image, Noise.of(0, index)).max())
     assert moved > 1e-4 or (at == "denoised" and getattr(guidance, "weighted", False) and moved == 0)
     records = GradientCheck()(Purified(purifier, classifier().float()).freeze(), (image, label, index))
     guidance.double()

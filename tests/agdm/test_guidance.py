@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from agdm.guidance import AdversarialGuidance, GuidanceClassifier, cosine, mse, relative
+from agdm.distances import cosine, mse, relative
+from agdm.guidance import AdversarialGuidance, GuidanceClassifier
 from agdm.networks import GuidanceNetwork
 from common.noise import Noise
 from common.units import to_model

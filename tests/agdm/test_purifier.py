@@ -87,7 +87,7 @@ def test_guided_steps_are_the_papers(denoiser, guidance):
     (step,) = Step.between(VP(), torch.tensor([0.07, 0.07 - h], dtype=torch.float64), xt, {1: z})
     stochastic = xt + (rate / 2 * xt + rate * (score + g)) * h + (rate * h) ** 0.5 * z
     torch.testing.assert_close(EulerMaruyama()(step, xt, denoise), stochastic)
-    flow = xt + (rate / 2 * xt + rate / 2 * (score + g)) * h  # half the push
+    flow = xt + (rate / 2 * xt + rate / 2 * (score + g)) * h  # half the guidance
     torch.testing.assert_close(ProbabilityFlowEuler()(step, xt, denoise), flow)
 
 
@@ -154,12 +154,12 @@ def test_guidance_acts_half_as_strongly_in_the_flow_and_ddim(variance, shares):
     r = (variance + tau) / variance
     whole, half = variance * math.log(r), variance * (math.sqrt(r) - 1)
     assert half / whole == pytest.approx(shares, abs=5e-4)
-    pushes = {"euler_maruyama": whole, "ancestral": whole, "ddim": half, "probability_flow_euler": half}
-    for solver, expected in pushes.items():
+    displacements = {"euler_maruyama": whole, "ancestral": whole, "ddim": half, "probability_flow_euler": half}
+    for solver, expected in displacements.items():
         settings = {"steps": 200, "solver": solver, "t_end": 0.0 if solver in ("ancestral", "ddim") else 1e-6}
         plain, moved = (AGDM(ExactDenoiser(mixture), Constant(), 0.1, scale, **settings) for scale in (0.0, 0.3))
-        push = 2 * (moved(image, noise) - plain(image, noise)) / 0.3
-        torch.testing.assert_close(push, torch.full_like(push, expected / 6**0.5), rtol=0.02, atol=0)
+        displacement = 2 * (moved(image, noise) - plain(image, noise)) / 0.3
+        torch.testing.assert_close(displacement, torch.full_like(displacement, expected / 6**0.5), rtol=0.02, atol=0)
 
 
 class DetachedReference(AGDM):
@@ -208,7 +208,7 @@ def test_rows_do_not_depend_on_their_batch(denoiser, guidance):
     torch.testing.assert_close(purifier(image, Noise.of(0, index)), torch.cat(alone), rtol=1e-10, atol=1e-12)
 
 
-def test_push_measures_the_scale(linear):
+def test_start_ratio_in_closed_form(linear):
     """D = 0 (a point mass at 0) and an mse of A x: ‖s σ² · 2/F AᵀA (x - x')‖ / ‖x‖ with φ blind to σ."""
 
     class Blind(linear):
@@ -220,9 +220,9 @@ def test_push_measures_the_scale(linear):
     purifier = AGDM(denoiser, AdversarialGuidance(phi, 1.0, 0.0, "none", "mse"), 0.1, scale=0.4)
     variance = math.expm1(0.1 * 0.1 + 19.9 * 0.1**2 / 2)
     n = variance**0.5 * noise.normal(0, SHAPE).double().flatten(1)
-    pushed = 0.4 * variance * 2 / 5 * (n @ phi.A.T @ phi.A).norm(dim=1)
+    guided = 0.4 * variance * 2 / 5 * (n @ phi.A.T @ phi.A).norm(dim=1)
     x = to_model(image).flatten(1) + n
-    torch.testing.assert_close(purifier.push(image, noise), pushed / x.norm(dim=1))
+    torch.testing.assert_close(purifier.start_ratio(image, noise), guided / x.norm(dim=1))
 
 
 def test_guidance_is_frozen_and_grad_mode_is_respected(denoiser, guidance):

@@ -107,7 +107,7 @@ def test_the_papers_step(denoiser, guidance, at, variance):
 
 
 def test_all_forms_agree_to_first_order(denoiser, guidance):
-    """The push of one step, Σ_t g: relative to D̂'s, the others' are off by O(β): half as much in half the step."""
+    """Displacements Σ_t g of one step differ from D̂'s by a share O(β): half as much in half the step."""
     forms = [
         (LARGE, Steering(form="sigma")),
         (LARGE, Steering(at="mean", form="sigma")),
@@ -117,18 +117,18 @@ def test_all_forms_agree_to_first_order(denoiser, guidance):
     ]
     xt, reference = randn(3), randn(3, 2)
 
-    def pushes(h):
+    def differences(h):
         settings = {"t_star": 0.2, "scale": 2.0, "steps": 1, "t_end": 0.2 - h}
 
-        def push(solver, steering):
+        def displacement(solver, steering):
             purifier = AGDM(denoiser, guidance, solver=solver, steering=steering, **settings)
             (first,) = Step.between(VP(), purifier.grid.nodes, xt)
             return step(purifier, xt, reference) - solver(first, xt, purifier.denoiser)
 
-        exact = push(Ancestral(), Steering())
-        return torch.stack([(push(*form) - exact).norm() / exact.norm() for form in forms])
+        exact = displacement(Ancestral(), Steering())
+        return torch.stack([(displacement(*form) - exact).norm() / exact.norm() for form in forms])
 
-    coarse, fine, finest = (pushes(0.2 * 2.0**-k) for k in (10, 11, 12))
+    coarse, fine, finest = (differences(0.2 * 2.0**-k) for k in (10, 11, 12))
     assert (finest < 0.001).all()
     torch.testing.assert_close(coarse / fine, torch.full((5,), 2.0).double(), atol=0.05, rtol=0)
     torch.testing.assert_close(fine / finest, torch.full((5,), 2.0).double(), atol=0.03, rtol=0)
@@ -171,7 +171,7 @@ def test_the_reference_is_at_the_states_level(denoiser, reference):
 def test_shared_noise_gives_no_guidance_at_the_start(denoiser):
     image, noise = randn(3).sigmoid(), Noise.of(3, torch.arange(3))
     shared, other = (
-        AGDM(denoiser, Pull(), 0.2, 0.5, steps=4, steering=Steering(reference)).shifts(image, noise)
+        AGDM(denoiser, Pull(), 0.2, 0.5, steps=4, steering=Steering(reference)).step_ratios(image, noise)
         for reference in ("diffused", "independent")
     )
     assert shared[0].max() < 1e-12
@@ -341,7 +341,7 @@ def test_nothing_is_recorded_without_need(denoiser, guidance, steering):
 # ---- calibration ----
 
 
-def test_shifts_in_closed_form():
+def test_step_ratios_in_closed_form():
     """N(0, v) and a pull of w: Euler-Maruyama moves x by h β (scale g/s), by -h (-½ β x - β score) without it."""
     v, w, scale, t, h = 0.3, 0.7, 2.0, 0.2, 0.05
     mixture = GaussianMixture(torch.zeros(1, *SHAPE).double(), math.sqrt(v))
@@ -350,32 +350,32 @@ def test_shifts_in_closed_form():
     s, sigma2 = math.exp(-total / 2), math.expm1(total)
     x0 = to_model(image)
     xt = s * (x0 + math.sqrt(sigma2) * noise.normal(0, SHAPE).double())
-    push = h * beta * scale * w * (x0 - xt / s) / s
-    way = h * (beta / 2 * xt - beta * xt / (s**2 * (v + sigma2)))
+    guided = h * beta * scale * w * (x0 - xt / s) / s
+    plain = h * (beta / 2 * xt - beta * xt / (s**2 * (v + sigma2)))
     purifier = AGDM(ExactDenoiser(mixture), Pull(w), t, scale, 4, t_end=t - 4 * h + 1e-9)
-    expected = push.flatten(1).norm(dim=1) / way.flatten(1).norm(dim=1)
-    torch.testing.assert_close(purifier.shifts(image, noise)[0], expected, rtol=1e-6, atol=0)
+    expected = guided.flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1)
+    torch.testing.assert_close(purifier.step_ratios(image, noise)[0], expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("steering", [Steering(), *VARIANTS.values()])
 def test_a_scale_for_a_ratio(denoiser, guidance, steering):
-    """``shifts`` are proportional to the scale, so that one measurement is enough, at any scale."""
+    """``step_ratios`` are proportional to the scale, so that one measurement is enough, at any scale."""
     image, noise = randn(5).sigmoid(), Noise.of(0, torch.arange(5))
     purifier = AGDM(denoiser, guidance, 0.1, 3.0, 4, "ancestral", steering=steering)
-    before = purifier.shifts(image, noise)
+    before = purifier.step_ratios(image, noise)
     purifier.scale = purifier.scale_for(0.2, image, noise)
-    assert float(purifier.shifts(image, noise).median()) == pytest.approx(0.2)
-    torch.testing.assert_close(purifier.shifts(image, noise), before * purifier.scale / 3)
+    assert float(purifier.step_ratios(image, noise).median()) == pytest.approx(0.2)
+    torch.testing.assert_close(purifier.step_ratios(image, noise), before * purifier.scale / 3)
     assert before.shape == (4, 5)
-    assert purifier.push(image, noise).shape == (5,)
+    assert purifier.start_ratio(image, noise).shape == (5,)
 
 
-def test_a_scale_that_cannot_be_found_is_refused(denoiser, guidance):
+def test_calibration_refuses_bad_ratios_and_zero_guidance(denoiser, guidance):
     image = randn(2).sigmoid()
     with pytest.raises(ValueError, match="ratio must be finite and > 0"):
         AGDM(denoiser, guidance, 0.1).scale_for(0.0, image)
     for purifier in (AGDM(denoiser, guidance, 0.1, scale=0.0), AGDM(denoiser, Pull(0.0), 0.1)):
-        with pytest.raises(ValueError, match="guidance must move the steps"):
+        with pytest.raises(ValueError, match="calibration needs a guidance that is not zero"):
             purifier.scale_for(0.2, image)
 
 
