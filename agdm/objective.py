@@ -87,7 +87,8 @@ class Trades:
         natural = cross_entropy(logits, label)
         if self.weight == 0:
             return TradesLoss(natural, torch.zeros_like(natural), natural)
-        adv = self.craft(network, image, sigma, noise, label)
+        targets = (label,) if self.inner == "cross_entropy" else ()  # the divergence needs no label
+        adv = self.craft(network, image, sigma, noise, *targets)
         robust = kl(network(to_model(adv) + other, sigma)[1], logits)
         return TradesLoss(natural, robust, natural + self.weight * robust)
 
