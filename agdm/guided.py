@@ -10,9 +10,9 @@ from torch import Tensor
 
 from agdm.potential import Guidance, as_variable, records_gradient
 from agdm.steering import Steering
-from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
 from common.diffusion.schedules import per_row
-from common.diffusion.solvers import Ancestral, Denoise, Solver, noised
+from common.diffusion.solvers import Ancestral, Solver, noised
 from common.diffusion.steps import Step
 
 

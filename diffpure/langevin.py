@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
 from common.diffusion.gradients import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.reverse_sde import score
 from common.diffusion.schedules import VP, Schedule, per_row
-from common.diffusion.solvers import Denoise, Solver
+from common.diffusion.solvers import Solver
 from common.diffusion.steps import Step
 from common.noise import Noise
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion.losses import edm_weight
+from common.naming.choices import choose
 
 NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]
 
@@ -64,8 +65,9 @@ class LogNormal(Weight):
     total: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("std", "sigma_data", "total"):
-            _check_positive(f"{name} of a log-normal weight", getattr(self, name))
+        _check_positive("std of a log-normal weight", self.std)
+        _check_positive("sigma_data of a log-normal weight", self.sigma_data)
+        _check_positive("total of a log-normal weight", self.total)
         if not math.isfinite(self.mean):
             raise ValueError(f"mean of a log-normal weight, that of ln sigma, must be finite; got {self.mean}")
 
@@ -162,8 +164,4 @@ WEIGHTS: dict[str, Weight] = {
 
 def weight_of(weight: str | Weight) -> Weight:
     """A weight by its name, or the weight itself. Raises ``ValueError`` for an unknown name."""
-    if isinstance(weight, Weight):
-        return weight
-    if weight not in WEIGHTS:
-        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)} or a weight object; got {weight!r}")
-    return WEIGHTS[weight]
+    return weight if isinstance(weight, Weight) else choose("weight", WEIGHTS, weight, " or a weight object")

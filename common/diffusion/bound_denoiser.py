@@ -1,10 +1,13 @@
 """The denoiser of one purification, with everything bound that its steps share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import Tensor, nn
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``denoise(x, sigma)`` = E[x0 | x = x0 + sigma n], x (B,C,H,W) in the model frame, sigma (B,)."""
 
 B = TypeVar("B", bound="BoundDenoiser")
 
@@ -13,8 +16,8 @@ B = TypeVar("B", bound="BoundDenoiser")
 class BoundDenoiser:
     """``denoise(x, sigma)`` = E[x0 | x = x0 + sigma n] of one purification; x (B,C,H,W) model frame, sigma (B,).
 
-    ``tensors`` are what it keeps of the purifier's input: a gradient reaches the input through them and through x,
-    and through no other tensor. Subclasses guide by them.
+    ``tensors``: all tensors inside that depend on the purifier's input, such as an embedded reference. A gradient
+    reaches the input through them and through x, and through no other tensor. Subclasses use them for guidance.
     """
 
     denoiser: nn.Module

@@ -1,4 +1,4 @@
-"""Purifiers around purifiers: in sequence, repeated, at another resolution, with fixed noise."""
+"""Composed purifiers: in sequence, repeated, at another resolution, with fixed noise."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -27,7 +27,7 @@ class Chain(Purifier):
 
     @property
     def stages(self) -> list[Purifier]:
-        """The purifiers in order; one that serves twice appears twice."""
+        """The purifiers in order; the same object may appear twice."""
         return cast("list[Purifier]", list(self._modules.values()))
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -109,7 +109,7 @@ class FixedNoise(Purifier):
 
 
 def _resize(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear; an image that has the size already is returned as it is."""
+    """Bilinear resize of an image (B,C,H,W) to (height, width); unchanged if it has that size."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=False)

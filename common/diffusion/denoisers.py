@@ -1,4 +1,4 @@
-"""Denoisers: E[x0 | x] from networks that predict the noise, the velocity, the image or EDM's target.
+"""Denoisers: E[x0 | x] from networks that predict the noise, the velocity, the image or EDM's F.
 
 Every method uses a diffusion model through its denoiser D. With x = x0 + sigma n in the model frame, D(x, sigma) is the
 posterior mean of the image; score and noise follow from it (Tweedie's formula):
@@ -7,7 +7,7 @@ posterior mean of the image; score and noise follow from it (Tweedie's formula):
 """
 
 import math
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,8 @@ class Denoiser(nn.Module):
             return None
         if label is None:
             return x.new_zeros(len(x), self.num_classes)
-        rows = torch.eye(self.num_classes + 1, dtype=x.dtype, device=x.device)[:, 1:]  # the first is all zero
-        return nn.functional.embedding(label + 1, rows)  # refuses labels outside -1..K-1 without a synchronisation
+        rows = torch.eye(self.num_classes + 1, dtype=x.dtype, device=x.device)[:, 1:]  # row 0, of label -1, is all zero
+        return nn.functional.embedding(label + 1, rows)  # raises for labels outside -1..K-1, unsynchronised
 
     def _set_levels(self, sigma_min: float, sigma_max: float, num_classes: int | None) -> None:
         if not 0 <= sigma_min < sigma_max:
@@ -51,6 +51,19 @@ class Denoiser(nn.Module):
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes must be positive, or None for an unconditional denoiser; got {num_classes}")
         self.sigma_min, self.sigma_max, self.num_classes = sigma_min, sigma_max, num_classes
+
+
+@runtime_checkable
+class HasNoiseRange(Protocol):
+    """A denoiser with noise levels ``sigma_min`` .. ``sigma_max`` (model frame) for which it is valid."""
+
+    sigma_min: float
+    sigma_max: float
+
+
+def noise_range(denoiser: nn.Module) -> tuple[float, float]:
+    """Smallest and largest noise level (model frame) of a denoiser; (0, inf) if it declares none."""
+    return (denoiser.sigma_min, denoiser.sigma_max) if isinstance(denoiser, HasNoiseRange) else (0.0, math.inf)
 
 
 class EDMDenoiser(Denoiser):
@@ -86,7 +99,7 @@ class EDMDenoiser(Denoiser):
 def precondition(
     network: nn.Module, sigma_data: float, x: Tensor, sigma: Tensor, class_labels: Tensor | None
 ) -> Tensor:
-    """``EDMDenoiser``'s D, for classes that are one-hot already."""
+    """D of an ``EDMDenoiser``, from one-hot ``class_labels`` (B, num_classes) or None."""
     level = per_row(sigma, x)
     total = level**2 + sigma_data**2
     c_skip, c_out, c_in = sigma_data**2 / total, level * sigma_data / total.sqrt(), total.rsqrt()

@@ -27,7 +27,7 @@ class GradientError:
     """Distance of an approximate gradient from the exact one, per image, (B,) each.
 
     ``relative`` = |approximate - exact| / |exact| (Euclidean), ``cosine`` between the two, and ``sign_agreement``, the
-    share of pixels whose sign, all that an L-infinity attack uses, is right.
+    share of pixels with the right sign; L-infinity attacks use the sign alone.
     """
 
     relative: Tensor
@@ -36,6 +36,7 @@ class GradientError:
 
     @classmethod
     def between(cls, approximate: Tensor, exact: Tensor) -> "GradientError":
+        """Error of gradients (B,C,H,W) against the exact ones."""
         a, b = approximate.flatten(1).double(), exact.flatten(1).double()
         cosine = torch.nn.functional.cosine_similarity(a, b)
         return cls((a - b).norm(dim=1) / b.norm(dim=1), cosine, (a.sign() == b.sign()).double().mean(1))
@@ -44,15 +45,18 @@ class GradientError:
 def measure_gradient(
     purifier: Differentiable, image: Tensor, noise: Noise, objective: Callable[[Tensor], Tensor]
 ) -> GradientError:
-    """The error of ``purifier.gradient`` against the exact gradient of the deployed process, per image.
+    """Error of ``purifier.gradient`` against the exact gradient of the deployed process, per image.
 
     ``objective`` maps purified images (B,C,H,W) to values per image, (B,).
     """
+    own, exact = (_gradient(purifier, mode, image, noise, objective) for mode in (purifier.gradient, Checkpoint()))
+    return GradientError.between(own, exact)
 
-    def gradient_by(mode: Differentiation) -> Tensor:
-        with torch.enable_grad(), purifier.differentiated(mode):
-            leaf = image.detach().requires_grad_()
-            value = objective(purifier(leaf, noise)).sum()
-            return torch.autograd.grad(value, leaf)[0]
 
-    return GradientError.between(gradient_by(purifier.gradient), gradient_by(Checkpoint()))
+def _gradient(
+    purifier: Differentiable, mode: Differentiation, image: Tensor, noise: Noise, objective: Callable[[Tensor], Tensor]
+) -> Tensor:
+    with torch.enable_grad(), purifier.differentiated(mode):
+        leaf = image.detach().requires_grad_()
+        value = objective(purifier(leaf, noise)).sum()
+        return torch.autograd.grad(value, leaf)[0]

@@ -29,8 +29,8 @@ Advance = Callable[[Step, Tensor], Tensor]
 class Differentiation:
     """A mode of differentiating a purification; it runs the process while a gradient is recorded.
 
-    ``approximate``: declared not to be the exact gradient of the deployed process. ``stepwise``: a gradient flows back
-    from each state on the way, not from the last alone.
+    ``approximate``: True for a mode that is not the exact gradient of the deployed process. ``stepwise``: True if a
+    gradient flows back from every intermediate state, not only from the last one.
     """
 
     approximate: ClassVar[bool] = False
@@ -53,7 +53,7 @@ class Differentiation:
         return process.step
 
     def check(self, sampler: Sampler) -> None:
-        """Raises ``ValueError`` for a sampler that this mode does not apply to."""
+        """Raise ``ValueError`` for a sampler that this mode does not apply to."""
 
     def attacked(self, sampler: Sampler) -> Sampler:
         """The sampler that runs while a gradient is recorded, forward pass included."""
@@ -69,11 +69,11 @@ class Full(Differentiation):
 
 
 class Checkpoint(Full):
-    """Backpropagation step by step: the states x_t are stored, each step is recomputed on the way back. Exact.
+    """Backpropagation step by step: the states x_t are stored and the backward pass recomputes each step. Exact.
 
     The gradient equals that of ``Full`` bit for bit where the kernels are deterministic. It reaches the state and the
     denoiser's ``tensors`` and nothing else: not the networks' parameters, not a tensor that the denoiser holds
-    otherwise. Second derivatives through it are refused. ``verify=True`` also stores each step's result and raises
+    otherwise. Second derivatives raise an error. ``verify=True`` also stores each step's result and raises
     ``RuntimeError`` if recomputing does not reproduce it bit for bit: noise was drawn anew, a network is in training
     mode, or kernels are not deterministic.
     """
@@ -86,7 +86,10 @@ class Checkpoint(Full):
 
 
 class _RecomputedStep(torch.autograd.Function):
-    """``process.step(step, x, tensors)``; only its inputs are stored, and the step recomputed on the way back."""
+    """``process.step(step, x, tensors)``; only its inputs are stored, and the backward pass recomputes the step.
+
+    Called as ``apply(process, verify, *tensors, step, x)``.
+    """
 
     @staticmethod
     def forward(ctx: Any, process: Process, verify: bool, *given: Any) -> Tensor:
@@ -102,7 +105,7 @@ class _RecomputedStep(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, results = (saved[:-1], saved[-1:]) if ctx.verify else (saved, ())
-        *needed, _, need_x = ctx.needs_input_grad[2:]  # in between is the step
+        *needed, _, need_x = ctx.needs_input_grad[2:]  # of tensors, step and x
         needed.append(need_x)
         *tensors, x = copies = [t.detach().requires_grad_(need) for t, need in zip(inputs, needed, strict=True)]
         with torch.enable_grad(), ctx.autocast():
@@ -119,10 +122,9 @@ class _RecomputedStep(torch.autograd.Function):
 
 
 def _autocast_state(device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """A context manager that restores the autocast setting in force now."""
+    """Context manager with the present autocast setting, for the recomputation."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    cache = torch.is_autocast_cache_enabled()
-    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cache)
+    return partial(torch.autocast, device, dtype, enabled, torch.is_autocast_cache_enabled())
 
 
 class BPDA(Differentiation):

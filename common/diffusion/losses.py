@@ -6,6 +6,7 @@ each function's name gives the weight. Random numbers come from the caller.
 
 from torch import Tensor, nn
 
+from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.schedules import Schedule, per_row
 
 
@@ -32,11 +33,11 @@ def edm_loss(
 ) -> Tensor:
     """EDM's loss per example, (B,): ``edm_weight(sigma) mean (D(x0 + sigma z, sigma, label) - x0)^2``.
 
-    x0 and z are (B, C, H, W), model frame and standard normal; sigma is (B,), label (B,) or None. ``sigma_data`` is the
-    denoiser's unless given, 0.5 for a denoiser that has none.
+    x0 and z are (B, C, H, W), model frame and standard normal; sigma is (B,), label (B,) or None. ``sigma_data`` None
+    is that of an ``EDMDenoiser``, and 0.5 for other denoisers.
     """
     if sigma_data is None:
-        sigma_data = float(getattr(denoiser, "sigma_data", 0.5))
+        sigma_data = denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5
     return edm_weight(sigma, sigma_data) * _squared_error(denoiser, x0, sigma, z, label)
 
 

@@ -1,4 +1,4 @@
-"""Modes of differentiation by name, and the surrogate, which differentiates another sampler by one of them."""
+"""Modes of differentiation by name, and the surrogate: another sampler, differentiated by one of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ from common.diffusion.adjoint import Adjoint
 from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.solvers import MARGINAL, Solver, TorchSDE, as_solver
+from common.naming.choices import choose
 from common.naming.differentiation_modes import Mode
 
 
@@ -16,8 +17,8 @@ class Surrogate(Differentiation):
     """The exact gradient of a coarser sampler (Lee and Kim, arXiv 2303.09051): weaker than that of the deployed one.
 
     While a gradient is recorded the process runs in ``steps`` equal steps over the same times, by ``solver`` if one is
-    given, forward pass included; without one it runs as deployed. ``steps=None`` keeps the grid, and needs a solver.
-    ``gradient`` is the mode that differentiates that process.
+    given, forward pass included. ``steps=None`` keeps the grid, and needs a solver. Without a gradient the process runs
+    as deployed. ``gradient`` is the mode that differentiates the surrogate.
     """
 
     approximate = True
@@ -34,7 +35,7 @@ class Surrogate(Differentiation):
         self.gradient = as_differentiation(gradient)
         self.solver = None if solver is None else as_solver(solver)
         if isinstance(self.solver, TorchSDE):
-            raise ValueError('torchsde is no surrogate\'s solver. Use solver="euler_maruyama"')
+            raise ValueError('a surrogate must not use torchsde as its solver. Use solver="euler_maruyama"')
 
     @property
     def stepwise(self) -> bool:
@@ -55,7 +56,10 @@ class Surrogate(Differentiation):
                 f'solver; got {steps}. Lower Surrogate(steps), or use the exact gradient="checkpoint"'
             )
         if self.solver is not None and not isinstance(sampler.solver, MARGINAL):
-            raise ValueError(f"no other solver stands in for {type(sampler.solver).__name__}. Use Surrogate(steps)")
+            name = type(sampler.solver).__name__
+            raise ValueError(
+                f"no other solver stands in for {name}: its states have other marginals. Use Surrogate(steps)"
+            )
         self.gradient.check(self._surrogate(sampler))
 
     def run(self, process: Process) -> Tensor:
@@ -74,8 +78,4 @@ MODES: dict[Mode, Callable[[], Differentiation]] = {
 
 def as_differentiation(mode: str | Differentiation) -> Differentiation:
     """A mode by name, or the mode itself. Raises ``ValueError`` for an unknown name."""
-    if not isinstance(mode, str):
-        return mode
-    if mode not in MODES:
-        raise ValueError(f"gradient must be one of {', '.join(MODES)}, or a Differentiation; got {mode!r}")
-    return MODES[mode]()
+    return choose("gradient", MODES, mode, ", or a Differentiation")() if isinstance(mode, str) else mode

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.denoisers import noise_range
 from common.diffusion.gradient_check.purifier_checks import gradient_findings
 from common.diffusion.gradients import Differentiation, Full
 from common.diffusion.modes import as_differentiation
@@ -81,8 +82,7 @@ class DiffusionPurifier(Purifier):
     def _check(self) -> None:
         sampler = self.sampler()
         self.gradient.check(sampler)
-        low = float(getattr(self.denoiser, "sigma_min", 0.0))
-        high = float(getattr(self.denoiser, "sigma_max", torch.inf))
+        low, high = noise_range(self.denoiser)
         least, most = (float(end) for end in sampler.sigmas().aminmax())
         if least < low * (1 - 1e-6) or most > high * (1 + 1e-6):
             raise ValueError(
@@ -91,7 +91,7 @@ class DiffusionPurifier(Purifier):
             )
 
     def train(self, mode: bool = True) -> "DiffusionPurifier":
-        """Sets the mode of all but the denoiser, which stays in eval mode: with dropout it would be another defence."""
+        """Set the mode of the purifier; the denoiser stays in eval mode: with dropout it would be another defence."""
         super().train(mode)
         self.denoiser.eval()
         return self
@@ -115,11 +115,11 @@ class DiffusionPurifier(Purifier):
         return per_row(self.schedule.scale(t), x0) * (x0 + per_row(self.schedule.sigma(t), x0) * z)
 
     def sampler(self, noise: Noise | None = None) -> Sampler:
-        """Schedule, solver and times of a purification driven by ``noise``; None: of the extremes of all."""
+        """Schedule, solver and times of a purification under ``noise``; None: the extremes over all noises."""
         return Sampler(self.schedule, self.solver, self.grid)
 
     def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
-        """The denoiser of the purification of x0 (B,C,H,W), model frame, with all that guides it."""
+        """Denoiser of the purification of x0 (B,C,H,W), model frame, with the guidance of a subclass."""
         return BoundDenoiser(self.denoiser)
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -154,11 +154,11 @@ class DiffusionPurifier(Purifier):
     def recorded(self) -> Iterator[list[Trajectory]]:
         """Collect the trajectories of all purifications that record a gradient while the context lasts, in order.
 
-        Raises ``ValueError`` on entry where the states on the way have no gradient.
+        Raises ``ValueError`` on entry for a mode that is not stepwise.
         """
         if not self.gradient.stepwise:
             name = type(self.gradient).__name__
-            raise ValueError(f'the gradient {name} does not reach the states on the way. Use gradient="checkpoint"')
+            raise ValueError(f'the gradient {name} does not reach the intermediate states. Use gradient="checkpoint"')
         outer, self._trajectories = self._trajectories, []
         try:
             yield self._trajectories
@@ -166,7 +166,7 @@ class DiffusionPurifier(Purifier):
             self._trajectories = outer
 
     def _watched(self, process: Process, trajectories: list[Trajectory]) -> Process:
-        """The process, whose states go into a new trajectory if a gradient is recorded."""
+        """The process, with a new trajectory that collects its states if a gradient is recorded."""
         if not process.recording:
             return process
         trajectory = Trajectory(process.noise, partial(self.diffused, process.x0, process.noise))

@@ -25,11 +25,11 @@ class Sampler:
 
     @property
     def t_star(self) -> Tensor:
-        """Where the process starts, () or (B,) float64."""
+        """Start time of the process, () or (B,) float64."""
         return self.grid.nodes[0]
 
     def draws(self, noise: Noise, like: Tensor) -> Draws | None:
-        """Noise of all steps for a state ``like``: step k of ``noise`` drives step k. None if the solver draws none."""
+        """Noise of all steps for a state ``like``, step k from step k of ``noise``; None for a deterministic solver."""
         return Draws(noise, self.grid.steps, like) if self.solver.stochastic else None
 
     def steps(self, noise: Noise, like: Tensor) -> tuple[Step, ...]:
@@ -37,7 +37,7 @@ class Sampler:
         return Step.between(self.schedule, self.grid.nodes, like, self.draws(noise, like))
 
     def sigmas(self) -> Tensor:
-        """Noise levels at which the steps begin, (S,) or (S,B) float64: those that the denoiser must serve."""
+        """Noise levels at which the steps begin, (S,) or (S,B) float64: the denoiser must be valid there."""
         return self.schedule.sigma(self.grid.nodes[:-1])
 
 

@@ -13,12 +13,19 @@ from common.diffusion.schedules import per_row
 from common.diffusion.steps import Levels
 
 
-def coefficients(levels: Levels, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """f, g and s at ``levels``, shaped to multiply a state x (B,C,H,W)."""
-    return per_row(levels.drift, x), per_row(levels.diffusion, x), per_row(levels.scale, x)
-
-
 def score(levels: Levels, x: Tensor, x0_hat: Tensor) -> Tensor:
     """grad log p_t(x) = (s x0_hat - x) / (s sigma)^2."""
     s, sigma = per_row(levels.scale, x), per_row(levels.sigma, x)
     return (s * x0_hat - x) / (s * sigma) ** 2
+
+
+def reverse_drift(levels: Levels, x: Tensor, x0_hat: Tensor) -> Tensor:
+    """``f x - g^2 score`` of the reverse SDE at ``levels``, (B,C,H,W)."""
+    f, g = per_row(levels.drift, x), per_row(levels.diffusion, x)
+    return f * x - g**2 * score(levels, x, x0_hat)
+
+
+def flow_drift(levels: Levels, x: Tensor, x0_hat: Tensor) -> Tensor:
+    """``f x - g^2 score / 2`` of the probability flow at ``levels``, (B,C,H,W)."""
+    f, g = per_row(levels.drift, x), per_row(levels.diffusion, x)
+    return f * x - g**2 / 2 * score(levels, x, x0_hat)

@@ -48,7 +48,7 @@ class ScoreDenoiser(Denoiser):
         return index.long(), self.sigma_max * (step * index).exp()
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        self.one_hot(x, label)  # refuses a label
+        self.one_hot(x, label)  # raises for a label
         sigma = sigma.to(x).expand(len(x))
         time_label, level = self.time_label(sigma)
         score: Tensor = self.network(x if self.centered else to_pixel(x), time_label).to(x.dtype)

@@ -10,11 +10,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from common.diffusion.reverse_sde import coefficients, score
+from common.diffusion.bound_denoiser import Denoise
+from common.diffusion.reverse_sde import flow_drift, reverse_drift
 from common.diffusion.schedules import per_row
 from common.diffusion.steps import Step
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
+from common.naming.choices import choose
 
 
 class Solver:
@@ -32,28 +32,31 @@ class Solver:
 
 
 class EulerMaruyama(Solver):
-    """``x <- x - h [f x - g^2 score] + g sqrt(h) z``, h = t - t_next: weak order 1; DiffPure's solver (2205.07460)."""
+    """``x <- x - h [f x - g^2 score] + g sqrt(h) z``, h = t - t_next: weak order 1; DiffPure's (arXiv 2205.07460)."""
 
     stochastic = True
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
-        h, z, (f, g, s) = step.duration, step.z, coefficients(step, x)
-        mean = x - per_row(h, x) * (f * x - g**2 * score(step, x, denoise(x / s, step.level)))
+        h, z = step.duration, step.z
+        x0_hat = denoise(x / per_row(step.scale, x), step.level)
+        mean = x - per_row(h, x) * reverse_drift(step, x, x0_hat)
         return mean if z is None else mean + per_row(step.diffusion * h.sqrt(), x) * z
 
 
 class ProbabilityFlowEuler(Solver):
-    """Euler's method for the probability-flow ODE (Song et al., arXiv 2011.13456): order 1."""
+    """``x <- x - h [f x - g^2 score / 2]``: Euler's method for the probability flow (2011.13456), order 1."""
 
     stochastic = False
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
-        h, (f, g, s) = per_row(step.duration, x), coefficients(step, x)
-        return x - h * (f * x - g**2 / 2 * score(step, x, denoise(x / s, step.level)))
+        x0_hat = denoise(x / per_row(step.scale, x), step.level)
+        return x - per_row(step.duration, x) * flow_drift(step, x, x0_hat)
 
 
 class ProbabilityFlowHeun(Solver):
-    """Heun's method for the probability-flow ODE: order 2, two denoiser calls a step.
+    """Heun's method for the probability-flow ODE: order 2, two denoiser calls a step. With u = t_next,
+
+        x' = x - h v(x, t),    x <- x - (h / 2) [v(x, t) + v(x', u)],    v = ``flow_drift``.
 
     The last step is Euler's, as in EDM (arXiv 2206.00364): next to no noise is left at t_end, and one step of local
     order 2 leaves the global order as it is.
@@ -62,14 +65,13 @@ class ProbabilityFlowHeun(Solver):
     stochastic = False
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
-        h, (f, g, s) = per_row(step.duration, x), coefficients(step, x)
-        slope = f * x - g**2 / 2 * score(step, x, denoise(x / s, step.level))
-        euler = x - h * slope
+        h, end = per_row(step.duration, x), step.next
+        drift = flow_drift(step, x, denoise(x / per_row(step.scale, x), step.level))
+        euler = x - h * drift
         if step.last:
             return euler
-        end, (f, g, s) = step.next, coefficients(step.next, x)
-        slope_next = f * euler - g**2 / 2 * score(end, euler, denoise(euler / s, end.level))
-        return x - h / 2 * (slope + slope_next)
+        drift_next = flow_drift(end, euler, denoise(euler / per_row(end.scale, x), end.level))
+        return x - h / 2 * (drift + drift_next)
 
 
 class DDIM(Solver):
@@ -141,8 +143,8 @@ def noised(step: Step, mean: Tensor, std: Tensor) -> Tensor:
 class TorchSDE(Solver):
     """The reverse SDE by ``torchsde.sdeint``, step by step on our grid and driven by our noise.
 
-    ``method="euler"`` gives what ``EulerMaruyama`` gives, to rounding; ``"midpoint"`` calls the denoiser twice a step.
-    It is here to check one against the other and to try torchsde's methods. All rows must share their times.
+    ``method="euler"`` equals ``EulerMaruyama`` to rounding; ``"midpoint"`` calls the denoiser twice a step. For
+    comparisons with torchsde and its methods. All rows must share their times.
     """
 
     stochastic = True
@@ -173,9 +175,5 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 
 
 def as_solver(solver: str | Solver) -> Solver:
-    """A solver by name, or the solver itself."""
-    if not isinstance(solver, str):
-        return solver
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or a Solver; got {solver!r}")
-    return SOLVERS[solver]()
+    """A solver by name, or the solver itself. Raises ``ValueError`` for an unknown name."""
+    return choose("solver", SOLVERS, solver, ", or a Solver")() if isinstance(solver, str) else solver

@@ -14,7 +14,7 @@ from torch import Tensor
 class Grid(Protocol):
     """Descending times of S steps. ``nodes`` are all S + 1 of them, (S+1,) or (S+1,B) float64.
 
-    ``coarsen(steps)`` keeps the ends and goes between them in ``steps`` equal steps.
+    ``coarsen(steps)`` is the grid of ``steps`` equal steps between the same ends.
     """
 
     @property

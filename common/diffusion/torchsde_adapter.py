@@ -9,19 +9,17 @@ import torch
 import torchsde
 from torch import Tensor
 
-from common.diffusion.bound_denoiser import BoundDenoiser
-from common.diffusion.reverse_sde import coefficients, score
-from common.diffusion.schedules import Schedule
+from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
+from common.diffusion.reverse_sde import reverse_drift
+from common.diffusion.schedules import Schedule, per_row
 from common.diffusion.steps import Increments, Levels, Step
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class ReverseSDE:
     """``dx = -drift dtau + diffusion dw``, t = -tau, on states (B, C*H*W): torchsde's f and g.
 
-    ``image`` is a state (B,C,H,W) that gives shape, dtype and device. ``start``, if given, is a flat state with its f:
-    torchsde evaluates the equation once more than it needs, at the start, to check it, and this spares that call.
+    ``image`` is a state (B,C,H,W) with the shape, dtype and device of all states. ``start``, if given, is the flat
+    initial state with its f, so that torchsde's check of the equation there costs no denoiser call.
     """
 
     noise_type = "diagonal"
@@ -35,23 +33,23 @@ class ReverseSDE:
         if self.start is not None and y is self.start[0]:
             return self.start[1]
         x = y.reshape(-1, *self.image.shape[1:])
-        return _slope(Levels.at(self.schedule, -tau, x), x, self.denoise)
+        return _upward_drift(Levels.at(self.schedule, -tau, x), x, self.denoise)
 
     def g(self, tau: Tensor, y: Tensor) -> Tensor:
         return self.schedule.diffusion(-tau).to(y).expand_as(y)
 
 
-def _slope(levels: Levels, x: Tensor, denoise: Denoise) -> Tensor:
-    """``-[f x - g^2 score]``, the drift in upward time, flat."""
-    f, g, s = coefficients(levels, x)
-    return -(f * x - g**2 * score(levels, x, denoise(x / s, levels.level))).flatten(1)
+def _upward_drift(levels: Levels, x: Tensor, denoise: Denoise) -> Tensor:
+    """``-[f x - g^2 score]``, the drift in upward time, flat (B, C*H*W)."""
+    x0_hat = denoise(x / per_row(levels.scale, x), levels.level)
+    return -reverse_drift(levels, x, x0_hat).flatten(1)
 
 
 class BrownianPath:
     """A path through our own draws: W gains sqrt(h_k) z_k over step k of the grid and is linear in between.
 
-    torchsde queries increments between any two times; at the grid's nodes they are exactly those of ``EulerMaruyama``.
-    Rows keep noise of their own: torchsde's paths are seeded per batch.
+    torchsde reads increments between any two times; between the grid's nodes they are exactly those of
+    ``EulerMaruyama``. Each row has its own noise, whereas torchsde's paths are seeded per batch.
     """
 
     levy_area_approximation = "none"
@@ -79,7 +77,7 @@ def integrate_step(step: Step, x: Tensor, denoise: Denoise, method: str) -> Tens
     y = x.flatten(1)
     sde_type = "ito" if method == "euler" else "stratonovich"  # the same equation: its noise is additive
     sde = ReverseSDE(step.schedule, denoise, x, sde_type)
-    sde.start = (y, _slope(step, x, denoise))
+    sde.start = (y, _upward_drift(step, x, denoise))
     times, z = (float(step.t), float(step.t_next)), step.z
     path = BrownianPath(times, {1: torch.zeros_like(x) if z is None else z}, y)
     dt = (times[0] - times[1]) * (1 + 1e-9)

@@ -30,12 +30,12 @@ class Trajectory:
     def deviation(self, times: int | None = None) -> Tensor:
         """``mean_k ||x_{t_k} - x'_{t_k}||^2 / D`` over ``times`` different k of 1..S (None: all), (B,), D = C*H*W.
 
-        They are drawn uniformly, from the noise's seed: the same for all rows, whatever the batch.
+        The k are drawn uniformly from the noise's seed, the same for all rows and independent of the batch.
         """
         chosen = self.states
         if times is not None and times < len(chosen):
-            one = Noise.of(self.noise.seed, torch.zeros(1, dtype=torch.int64)).stream("times")
-            order = one.uniform(0, (len(chosen),), torch.float64)[0].argsort()
+            shared = Noise.of(self.noise.seed, torch.zeros(1, dtype=torch.int64)).stream("times")
+            order = shared.uniform(0, (len(chosen),), torch.float64)[0].argsort()
             chosen = [chosen[k] for k in order[:times].tolist()]
         gaps = [(self.diffused(t) - x).flatten(1).square().mean(1) for t, x in chosen]
         return torch.stack(gaps).mean(0)

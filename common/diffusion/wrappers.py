@@ -51,7 +51,7 @@ class ClassifierFree(Denoiser):
 
 
 class Guided(Denoiser):
-    """A denoiser steered by a potential (classifier guidance, arXiv 2105.05233):
+    """Denoiser guided by a potential (classifier guidance, arXiv 2105.05233):
 
         D'(x, sigma, y) = D(x, sigma) + scale sigma^2 grad_x log p(y | x; sigma),
 
@@ -82,6 +82,6 @@ class Guided(Denoiser):
         return gradient
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        push = self.scale * per_row(sigma, x) ** 2 * self.gradient(x, sigma, label)
+        guidance = self.scale * per_row(sigma, x) ** 2 * self.gradient(x, sigma, label)
         denoised: Tensor = self.denoiser(x, sigma)
-        return denoised + push
+        return denoised + guidance

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from common.naming.choices import choose
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -74,11 +76,7 @@ TARGETED: dict[str, TargetedLoss] = {
 
 def as_loss(loss: str | Loss) -> Loss:
     """A loss of (logits, label), by its name in ``LOSSES`` or as it is; ``ValueError`` for an unknown name."""
-    if not isinstance(loss, str):
-        return loss
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
-    return LOSSES[loss]
+    return choose("loss", LOSSES, loss) if isinstance(loss, str) else loss
 
 
 def _at(logits: Tensor, label: Tensor) -> Tensor:

@@ -6,51 +6,27 @@ about 20 more, with guidance 200.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from copy import copy
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.gradient_check.checked_purifier import CheckedPurifier, differentiated, projected
+from common.diffusion.gradient_check.guidance_path import guidance_findings
 from common.diffusion.gradient_check.trace import Trace
 from common.diffusion.gradient_check.tracing import traced
 from common.diffusion.gradient_error import GradientError
 from common.diffusion.gradients import Checkpoint, Differentiation, Full
-from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import per_row
-from common.diffusion.time_grids import TimeGrid
 from common.noise import Noise
 from common.numerics.finding import DECLARED_GRADIENT, Finding
-from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 from common.units import to_model
 
 SHORT = 4  # steps of the chain on which whole graphs are compared
-DIRECTIONS = 2  # random directions of the guidance's two paths
 ROUNDING = 1e-5  # relative: float32 rounds at 6e-8, while one step of a grid moves a level by 1e-3 or more
 LABEL = 3e-4  # relative: a label computed in float32 is off by 1e-5, one of the 1000 neighbouring ones by 1e-3
 SAME = 1e-6  # relative, float64: another order of summation makes 1e-16, which a short chain amplifies
-SLOPE = 1e-3  # relative, float64: central differences err by 1e-7, a path that is cut by all that it carries
-
-
-class CheckedPurifier(Protocol):
-    """The parts of a ``DiffusionPurifier`` that the checks use."""
-
-    denoiser: nn.Module
-    grid: TimeGrid
-    gradient: Differentiation
-    adds_noise: bool
-
-    def __call__(self, image: Tensor, noise: Noise) -> Tensor: ...
-
-    def process(self, image: Tensor, noise: Noise) -> Process: ...
-
-    def sampler(self, noise: Noise) -> Sampler: ...
-
-    def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser: ...
-
-    def differentiated(self, mode: Differentiation) -> AbstractContextManager[Any]: ...
 
 
 def gradient_findings(
@@ -68,7 +44,7 @@ def gradient_findings(
     short = copy(short)
     if short.grid.steps > SHORT:
         short.grid = short.grid.coarsen(SHORT)
-    return [*findings, _full_graph(short, point, noise, mode), *_guidance(short, point, noise, mode)]
+    return [*findings, _full_graph(short, point, noise, mode), *guidance_findings(short, point, noise, mode)]
 
 
 def _declared(purifier: CheckedPurifier, image: Tensor, noise: Noise) -> Finding:
@@ -134,56 +110,9 @@ def _full_graph(short: CheckedPurifier, image: Tensor, noise: Noise, mode: Diffe
         _distance(ours, whole),
         SAME if image.dtype == torch.float64 else 1e-2,
         f"On a chain of {steps} steps the gradient is that of the whole graph.",
-        f"On a chain of {steps} steps the gradient {name} is not that of the whole graph: it misses or bends a path. "
+        f"On a chain of {steps} steps the gradient {name} is not that of the whole graph: a path is missing or wrong. "
         "Checkpoint reaches the state and the tensors of the bound denoiser, no tensor that it holds otherwise.",
     )
-
-
-def _guidance(short: CheckedPurifier, image: Tensor, noise: Noise, mode: Differentiation) -> Iterator[Finding]:
-    """Finite differences along both paths from the image to the result: the states, and the reference."""
-    with torch.no_grad():
-        process = short.process(image.detach(), noise)
-    tensors = process.denoise.tensors
-    if not tensors:
-        return
-
-    def run(state: Tensor, reference: Tensor | None) -> Tensor:
-        rows = noise.rows(torch.zeros(len(state), dtype=torch.int64, device=noise.index.device))
-        expanded = [tensor.expand(len(state), *tensor.shape[1:]) for tensor in tensors]
-        denoise = process.denoise.over(expanded) if reference is None else short.bind(reference, rows)
-        copies = Process(state, state, rows, short.sampler(rows), denoise)
-        return _projected((mode if copies.recording else Full()).run(copies), noise)
-
-    paths = {
-        "the reference": _slope_error(lambda x: run(process.start.expand(len(x), *x.shape[1:]), x), process.x0, noise),
-        "the states": _slope_error(lambda x: run(x, None), process.start, noise),
-    }
-    path = max(paths, key=lambda name: paths[name])
-    yield Finding.of(
-        "guidance path",
-        paths[path],
-        SLOPE if image.dtype == torch.float64 else 5e-2,
-        "The gradient flows through the states and through the reference that guides them.",
-        f"Finite differences contradict the gradient along {path}: guidance is detached somewhere, or differentiated "
-        "without create_graph, so it hides from an attack. Keep the graph of the reference and of guidance's gradient.",
-    )
-
-
-def _slope_error(function: Callable[[Tensor], Tensor], point: Tensor, noise: Noise) -> float:
-    """Difference of gradient and finite differences beyond the latter's own error, as a share of the larger."""
-    v = noise.stream("directions").normals(range(DIRECTIONS), point.shape[1:])[:, 0].to(point)
-    with torch.enable_grad():
-        leaf = point.detach().clone().requires_grad_()
-        gradient = _differentiated(function(leaf).sum(), leaf)
-    fine, length = point.dtype == torch.float64, float(gradient.norm())
-    measured = directional_derivatives(
-        function, point, v, FINE if fine else COARSE, tolerance=(1e-5 if fine else 1e-2) * length
-    )
-    size = max(length, float(measured.value.abs().max()))
-    if size <= (1e-7 if fine else 1e-2):  # of a projection of unit length onto pixels: no path
-        return 0.0
-    gap = float((measured.value - (gradient * v).flatten(1).sum(1)).abs().max())
-    return max(0.0, gap - 3 * min(float(measured.spread.max()), size / 100)) / size
 
 
 def _gradient(
@@ -196,28 +125,10 @@ def _gradient(
     """Gradient of a projection of the purified image; zero where none reaches the image."""
     with torch.enable_grad(), purifier.differentiated(mode):
         leaf = image.detach().clone().requires_grad_()
-        value = _projected(purifier(leaf, noise), noise).sum()
+        value = projected(purifier(leaf, noise), noise).sum()
         if turn_round is not None:
             turn_round()
-        return _differentiated(value, leaf)
-
-
-def _differentiated(value: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of ``value`` in ``leaf``; zero where none arrives."""
-    try:
-        gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
-    except RuntimeError as error:  # a step that cuts all paths leaves its recomputation nothing to differentiate
-        if "does not require grad" not in str(error):
-            raise
-        gradient = None
-    return torch.zeros_like(leaf) if gradient is None else gradient.detach()
-
-
-def _projected(purified: Tensor, noise: Noise) -> Tensor:
-    """``<c, purified>`` per row, (n,), for one random c of unit length."""
-    c = noise.stream("projection").normal(0, purified.shape[1:])[:1].to(purified)
-    projection: Tensor = (purified * c / c.norm()).flatten(1).sum(1)
-    return projection
+        return differentiated(value, leaf)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

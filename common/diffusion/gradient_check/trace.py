@@ -55,7 +55,7 @@ class NetworkCall:
 class Trace:
     """Steps and network calls of the forward pass and, after ``turn_round``, of the backward pass.
 
-    All errors are relative; each is zero where nothing was recomputed, or called.
+    All errors are relative; each is zero where no step was recomputed, or no network called.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Trace:
     def add_call(self, name: str, module: nn.Module, x: Tensor, sigma: Tensor) -> None:
         level = sigma.detach().double().cpu().flatten()
         self.latest[module] = sigma.detach()
-        if bool((level != 0).any()):  # a clean image may be given to a guidance network in any step
+        if bool((level != 0).any()):  # guidance may evaluate its network on clean images in any step
             flat = x.detach().double().flatten()
             weights = torch.arange(len(flat), dtype=flat.dtype, device=flat.device).cos()
             call = NetworkCall(name, self._k, level, float(flat.norm()), float(flat @ weights))
@@ -107,16 +107,16 @@ class Trace:
     def level_error(self) -> float:
         """Error of the noise levels of calls in the forward pass against those of their steps.
 
-        The first call of a denoiser in a step is at the level where the step begins. Later ones, and those of what
-        guides it, lie between both ends.
+        The first call of a denoiser in a step is at the level where the step begins. Later calls, and those of a
+        guidance network, lie between both ends.
         """
         steps, errors = {step.k: step.step for step in self.steps[0]}, [0.0]
         for (name, k), calls in _grouped(self.calls[0]).items():
             if k is None:
                 continue
             high, low = steps[k].sigma, steps[k].sigma_next
-            guides = f"{name}.".startswith("guidance.")  # perhaps at the mean of the step, which ends lower
-            errors.append(_outside(calls[0].sigma, low if guides else high, high))
+            is_guidance = f"{name}.".startswith("guidance.")  # may be at the mean of the step, at the lower level
+            errors.append(_outside(calls[0].sigma, low if is_guidance else high, high))
             errors += [_outside(call.sigma, low, high) for call in calls[1:]]
         return max(errors)
 

@@ -4,16 +4,18 @@ import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from common.diffusion.bound_denoiser import Denoise
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
 from common.diffusion.gradient_check.trace import Trace
 from common.diffusion.gradients import Differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import DDPM
-from common.diffusion.solvers import Denoise, Solver
+from common.diffusion.solvers import Solver
 from common.diffusion.steps import Step
 
 
@@ -35,7 +37,7 @@ class TracedMode(Differentiation):
 
 
 class TracedSolver(Solver):
-    """``solver``, each of whose steps enters the trace, in the forward pass and in recomputations."""
+    """A solver whose steps enter the trace, in the forward pass and in recomputations."""
 
     def __init__(self, solver: Solver, trace: Trace) -> None:
         self.solver, self.trace, self.stochastic = solver, trace, solver.stochastic
@@ -49,14 +51,15 @@ class TracedSolver(Solver):
 
 @contextmanager
 def traced(purifier: nn.Module, denoiser: nn.Module, mode: Differentiation) -> Iterator[tuple[Trace, TracedMode]]:
-    """A trace of ``purifier`` while the context lasts, and ``mode`` as it is to be differentiated by meanwhile."""
+    """Trace of ``purifier`` while the context lasts, and the traced ``mode`` to differentiate it by."""
     trace = Trace()
     with ExitStack() as stack:
         for name, module in purifier.named_modules():
             if module is denoiser or isinstance(module, Denoiser) or _is_guide(name, module):
-                stack.callback(module.register_forward_pre_hook(_add_call(trace, name), with_kwargs=True).remove)
+                hook = partial(_add_call, trace, name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if isinstance(module, EDMDenoiser | EpsDenoiser):
-                stack.callback(module.network.register_forward_pre_hook(_add_label(trace, module)).remove)
+                stack.callback(module.network.register_forward_pre_hook(partial(_add_label, trace, module)).remove)
         yield trace, TracedMode(mode, trace)
 
 
@@ -65,29 +68,25 @@ def _is_guide(name: str, module: nn.Module) -> bool:
     return not f"{name}.".startswith("denoiser.") and "sigma" in inspect.signature(module.forward).parameters
 
 
-def _add_call(trace: Trace, name: str) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        values = list(given.values())
-        sigma = given.get("sigma", values[1] if len(values) > 1 else None)
-        if isinstance(sigma, Tensor):
-            trace.add_call(name, module, values[0], sigma)
-
-    return hook
+def _add_call(trace: Trace, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of a denoiser or a guidance network: its x and sigma enter the trace."""
+    arguments = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    values = list(arguments.values())
+    sigma = arguments.get("sigma", values[1] if len(values) > 1 else None)
+    if isinstance(sigma, Tensor):
+        trace.add_call(name, module, values[0], sigma)
 
 
-def _add_label(trace: Trace, denoiser: nn.Module) -> Any:
-    def hook(network: nn.Module, args: tuple[Any, ...]) -> None:
-        if len(args) > 1 and isinstance(args[1], Tensor) and denoiser in trace.latest:
-            expected = _label(denoiser, trace.latest[denoiser].double())
-            if expected is not None:
-                trace.add_label(args[1], *expected)
-
-    return hook
+def _add_label(trace: Trace, denoiser: nn.Module, network: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook of a denoiser's network: its time label enters the trace, with the expected one."""
+    if len(args) > 1 and isinstance(args[1], Tensor) and denoiser in trace.latest:
+        expected = _label(denoiser, trace.latest[denoiser].double())
+        if expected is not None:
+            trace.add_label(args[1], *expected)
 
 
 def _label(denoiser: nn.Module, sigma: Tensor) -> tuple[Tensor, float] | None:
-    """The time label of ``sigma``, and the largest deviation that rounding explains."""
+    """Expected time label of ``sigma``, and the largest deviation by rounding to an index; None if unknown."""
     if isinstance(denoiser, EDMDenoiser):
         return sigma.log() / 4, 0.0
     if not isinstance(denoiser, EpsDenoiser):

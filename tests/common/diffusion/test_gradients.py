@@ -343,7 +343,7 @@ class Still(Solver):
 def test_invalid_surrogates_are_refused():
     with pytest.raises(ValueError, match="or None and another solver; got steps=None"):
         Surrogate(None)
-    with pytest.raises(ValueError, match="no surrogate's solver"):
+    with pytest.raises(ValueError, match="a surrogate must not use torchsde as its solver"):
         Surrogate(None, solver="torchsde")
     with pytest.raises(ValueError, match="fewer steps than the deployed process, 5, or as many of another"):
         DiffusionPurifier(mixture(0.1), VP(), 0.1, 5, gradient=Surrogate(6, solver="ddim"))

@@ -114,7 +114,7 @@ def test_surrogates_show_the_coarse_process():
 
 @pytest.mark.parametrize("gradient", ["bpda", "adjoint", Surrogate(3, "adjoint")])
 def test_gradients_without_states_are_refused(gradient):
-    with pytest.raises(ValueError, match="does not reach the states on the way"), purifier(gradient).recorded():
+    with pytest.raises(ValueError, match="does not reach the intermediate states"), purifier(gradient).recorded():
         pass
 
 

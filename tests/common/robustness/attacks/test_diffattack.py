@@ -167,7 +167,7 @@ def test_unsupported_classifiers_raise_before_the_attack():
     given = IMAGE, LABEL, LINF, NOISE
     with pytest.raises(ValueError, match="whose states it can see; NetworkClassifier has none"):
         DiffAttack(PGD())(head(), *given)
-    with pytest.raises(ValueError, match="BPDA does not reach the states on the way"):
+    with pytest.raises(ValueError, match="BPDA does not reach the intermediate states"):
         DiffAttack(PGD())(defence(gradient="bpda"), *given)
     with pytest.raises(ValueError, match="Adjoint does not reach"):
         Through(DiffAttack(PGD()), "adjoint")(defence(), *given)
