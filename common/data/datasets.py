@@ -14,7 +14,6 @@ from common.data.crop import Crop
 from common.data.decoding import UnreadableImageError, decode_image, image_size
 
 Example = tuple[Tensor, int, int]  # image (C,H,W) in [0,1], label, index
-Batch = tuple[Tensor, Tensor, Tensor]  # the same of B images
 
 HASHED_SIZES = 64  # files whose sizes take part in the identity of a data set
 

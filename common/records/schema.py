@@ -4,9 +4,10 @@ A row is a line of JSON with the fields of its dataclass; fields at their defaul
 unit, is listed in ``common/records/README.md``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from common.numerics.finding import Finding
 from common.records.fields import check_fields
@@ -41,6 +42,12 @@ class Source(NamedTuple):
     evaluator: str
     seed: int = 0
     role: Role = Role.RESULT
+
+    @classmethod
+    def described(cls, part: Mapping[str, Any]) -> "Source":
+        """Identity of an evaluation by its evaluator's description in a header."""
+        seed = part.get("seed")
+        return cls(str(part.get("name", "")), seed if isinstance(seed, int) else 0, Role(part.get("role", Role.RESULT)))
 
     @property
     def title(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common.records.schema import Role, Source
+from common.records.schema import Source
 
 DEPTH = 3  # of nested parts in an expression; the whole configuration stands on the page besides
 SMALL = 16 / 255  # radii up to here are written in grey levels
@@ -53,12 +53,7 @@ def evaluator_parts(config: Mapping[str, Any]) -> list[tuple[Source, dict[str, A
     """Described evaluators of a run, with their identities."""
     parts = find(config, "evaluators")
     described = map(normal, parts if isinstance(parts, list) else [])
-    return [(_source(part), part) for part in described if isinstance(part, dict)]
-
-
-def _source(part: Mapping[str, Any]) -> Source:
-    seed = part.get("seed")
-    return Source(str(part.get("name", "")), seed if isinstance(seed, int) else 0, Role(part.get("role", Role.RESULT)))
+    return [(Source.described(part), part) for part in described if isinstance(part, dict)]
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -140,8 +140,13 @@ class Run:
 
     def _part(self, source: Source) -> dict[str, Any]:
         """Description of an evaluation in the header; that of another seed where it has none of its own."""
-        alike = [part for known, part in self._parts if known[::2] == source[::2]]
-        return next((part for known, part in self._parts if known == source), alike[0] if alike else {})
+        alike = [
+            (described, part)
+            for described, part in self._parts
+            if (described.evaluator, described.role) == (source.evaluator, source.role)
+        ]
+        alike.sort(key=lambda entry: entry[0] != source)  # its own description first
+        return alike[0][1] if alike else {}
 
     @cached_property
     def _parts(self) -> list[tuple[Source, dict[str, Any]]]:

@@ -11,7 +11,8 @@ from common.noise import Noise
 from common.records.fingerprint import weights_hash
 from common.robustness.adversarial_training import Objective
 from common.robustness.classifiers import Classifier
-from common.tasks.training import Batch, Recipe, TrainingTask, check_gradients, validation_attack
+from common.robustness.evaluation.batches import Batch
+from common.tasks.training import Recipe, TrainingTask, check_gradients, validation_attack
 
 
 class ClassifierTask(TrainingTask):

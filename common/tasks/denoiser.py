@@ -7,7 +7,8 @@ from torchmetrics import MeanMetric
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
 from common.noise import Noise
-from common.tasks.training import Batch, Recipe, TrainingTask
+from common.robustness.evaluation.batches import Batch
+from common.tasks.training import Recipe, TrainingTask
 from common.units import to_model
 
 

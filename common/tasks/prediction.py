@@ -7,6 +7,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified
+from common.robustness.evaluation.batches import Batch
 from common.robustness.padding import unpadded
 from common.robustness.voting import Voting
 
@@ -30,7 +31,7 @@ class Prediction:
     failure: str = ""
 
 
-def predict(classifier: Classifier, batch: tuple[Tensor, Tensor, Tensor], seed: int = 0) -> Prediction:
+def predict(classifier: Classifier, batch: Batch, seed: int = 0) -> Prediction:
     """One draw per image of a batch (image, label, index), with the noise of an evaluator's first scored draw.
 
     A network that rejects the images' size gives a `Prediction` with a ``failure``. Raises ``ValueError`` if memory

@@ -7,13 +7,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from common.data.decoding import UnreadableImageError
 from common.data.unlabelled import UnlabelledImages
+from common.robustness.evaluation.stored_images import to_pil
 
 TABLE, SKIPPED, PART = "predictions.csv", "skipped.csv", ".part-*.jsonl"
 SHOWN = 5  # skipped files that are named on the screen
@@ -103,11 +102,9 @@ def target_names(names: list[str]) -> list[str]:
 
 def save_png(image: Tensor, path: Path) -> None:
     """Write pixels (C,H,W), clamped to [0,1], as a PNG with 8 bits per channel; C is 1 or 3."""
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"an image must be (C,H,W) with 1 or 3 channels; got shape {tuple(image.shape)}")
+    encoded = to_pil(image)
     path.parent.mkdir(parents=True, exist_ok=True)
-    levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels).save(path, "PNG")
+    encoded.save(path, "PNG")
 
 
 def _unread(files: UnlabelledImages, known: set[str]) -> dict[str, str]:
@@ -117,7 +114,7 @@ def _unread(files: UnlabelledImages, known: set[str]) -> dict[str, str]:
         if name not in known:
             try:
                 files.read(position)
-                reasons[name] = "it could not be read at first, but can be now: predict it again"
+                reasons[name] = "it could not be read during the run, but can be read now. Predict it again"
             except UnreadableImageError as error:
                 reasons[name] = str(error)
     return reasons

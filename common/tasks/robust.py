@@ -74,7 +74,8 @@ class RobustTask(L.LightningModule):
         self.verify, self.masking = verify, masking
         self.classifier = Padded(classifier.freeze())
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
-        self._suites: list[RecordedSuite] = []
+        self._results: RecordedSuite | None = None
+        self._diagnostics: RecordedSuite | None = None
         self._accuracy: dict[Source, Metric] = {}
         self._unverified = False  # the gradient check failed, and the test went on
 
@@ -83,9 +84,8 @@ class RobustTask(L.LightningModule):
         self._check_certifiers()
         checks = gradient_checks(self.evaluators) if self.verify != "off" else []
         diagnostics = [*checks, *masking_variants(self.evaluators, dataset_of(self.trainer), self.masking)]
-        self._suites = [self._open(self.path, self.evaluators)]
-        if diagnostics:
-            self._suites.append(self._open(Path(self.path) / DIAGNOSTICS, diagnostics))
+        self._results = self._open(self.path, self.evaluators)
+        self._diagnostics = self._open(Path(self.path) / DIAGNOSTICS, diagnostics) if diagnostics else None
         self._accuracy = {evaluator.source: _accuracy(evaluator).to(self.device) for evaluator in self.evaluators}
         for check in checks:
             self._check_gradients(check)
@@ -111,6 +111,11 @@ class RobustTask(L.LightningModule):
                 recorded.records.merge()
             summary_table([self.path])
 
+    @property
+    def _suites(self) -> list[RecordedSuite]:
+        """The open suites: results of the defence, then diagnostics."""
+        return [recorded for recorded in (self._results, self._diagnostics) if recorded is not None]
+
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Predictions for a batch, before and after purification if the classifier is a purified one."""
         return predict(self.classifier, batch)
@@ -132,9 +137,9 @@ class RobustTask(L.LightningModule):
         if batch is None:
             return
         rows = check(self.classifier, batch)
-        if self.trainer.is_global_zero:
-            diagnostics = self._suites[1]
-            diagnostics.records.append([row for row in rows if row.index not in diagnostics.done[check.source]])
+        if self.trainer.is_global_zero and self._diagnostics is not None:
+            done = self._diagnostics.done[check.source]
+            self._diagnostics.records.append([row for row in rows if row.index not in done])
         if text := failure_message(rows):
             if self.verify == "refuse":
                 raise ValueError(text)

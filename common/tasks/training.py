@@ -16,9 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from common.checkpoints.saving import description_of, save
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
-from common.robustness.evaluation.batches import check_batch, check_labels
-
-Batch = tuple[Tensor, Tensor, Tensor]
+from common.robustness.evaluation.batches import Batch, check_batch, check_labels
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Robust accuracy: an attack, the check of its budget, and fresh decisions on what it returns.
 
-An attack never sees the noise it is scored on, unless ``knows="noise"``. This is a border: the batch and the attack's
+The noise of the scored decisions is independent of the attack's, unless ``knows="noise"``. The batch and the attack's
 result are checked here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from common.engine.meter import Meter
 from common.noise import Noise
 from common.records.schema import AttackedRecord
 from common.robustness.attacks.attack import Attack, AttackResult, merge_results
+from common.robustness.attacks.function_attack import as_attack
 from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation
@@ -25,25 +26,6 @@ from common.robustness.masking.signs import masking_signs
 from common.robustness.threats.threat import Threat
 
 Knowledge = Literal["model", "noise"]
-
-
-@dataclass(frozen=True)
-class FunctionAttack(Attack):
-    """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients."""
-
-    function: Callable[..., Tensor]
-
-    @classmethod
-    def of(cls, attack: Callable[..., Tensor]) -> Attack:
-        """The attack itself, if it is an `Attack`."""
-        return attack if isinstance(attack, Attack) else cls(attack)
-
-    @property
-    def white_box(self) -> bool:  # type: ignore[override]
-        return getattr(self.function, "white_box", True)
-
-    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
-        return self.function(classifier, image, label, threat, noise)
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class Attacked(Evaluator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "attack", FunctionAttack.of(self.attack))
+        object.__setattr__(self, "attack", as_attack(self.attack))
         check_draws(self.draws, self.rule, self.votes)
         if self.keep_images < 0:
             raise ValueError(f"keep_images must be at least 0; got {self.keep_images}")
@@ -115,16 +97,22 @@ class Attacked(Evaluator):
             random = decide(defence, moved, label, noise.stream("random"), self.draws)
             views = stored_images(classifier, image, results[0].adv, noise.stream("score"), self.keep_images)
         distance = torch.stack([threat.distance(image, result.adv) for result in results]).amax(0)
-        columns = {
-            "predictions": predictions(scored),
-            "clean_predictions": predictions(control),
-            "random_predictions": predictions(random),
-            "distance": distance.tolist(),
-            "images": views,
-        }
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        parts = zip(self.record_fields(label, index, meter), rows, signs, merge_results(results), strict=True)
-        return [AttackedRecord(**common, **row, **s, **seen, **self._protocol()) for common, row, s, seen in parts]
+        attacked, clean, perturbed = predictions(scored), predictions(control), predictions(random)
+        fields, statistics = self.record_fields(label, index, meter), merge_results(results)
+        return [
+            AttackedRecord(
+                **fields[row],
+                **self._protocol(),
+                **signs[row],
+                **statistics[row],
+                predictions=attacked[row],
+                clean_predictions=clean[row],
+                random_predictions=perturbed[row],
+                distance=float(distance[row]),
+                images=views[row],
+            )
+            for row in range(len(index))
+        ]
 
     def _attack(
         self, classifier: Classifier, defence: Classifier, image: Tensor, label: Tensor, noise: Noise

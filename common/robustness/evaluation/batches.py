@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from common.robustness.classifiers import Classifier
+from common.robustness.protocols import Randomised
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -31,7 +32,7 @@ def check_evaluation(classifier: Classifier, batch: Batch) -> Batch:
     """Check a batch on which ``classifier`` is evaluated and return it; see `Evaluator`."""
     if torch.is_inference_mode_enabled():
         raise ValueError("attacks and guidance need gradients, but inference mode is on: Trainer(inference_mode=False)")
-    if not hasattr(classifier, "randomised"):
+    if not isinstance(classifier, Randomised):
         kind = type(classifier).__name__
         raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
     image, label, index = check_batch(batch)

@@ -28,7 +28,7 @@ class Clean(Evaluator):
     """Clean accuracy.
 
     ``draws`` decisions are scored, each by ``rule`` over ``votes`` draws of the defence: "single", "majority" or
-    "mean_logit" (`Voting`). A deterministic classifier is evaluated once, whatever they say.
+    "mean_logit" (`Voting`). A deterministic classifier is evaluated once, whatever these are.
     """
 
     draws: int = 1
@@ -47,7 +47,7 @@ class Clean(Evaluator):
             noise = Noise.of(self.single_seed, index).stream("score")
             logits = decide(with_rule(classifier, self.rule, self.votes), image, label, noise, self.draws)
         fields = self.record_fields(label, index, meter)
-        return [CleanRecord(**known, predictions=p) for known, p in zip(fields, predictions(logits), strict=True)]
+        return [CleanRecord(**common, predictions=p) for common, p in zip(fields, predictions(logits), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Certified(Evaluator):
 
     Bounds are rounded down: ``radius`` (L2, pixels), ``radius_linf`` = radius / sqrt(D) in L-inf (in L1 it is the
     radius itself) and ``p_lower``. A certifier may test the label's class alone (``labelled``): an image that would be
-    certified of another class abstains then. Forecasts (`ForecastRecord`) do; claims (`ClaimedRecord`) prove nothing.
+    certified of another class abstains then. Forecasts are stored as `ForecastRecord`, and claims,
+    which prove nothing, as `ClaimedRecord`.
 
     The certifier checks its preconditions on the first image of a batch (`Certifier.check`).
     """
@@ -72,29 +73,33 @@ class Certified(Evaluator):
         if len(image):
             self.smoothing.check(classifier, image[:1], noise.rows(slice(0, 1)).stream("soundness"))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            known_label = {"label": label} if self.smoothing.labelled else {}
-            certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **known_label)
+            labelled = {"label": label} if self.smoothing.labelled else {}
+            certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **labelled)
         return _certified_records(self.record_fields(label, index, meter), certificates, image)
 
 
 def _certified_records(
     fields: Sequence[dict[str, Any]], certificates: Sequence[Certificate], image: Tensor
 ) -> list[CertifiedRecord]:
+    """Rows of certificates, of forecasts and of claims."""
     root = image[0].numel() ** 0.5 if len(image) else 1.0
-    records: list[CertifiedRecord] = []
-    for common, certificate in zip(fields, certificates, strict=True):
-        shown: dict[str, Any] = {
-            **common,
-            "prediction": certificate.prediction,
-            "radius": rounded_down(certificate.radius),
-            "radius_linf": rounded_down(certificate.radius / root),
-            "p_lower": rounded_down(certificate.p_lower),
-            "samples": certificate.samples,
-            "count": certificate.count,
-        }
-        if certificate.procedure is not None:
-            forecast = {name: getattr(certificate, name) for name in ("procedure", "undecided", "evaluations")}
-            records.append(ForecastRecord(**shown, **forecast))
-        else:
-            records.append(CertifiedRecord(**shown) if certificate.sound else ClaimedRecord(**shown))
-    return records
+    return [_record(common, one, root) for common, one in zip(fields, certificates, strict=True)]
+
+
+def _record(common: dict[str, Any], certificate: Certificate, root: float) -> CertifiedRecord:
+    """Row of one image with the ``common`` fields of every record; ``root`` = sqrt(D)."""
+    bounds: dict[str, Any] = {
+        **common,
+        "prediction": certificate.prediction,
+        "radius": rounded_down(certificate.radius),
+        "radius_linf": rounded_down(certificate.radius / root),
+        "p_lower": rounded_down(certificate.p_lower),
+        "samples": certificate.samples,
+        "count": certificate.count,
+    }
+    if certificate.procedure is not None:
+        undecided = list(certificate.undecided)
+        return ForecastRecord(
+            **bounds, procedure=certificate.procedure, undecided=undecided, evaluations=certificate.evaluations
+        )
+    return CertifiedRecord(**bounds) if certificate.sound else ClaimedRecord(**bounds)

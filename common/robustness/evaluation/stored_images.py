@@ -30,8 +30,15 @@ def stored_images(classifier: Classifier, image: Tensor, adv: Tensor, noise: Noi
 
 
 def encode(image: Tensor) -> str:
-    """PNG in base64, 8 bits per channel, of a pixel image (C,H,W) with C = 1 or 3."""
-    grey = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    """PNG in base64 of a pixel image (C,H,W) with C = 1 or 3."""
     file = io.BytesIO()
-    Image.fromarray(grey[..., 0] if grey.shape[-1] == 1 else grey).save(file, "PNG")
+    to_pil(image).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Pixels (C,H,W), clamped to [0,1], as an image with 8 bits per channel; C is 1 or 3."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"an image must be (C,H,W) with 1 or 3 channels; got shape {tuple(image.shape)}")
+    levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)

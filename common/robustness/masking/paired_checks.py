@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from common.records.schema import Role, Source
+from common.records.schema import Source
 from common.robustness.masking.check import FEWEST, MaskingCheck, Rows, breaks_more, first_correct, share_of
 
 GROWING = {"eps": "a budget of {:.4g}", "steps": "{:g} steps", "eot": "{:g} draws a step", "restarts": "{:g} restarts"}
@@ -32,7 +32,7 @@ def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> I
 
     ``runs`` are records by evaluator, ``parts`` the evaluators' descriptions in the run's header.
     """
-    flat = {_source(part): _flat(part) for part in parts}
+    flat = {Source.described(part): _flat(part) for part in parts}
     for setting in GROWING:
         for names in _series({source: values for source, values in flat.items() if source in runs}, setting):
             for (less, weak), (more, strong) in pairwise(names):
@@ -65,11 +65,6 @@ def _common(first: Rows, second: Rows) -> tuple[list[bool], list[bool]]:
     others = {row.index: row for row in second}
     both = [row for row in first if row.index in others]
     return first_correct(both), first_correct([others[row.index] for row in both])
-
-
-def _source(part: Mapping[str, Any]) -> Source:
-    """Identity of an evaluation described in a header."""
-    return Source(str(part.get("name")), int(part.get("seed") or 0), Role(part.get("role", Role.RESULT)))
 
 
 def _flat(part: Any, path: str = "") -> dict[str, Any]:

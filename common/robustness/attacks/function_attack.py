@@ -1,0 +1,30 @@
+"""A Python function as an attack."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from common.noise import Noise
+from common.robustness.attacks.attack import Attack
+from common.robustness.classifiers import Classifier
+from common.robustness.threats.threat import Threat
+
+
+@dataclass(frozen=True)
+class FunctionAttack(Attack):
+    """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients."""
+
+    function: Callable[..., Tensor]
+
+    @property
+    def white_box(self) -> bool:  # type: ignore[override]
+        return getattr(self.function, "white_box", True)
+
+    def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        return self.function(classifier, image, label, threat, noise)
+
+
+def as_attack(attack: Attack | Callable[..., Tensor]) -> Attack:
+    """An `Attack` as it is, a function as a `FunctionAttack`."""
+    return attack if isinstance(attack, Attack) else FunctionAttack(attack)
