@@ -81,7 +81,7 @@ class ImageData(L.LightningDataModule):
             self.classes = read_class_names(class_file)
         self.files: UnlabelledImages | None = None
         self._training: TrainingLoader | None = None
-        self._resumed = {"given": 0}
+        self._resumed = NO_BATCH
 
     def load(self, stage: str | None = None) -> None:
         """Fill ``train``, ``val`` and ``held_out``, as far as ``stage`` (Lightning's, None for all) needs them."""
@@ -110,7 +110,7 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         self._training = TrainingLoader(self.train, self.batch_size, self.workers)
         self._training.load_state_dict(self._resumed)
-        self._resumed = {"given": 0}
+        self._resumed = NO_BATCH
         return self._training
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class ImageData(L.LightningDataModule):
         return {} if self._training is None else self._training.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumed = {"given": state_dict.get("given", 0)}
+        self._resumed = NO_BATCH | state_dict
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._in_order(self.val)
@@ -144,6 +144,9 @@ class ImageData(L.LightningDataModule):
         sampler = ShardSampler(dataset)  # by keyword below: Lightning builds a predicting loader again from keywords
         return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, num_workers=self.workers)
 
+
+NO_BATCH = {"batches_done": 0}
+"""State of a `TrainingLoader` at the start of an epoch."""
 
 NOT_IDENTITY = {
     *("root", "download", "batch_size", "test_images", "workers", "subset", "path", "class_file"),

@@ -69,19 +69,19 @@ class TrainingLoader(DataLoader[Any]):
     def __init__(self, dataset: Any, batch_size: int, workers: int) -> None:
         self.order = ShuffleSampler(dataset)
         super().__init__(dataset, batch_size=batch_size, sampler=self.order, num_workers=workers)
-        self.given = self.first = 0
+        self.batches_done = self.resume_at = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self.given, self.first = self.first, 0
-        self.order.skip = self.given * (self.batch_size or 1)
+        self.batches_done, self.resume_at = self.resume_at, 0
+        self.order.skip = self.batches_done * (self.batch_size or 1)
         for batch in super().__iter__():
-            self.given += 1
+            self.batches_done += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """``{"given": n}``, 0 at the end of an epoch."""
-        return {"given": self.given % len(self)}
+        """``{"batches_done": n}``, 0 at the end of an epoch."""
+        return {"batches_done": self.batches_done % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next epoch after its first ``state["given"]`` batches."""
-        self.first = state["given"]
+        """Start the next epoch after its first ``state["batches_done"]`` batches."""
+        self.resume_at = state["batches_done"]

@@ -8,6 +8,7 @@ import lightning as L
 from rich.console import Console
 from torch import Tensor
 
+from common.data.image_data import ImageData
 from common.data.unlabelled import UnlabelledImages
 from common.tasks.prediction import Prediction, pixel_size
 from common.tasks.prediction_folder import PredictionFolder, save_png, target_names
@@ -39,7 +40,8 @@ class SavePredictions(L.Callback):
         if stage != "predict":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self._files, self._classes = getattr(data, "files", None), list(getattr(data, "classes", None) or [])
+        if isinstance(data, ImageData):
+            self._files, self._classes = data.files, list(data.classes or [])
         self._targets = target_names(self._files.names) if self._files else []
         if trainer.is_global_zero:
             self.folder.prepare(self._files)

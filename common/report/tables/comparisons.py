@@ -37,7 +37,9 @@ def run_table(runs: Sequence[Run]) -> Table:
     for (first, one), (second, other) in combinations(evaluated, 2):
         for name in one:
             if name in other and not _same_single_attack(one[name], other[name], name):
-                _compare_runs(((first, one[name]), (second, other[name])), name, rows, notes)
+                compared, remarks = _compare_runs(((first, one[name]), (second, other[name])), name)
+                rows += compared
+                notes += remarks
     columns = ["Defences", "Evaluation", "Score", "Images", "First", "Second", "First − second", "p", "p, Holm"]
     entries: list[list[Entry]] = [
         [" − ".join(row.pair), row.evaluation, row.score, *numbers]
@@ -69,23 +71,23 @@ def attack_table(runs: Sequence[Run]) -> Table:
     return Table("Attacks compared on their common images, average accuracy in %", columns, entries, names=3)
 
 
-def _compare_runs(pair: Pair, name: str, rows: list[Comparison], notes: list[str]) -> None:
+def _compare_runs(pair: Pair, name: str) -> tuple[list[Comparison], list[str]]:
+    """Comparisons of two runs in one evaluation, and notes; a note alone where they cannot be compared."""
     (first, ours), (second, theirs) = pair
     names = (first.name, second.name)
     label = f"{' and '.join(names)}, {name}"
     budgets = [_budget(seeds[0]) for seeds in (ours, theirs)]
     if budgets[0] != budgets[1]:
-        notes.append(f"{label}: not compared, the budgets differ ({' and '.join(budgets)}).")
-        return
+        return [], [f"{label}: not compared, the budgets differ ({' and '.join(budgets)})."]
     try:
         radii = _common_targets(ours[0], theirs[0])
-        rows += [Comparison(names, name, score, paired(a, b)) for score, a, b in _scores(ours, theirs, radii)]
+        rows = [Comparison(names, name, score, paired(a, b)) for score, a, b in _scores(ours, theirs, radii)]
     except ValueError as error:
-        notes.append(f"{label}: not compared, {error}.")
-        return
-    notes += [note for run, seeds in pair for note in _undecided(run, seeds[0], radii)]
+        return [], [f"{label}: not compared, {error}."]
+    notes = [note for run, seeds in pair for note in _undecided(run, seeds[0], radii)]
     if not name.startswith(WORST) and (changed := _changed(ours[0].part, theirs[0].part)):
         notes.append(f"{' and '.join(names)} attack or score differently in {name}: {'; '.join(changed)}.")
+    return rows, notes
 
 
 def _budget(evaluation: Evaluation[Any]) -> str:

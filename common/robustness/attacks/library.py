@@ -10,8 +10,9 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.eot import check_counts
+from common.robustness.attacks.global_state import seeded_generators
 from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
-from common.robustness.attacks.library_model import LibraryModel, own_generators
+from common.robustness.attacks.library_model import LibraryModel
 from common.robustness.classifiers import Classifier
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.threat import Threat
@@ -76,7 +77,7 @@ class TorchAttacks(Attack):
         seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:
             settings.setdefault("seed", seed)
-        with attacking(classifier, image, label, noise), own_generators(seed):
+        with attacking(classifier, image, label, noise), seeded_generators(seed):
             model = LibraryModel(classifier, noise, image.device)
             if "n_classes" in self._parameters and "n_classes" not in settings:
                 settings["n_classes"] = model(image[:1]).shape[1]

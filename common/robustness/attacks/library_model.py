@@ -1,13 +1,9 @@
-"""Adapters for attacks of other packages: the classifier as a plain module, and seeded global generators."""
+"""The classifier as attacks of other packages expect it: a plain module."""
 
 import math
-import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,29 +41,3 @@ class LibraryModel(nn.Module):
     def queries(self, images: int) -> Tensor:
         """Mean forward passes per image, (images,), rounded up: the package does not pass the index of a row."""
         return torch.full((images,), math.ceil(self._rows / images), device=self.device.device)
-
-
-@contextmanager
-def own_generators(seed: int) -> Iterator[None]:
-    """Context manager: the global generators of torch, numpy and random seeded, and restored on exit."""
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the package uses it)
-    with torch.random.fork_rng(devices=gpus):
-        try:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.set_state(np.random.RandomState(seed).get_state())  # noqa: NPY002
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-
-
-@contextmanager
-def own_trace() -> Iterator[None]:
-    """Context manager: restore the trace function, which a check of the reference implementation switches off."""
-    trace = sys.gettrace()
-    try:
-        yield
-    finally:
-        sys.settrace(trace)

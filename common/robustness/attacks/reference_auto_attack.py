@@ -4,8 +4,9 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.global_state import restored_trace, seeded_generators
 from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
-from common.robustness.attacks.library_model import LibraryModel, installed, own_generators, own_trace
+from common.robustness.attacks.library_model import LibraryModel, installed
 from common.robustness.classifiers import Classifier
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.threat import Threat
@@ -41,7 +42,7 @@ class ReferenceAutoAttack(Attack):
         if isinstance(classifier, KnownNoise) and len(image) > 1:
             return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))
         seed = noise.stream(f"autoattack {noise.index[:1].tolist()}").seed % 2**32
-        with attacking(classifier, image, label, noise), own_generators(seed), own_trace():
+        with attacking(classifier, image, label, noise), seeded_generators(seed), restored_trace():
             model = LibraryModel(classifier, noise, image.device)
             others = model(image[:1]).shape[1] - 1
             settings = {"norm": ball.name, "eps": ball.eps, "seed": seed, "version": self.version}

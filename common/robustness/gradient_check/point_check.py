@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,17 +148,14 @@ class PointCheck:
 def _first_inputs(classifier: nn.Module, inputs: dict[str, tuple[Tensor, Noise]]) -> Iterator[None]:
     """Context manager: store image and noise of the first call of each part with checks of its own, by name."""
 
-    def hook_of(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args, *kwargs.values()]
-            if len(given) > 1 and isinstance(given[1], Noise):
-                inputs.setdefault(name, (given[0].detach(), given[1]))
-
-        return hook
+    def store(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = [*args, *kwargs.values()]
+        if len(values) > 1 and isinstance(values[1], Noise):
+            inputs.setdefault(name, (values[0].detach(), values[1]))
 
     with ExitStack() as stack:
         checked = [name for name, module in classifier.named_modules() if isinstance(module, SupportsGradientCheck)]
         for name in checked:
             module = classifier.get_submodule(name)
-            stack.callback(module.register_forward_pre_hook(hook_of(name), with_kwargs=True).remove)
+            stack.callback(module.register_forward_pre_hook(partial(store, name), with_kwargs=True).remove)
         yield

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,16 +82,9 @@ class RecomputedCalls:
     def watch(self, classifier: nn.Module) -> Iterator[None]:
         """Context manager: store the names of modules that are called in the backward pass."""
 
-        def hook_of(name: str) -> Any:
-            def hook(module: nn.Module, inputs: Any) -> None:
-                if self.backward:
-                    self.recomputed.add(name)
-
-            return hook
-
         with ExitStack() as stack:
             for name, module in classifier.named_modules():
-                stack.callback(module.register_forward_pre_hook(hook_of(name)).remove)
+                stack.callback(module.register_forward_pre_hook(partial(self._add_recomputed, name)).remove)
             yield
 
     @contextmanager
@@ -100,21 +94,32 @@ class RecomputedCalls:
         A recomputation may end before a module returns; it then has no output.
         """
 
-        def store(key: str, *values: Any) -> None:
-            (self.backward_calls if self.backward else self.forward_calls)[key].append(_digest(values))
-
-        def before(name: str) -> Any:
-            return lambda module, args, kwargs: store(f"into {name}", args, kwargs)
-
-        def after(name: str) -> Any:
-            return lambda module, args, output: store(f"out of {name}", output)
-
         with ExitStack() as stack:
             for name in names:
                 module = classifier.get_submodule(name)
-                stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(after(name)).remove)
+                stack.callback(
+                    module.register_forward_pre_hook(partial(self._store_input, name), with_kwargs=True).remove
+                )
+                stack.callback(module.register_forward_hook(partial(self._store_output, name)).remove)
             yield
+
+    def _add_recomputed(self, name: str, module: nn.Module, args: Any) -> None:
+        """Forward pre-hook of the module ``name``."""
+        if self.backward:
+            self.recomputed.add(name)
+
+    def _store_input(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Forward pre-hook of the module ``name``, with keywords."""
+        self._calls[f"input of {name}"].append(_digest((args, kwargs)))
+
+    def _store_output(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the module ``name``."""
+        self._calls[f"output of {name}"].append(_digest(output))
+
+    @property
+    def _calls(self) -> dict[str, list[Tensor]]:
+        """Calls of the pass that is running."""
+        return self.backward_calls if self.backward else self.forward_calls
 
 
 def _tensors(value: Any) -> list[Tensor]:

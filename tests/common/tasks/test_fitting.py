@@ -293,9 +293,9 @@ def test_training_order_is_of_seed_and_epoch_and_shared_by_ranks(monkeypatch):
     assert order(0) == order(0) != order(1)
     loader = TrainingLoader(range(20), 4, 0)
     loader.order.seed = 7
-    loader.load_state_dict({"given": 2})
+    loader.load_state_dict({"batches_done": 2})
     assert torch.cat(list(loader)).tolist() == order(0)[8:]
-    assert loader.state_dict() == {"given": 0}
+    assert loader.state_dict() == {"batches_done": 0}
     assert torch.cat(list(loader)).tolist() == order(0)  # the next epoch is complete
     assert order(0, seed=8) != order(0)
     both = [order(1, rank, 2) for rank in (0, 1)]

@@ -174,9 +174,9 @@ def test_outermost_recomputed_modules_are_compared():
     stored = RecomputedCalls()
     with stored.compare(classifier, {"first"}):
         forward_backward(classifier, batch(1)[0], Noise.fresh(1), torch.ones_like, stored.start_backward)
-    assert [len(side["into first"]) for side in (stored.forward_calls, stored.backward_calls)] == [1, 1]
+    assert [len(side["input of first"]) for side in (stored.forward_calls, stored.backward_calls)] == [1, 1]
     assert stored.error() == 0
-    stored.backward_calls["into first"][0][0, 0] *= 1.01  # an input that is one per cent longer
+    stored.backward_calls["input of first"][0][0, 0] *= 1.01  # an input that is one per cent longer
     assert stored.error() == pytest.approx(0.01 / 1.01)
 
 

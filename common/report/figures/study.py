@@ -1,13 +1,10 @@
-"""Results of a study: a table of its combinations, and figures of each score against the varied settings."""
+"""Figures of a study: each score against the varied settings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.experiments.study import Study, Values, numeric
-from common.records.intervals import Share
-from common.records.summary import certified_share, radius_grid
+from common.experiments.study import Study, numeric
 from common.report.figures.drawing import (
     MARKERS,
     Figure,
@@ -18,10 +15,7 @@ from common.report.figures.drawing import (
     new_figure,
     plain_axes,
 )
-from common.report.runs import Run
-from common.report.tables.accuracy import worst_case_titles
-from common.report.tables.certification import evaluations, targets
-from common.report.tables.table import Entry, Table
+from common.report.tables.study import Outcome, score_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,71 +24,13 @@ if TYPE_CHECKING:
 HEIGHT = 3.0  # of a panel, in inches
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Scores of one combination by name, on ``n`` images, and its network evaluations per image, if known."""
-
-    case: str
-    values: Values
-    n: int
-    scores: dict[str, Share]
-    evaluations: float | None
-
-
-def outcomes(study: Study, runs: Sequence[Run]) -> list[Outcome]:
-    """Outcomes of the runs that are named as combinations, in the order of the study."""
-    known = {run.name.rsplit("/", 1)[-1]: run for run in runs}
-    pairs = [(one, known[one.name]) for one in study.combinations if one.name in known and known[one.name].results]
-    return [
-        Outcome(one.case, one.values, max(len(e.rows) for e in run.results), run_scores(run), _evaluations(run))
-        for one, run in pairs
-    ]
-
-
-def run_scores(run: Run) -> dict[str, Share]:
-    """Clean accuracy; average and worst draw under each attack and their worst case; certified accuracies."""
-    scores = {one.title: one.summary.metrics["Avg"] for one in run.clean}
-    if not scores and run.attacked:
-        scores["clean"] = run.attacked[0].summary.metrics["clean Avg"]
-    titles = worst_case_titles(run)
-    for attack in run.attacked:
-        name, metrics = titles.get(attack.title, attack.title), attack.summary.metrics
-        scores[name] = metrics["Avg"]
-        several = [key for key in metrics if key.startswith("Wor@")]
-        scores |= {f"{name}, worst of {key[4:]}": metrics[key] for key in several}
-    for one in run.certified:
-        for radius in targets(one) or radius_grid(one.rows):
-            scores[f"{one.title} at {radius:g}"] = certified_share(one.rows, radius)
-    return scores
-
-
-def study_table(study: Study, results: Sequence[Outcome]) -> Table:
-    """A row per combination."""
-    names = _score_names(results)
-    cases, axes = any(one.case for one in results), [name for name, _ in results[0].values] if results else []
-    rows: list[list[Entry]] = [
-        [
-            *([one.case] if cases else []),
-            *(str(value) for _, value in one.values),
-            one.n,
-            *(one.scores.get(name) for name in names),
-            None if one.evaluations is None else f"{one.evaluations:,.0f}",
-        ]
-        for one in results
-    ]
-    columns = [*(["Case"] if cases else []), *axes, "Images", *names, "Evaluations per image"]
-    complete = len(results) == len(study.combinations)
-    notes = [] if complete else [f"{len(results)} of {len(study.combinations)} runs so far."]
-    return Table(study.title, columns, rows, names=cases + len(axes), notes=notes)
-
-
 def study_figures(study: Study, results: Sequence[Outcome]) -> list[Figure]:
     """Scores against the first axis, a panel each and a line for each combination of the other settings."""
     if not results:
         return []
     caption = f"{study.title} Whiskers are exact 95 % intervals."
     figures = [Figure(study.name, caption, partial(panels, results))]
-    robust = [name for name in _score_names(results) if "worst" not in name]
+    robust = [name for name in score_names(results) if "worst" not in name]
     if len(robust) == 2 and len(results) > 1:
         caption = f"{study.title} {robust[1]} against {robust[0]}."
         figures.append(Figure(f"{study.name}-plane", caption, partial(trade_off, results, robust)))
@@ -103,7 +39,7 @@ def study_figures(study: Study, results: Sequence[Outcome]) -> list[Figure]:
 
 def panels(results: Sequence[Outcome], style: Style) -> "Canvas":
     """One panel per score."""
-    names = _score_names(results)
+    names = score_names(results)
     columns = 2 if len(names) > 1 and style.width > 5 else 1
     rows = -(-len(names) // columns)
     figure = new_canvas(style.width, HEIGHT * rows)
@@ -193,12 +129,3 @@ def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style) -> None:
 
 def _tick(one: Outcome) -> str:
     return str(one.values[0][1]) if one.values else one.case
-
-
-def _score_names(results: Sequence[Outcome]) -> list[str]:
-    return list(dict.fromkeys(name for one in results for name in one.scores))
-
-
-def _evaluations(run: Run) -> float | None:
-    counts = [evaluations(one.rows) for one in run.certified]
-    return None if not counts or any(count is None for count in counts) else max(c for c in counts if c is not None)
