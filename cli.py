@@ -26,8 +26,8 @@ import common.data  # noqa: F401
 import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
 from common.commands import COMMANDS
-from common.commands.progress_bar import LiveProgressBar
 from common.experiments.rehearsal import rehearse
+from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
 
 TRAINER = {
@@ -72,9 +72,9 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def run(words: Sequence[str] | None) -> None:
-    """Run one command; None stands for the arguments of the program."""
-    name, *rest = list(sys.argv[1:] if words is None else words) or [""]
+def run(args: Sequence[str] | None) -> None:
+    """Run one command; without ``args`` those of the command line."""
+    name, *rest = list(sys.argv[1:] if args is None else args) or [""]
     if name in COMMANDS:
         COMMANDS[name](rest)
         return
@@ -83,7 +83,7 @@ def run(words: Sequence[str] | None) -> None:
         L.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        args=None if words is None else list(words),
+        args=None if args is None else list(args),
         trainer_defaults=TRAINER,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,

@@ -1,4 +1,4 @@
-"""The commands beside Lightning's own, one file each. ``COMMANDS[name]`` runs one on the arguments after its name."""
+"""Commands beside Lightning's own, one file each: ``COMMANDS[name]`` runs one on the arguments after its name."""
 
 from collections.abc import Callable, Sequence
 

@@ -96,11 +96,11 @@ class ImageData(L.LightningDataModule):
     def identity(self) -> dict[str, Any]:
         """Settings that decide the test images: the constructor's own arguments, and the subset if there is one.
 
-        Settings of place, speed and number are left out (`NOT_IDENTITY`): records of another machine, or of a shorter
-        test of the same subset, belong to the same run.
+        Settings of place, speed and number are left out (`NOT_IDENTIFYING`): records of another machine, or of a
+        shorter test of the same subset, belong to the same run.
         """
         parameters = inspect.signature(type(self)).parameters.values()
-        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in NOT_IDENTITY]
+        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in NOT_IDENTIFYING]
         if missing := [name for name in own if not hasattr(self, name)]:
             raise ValueError(f"{type(self).__name__} must keep its arguments {missing} as attributes for the records")
         subset = {} if self.subset is None else {"subset": self.subset}
@@ -148,7 +148,7 @@ class ImageData(L.LightningDataModule):
 NO_BATCH = {"batches_done": 0}
 """State of a `TrainingLoader` at the start of an epoch."""
 
-NOT_IDENTITY = {
+NOT_IDENTIFYING = {
     *("root", "download", "batch_size", "test_images", "workers", "subset", "path", "class_file"),
     *("size", "crop_pct", "interpolation", "timm_model"),  # data sets of image files state their crop as a whole
 }

@@ -116,7 +116,7 @@ class Listed(Subset):
             raise ValueError(f"{path} must hold indices >= 0, one per line; got {wrong[:3] or 'none'}")
         self._file, self._indices = path, [int(word) for word in words]
         if again := [index for index, times in Counter(self._indices).items() if times > 1]:
-            raise ValueError(f"{path} must name each image once; {again[:3]} come again")
+            raise ValueError(f"{path} must name each image once; it names {again[:3]} more than once")
         self.images = len(words)
         self.sha256 = hashlib.sha256(json.dumps(self._indices).encode()).hexdigest()
 

@@ -128,7 +128,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
                     running.append(stage)
                 if not running:
                     names = "; ".join(f"{s.name} needs {', '.join(map(str, s.missing()))}" for s in waiting)
-                    raise RuntimeError(f"no stage can start: {names}")
+                    raise RuntimeError(f"no stage can start: {names}. Train or fetch these weights first")
                 live.update(_status(running))
                 time.sleep(0.5)
                 for stage in [s for s in running if not s.running]:

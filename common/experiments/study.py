@@ -17,7 +17,7 @@ and its runs can be shared out among machines.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
@@ -142,8 +142,3 @@ def _child(node: Any, key: str, path: str) -> Any:
         return node[key]
     known = list(node) if isinstance(node, dict) else f"{len(node)} entries" if isinstance(node, list) else node
     raise ValueError(f"the base config has no {path}: there is no {key!r} in {known}")
-
-
-def numeric(values: Sequence[Any]) -> bool:
-    """True if all values are numbers, which can be the axis of a figure."""
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

@@ -42,6 +42,7 @@ def published_classifier(name: str, download: bool = False, path: str | Path | N
 
 
 def _local_file(name: str, download: bool, path: str | Path | None) -> Path:
+    """``path`` if there is one, else the verified file of a card, downloaded on request."""
     card, cached = get_card(name), cached_path(name)
     if path is not None:
         return require_file(path)

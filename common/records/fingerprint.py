@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.naming.public_names import is_ours, public_name
 
-SPEED_ONLY = {
+NOT_IDENTIFYING = {
     *("batch_size", "chunk", "workers", "compile", "channels_last"),
     *("keep_images", "training", "test_images"),
 }
@@ -40,10 +40,11 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def settings(part: Any, inside: bool = False) -> Any:
-    """A part and its settings as JSON: class names, public attributes, nested parts; without `SPEED_ONLY` settings.
+    """A part and its settings as JSON: class names, public attributes, nested parts.
 
-    A module with a ``config`` dictionary is described by it, a network of another package by its class. The outermost
-    module also gets the hash of all its weights; ``inside`` marks the parts of a module that has it.
+    Settings in `NOT_IDENTIFYING` are left out. A module with a ``config`` dictionary is described by it, a network of
+    another package by its class. The outermost module also gets the hash of all its weights; ``inside`` marks the parts
+    of a module that has it.
     """
     if isinstance(part, float):
         return part if math.isfinite(part) else str(part)
@@ -54,7 +55,7 @@ def settings(part: Any, inside: bool = False) -> Any:
     if isinstance(part, Tensor):
         return {"shape": list(part.shape), "sha256": hashlib.sha256(part.detach().cpu().numpy().tobytes()).hexdigest()}
     if isinstance(part, Mapping):
-        return {str(key): settings(value, inside) for key, value in part.items() if key not in SPEED_ONLY}
+        return {str(key): settings(value, inside) for key, value in part.items() if key not in NOT_IDENTIFYING}
     if isinstance(part, list | tuple | set | frozenset | range):
         return [settings(value, inside) for value in (sorted(part) if isinstance(part, set | frozenset) else part)]
     if callable(part) and hasattr(part, "__qualname__"):
@@ -73,7 +74,7 @@ def settings(part: Any, inside: bool = False) -> Any:
 
 
 def _public(attributes: Mapping[str, Any], inside: bool) -> dict[str, Any]:
-    names = sorted(name for name in attributes if not name.startswith("_") and name not in SPEED_ONLY)
+    names = sorted(name for name in attributes if not name.startswith("_") and name not in NOT_IDENTIFYING)
     return {name: settings(attributes[name], inside) for name in names}
 
 

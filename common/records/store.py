@@ -24,7 +24,7 @@ class Records:
     """The rows of one run, in one directory; every process opens it once.
 
     ``fingerprint`` stands for all that a row depends on. A directory with rows of another one is refused, with what
-    differs in ``config``, which the header keeps for people and for the report. Opening writes the header, so that an
+    differs in ``config``, which the header keeps for the reader and the report. Opening writes the header, so that an
     unwritable path fails before any work.
 
     Raises ``ValueError`` when the path is a file or cannot be written, when a file in it holds rows of another

@@ -12,8 +12,8 @@ LISTED = 3  # attacks that the name of a worst case lists
 def worst_case(records: Iterable[Record]) -> list[AttackedRecord]:
     """Per image the stronger of several attacks within one budget, as rows of an evaluator ``worst of A, B``.
 
-    A defence is worth its accuracy under all attacks together. Taking the attack with the fewest correct draws would
-    count its luck as strength, so it is chosen on one half of the draws and scored on the other, and the reverse;
+    A defence is worth its accuracy under all attacks together. Taking the attack with the fewest correct draws would be
+    biased by the selection, so it is chosen on one half of the draws and scored on the other, and the reverse;
     a single draw is taken as it is. Ties go to the attack that is the stronger one over all images. Where that attack
     alone leaves less accuracy than the choice per image, it is the worst case: no row lies above its attacks.
 

@@ -15,6 +15,7 @@ from common.report.figures.convergence import convergence
 from common.report.figures.drawing import LIGHT, Figure, to_png
 from common.report.figures.image_grids import grid, grid_plot
 from common.report.figures.study import study_figures
+from common.report.metrics import write_metrics
 from common.report.page.page import Panel, page
 from common.report.runs import Run, by_name, read_runs, state
 from common.report.tables.accuracy import accuracy_table
@@ -22,7 +23,7 @@ from common.report.tables.certification import certification_cost_table, certifi
 from common.report.tables.comparisons import attack_table, run_table
 from common.report.tables.gradients import gradients
 from common.report.tables.study import outcomes, study_table
-from common.report.tables.table import Table, to_rich, write_metrics, write_table
+from common.report.tables.table import Table, to_rich, write_table
 
 __all__ = ["build", "summary_table"]
 

@@ -181,7 +181,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"a report needs a list of directories; got {paths!r}. Write [{str(paths)!r}].")
-    places = [place for path in paths for place in _places(Path(path))]
+    places = [place for path in paths for place in _record_folders(Path(path))]
     if not places:
         raise ValueError("a report needs at least one records directory; got none")
     absolute = [place.resolve() for place in places]
@@ -203,7 +203,8 @@ def _read(name: str, place: Path) -> Run:
     return Run(name, header.fingerprint, config, merge(rows))
 
 
-def _places(path: Path) -> list[Path]:
+def _record_folders(path: Path) -> list[Path]:
+    """``path`` itself, or those of its folders that hold records if it holds none."""
     if path.is_dir() and not _holds_records(path):
         below = sorted(folder for folder in path.iterdir() if folder.is_dir() and _holds_records(folder))
         return below or [path]

@@ -7,6 +7,7 @@ from common.robustness.attacks.auto_attack import AutoAttack
 from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
 from common.robustness.attacks.fab import FAB
+from common.robustness.attacks.function_attack import FunctionAttack
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.low_frequency import LowFrequency
 from common.robustness.attacks.pgd import PGD
@@ -48,6 +49,7 @@ __all__ = [
     "Evaluator",
     "FAB",
     "Forecast",
+    "FunctionAttack",
     "GradientCheck",
     "LPIPS",
     "LowFrequency",

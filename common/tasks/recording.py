@@ -12,7 +12,8 @@ from torch import nn
 
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
-from common.records.fingerprint import SPEED_ONLY, identify, settings
+from common.naming.public_names import public_name
+from common.records.fingerprint import NOT_IDENTIFYING, identify, settings
 from common.records.schema import Source
 from common.records.store import Records
 from common.robustness.evaluation.batches import Batch
@@ -82,6 +83,6 @@ def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
     else:
         arguments = {name: getattr(data, name, None) for name in inspect.signature(type(data)).parameters}
     return {
-        "class": type(data).__qualname__,
-        **{key: settings(value) for key, value in arguments.items() if key not in SPEED_ONLY},
+        "class": public_name(type(data)),
+        **{key: settings(value) for key, value in arguments.items() if key not in NOT_IDENTIFYING},
     }

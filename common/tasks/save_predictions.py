@@ -66,7 +66,9 @@ class SavePredictions(L.Callback):
             raise ValueError(f"predict_step must return a Prediction to be saved; got {type(outputs)}")
         size = pixel_size(batch[0])
         if outputs.failure and size in self._accepted:
-            raise ValueError(f"images of {size} worked before, so the error is not about their size: {outputs.failure}")
+            raise ValueError(
+                f"images of {size} were predicted before, so their size is not the cause: {outputs.failure}"
+            )
         if not outputs.failure and len(outputs.index):
             self._accepted.add(size)
         self.folder.append(self._rows(outputs), trainer.global_rank)

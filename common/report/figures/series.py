@@ -22,7 +22,7 @@ SETTINGS = {  # in a caption, and on an axis
     "eps": ("the budget (a large enough one breaks every defence)", "budget eps"),
 }
 NOT_THE_ATTACK = ("name", "role", "seed", "draws", "keep_images", "limit", "resubmissions", "threat")
-OWN = ("gradient", "source")  # parts of an attack whose settings are not the attack's
+SEPARATE = ("gradient", "source")  # parts of an attack whose settings are not the attack's
 Member = tuple[float, Run, Evaluation[AttackedRecord]]  # with its value of the setting
 
 
@@ -90,14 +90,14 @@ def _values(node: Any, setting: str) -> set[float]:
     """All numbers that a described attack, or a part of it, gives to ``setting``."""
     if isinstance(node, Mapping):
         own = {float(node[setting])} if type(node.get(setting)) in (int, float) else set()
-        return own.union(*(_values(value, setting) for key, value in node.items() if key not in OWN))
+        return own.union(*(_values(value, setting) for key, value in node.items() if key not in SEPARATE))
     return set().union(*(_values(value, setting) for value in node)) if isinstance(node, list) else set()
 
 
 def _without(node: Any, setting: str) -> Any:
     if isinstance(node, Mapping):
         kept = {key: value for key, value in node.items() if key != setting}
-        return {key: value if key in OWN else _without(value, setting) for key, value in kept.items()}
+        return {key: value if key in SEPARATE else _without(value, setting) for key, value in kept.items()}
     return [_without(value, setting) for value in node] if isinstance(node, list) else node
 
 

@@ -16,7 +16,7 @@ RANK = {"failed": 0, "undecided": 1, "passed": 2}
 
 @dataclass(frozen=True)
 class Gradients:
-    """``state`` of a run's gradients, with a sentence for everything that speaks against them."""
+    """``state`` of a run's gradients, with a sentence for each reason against them."""
 
     state: State
     sentences: list[str]
@@ -59,7 +59,7 @@ def gradients(run: Run) -> Gradients | None:
 
 
 def _is_marked(run: Run) -> bool:
-    """True where the records say that a gradient check failed."""
+    """True where the records mark a failed gradient check."""
     checks = (row.verified for check in run.gradient_checks for row in check.rows)
     return not all(checks) or any(row.verified is False for attack in run.attacks for row in attack.rows)
 

@@ -1,7 +1,6 @@
 """A table of a report, and its forms: for the console, and as a spreadsheet."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from common.records.intervals import Share
-from common.report.runs import Run
 
 
 @dataclass(frozen=True)
@@ -70,19 +68,6 @@ def to_rich(table: Table) -> RichTable:
 def _rich(cell: Cell) -> Text:
     text = Text(cell.text, "bold" if cell.strong else "")
     return Text.assemble(text, " ", (cell.note, "dim")) if cell.note else text
-
-
-def write_metrics(runs: Sequence[Run], path: Path) -> Path:
-    """Write every metric of every summary, unrounded, a line each."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["defence", "evaluator", "seed", "images", "metric", "value", "low", "high"])
-        for run in runs:
-            for evaluation in [*run.results, *run.comparisons]:
-                summary = evaluation.summary
-                for metric, share in summary.metrics.items():
-                    writer.writerow([run.name, *evaluation.source[:2], summary.n, metric, *share])
-    return path
 
 
 def write_table(table: Table, path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Attack interface: (classifier, image, label, threat, noise) -> adv, all images in pixels.
 
-The evaluator does not trust an attack: it checks the budget of the returned images and classifies them on fresh draws.
+An attack's result is not trusted: the evaluator checks the budget of the images and classifies them on fresh draws.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,8 +43,8 @@ class Attack:
     """Search for ``adv`` (B,C,H,W) in the threat model around ``image`` that is not classified as ``label`` (B,).
 
     ``noise`` has one row per image and is the attack's only source of randomness. A subclass defines ``search``, or
-    ``__call__`` if it has no statistics to return; each is made of the other. YAML names subclasses; in Python any
-    callable of this signature serves.
+    ``__call__`` if it has no statistics to return; the default of each calls the other. YAML names subclasses; in
+    Python an evaluator takes any callable of this signature (`FunctionAttack`).
 
     - ``white_box``: True if it uses gradients of the classifier.
     - ``threat_kind``: the kind of threat that it applies to, None for all; `check` refuses others.

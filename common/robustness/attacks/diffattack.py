@@ -60,7 +60,8 @@ class DiffAttack(GradientWrapper):
         purifiers = [part for part in classifier.modules() if isinstance(part, SupportsRecording)]
         if not purifiers:
             raise ValueError(
-                f"DiffAttack needs a diffusion purifier, whose states it can see; {type(classifier).__name__} has none"
+                f"DiffAttack needs a diffusion purifier, whose states it records; {type(classifier).__name__} has none."
+                " Use the attack inside alone"
             )
         with ExitStack() as stack:
             trajectories = [stack.enter_context(part.recorded()) for part in purifiers]

@@ -58,7 +58,7 @@ class DiffHammer(GradientWrapper):
         if eot < 2:
             raise ValueError(f"DiffHammer chooses among draws: the attack inside needs eot >= 2; got {eot}")
         if settings.get("restarts", 1) != 1:
-            raise ValueError("DiffHammer remembers gradients: use restarts=1, and evaluators with several seeds")
+            raise ValueError("DiffHammer averages gradients over steps: use restarts=1, and several seeds instead")
         if self.chunk is not None and self.chunk % eot:
             raise ValueError(f"chunk must be a multiple of eot, {eot}: draws are weighed together; got {self.chunk}")
         if not self.temperature > 0 or self.rounds < 1 or self.memory < 0:

@@ -11,8 +11,8 @@ from common.robustness.threats.norm_ball import ThreatModel
 class DrawWeights:
     """Weighted gradients over the draws of an image, with the losses of the last call and the gradients of last step.
 
-    ``ranking_loss`` must see the logits (R,K) of the draws before ``combine`` sees their gradients. The formulas are
-    those of `DiffHammer`.
+    ``ranking_loss`` must be called on the logits (R,K) of the draws before ``combine`` on their gradients. The formulas
+    are those of `DiffHammer`.
     """
 
     def __init__(self, ball: ThreatModel, loss: Loss, temperature: float, rounds: int, memory: float) -> None:

@@ -37,8 +37,8 @@ class TorchAttacks(Attack):
     Every call of the classifier has fresh noise, so averaging over draws works. But torchattacks picks rows out of a
     batch without their index: rows of noise follow the position within the call and the number of the call, not the
     image. Results are reproducible for the same batch, not across batch sizes; with known draws (``knows="noise"``),
-    which belong to images, these are attacked one at a time. Against randomised classifiers the package counts one
-    lucky draw as a success (APGD, Square, FAB, CW): report PGD beside it.
+    which belong to images, these are attacked one at a time. Against randomised classifiers the package counts a
+    single misclassified draw as a success (APGD, Square, FAB, CW): report PGD beside it.
 
     The package seeds and uses the global generators of torch, numpy and random. They are seeded from ``noise`` for
     the attack and restored afterwards.

@@ -32,8 +32,8 @@ class PGD(Attack):
     one of the threat's norm (``ThreatModel.ascend``), or the sign of g.
 
     Returns, per image, the iterate with the highest EOT-mean loss among all steps and restarts, the last iterate
-    included: the loss at the very point and draws whose gradient was taken. This maximum over noisy means says nothing
-    about success: predictions are the evaluator's, on fresh draws. The same images with the same noise rows give the
+    included: the loss at the very point and draws whose gradient was taken. This maximum over noisy means does not
+    measure success: predictions are the evaluator's, on fresh draws. The same images with the same noise rows give the
     same result in any batch, up to float rounding inside the network.
 
     A deterministic classifier is evaluated once per step, whatever ``eot``; with ``early_stop`` an image is done at its

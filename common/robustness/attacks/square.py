@@ -32,8 +32,9 @@ class Square(Attack):
 
     A deterministic classifier is evaluated once per proposal. Against a randomised one the margin is a mean over
     ``eot`` draws; every proposal has fresh draws, on which the current point is evaluated again, and is accepted if its
-    mean margin is higher than that. So no point is kept for its luck. This doubles the cost, to ``(2 queries - 1) eot``
-    forward passes per image. Returns the point where the search ends, with its latest margin.
+    mean margin is higher than that. So no point is kept for an outlier among its draws. This doubles the
+    cost, to ``(2 queries - 1) eot`` forward passes per image. Returns the point where the search ends, with its latest
+    margin.
 
     With ``early_stop`` an image is done once it is misclassified, if the classifier is deterministic. The proposals of
     an image come from its own noise, so that results do not depend on the batch. ``curve`` has at most 100 points,

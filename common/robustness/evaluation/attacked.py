@@ -140,7 +140,7 @@ class Attacked(Evaluator):
         threat = self.given_threat
         if adv.shape != image.shape or adv.dtype != image.dtype:
             got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
-            raise ValueError(f"{self.name!r}: an attack returns images as it got them; it returned {got}")
+            raise ValueError(f"{self.name!r}: an attack must keep type and shape of its images; it returned {got}")
         allowed = threat.check(image, adv)
         if not bool(allowed.all()):
             distance = threat.distance(image, adv)

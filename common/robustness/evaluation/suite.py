@@ -20,7 +20,7 @@ def suite(evaluators: Sequence[Evaluator], threat: Threat | None = None) -> list
     if not sources:
         raise ValueError("a test needs at least one evaluator; got none. See configs/suites for ready ones")
     if again := list(dict.fromkeys(source.evaluator for source, times in Counter(sources).items() if times > 1)):
-        raise ValueError(f"evaluators need distinct names; {', '.join(again)} comes again. Set `name` in init_args")
+        raise ValueError(f"evaluators need distinct names; got {', '.join(again)} more than once. Set init_args.name")
     return ready
 
 

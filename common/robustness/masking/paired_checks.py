@@ -12,9 +12,19 @@ from typing import Any
 from common.records.schema import Source
 from common.robustness.masking.check import FEWEST, MaskingCheck, Rows, breaks_more, first_correct, share_of
 
-GROWING = {"eps": "a budget of {:.4g}", "steps": "{:g} steps", "eot": "{:g} draws a step", "restarts": "{:g} restarts"}
-ALONG = {"eps": {"eps", "step_size"}}  # settings that may grow along with another
-APART = {"name", "role", "limit", "draws", "resubmissions", "keep_images"}  # settings that do not affect the attack
+STRENGTHS = {
+    "eps": "a budget of {:.4g}",
+    "steps": "{:g} steps",
+    "eot": "{:g} draws a step",
+    "restarts": "{:g} restarts",
+}
+"""Settings that make an attack stronger as they grow, in words."""
+
+COUPLED = {"eps": {"eps", "step_size"}}
+"""Settings that may grow along with another."""
+
+NOT_THE_ATTACK = {"name", "role", "limit", "draws", "resubmissions", "keep_images"}
+"""Settings of an evaluator that do not change its attack."""
 
 
 def transfer(white: Rows, black: Rows) -> MaskingCheck:
@@ -33,7 +43,7 @@ def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> I
     ``runs`` are records by evaluator, ``parts`` the evaluators' descriptions in the run's header.
     """
     flat = {Source.described(part): _flat(part) for part in parts}
-    for setting in GROWING:
+    for setting in STRENGTHS:
         for names in _series({source: values for source, values in flat.items() if source in runs}, setting):
             for (less, weak), (more, strong) in pairwise(names):
                 yield grows(runs[strong], runs[weak], setting, more, less)
@@ -42,7 +52,7 @@ def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> I
 def grows(strong: Rows, weak: Rows, setting: str, more: float, less: float) -> MaskingCheck:
     """Fails if the attack with ``more`` of a setting breaks significantly fewer images than that with ``less``."""
     kept, other = _common(strong, weak)
-    with_more, with_less = GROWING[setting].format(more), GROWING[setting].format(less)
+    with_more, with_less = STRENGTHS[setting].format(more), STRENGTHS[setting].format(less)
     sentence = f"First draws: {share_of(kept)} survive {with_more} and {share_of(other)} survive {with_less}"
     bad = "more of it makes the attack weaker, so it follows a masked gradient or selects the best iterate incorrectly"
     return _compared(strong, weak, sentence, bad, "no significant difference")
@@ -68,9 +78,9 @@ def _common(first: Rows, second: Rows) -> tuple[list[bool], list[bool]]:
 
 
 def _flat(part: Any, path: str = "") -> dict[str, Any]:
-    """A description as (dotted path: value), without the settings ``APART``."""
+    """A description as (dotted path: value), without the settings ``NOT_THE_ATTACK``."""
     if isinstance(part, Mapping):
-        inside = [(key, value) for key, value in part.items() if path or key not in APART]
+        inside = [(key, value) for key, value in part.items() if path or key not in NOT_THE_ATTACK]
         return {place: value for key, below in inside for place, value in _flat(below, f"{path}.{key}").items()}
     if isinstance(part, list):
         return {place: value for i, below in enumerate(part) for place, value in _flat(below, f"{path}.{i}").items()}
@@ -79,7 +89,7 @@ def _flat(part: Any, path: str = "") -> dict[str, Any]:
 
 def _series(flat: Mapping[Source, Mapping[str, Any]], setting: str) -> Iterator[list[tuple[float, Source]]]:
     """Groups of (value, source), ascending, of evaluators that differ in ``setting`` alone."""
-    loose = ALONG.get(setting, {setting})
+    loose = COUPLED.get(setting, {setting})
     groups: dict[str, dict[float, Source]] = defaultdict(dict)
     for source, values in flat.items():
         sizes = [value for path, value in values.items() if _last(path) == setting and isinstance(value, int | float)]

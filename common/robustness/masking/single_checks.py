@@ -75,7 +75,7 @@ def noise_is_declared(rows: Rows) -> MaskingCheck:
 def attack_moves_images(rows: Rows) -> MaskingCheck:
     """Fails if more than 5 % of the correctly classified images were returned practically unchanged.
 
-    Attacks made for deterministic classifiers skip an image that one lucky draw misclassified.
+    Attacks made for deterministic classifiers skip an image that a single draw misclassified.
     """
     name = f"{rows[0].source.title}: attack moves the images"
     correct = [row for row in rows if all(guess == row.label for guess in row.clean_predictions)]
@@ -120,7 +120,7 @@ def attack_breaks_the_baseline(rows: Rows) -> MaskingCheck:
     """Fails unless the same attack does significant harm to another classifier (first draws, paired, exact).
 
     An undefended network breaks under any working attack, an adversarially trained one loses some accuracy. If neither
-    happens, the attack is no evidence about a defence.
+    is observed, the attack is no evidence about a defence.
     """
     name = f"{rows[0].source.title}: attack breaks the baseline"
     clean, attacked = first_clean_correct(rows), first_correct(rows)

@@ -12,7 +12,7 @@ from common.robustness.threats.norm_ball import ThreatModel
 from common.units import parse_number
 
 GREY = "grey"  # name of the variant whose budget reaches a grey image
-GREYEST = {1.0: 1.0, 2.0: 0.5}  # exponent of the dimension D in the norm of an offset of 1/2 in every pixel
+GREY_EXPONENTS = {1.0: 1.0, 2.0: 0.5}  # exponent of the dimension D in the norm of an offset of 1/2 in every pixel
 
 
 def masking_suite(attacked: Attacked, limit: int = 32, pixels: int | None = None) -> list[Attacked]:
@@ -55,8 +55,8 @@ def _budgets(threat: ThreatModel, pixels: int | None) -> dict[str, ThreatModel]:
     """Larger threats of the same norm, by the names of their evaluators."""
     huge = HUGE.get(threat.name)
     sizes = {eps: f"eps={eps:.4g}" for eps in (2 * threat.eps, huge) if eps is not None}
-    if threat.norm in GREYEST and pixels is not None:
-        sizes[0.5 * pixels ** GREYEST[threat.norm]] = GREY
+    if threat.norm in GREY_EXPONENTS and pixels is not None:
+        sizes[0.5 * pixels ** GREY_EXPONENTS[threat.norm]] = GREY
     most = 1.0 if threat.norm == math.inf else math.inf
     return {name: _enlarged(threat, eps) for eps, name in sizes.items() if threat.eps < eps <= most}
 

@@ -114,7 +114,7 @@ def test_an_index_file_is_read_in_order(tmp_path, text):
         ("# 3", "got none"),
         ("1\n-2", "indices >= 0"),
         ("3 x", "'x'"),
-        ("3 4 3", r"\[3\] come again"),
+        ("3 4 3", r"\[3\] more than once"),
         ("1.5", "1.5"),
         ("[1, 2,", r"'\[1'"),  # cut short
         ("\udcff\udcfe1", "indices >= 0"),  # not text
@@ -152,7 +152,7 @@ def test_subsets_are_named_on_the_command_line(words, expected):
 def test_a_bad_list_is_reported_in_one_line(tiny_test, tmp_path):
     (tmp_path / "twice.txt").write_text("3 4 3")
     listed = {"class_path": "Listed", "init_args": {"file": str(tmp_path / "twice.txt")}}
-    with pytest.raises(ValueError, match=r"^\S+twice.txt must name each image once; \[3\] come again$"):
+    with pytest.raises(ValueError, match=r"^\S+twice.txt must name each image once; it names \[3\] more than once$"):
         cli.main(["test", "-c", str(tiny_test(data={"subset": listed}))])
 
 

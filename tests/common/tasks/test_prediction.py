@@ -164,7 +164,7 @@ def test_an_image_that_failed_once_is_listed(tmp_path, folder, weights, monkeypa
     predict_into(load_classifier(weights / "classifier.safetensors"), files, tmp_path / "out")
     assert "a.png" not in {row["file"] for row in table(tmp_path / "out" / "predictions.csv")}
     reasons = {row["file"]: row["reason"] for row in table(tmp_path / "out" / "skipped.csv")}
-    assert "predict it again" in reasons["a.png"]
+    assert "Predict it again" in reasons["a.png"]
 
 
 def test_predictions_are_those_of_a_test(tiny_test, tmp_path, defence):
@@ -260,7 +260,7 @@ def test_an_error_of_an_accepted_size_is_raised(tmp_path, folder):
             return super().forward(image)
 
     data = ImageFiles(folder, channels=1, size=8, batch_size=1)
-    with pytest.raises(ValueError, match=r"8x8 pixels worked before.*something else"):
+    with pytest.raises(ValueError, match=r"8x8 pixels were predicted before.*something else"):
         predict_into(NetworkClassifier(Tired()), data, tmp_path / "out")
 
 
@@ -338,7 +338,7 @@ def test_saved_images_are_clamped_and_rounded(tmp_path):
 
 
 def test_the_bar_moves_with_every_step_of_a_purification(tiny_test, tmp_path, folder, monkeypatch):
-    from common.commands.progress_bar import LiveProgressBar
+    from common.tasks.progress_bar import LiveProgressBar
 
     seen = []
 

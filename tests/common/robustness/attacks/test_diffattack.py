@@ -165,7 +165,7 @@ def test_hooks_and_recordings_are_removed():
 
 def test_unsupported_classifiers_raise_before_the_attack():
     given = IMAGE, LABEL, LINF, NOISE
-    with pytest.raises(ValueError, match="whose states it can see; NetworkClassifier has none"):
+    with pytest.raises(ValueError, match="whose states it records; NetworkClassifier has none"):
         DiffAttack(PGD())(head(), *given)
     with pytest.raises(ValueError, match="BPDA does not reach the intermediate states"):
         DiffAttack(PGD())(defence(gradient="bpda"), *given)

@@ -57,7 +57,7 @@ def test_several_seeds_are_several_evaluators():
     ("make", "message"),
     [
         (lambda: suite([]), "at least one evaluator"),
-        (lambda: suite([Clean(), Clean()]), "distinct names; clean comes again"),
+        (lambda: suite([Clean(), Clean()]), "distinct names; got clean more than once"),
         (lambda: suite([Attacked(PGD())]), "attacks without a threat"),
         (lambda: Attacked(PGD(), LINF, draws=5, resubmissions=6), r"M must be in 1 \.\. draws N = 5.*got 6"),
         (lambda: Attacked(PGD(), LINF, resubmissions=0), "got 0"),

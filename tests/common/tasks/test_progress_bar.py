@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 import cli
-from common.commands import progress_bar
 from common.engine.meter import Meter
+from common.tasks import progress_bar
 
 
 @pytest.fixture
