@@ -18,7 +18,7 @@ class Block:
     """``rounds`` purifications from depth ``t_star``.
 
     ``surrogate``: number of steps of the coarser sampler that an attack differentiates, weaker than the exact gradient;
-    None is the exact one.
+    None for the exact gradient.
     """
 
     t_star: float
@@ -29,6 +29,10 @@ class Block:
         if self.rounds < 1:
             raise ValueError(f"a block needs rounds >= 1; got {self.rounds}")
 
+    def mode(self, exact: Differentiation) -> Differentiation:
+        """Differentiation mode of the block: ``exact``, or its surrogate."""
+        return exact if self.surrogate is None else Surrogate(self.surrogate, exact)
+
 
 CIFAR10 = (Block(0.03, 4), Block(0.05, 2), Block(0.125, 2))
 
@@ -36,10 +40,10 @@ CIFAR10 = (Block(0.03, 4), Block(0.05, 2), Block(0.125, 2))
 class GradualNoise(Chain):
     """A chain of ``blocks``, by default the paper's for CIFAR-10: t_star 0.03 four times, 0.05 and 0.125 twice each.
 
-    Every round diffuses to the block's depth and is denoised all the way. The default is the paper's sampler: DDPM,
-    one step for each index. It votes over ten runs (``common.robustness.Voting``), and its attack
-    differentiated surrogates of 1, 1 and 5 steps (``Block.surrogate``). Blocks share the denoiser; the other
-    arguments are those of ``DiffPure``, the same in every block.
+    Every round diffuses to the block's depth and runs the reverse process to t_end. The default is the paper's sampler:
+    DDPM, one step for each index. The paper votes over ten runs (``common.robustness.Voting``) and attacks surrogates
+    of 1, 1 and 5 steps (``Block.surrogate``). Blocks share the denoiser; the other arguments are those of ``DiffPure``,
+    the same in every block.
     """
 
     def __init__(
@@ -52,9 +56,8 @@ class GradualNoise(Chain):
         t_end: float = 0.0,
     ) -> None:
         schedule, exact = schedule or DDPM(), as_differentiation(gradient)
-
-        def purifier(block: Block) -> DiffPure:
-            mode = exact if block.surrogate is None else Surrogate(block.surrogate, exact)
-            return DiffPure(denoiser, block.t_star, None, solver, mode, schedule, t_end)
-
-        super().__init__([Repeated(purifier(block), block.rounds) for block in blocks])
+        rounds = []
+        for block in blocks:
+            purifier = DiffPure(denoiser, block.t_star, None, solver, block.mode(exact), schedule, t_end)
+            rounds.append(Repeated(purifier, block.rounds))
+        super().__init__(rounds)

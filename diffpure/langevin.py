@@ -14,7 +14,7 @@ from common.diffusion.solvers import Solver
 from common.diffusion.steps import Step
 from common.noise import Noise
 
-STEP = 1e-2  # the published code's dt
+STEP = 1e-2  # dt of the published code
 
 
 class FixedLevel:
@@ -68,9 +68,10 @@ class Langevin(Solver):
 
 @dataclass(frozen=True)
 class AnchoredDenoiser(BoundDenoiser):
-    """``D(x, sigma) - s sigma^2 (s x - x_a) / sigma2``: the score gains ``-(x_t - x_a) / sigma2``, x_t = s x.
+    """Anchored denoiser ``D(x, sigma) - s sigma^2 (s x - x_a) / sigma2``.
 
-    ``tensors`` hold the anchor x_a; ``scale`` is s, () float64, and ``sigma2`` the variance around the anchor.
+    It adds ``-(x_t - x_a) / sigma2`` to the score of x_t = s x. ``tensors`` hold the anchor x_a;
+    ``scale`` is s, () float64, and ``sigma2`` the variance around the anchor.
     """
 
     scale: Tensor = field(kw_only=True)
@@ -78,9 +79,8 @@ class AnchoredDenoiser(BoundDenoiser):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         (anchor,), s = self.tensors, per_row(self.scale, x)
-        pull = s * x - anchor
         denoised: Tensor = self.denoiser(x, sigma)
-        return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * pull
+        return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * (s * x - anchor)
 
 
 class LangevinDiffPure(DiffusionPurifier):
@@ -118,10 +118,10 @@ class LangevinDiffPure(DiffusionPurifier):
         self.sigma2 = sigma2
 
     def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
-        """The denoiser pulled to the anchor x0."""
+        """``AnchoredDenoiser`` with the anchor x0 (B,C,H,W), model frame."""
         scale = self.schedule.scale(torch.zeros((), dtype=torch.float64))
         return AnchoredDenoiser(self.denoiser, (x0,), scale=scale, sigma2=self.sigma2)
 
     def diffused(self, x0: Tensor, noise: Noise, t: Tensor) -> Tensor:
-        """x0: no noise is added, at whatever time."""
+        """x0, without noise, at every time."""
         return x0

@@ -11,7 +11,7 @@ from common.diffusion.solvers import Solver
 class DiffPure(DiffusionPurifier):
     """Purification by the reverse VP-SDE. A larger t_star removes more of the attack and of the image.
 
-    The paper's t_star, of 1: CIFAR-10 0.1 (L-infinity 8/255), 0.075 (L2 0.5), 0.125 (unseen threats); ImageNet 0.15;
+    The paper's t_star: CIFAR-10 0.1 (L-infinity 8/255), 0.075 (L2 0.5), 0.125 (unseen threats); ImageNet 0.15;
     CelebA-HQ 0.5. Its grid is the default one: Euler-Maruyama with a node every 1e-3 down to t_end = 1e-5, i.e. 100
     steps for t_star = 0.1. ``schedule`` None is the paper's VP-SDE. The rest is as in ``DiffusionPurifier``.
 

@@ -48,7 +48,7 @@ class RandomisedDiffPure(DiffPure):
         self._check()
 
     def sampler(self, noise: Noise | None = None) -> Sampler:
-        """DiffPure's from the depths that ``noise`` draws; without it, from the two extremes."""
+        """DiffPure's sampler from depths drawn by ``noise``; None: from the smallest and the largest depth."""
         if noise is None:
             offset = torch.tensor([-1.0, 1.0], dtype=torch.float64)
         else:

@@ -10,7 +10,7 @@ from common.tasks.robust import RobustTask
 class DiffPureTask(RobustTask):
     """Test ``classifier`` behind DiffPure (arXiv 2205.07460): ``robust-diffusion test -c configs/diffpure/….yaml``.
 
-    Attacks differentiate the composition, through the sampler as the purifier's ``gradient`` says.
+    Attacks differentiate the composition; the purifier's ``gradient`` is the mode of its differentiation.
 
     Parameters
     ----------

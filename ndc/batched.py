@@ -1,6 +1,8 @@
 """Denoiser under an engine: one call, or many rows in micro-batches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -22,22 +24,12 @@ class BatchedDenoiser:
         return self.engine.denoise(self.denoiser, x, sigma, label)
 
     def at_level(self, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
-        """D(x, sigma, label) (R,C,H,W) at one noise level, in micro-batches; recomputed if they are several."""
-        rows = _Rows(self, x, x.new_tensor(sigma), label)
-        several = len(x) > self.micro_batches.size(x)
-        function = recomputed(rows.denoised, self.denoiser.training) if several else rows.denoised
+        """D(x, sigma, label) (R,C,H,W) at one noise level, in micro-batches; several are recomputed for a gradient."""
+        function: Callable[[slice], Tensor] = partial(self._rows, x, x.new_tensor(sigma), label)
+        if len(x) > self.micro_batches.size(x):
+            function = recomputed(function, self.denoiser.training)
         return self.micro_batches.map(function, len(x), x)
 
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a denoiser at one noise level."""
-
-    denoise: BatchedDenoiser
-    x: Tensor
-    sigma: Tensor
-    label: Tensor | None
-
-    def denoised(self, rows: slice) -> Tensor:
-        x = self.x[rows]
-        return self.denoise(x, self.sigma.expand(len(x)), None if self.label is None else self.label[rows])
+    def _rows(self, x: Tensor, sigma: Tensor, label: Tensor | None, rows: slice) -> Tensor:
+        x = x[rows]
+        return self(x, sigma.expand(len(x)), None if label is None else label[rows])

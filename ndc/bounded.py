@@ -68,19 +68,18 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
         excess = losses - losses.amin(-1, keepdim=True)
         if self.limit is None:
             return excess
-        most = losses.new_tensor((self.bound.weight * self._most(dimension)).tolist())
-        return excess.minimum(most.view(-1, 1, 1))
+        limits = losses.new_tensor((self.bound.weight * self._limits(dimension)).tolist())
+        return excess.minimum(limits.view(-1, 1, 1))
 
-    def reach(self, image: Tensor) -> Tensor:
+    def term_bounds(self, image: Tensor) -> Tensor:
         """Upper bounds on e_iy at an ``image`` (1,C,H,W) for any noise: (T,) float64.
 
         A clipped image is at most || 1 + |x0| || away from x0, hence min(limit D / lambda, sum_j (1 + |x0_j|)^2).
         """
         farthest = (1 + to_model(image).double().abs()).square().sum().cpu()
-        most = self._most(image[0].numel())
-        return most.minimum(farthest)
+        return self._limits(image[0].numel()).minimum(farthest)
 
-    def _most(self, dimension: int) -> Tensor:
+    def _limits(self, dimension: int) -> Tensor:
         """limit D / lambda(sigma_i), (T,)."""
         limit = math.inf if self.limit is None else self.limit
         return limit * dimension / edm_weight(self.bound.sigma, self.weight.sigma_data)

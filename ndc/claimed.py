@@ -40,9 +40,12 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
         if self.constants not in get_args(Constants):
             raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
 
-    def _accepted(self, classifier: Classifier) -> NoisedDiffusionClassifier:
+    def _supported(self, classifier: Classifier) -> NoisedDiffusionClassifier:
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":
-            raise ValueError("these constants are those of a diffusion classifier of variant 'dc'")
+            raise ValueError(
+                "Claimed needs a NoisedDiffusionClassifier of variant 'dc', as its constants assume; got "
+                f"{type(classifier).__name__}. Pass variant='dc', sigma=0"
+            )
         return classifier
 
     def _certificate(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:

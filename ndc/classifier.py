@@ -25,7 +25,7 @@ Variant = Literal["apndc", "epndc", "dc"]
 
 
 class NoisedDiffusionClassifier(Classifier):
-    """p(y | image) proportional to p(y) exp(bound on log p(image | y)), the bounds of `ndc.likelihood`.
+    """Classifier with p(y | image) ∝ p(y) exp(bound on log p(image | y)), the bounds of `ndc.likelihood`.
 
         logit_y = log p(y) - (1 / temperature) sum_i w_i || D(x_i, sigma_i, y) - target_i ||^2
 
@@ -49,7 +49,7 @@ class NoisedDiffusionClassifier(Classifier):
         elimination: early elimination of classes; None evaluates all classes at every node.
         unconditional: denoiser of APNDC's first step; None is ``denoiser`` without a label.
 
-    forward: image (B,C,H,W) in the pixel frame, unclipped where noisy -> logits (B,K).
+    ``forward``: image (B,C,H,W) in the pixel frame, unclipped where noisy -> logits (B,K).
     Raises ``ValueError`` for arguments that contradict each other or the denoiser's classes and range.
     Source: arXiv 2402.02316 (v2).
     """
@@ -71,7 +71,9 @@ class NoisedDiffusionClassifier(Classifier):
         unconditional: Denoiser | None = None,
     ) -> None:
         super().__init__()
-        _check_types((nodes, int | Nodes), (engine, Engine | None), (elimination, Elimination | None))
+        _check_type("nodes", nodes, int | Nodes)
+        _check_type("engine", engine, Engine | None)
+        _check_type("elimination", elimination, Elimination | None)
         self.denoiser, self.unconditional = denoiser, unconditional
         self.num_classes, self.sigma, self.variant = num_classes, parse_number(sigma), variant
         self.nodes = Nodes(nodes) if isinstance(nodes, int) else nodes
@@ -91,14 +93,14 @@ class NoisedDiffusionClassifier(Classifier):
 
     @property
     def bound(self) -> Bound:
-        """Nodes, spreads and weights of the sum, in the model frame."""
+        """Noise levels, spreads and weights of the nodes, in the model frame."""
         return self._bound
 
     @property
     def evaluations(self) -> int:
         """Network evaluations of one image with every class at every node, without elimination."""
-        once = {"apndc": 1, "epndc": self.num_classes * self.nodes.control, "dc": 0}[self.variant]
-        return len(self.bound) * self.num_classes + once
+        extra = {"apndc": 1, "epndc": self.num_classes * self.nodes.control, "dc": 0}[self.variant]
+        return len(self.bound) * self.num_classes + extra
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         if self.elimination is None or self._plan is None:
@@ -155,10 +157,9 @@ class NoisedDiffusionClassifier(Classifier):
         return BatchedDenoiser(denoiser, self.engine, self._micro_batches)
 
 
-def _check_types(*arguments: tuple[object, Any]) -> None:
-    for value, types in arguments:
-        if not isinstance(value, types):
-            raise TypeError(f"expected {types}; got {value!r}")
+def _check_type(argument: str, value: object, types: Any) -> None:
+    if not isinstance(value, types):
+        raise TypeError(f"{argument}: expected {types}; got {value!r}")
 
 
 def _check_input(variant: str, sigma: float) -> None:

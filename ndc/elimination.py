@@ -1,4 +1,4 @@
-"""Early elimination: classes that are clearly behind are dropped from node to node."""
+"""Early elimination of classes: those clearly behind are dropped from node to node."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -36,8 +36,8 @@ class Elimination:
     ``rule="equal"`` c = 1 - m/T, the correction for m out of finitely many T. Else c = 1: on a uniform grid the lowest
     noise levels, visited last, are the noisiest. Antithetic nodes count in pairs, since the two of a pair are not
     independent. All classes share the noise of a node, so that s is small. An image with one class left stops; classes
-    that remain to the end are compared by their whole sums. Limits are in the units of the logits, whatever the number
-    of nodes.
+    that remain to the end are compared by their whole sums. Limits are in the units of the logits, independent of the
+    number of nodes.
 
     The classes evaluated depend on the noisy image and on the noise; the noise of a node depends on neither, nor on the
     remaining classes. The classifier is a randomised function of its input, which smoothing may certify.
@@ -49,7 +49,7 @@ class Elimination:
     Args:
         stages: numbers of nodes after which classes are dropped, ascending, below T; None is 4, 6, .. 16, 20, .. 32,
             40, ..., and twice that for antithetic nodes. A standard error takes at least two nodes.
-        errors: standard errors behind at which a class is dropped. With 3.5 the answer was that of the full search on
+        errors: standard errors behind at which a class is dropped. With 3.5 the class was that of the full search on
             all 3,200 noisy digits (APNDC and EPNDC, sigma 0.25 and 0.5, 16 and 32 nodes), for 21 to 51 % of its
             evaluations, and with 3 on all but 4. EPNDC with neither antithetic nodes nor its control variate (`Nodes`,
             on by default) is too noisy for that: 98 to 99 %, with no loss of accuracy.
@@ -110,22 +110,23 @@ class Elimination:
     def logits(
         self, terms: TermsOfRows, plan: Sequence[Sequence[int]], prior: Tensor, images: int, nodes: Nodes | None = None
     ) -> Tensor:
-        """The logits (B,K) of B = ``images``; ``prior`` (K,) is log p(y). ``nodes`` are those of the ``plan``."""
+        """Logits (B,K) of B = ``images``; ``prior`` (K,) is log p(y). ``nodes`` are those of the ``plan``."""
         total = sum(map(len, plan))
-        alive = torch.ones(images, len(prior), dtype=torch.bool, device=prior.device)
-        visited = torch.zeros_like(alive, dtype=torch.int64)
-        values = prior.new_zeros(0, *alive.shape)
+        remaining = torch.ones(images, len(prior), dtype=torch.bool, device=prior.device)
+        visited = torch.zeros_like(remaining, dtype=torch.int64)
+        values = prior.new_zeros(0, *remaining.shape)
         for stage, stage_nodes in enumerate(plan):
-            rows = (alive.sum(1) > 1).nonzero().squeeze(1)
+            rows = (remaining.sum(1) > 1).nonzero().squeeze(1)
             if not len(rows):
                 break
-            new = terms(stage_nodes, rows, alive[rows])
-            values = torch.cat([values, new.new_zeros(len(stage_nodes), *alive.shape).index_copy(1, rows, new)])
-            visited[rows] += len(stage_nodes) * alive[rows]
+            new = terms(stage_nodes, rows, remaining[rows])
+            values = torch.cat([values, new.new_zeros(len(stage_nodes), *remaining.shape).index_copy(1, rows, new)])
+            visited[rows] += len(stage_nodes) * remaining[rows]
             if stage < len(plan) - 1:
                 limit = self._limit(stage, len(plan) - 1)
-                alive[rows] &= self._survivors(values[:, rows].detach(), alive[rows], prior, total, limit, nodes)
-        return _assembled(values, alive, visited, prior, total)
+                terms_so_far = values[:, rows].detach()
+                remaining[rows] &= self._survivors(terms_so_far, remaining[rows], prior, total, limit, nodes)
+        return _assembled(values, remaining, visited, prior, total)
 
     def _limit(self, stage: int, stages: int) -> int | None:
         """Most classes that remain after a stage; None for no limit."""
@@ -134,40 +135,46 @@ class Elimination:
         return None if self.keep is None else self.keep[stage]
 
     def _survivors(
-        self, values: Tensor, alive: Tensor, prior: Tensor, total: int, limit: int | None, nodes: Nodes | None
+        self, values: Tensor, remaining: Tensor, prior: Tensor, total: int, limit: int | None, nodes: Nodes | None
     ) -> Tensor:
-        """Classes (R,K) of those ``alive`` that remain after the nodes of ``values`` (m,R,K)."""
-        estimate = (total * values.mean(0) + prior).masked_fill(~alive, -math.inf)
+        """Classes (R,K) of the ``remaining`` ones that stay after the m nodes of ``values`` (m,R,K)."""
+        estimate = (total * values.mean(0) + prior).masked_fill(~remaining, -math.inf)
         best, leader = estimate.max(1, keepdim=True)
-        possible = alive & (estimate > -math.inf)  # a term that overflowed rules its class out
+        candidates = remaining & (estimate > -math.inf)  # a class with an overflowed term is dropped
         allowed = torch.full_like(best, self.margin)
         if self.errors:
-            behind = total * (values.gather(2, leader.expand(len(values), -1, -1)) - values)
-            allowed = allowed + self.errors * _squared_error(behind, possible, total, nodes).sqrt()
-        least = best - allowed
-        if limit is not None and limit < alive.shape[1]:
-            least = least.maximum(estimate.topk(limit).values[:, -1:])
-        kept = possible & (estimate >= least)
-        last = estimate.masked_fill(~kept, math.inf).amin(1, keepdim=True)
-        return torch.where(best > -math.inf, possible & (estimate >= last), alive)  # a class keeps all before it
+            deficits = total * (values.gather(2, leader.expand(len(values), -1, -1)) - values)
+            allowed = allowed + self.errors * _squared_error(deficits, candidates, total, nodes).sqrt()
+        threshold = best - allowed
+        if limit is not None and limit < remaining.shape[1]:
+            threshold = threshold.maximum(estimate.topk(limit).values[:, -1:])
+        kept = candidates & (estimate >= threshold)
+        lowest_kept = estimate.masked_fill(~kept, math.inf).amin(1, keepdim=True)
+        ahead = candidates & (estimate >= lowest_kept)  # the kept classes and all ahead of them
+        return torch.where(best > -math.inf, ahead, remaining)
 
 
-def _squared_error(behind: Tensor, alive: Tensor, total: int, nodes: Nodes | None) -> Tensor:
-    """s^2 (R,K), from T times the differences ``behind`` (m,R,K) to the leader."""
-    m, finite = len(behind), 1 - len(behind) / total if nodes is None or nodes.rule == "equal" else 1.0
+def _squared_error(deficits: Tensor, remaining: Tensor, total: int, nodes: Nodes | None) -> Tensor:
+    """s^2 (R,K) of the class's difference, from the ``deficits`` T [term_i,best - term_ik], (m,R,K)."""
+    m, correction = len(deficits), 1 - len(deficits) / total if nodes is None or nodes.rule == "equal" else 1.0
     if nodes is not None and nodes.antithetic:
         m //= 2
-        behind = behind.view(m, 2, *behind.shape[1:]).mean(1)
-    own = behind.var(0).masked_fill(~alive, 0.0)
-    variance = own.maximum(own.sum(1, keepdim=True) / (alive.sum(1, keepdim=True) - 1).clamp(min=1))
-    return variance * finite * (1 + 1 / (2 * m - 2)) / m
+        deficits = deficits.view(m, 2, *deficits.shape[1:]).mean(1)
+    own_variance = deficits.var(0).masked_fill(~remaining, 0.0)
+    rivals = (remaining.sum(1, keepdim=True) - 1).clamp(min=1)
+    variance = own_variance.maximum(own_variance.sum(1, keepdim=True) / rivals)
+    return variance * correction * (1 + 1 / (2 * m - 2)) / m
 
 
-def _assembled(values: Tensor, alive: Tensor, visited: Tensor, prior: Tensor, total: int) -> Tensor:
-    """Logits (B,K) from the terms (m,B,K), of which each class has the first ``visited`` (B,K)."""
+def _assembled(values: Tensor, remaining: Tensor, visited: Tensor, prior: Tensor, total: int) -> Tensor:
+    """Logits (B,K) from the terms (m,B,K), of which each class has the first ``visited`` (B,K).
+
+    The logit of a class dropped after m nodes is the winner's plus T/m sum_{i <= m} (term_iy - term_i,winner), plus the
+    difference of their log p(y).
+    """
     share = total / visited.to(prior)
     estimate = share * values.sum(0) + prior
-    winner = estimate.masked_fill(~alive, -math.inf).argmax(1, keepdim=True)
+    winner = estimate.masked_fill(~remaining, -math.inf).argmax(1, keepdim=True)
     partial_sums = values.gather(2, winner.expand(len(values), -1, -1)).squeeze(2).cumsum(0).transpose(0, 1)
     difference = share * (values.sum(0) - partial_sums.gather(1, visited - 1)) + prior - prior[winner]
     return torch.where(visited == visited.gather(1, winner), estimate, estimate.gather(1, winner) + difference)

@@ -13,14 +13,13 @@ from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import unpadded
 from ndc.classifier import NoisedDiffusionClassifier
 
-_ROWS = 1024  # copies of an image per call of the classifier, which divides them into micro-batches itself
-
+_ROWS = 1024  # copies of an image per call of the classifier, which divides them into micro-batches
 
 DC = TypeVar("DC", bound=NoisedDiffusionClassifier)
 
 
 class ExpectedLogits(Certifier, Generic[DC]):
-    """Certifier without noise on the image: it averages a diffusion classifier's logits over the classifier's noise."""
+    """Certifier by the mean logits of a diffusion classifier over the classifier's own noise; none on the image."""
 
     sigma = 0.0
 
@@ -36,13 +35,13 @@ class ExpectedLogits(Certifier, Generic[DC]):
             return [self._certificate(dc, image[b : b + 1], noise.rows(slice(b, b + 1))) for b in range(len(image))]
 
     def _checked(self, classifier: Classifier) -> DC:
-        dc = self._accepted(unpadded(classifier))
+        dc = self._supported(unpadded(classifier))
         if dc.num_classes != self.num_classes:
             raise ValueError(f"num_classes must be the classifier's, {dc.num_classes}; got {self.num_classes}")
         return dc
 
     @abstractmethod
-    def _accepted(self, classifier: Classifier) -> DC:
+    def _supported(self, classifier: Classifier) -> DC:
         """The classifier, if the certificate holds for its kind. Raises ``ValueError`` otherwise."""
 
     @abstractmethod
@@ -59,7 +58,7 @@ def sample_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, nois
     parts = [draws.rows(slice(start, start + _ROWS)) for start in range(0, samples, _ROWS)]
     sampled = torch.cat([losses(image.expand(len(p), *image.shape[1:]), p).cpu().double() for p in parts], dim=1)
     if not bool(sampled.isfinite().all()):
-        raise ValueError("a certificate needs finite losses; the denoiser's errors are NaN or infinite on this image")
+        raise ValueError("a certificate needs finite losses; got NaN or infinity. Check the denoiser and its range")
     return sampled
 
 

@@ -84,7 +84,7 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
         if self.law not in get_args(Law):
             raise ValueError(f"law must be 'strong' or 'weak'; got {self.law!r}")
 
-    def _accepted(self, classifier: Classifier) -> BoundedDiffusionClassifier:
+    def _supported(self, classifier: Classifier) -> BoundedDiffusionClassifier:
         if not isinstance(classifier, BoundedDiffusionClassifier):
             got = type(classifier).__name__
             raise ValueError(f"a Lipschitz bound needs bounded terms, a BoundedDiffusionClassifier; got a {got}")
@@ -110,6 +110,6 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
 
     def _gap(self, dc: BoundedDiffusionClassifier, image: Tensor, differences: Tensor) -> Tensor:
         """Lower bounds (K-1,) on the expected logit differences to the other classes, from draws (n,K-1)."""
-        half = (dc.bound.weight * dc.reach(image)).sum().item() / dc.temperature(image[0].numel())
+        half = (dc.bound.weight * dc.term_bounds(image)).sum().item() / dc.temperature(image[0].numel())
         level = self.alpha if self.law == "weak" else self.alpha / 2
         return mean_lower(differences, 2 * half, level / (self.num_classes * (self.num_classes - 1)))

@@ -19,7 +19,7 @@ def slopes(dc: BoundedDiffusionClassifier, image: Tensor) -> Tensor:
     """
     weight = dc.bound.weight / dc.temperature(image[0].numel())
     target = 4 * math.sqrt(image[0].numel())
-    return 2 * weight * (2 * dc.reach(image) / (math.sqrt(2 * math.pi) * dc.bound.sigma) + target)
+    return 2 * weight * (2 * dc.term_bounds(image) / (math.sqrt(2 * math.pi) * dc.bound.sigma) + target)
 
 
 def mean_lower(values: Tensor, width: float, level: float) -> Tensor:
@@ -80,7 +80,7 @@ class StrongLaw:
         """From draws of the pairs' terms (T,n,K-1) and of the losses (T,n,K); ``level``: chance of a wrong bound."""
         (nodes, _, classes), root = losses.shape, math.sqrt(image[0].numel())
         sigma, weight = dc.bound.sigma[:, None], dc.bound.weight[:, None]
-        reach = weight * dc.reach(image)[:, None]
+        reach = weight * dc.term_bounds(image)[:, None]
         each = level / (nodes * (2 * classes * (classes - 1) + 1))
         ahead, behind = (quantiles(sign * pairs / reach[:, None], each) for sign in (1, -1))
         farthest = (losses / weight[:, None]).sqrt().topk(2, dim=2).values.mean(2, keepdim=True)

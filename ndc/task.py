@@ -1,10 +1,24 @@
 """NDCTask: certify a classifier of noisy images."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluators import Certified
 from common.tasks.robust import RobustTask
+
+
+@runtime_checkable
+class HasNoiseLevel(Protocol):
+    """Classifier of images with Gaussian noise of standard deviation ``sigma`` (pixels)."""
+
+    sigma: float
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """Classifier with a fixed number of classes."""
+
+    num_classes: int
 
 
 class NDCTask(RobustTask):
@@ -24,8 +38,7 @@ class NDCTask(RobustTask):
 
     def __init__(self, classifier: Classifier, *args: Any, **kwargs: Any) -> None:
         super().__init__(classifier, *args, **kwargs)
-        sigma, classes = getattr(classifier, "sigma", None), getattr(classifier, "num_classes", None)
-        if sigma is None:
+        if not isinstance(classifier, HasNoiseLevel):
             raise ValueError(
                 f"the classifier must have a noise level sigma (pixels); a {type(classifier).__name__} has none. For a "
                 "classifier of clean images use common.tasks.RobustTask, or put a denoiser before it: "
@@ -33,7 +46,8 @@ class NDCTask(RobustTask):
             )
         for evaluator in self.evaluators:
             if isinstance(evaluator, Certified):
-                check_certifier(evaluator, sigma, classes)
+                classes = classifier.num_classes if isinstance(classifier, HasClasses) else None
+                check_certifier(evaluator, classifier.sigma, classes)
 
 
 def check_certifier(evaluator: Certified, sigma: float, classes: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Terms of the likelihood bound for any nodes, images and classes, in full calls of the network."""
+"""Terms of the likelihood bound for any nodes, images and classes, evaluated in micro-batches."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from common.noise import Noise
 from ndc.batched import BatchedDenoiser
 from ndc.likelihood import Bound, noised_pair, pull_variate, squared_errors
 
-_CALLS_PER_BLOCK = 4  # so that few calls are not full
+_CALLS_PER_BLOCK = 4  # at most one call of a block has fewer rows than the batch size
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BoundInput:
         return len(self.centre)
 
     def rows(self, rows: slice | Tensor) -> "BoundInput":
-        """The same for some images."""
+        """Input of the bound for some of the images."""
         return BoundInput(self.centre[rows], None if self.anchor is None else self.anchor[rows], self.noise.rows(rows))
 
 
@@ -79,8 +79,9 @@ class LikelihoodTerms:
         return torch.cat(blocks, dim=1)
 
     def _block(self, nodes: Sequence[int], inputs: BoundInput, candidates: Tensor | None) -> Tensor:
+        """Losses (n,R,K) of all R images of ``inputs``, less EPNDC's control variate where there is an anchor."""
         x, bound = inputs.centre, self.bound.at(nodes, inputs.centre)
-        z = self.bound.normals(inputs.noise, nodes, x)  # outside of what is recomputed: the same numbers both times
+        z = self.bound.normals(inputs.noise, nodes, x)  # outside of the recomputed function: drawn once
         mask = torch.ones(len(x), self.classes, dtype=torch.bool, device=x.device) if candidates is None else candidates
         rows = _Rows(self.denoise, bound, x, z, *mask.nonzero(as_tuple=True))
         micro_batches = self.denoise.micro_batches

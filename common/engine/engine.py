@@ -1,4 +1,4 @@
-"""Engine: how networks are run."""
+"""Engine: precision, memory layout, compilation and call size of networks."""
 
 from dataclasses import dataclass
 from typing import get_args

@@ -14,9 +14,8 @@ from common.units import check_integer
 
 BatchSize = int | Literal["auto"]
 
-GRADIENT_ROWS = (
-    64  # rows per call of automatic size while a gradient is recorded: memory shows only in the backward pass
-)
+GRADIENT_ROWS = 64
+"""Rows per call of automatic size while a gradient is recorded: its memory shows only in the backward pass."""
 
 
 class MicroBatches:

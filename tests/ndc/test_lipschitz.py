@@ -175,10 +175,10 @@ def test_bounded_terms_are_within_their_reach_and_limited_ones_within_their_limi
     h[0] = -x.sign()
     farthest = (h - x).square().sum(1).max().item()
     free, limited = steep(0, None), steep(0, 0.1)
-    torch.testing.assert_close(free.reach(point(*x)), torch.full((3,), farthest, dtype=F64))
+    torch.testing.assert_close(free.term_bounds(point(*x)), torch.full((3,), farthest, dtype=F64))
     sigma = free.bound.sigma
     expected = 0.1 * 2 * (sigma * 0.5) ** 2 / (sigma**2 + 0.25)
-    torch.testing.assert_close(limited.reach(point(*x)), expected)
+    torch.testing.assert_close(limited.term_bounds(point(*x)), expected)
     terms = limited.losses(point(*x).expand(50, 1, 1, 2), noise(50))
     most = (limited.bound.weight * expected).view(-1, 1, 1)
     assert bool((terms.amin(2) == 0).all())
@@ -195,7 +195,7 @@ def test_without_a_limit_it_is_the_clipped_classifier():
     torch.testing.assert_close(dc(image, rows).softmax(1), clipped(image, rows).softmax(1))
     assert not torch.allclose(dc(image, rows).softmax(1), plain(image, rows).softmax(1))
     terms = dc.unlimited(image.expand(200, 1, 1, 2), noise(200))
-    assert bool((terms <= (dc.bound.weight * dc.reach(image)).view(-1, 1, 1)).all())
+    assert bool((terms <= (dc.bound.weight * dc.term_bounds(image)).view(-1, 1, 1)).all())
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.001), (0.0, 0.97), (0.2, 0.5), (0.8, 1.0)])
@@ -471,5 +471,5 @@ def test_nan_losses_give_no_certificate(certifier):
             return super().forward(x, sigma, label) + torch.where(label == 2, math.nan, 0.0).view(-1, 1, 1, 1)
 
     dc = BoundedDiffusionClassifier(Broken(0), 3, Nodes(3, "log", 0.25, 1.0), "lognormal", None)
-    with pytest.raises(ValueError, match="a certificate needs finite losses; the denoiser's errors are NaN"):
+    with pytest.raises(ValueError, match="a certificate needs finite losses; got NaN or infinity"):
         certifier.certify(dc, point(0.1, 0.1), Noise.of(0, torch.tensor([0])))

@@ -10,7 +10,8 @@ from scipy.stats import beta, norm
 def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
     """One-sided Clopper-Pearson lower bound: p with ``P(Binomial(n, p) >= k) = alpha``; 0 for k = 0.
 
-    It exceeds the true probability in a share of at most alpha of all samples.
+    That p is the alpha quantile of Beta(k, n - k + 1). It exceeds the true probability with probability at most alpha
+    over the samples.
     """
     if n < 1 or not 0 <= k <= n:
         raise ValueError(f"counts must satisfy 0 <= k <= n and n >= 1; got k={k}, n={n}")
@@ -22,7 +23,7 @@ def clopper_pearson_lower(k: int, n: int, alpha: float) -> float:
 @lru_cache
 def needed_probability(sigma: float, radius: float) -> float:
     """Phi(radius / sigma): the lower bound that certifies ``radius``; above 1/2 even for radius 0."""
-    return max(float(norm.cdf(radius / sigma)), 0.5 + 1e-12)
+    return max(float(norm.cdf(radius / sigma)), 0.5 + 1e-12)  # at 1/2 smoothing abstains
 
 
 @lru_cache

@@ -22,7 +22,7 @@ from common.units import check_integer
 
 @dataclass(frozen=True)
 class Forecast(Smoothing):
-    """Predicted verdicts of `Smoothing` with the same n0, n, alpha about the radii ``targets``.
+    """Predicted verdicts of `Smoothing` with the same n0, n and alpha on the radii ``targets``.
 
     A study of certification costs needs the verdicts of a procedure that is too expensive to run: 10,000 samples of 126
     nodes and 10 classes are 12.7 million network evaluations per image. `Smoothing` certifies a radius r if at least k*
@@ -40,8 +40,8 @@ class Forecast(Smoothing):
     image certified as another class abstains), else the leading class, which n0 samples select with an error below
     ``error``.
 
-    A predicted verdict is not a certificate, and the samples saved are no merit of the procedure. The radius is the
-    largest target predicted as certified.
+    A predicted verdict is not a certificate, and the samples saved do not lower the cost of certification. The radius
+    is the largest target predicted as certified.
 
     Args:
         targets: radii (L2, pixels), ascending, above 0.
@@ -66,8 +66,8 @@ class Forecast(Smoothing):
         super().__post_init__()
         check_targets(self.targets, zero=False)
         check_integer("first, the samples of the first stage,", self.first, 1)
-        check_integer("limit", self.most, self.first)
-        if self.most > self.n or not 1 < self.growth < math.inf:
+        check_integer("limit", self.max_samples, self.first)
+        if self.max_samples > self.n or not 1 < self.growth < math.inf:
             raise ValueError(f"stages need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")
         if not 0 < self.error < 0.5:
             raise ValueError(f"error, the chance of a wrong verdict, must be in (0, 0.5); got {self.error}")
@@ -81,14 +81,14 @@ class Forecast(Smoothing):
             )
 
     @property
-    def most(self) -> int:
+    def max_samples(self) -> int:
         """The largest number of samples drawn."""
         return self.n if self.limit is None else self.limit
 
     @property
     def stages(self) -> list[int]:
         """Numbers of samples after which verdicts are predicted."""
-        return stage_sizes(self.first, self.growth, self.most)
+        return stage_sizes(self.first, self.growth, self.max_samples)
 
     @property
     def counts_needed(self) -> list[int]:
@@ -98,14 +98,14 @@ class Forecast(Smoothing):
     def certify(
         self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
     ) -> list[Certificate]:
-        """One predicted verdict per image (B,C,H,W), about ``label`` (B,) or the leading class."""
+        """One predicted verdict per image (B,C,H,W), on ``label`` (B,) or the leading class."""
         check_rows(image, noise)
         staged = StagedCounts(self, classifier, image, noise.stream("estimate"))
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             for size in self.stages:
                 staged.extend(size)
                 classes = staged.counts.argmax(1) if label is None else label
-                agreed = staged.of(classes)
+                agreed = staged.of_classes(classes)
                 staged.active = [row for row in staged.active if None in self._verdicts(agreed[row], size)]
                 if not staged.active:
                     break
@@ -114,7 +114,7 @@ class Forecast(Smoothing):
         return [self._predicted(*row, evaluations) for row in rows]
 
     def _verdicts(self, count: int, size: int) -> list[bool | None]:
-        """Per target: all n samples will certify it, or not; None while open."""
+        """Verdict per target: True for certified, False for not certified, None while open."""
         error = self.error / len(self.stages)
         return [_verdict(count, size, self.n, needed, error) for needed in self.counts_needed]
 
@@ -123,7 +123,7 @@ class Forecast(Smoothing):
         verdicts = self._verdicts(count, size)
         pairs = zip(verdicts, self.counts_needed, strict=True)
         certified = [count * self.n >= needed * size if verdict is None else verdict for verdict, needed in pairs]
-        radius = max((r for r, yes in zip(self.targets, certified, strict=True) if yes), default=0.0)
+        radius = max((r for r, holds in zip(self.targets, certified, strict=True) if holds), default=0.0)
         procedure = self.n0 + self.n
         return Certificate(
             prediction=prediction if radius else ABSTAIN,
@@ -139,7 +139,7 @@ class Forecast(Smoothing):
 
 @lru_cache(maxsize=2**16)
 def _verdict(count: int, size: int, n: int, needed: int, error: float) -> bool | None:
-    """Verdict of n samples about a count ``needed``, from ``count`` of the first ``size``; None if open."""
+    """Verdict of n samples on a count ``needed``, from ``count`` of the first ``size``; None while open."""
     if count >= needed or size - count > n - needed:
         return count >= needed
     if float(hypergeom.sf(count - 1, n, needed - 1, size)) <= error:

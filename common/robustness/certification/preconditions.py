@@ -1,4 +1,4 @@
-"""Preconditions of randomised smoothing: repeatable answers and independent samples.
+"""Preconditions of randomised smoothing: repeatable logits and independent samples.
 
 The bound of `Smoothing` is that of independent samples f(x + sigma z_i, w_i), whose own draws w_i do not depend on the
 clean image x. It holds for every such function f. It fails where f uses one w for all samples, reads the other rows of
@@ -36,7 +36,7 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
     """Check by 37 forward passes that smoothing at level ``sigma`` (pixels) may certify a classifier.
 
     Takes one image (1,C,H,W) in pixels and one row of noise. Raises ``ValueError`` if logits are NaN, if the same call
-    gives other logits, if they depend on a row's place or on the other rows of a batch, or if a classifier with
+    gives other logits, if they depend on a row's position or on the other rows of a batch, or if a classifier with
     ``randomised=True`` ignores its noise, or the noise's draw. Passing is necessary, not sufficient.
     """
     rows = noise.draws(_ROWS)

@@ -110,11 +110,11 @@ class Sequential(Smoothing):
             if not staged.active:
                 break
             staged.extend(size)
-            agreed = staged.of(selected)
+            agreed = staged.of_classes(selected)
             for row in staged.active:
                 best[row] = max(best[row], clopper_pearson_lower(agreed[row], size, self._alpha_per_stage))
             staged.active = [row for row in staged.active if self._continues(agreed[row], size, best[row])]
-        rows = zip(selected.tolist(), best, staged.of(selected), staged.samples, strict=True)
+        rows = zip(selected.tolist(), best, staged.of_classes(selected), staged.samples, strict=True)
         return [self.certificate(*row) for row in rows]
 
     def _continues(self, count: int, size: int, p_lower: float) -> bool:
@@ -126,5 +126,8 @@ class Sequential(Smoothing):
         return count + self.n - size >= needed and self._is_likely(count, size, needed)
 
     def _is_likely(self, count: int, size: int, needed: int) -> bool:
-        """True unless ``count`` of ``size`` samples reject a probability of ``needed`` / n at level ``futility``."""
+        """True unless ``count`` of ``size`` samples reject a probability of ``needed`` / n at level ``futility``.
+
+        The upper Clopper-Pearson bound is one minus the lower bound of the disagreements.
+        """
         return not self.futility or 1.0 - clopper_pearson_lower(size - count, size, self.futility) >= needed / self.n

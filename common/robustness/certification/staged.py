@@ -26,16 +26,16 @@ def check_targets(targets: Sequence[float], zero: bool) -> None:
     ``zero``: the first may be 0.
     """
     if not isinstance(targets, list | tuple):
-        raise ValueError(f"targets must be radii, a list even of one; got {targets!r}")
-    known = targets and all(map(math.isfinite, targets)) and list(targets) == sorted(set(targets))
-    if known and (long := [radius for radius in targets if rounded_down(radius) != radius]):
+        raise ValueError(f"targets must be a list of radii, [r] for one; got {targets!r}")
+    ascending = targets and all(map(math.isfinite, targets)) and list(targets) == sorted(set(targets))
+    if ascending and (long := [radius for radius in targets if rounded_down(radius) != radius]):
         raise ValueError(f"targets may have {DIGITS} digits, as records hold no more; got {long}")
-    if not known or targets[0] < 0 or (targets[0] == 0 and not zero):
+    if not ascending or targets[0] < 0 or (targets[0] == 0 and not zero):
         raise ValueError(f"targets must be radii {'>=' if zero else '>'} 0 (pixels), ascending; got {list(targets)}")
 
 
 class StagedCounts:
-    """Class counts of B images whose sampling stops one by one.
+    """Class counts of B images, each sampled until the caller stops it.
 
     ``counts`` (B,K) int64, ``samples`` (B,) so far, ``active``: the images that are still sampled.
     """
@@ -47,7 +47,7 @@ class StagedCounts:
         self._size = 0
 
     def extend(self, size: int) -> None:
-        """Draw the samples of the active images up to number ``size``."""
+        """Draw further samples of the active images, up to ``size`` in total."""
         rows = torch.tensor(self.active, dtype=torch.int64, device=self.image.device)
         image, noise = self.image[rows], self.noise.rows(rows)
         self.counts[rows] += self.smoothing.counts(self.classifier, image, noise, size - self._size, start=self._size)
@@ -55,7 +55,7 @@ class StagedCounts:
             self.samples[row] = size
         self._size = size
 
-    def of(self, classes: Tensor) -> list[int]:
-        """Counts of one class (B,) per image."""
+    def of_classes(self, classes: Tensor) -> list[int]:
+        """Counts of the given ``classes`` (B,), one per image."""
         counts: list[int] = self.counts.gather(1, classes[:, None]).squeeze(1).tolist()
         return counts

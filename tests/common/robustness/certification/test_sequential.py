@@ -162,7 +162,7 @@ def test_certificates_do_not_depend_on_other_images_or_batch_size():
     ("settings", "message"),
     [
         ({"targets": ()}, "targets must be radii"),
-        ({"targets": 0.25}, "a list even of one"),
+        ({"targets": 0.25}, "must be a list of radii"),
         ({"targets": (0.5, 0.25)}, "ascending"),
         ({"targets": (-0.1,)}, "targets must be radii >= 0"),
         ({"targets": (0.25, math.nan)}, "targets must be radii >= 0"),
