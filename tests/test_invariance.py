@@ -95,7 +95,8 @@ def tiny_certification(tiny_test, weights, tmp_path):
         path = tiny_test(records=records, data={"batch_size": images})
         config = yaml.safe_load(path.read_text())
         denoiser = {"class_path": "common.checkpoints.load_denoiser", "init_args": {"path": str(file)}}
-        classifier = {"denoiser": denoiser, "num_classes": 10, "sigma": 0.25, "nodes": 4, "batch_size": rows}
+        classifier = {"denoiser": denoiser, "num_classes": 10, "sigma": 0.25, "nodes": 4}
+        classifier["engine"] = {"class_path": "common.engine.Engine", "init_args": {"batch_size": rows}}
         classifier["elimination"] = {"class_path": "ndc.Elimination"}
         smoothing = {"sigma": 0.25, "n0": 10, "n": 80, "alpha": 0.1, "targets": [0.1, 0.25], "first": 20}
         certifier = {"class_path": "common.robustness.Sequential", "init_args": smoothing}
