@@ -27,7 +27,7 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
     - At a node a class loses at most ``limit`` against the best class there, in units of EDM's normalised loss, in
       which an untrained denoiser loses 1. None: no limit. The loss of the best class is common to all classes.
 
-    Nothing can be certified without the first. The second keeps the estimate of the expected logits affordable
+    Clipping is required for any certificate. The limit keeps the estimate of the expected logits affordable
     (`ndc.lipschitz`): a term could otherwise be as large as 4 D. The draws needed grow in proportion to ``limit`` over
     the gap between classes, so the limit should be a few times the differences between classes. The gradient of a
     limited or clipped term is zero. A certificate is about this classifier: report and attack this one.

@@ -49,7 +49,7 @@ class Denoising(DiffusionPurifier):
 
 
 class DenoisedClassifier(ClassifierWrapper):
-    """Classifier of images with noise of ``sigma`` (pixels): denoise, then classify. Made to be smoothed.
+    """Classifier of images with noise of ``sigma`` (pixels): denoise, then classify. For use with `Smoothing`.
 
     - **Diffusion-denoised smoothing**: ``steps=1``, ``votes=1``. One call of the denoiser at the level of the noise,
       then the classifier; deterministic. Source: Carlini et al., arXiv 2206.10550.

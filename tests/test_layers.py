@@ -11,7 +11,7 @@ ROOMS = {p.name for p in (ROOT / "common").iterdir() if p.is_dir() and not p.nam
 LOOSE = {"noise", "units", "exact"}
 FILES = sorted(path for name in (*METHODS, "common") for path in (ROOT / name).rglob("*.py"))
 
-# What a room of common may import from, beside itself. Every other pair is forbidden.
+# Allowed imports of each room of common, beside itself. Every other pair is forbidden.
 GROUND = {"naming", "noise", "units"}
 MAY_IMPORT: dict[str, set[str]] = {
     "naming": set(),
@@ -64,7 +64,7 @@ def is_allowed(module: str, name: str) -> bool:
         return False
     if not inner or inner[0] not in {*ROOMS, *LOOSE}:
         return False  # `from common import x` with x of no room
-    if rest[0] == inner[0]:  # inside a room: bodies of networks know no sampler
+    if rest[0] == inner[0]:  # inside a room: bodies of networks import no sampler
         return rest[:2] != ["diffusion", "networks"] or inner[1:2] == ["networks"]
     return inner[0] in MAY_IMPORT[rest[0]]
 

@@ -6,7 +6,7 @@
 | ``Checkpoint`` | the same, one step at a time | S states + 1 network | exact |
 | ``Adjoint`` | a second SDE, run backwards (in DiffPure's paper) | 1 state + 1 network | approximate: weaker |
 | ``Surrogate`` | exact, of a coarser sampler of the same defence | as ``Checkpoint`` | approximate: weaker |
-| ``BPDA`` | the identity in place of the purifier | nothing | approximate: weakest |
+| ``BPDA`` | the identity in place of the purifier | none | approximate: weakest |
 
 A robust accuracy measured with an approximate gradient is an upper bound with an unknown gap: report it as such.
 """

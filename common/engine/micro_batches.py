@@ -24,7 +24,7 @@ class MicroBatches:
     On a CPU, kernels are prepared anew for each number of rows that was not used lately, which takes a small network as
     long as 70 rows; hence equal calls, and `rounded` for the rest.
 
-    With "auto" the size is found during the work itself, for each device and shape of rows: it doubles as long as rows
+    With "auto" the size is tuned at run time, for each device and shape of rows: it doubles as long as rows
     get cheaper (`SizeSearch`) and halves where memory runs out. Results depend on the size by rounding alone.
     Raises ``ValueError`` for a size below 1.
     """

@@ -1,6 +1,6 @@
 """Checksums of published files: the sha256 on the card, or else the one pinned on first use.
 
-Where no publisher states a checksum, the first download is trusted and every later use is compared with it. The pin
+A checksum that no publisher states is pinned on first download, and every later use is compared with it. The pin
 lies beside the file as ``FILE.json``. While size and times of the file equal those in the pin, the file is not hashed
 again, which takes seconds for gigabytes.
 """
@@ -51,8 +51,8 @@ def verify_checksum(path: Path, card: Card, console: Console) -> None:
     if card.sha256 is None and pin is not None and checksum != pin.sha256:
         raise ValueError(
             f"{path} changed since it was first fetched on {pin.first}: its sha256 was {pin.sha256} and is "
-            f"{checksum}. Its publisher states none, so the first is trusted. Fetch it again (robust-diffusion "
-            f"fetch NAME --force), or delete {pin_path(path).name} to trust the file as it is."
+            f"{checksum}. Its publisher states none: it was pinned on first download. Fetch it again (robust-diffusion "
+            f"fetch NAME --force), or delete {pin_path(path).name} to pin the present file."
         )
     _write_pin(path, checksum, pin, card, console)
 
@@ -104,7 +104,7 @@ def _read_pin(path: Path) -> Pin | None:
     try:
         return Pin(**json.loads(pin.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{pin} is damaged ({error}). Delete it to trust {path.name} as it is.") from error
+        raise ValueError(f"{pin} is damaged ({error}). Delete it to pin the present {path.name}.") from error
 
 
 def _write_pin(path: Path, checksum: str, old: Pin | None, card: Card, console: Console) -> None:

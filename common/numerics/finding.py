@@ -13,7 +13,7 @@ class Finding:
     """Result of a check: its ``name``, ``passed``, the measured ``error`` and a ``sentence`` that interprets it.
 
     ``decided=False`` marks an inconclusive check or a declared approximation; it counts as passed, and the sentence
-    states why it proves nothing.
+    states why it is inconclusive.
     """
 
     name: str

@@ -39,7 +39,7 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report"), st
 
     Args:
         paths: records directories, or folders that hold some; one defence each, in this order.
-        out: folder for everything, or the page itself if it ends in ``.html``; the rest then lies beside it.
+        out: folder for everything, or the page itself if it ends in ``.html``; other files go to the same folder.
         study: the runs are its combinations; its table and figures then come first.
 
     Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.

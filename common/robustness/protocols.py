@@ -1,7 +1,7 @@
 """Interfaces of the parts inside a classifier that attacks and gradient checks use.
 
 They are declared here, by their user: `common.robustness` imports no purifier, and any module with these members
-conforms. A part is found at any depth: ``[part for part in classifier.modules() if isinstance(part, Protocol)]``.
+conforms. Parts at any depth count: ``[part for part in classifier.modules() if isinstance(part, Protocol)]``.
 """
 
 from contextlib import AbstractContextManager

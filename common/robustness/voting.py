@@ -18,7 +18,7 @@ class Voting(ClassifierWrapper):
 
     ``rule="mean_logit"``: the mean of the logits over draws.
 
-    A deterministic classifier is evaluated once, whatever ``draws``.
+    A deterministic classifier is evaluated once; ``draws`` has no effect.
     """
 
     def __init__(self, classifier: Classifier, draws: int, rule: str = "majority"):

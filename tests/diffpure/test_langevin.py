@@ -26,7 +26,7 @@ def gaussian(shape: tuple[int, ...] = SHAPE) -> ExactDenoiser:
 
 
 def rest(anchor: torch.Tensor) -> torch.Tensor:
-    """Where the pull of the data and that of the anchor cancel."""
+    """Fixed point: the pull of the data and that of the anchor cancel."""
     return (SCALE * MEAN / VARIANCE + anchor / SIGMA2) / (1 / VARIANCE + 1 / SIGMA2)
 
 

@@ -32,7 +32,7 @@ def test_defaults_are_the_papers():
 
 
 def test_the_network_sees_the_grid():
-    """A Score-SDE network is told 999 t at each node, once each: 99.9, 98.901, ..., 0.999."""
+    """A Score-SDE network receives 999 t at each node, once each: 99.9, 98.901, ..., 0.999."""
     seen = []
 
     class Spy(nn.Module):

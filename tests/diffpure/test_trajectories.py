@@ -45,7 +45,7 @@ def test_rows_of_random_depth_are_diffused_to_their_own_times():
 
 
 def test_langevin_dynamics_deviate_from_the_image():
-    """Nothing is diffused, at whatever time."""
+    """The diffused image is x0 at every t."""
     purifier, x = LangevinDiffPure(mixture(), 0.2, steps=3), image()
     seen = trajectory(purifier, x)
     gaps = [gap(to_model(x), state) for _, state in seen.states]

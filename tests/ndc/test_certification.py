@@ -350,7 +350,7 @@ def test_and_on_the_command_line(tmp_path, denoiser_file, classifier, smoothing,
 
 
 def test_a_classifier_with_other_classes_is_refused_at_its_first_logits():
-    """Where it does not say how many it has, as one behind a denoiser."""
+    """A classifier without ``num_classes``, as one behind a denoiser."""
     smoothing, image = Smoothing(SIGMA, 5, 60, num_classes=10), to_pixel(world().means[:1])
     with pytest.raises(ValueError, match="num_classes must be the classifier's: the classifier has 4, Smoothing 10"):
         smoothing.certify(defence("denoised", 512), image, Noise.of(0, torch.arange(1)))

@@ -9,12 +9,12 @@ from common.report.tables.gradients import findings, gradients
 
 GRADIENT_CHECK = "gradient check: "
 GRADIENTS = {
-    "failed": ("The gradients of these attacks are wrong: the robust accuracies are not to be trusted", ""),
+    "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", ""),
     "approximate": ("Approximate gradients: the robust accuracies are upper bounds", ""),
     "unknown": ("The gradients were not verified", "quiet"),
 }
 CHECKS: tuple[tuple[CheckState, str, str], ...] = (
-    ("failed", "{} failed: read before trusting the numbers", ""),
+    ("failed", "{} failed: the numbers may be too high", ""),
     ("undecided", "{} could not decide", "quiet"),
 )
 

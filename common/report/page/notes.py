@@ -15,8 +15,8 @@ are shown, so a curve may end below the accuracy on fresh draws, the point besid
 CONTROLS = """<p class="note">A randomised defence errs on some of many queries without any attack, so each score stands
 beside that of as many decisions on the clean image, and on the image with the values of the adversarial perturbation at
 random places with random signs. "Any point of its loop" is the share of images that no query of the attack saw
-misclassified: robust to an attacker who submits all of them. "Worst of M" is the accuracy when an image is submitted as
-often as the protocol's resubmissions allow.</p>
+misclassified: robust to an attacker who submits all of them. "Worst of M" is the accuracy when an image is submitted M
+times, the protocol's resubmissions.</p>
 """
 
 READING = """<p>A randomised defence draws new noise for every query. <b>Average</b> is the accuracy of one query.
@@ -25,9 +25,9 @@ It falls even without an attack, so <b>Worst draw, no attack</b> stands beside i
 the K draws. A deterministic classifier is queried once, and all of these are one number.</p>
 <p>Brackets and whiskers are 95 % Clopper-Pearson intervals over images. For an average over draws the images, not the
 draws, count as independent, which makes its interval rather too wide than too narrow. The intervals measure the choice
-of test images; they do not cover attacks stronger than the one that was run.</p>
+of test images; they do not bound attacks stronger than the one that was run.</p>
 <p><b>Certified accuracy</b> at radius r is the share of images that are classified correctly, and provably so for every
 perturbation shorter than r in L2 (pixels in [0, 1]); each certificate is wrong with probability at most alpha. It is a
 lower bound on robustness. Accuracy under an attack is an upper bound.</p>
-<p>A failed check does not change a number; it is a reason not to rely on it.</p>
+<p>A failed check does not change a number; it states why the number may be too high.</p>
 """

@@ -61,7 +61,7 @@ def claims_table(runs: Sequence[Run]) -> Table:
     rows: list[list[Entry]] = []
     for run in runs:
         proven = [(one, "certificate") for one in run.certified if not is_forecast(one.rows)]
-        claims: list[tuple[Certificates, str]] = [(one, "claim, proves nothing") for one in run.claimed]
+        claims: list[tuple[Certificates, str]] = [(one, "claimed, not certified") for one in run.claimed]
         for one, kind in [*proven, *claims] if claims else []:
             correct = [row for row in one.rows if row.correct]
             radii = [row.radius for row in correct] or [0.0]

@@ -1,6 +1,6 @@
 """Attack interface: (classifier, image, label, threat, noise) -> adv, all images in pixels.
 
-An attack's result is not trusted: the evaluator checks the budget of the images and classifies them on fresh draws.
+The evaluator re-checks every attack: the budget of its images, and their classes on fresh draws.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

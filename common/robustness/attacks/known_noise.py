@@ -1,4 +1,4 @@
-"""A classifier under known draws, for attackers who know the defence's noise."""
+"""A classifier under known draws, for attackers with access to the defence's noise."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ class KnownNoise(ClassifierWrapper):
     """A randomised classifier under fixed draws: deterministic, each image under the row of ``noise`` with its index.
 
     ``noise`` has one row per image. Of the noise given to ``forward`` only the index counts, which selects the row. Any
-    attack against this classifier is one that knows the noise, whatever rows it evaluates and how often. An attack that
+    attack against this classifier has access to the noise, whichever rows it evaluates and how often. An attack that
     does not pass the index of its rows (a library's, which picks rows out of a batch) runs on single images:
     `attack_one_by_one`.
 

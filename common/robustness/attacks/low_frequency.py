@@ -41,8 +41,8 @@ class LowFrequency(Attack):
     not this attack's. Only the filters smooth the modifier.
 
     Returns, per image, the adv with the highest EOT-mean loss: the very image on which it was measured. Of a
-    deterministic classifier a misclassified image, if there is any, ranks above all others; it is evaluated once a
-    step, whatever ``eot``, and with ``early_stop`` an image is done at its first. ``chunk`` limits the rows of a pass.
+    deterministic classifier a misclassified image, if there is any, ranks above all others. It is evaluated once per
+    step; ``eot`` has no effect. With ``early_stop`` an image is done at its first. ``chunk`` limits the rows of a pass.
     Memory: about ``10 sum_b k_b^2`` numbers per pixel and image.
     """
 

@@ -32,13 +32,13 @@ class PGD(Attack):
     one of the threat's norm (``ThreatModel.ascend``), or the sign of g.
 
     Returns, per image, the iterate with the highest EOT-mean loss among all steps and restarts, the last iterate
-    included: the loss at the very point and draws whose gradient was taken. This maximum over noisy means does not
-    measure success: predictions are the evaluator's, on fresh draws. The same images with the same noise rows give the
-    same result in any batch, up to float rounding inside the network.
+    included: the loss at the very point and draws whose gradient was taken. This maximum over noisy means is no
+    estimate of success: predictions are the evaluator's, on fresh draws. The same images with the same noise rows give
+    the same result in any batch, up to float rounding inside the network.
 
-    A deterministic classifier is evaluated once per step, whatever ``eot``; with ``early_stop`` an image is done at its
-    first misclassified iterate, which is then returned. Against a randomised one no success is certain, and none ends
-    the search.
+    A deterministic classifier is evaluated once per step; ``eot`` has no effect. With ``early_stop`` an image is done
+    at its first misclassified iterate, which is then returned. Against a randomised one no success is certain, and none
+    ends the search.
 
     ``step_size`` is in pixels. By default the steps add up to 2.5 eps for L-inf and to 5 eps for L2, whose random start
     lies near the surface of the ball at right angles to the gradient: on the way round to a linear optimum, 2.5 eps

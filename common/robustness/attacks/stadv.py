@@ -30,7 +30,7 @@ class StAdv(Attack):
 
     Returns, per image, the warped image with the highest EOT-mean loss, without the roughness, the last one included:
     the very image on which it was measured. Of a deterministic classifier a misclassified image, if there is any, ranks
-    above all others; it is evaluated once a step, whatever ``eot``, and with ``early_stop`` an image is done at its
+    above all others. It is evaluated once per step; ``eot`` has no effect. With ``early_stop`` an image is done at its
     first.
 
     The first of ``restarts`` starts from the image itself, or with ``random_start`` like the others from a flow that

@@ -27,7 +27,7 @@ class Through(GradientWrapper):
 
     Everything else stays as deployed: the sampler, the draws, and the evaluator's scores. ``gradient`` is
 
-    * "checkpoint" or "full": exact, whatever the purifier's own mode;
+    * "checkpoint" or "full": exact, independent of the purifier's own mode;
     * "bpda": the purifier counts as the identity. ``Through(PGD(steps=50, step_size="2/255", eot=15), "bpda")`` is the
       BPDA+EOT attack of DiffPure's code (arXiv 2205.07460), but for its decision rule: its gradient is averaged over 15
       purifications, and it scores the mean logit of 150, which is ``Attacked(rule="mean_logit", votes=150)``;

@@ -14,7 +14,7 @@ from common.robustness.threats.threat import Threat
 
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """The adversarial images of ``attack`` against ``source``, whatever classifier is under test.
+    """The adversarial images of ``attack`` against ``source``, for any classifier under test.
 
     A check on every white-box number: where the transfer attack is stronger, the white-box attack missed existing
     adversarial images, and its robust accuracy is too high. Sources worth trying are the undefended classifier and, for

@@ -28,7 +28,8 @@ class Clean(Evaluator):
     """Clean accuracy.
 
     ``draws`` decisions are scored, each by ``rule`` over ``votes`` draws of the defence: "single", "majority" or
-    "mean_logit" (`Voting`). A deterministic classifier is evaluated once, whatever these are.
+    "mean_logit" (`Voting`). A deterministic classifier is evaluated once; ``draws`` and ``votes``
+    have no effect.
     """
 
     draws: int = 1
@@ -57,7 +58,7 @@ class Certified(Evaluator):
     Bounds are rounded down: ``radius`` (L2, pixels), ``radius_linf`` = radius / sqrt(D) in L-inf (in L1 it is the
     radius itself) and ``p_lower``. A certifier may test the label's class alone (``labelled``): an image that would be
     certified of another class abstains then. Forecasts are stored as `ForecastRecord`, and claims,
-    which prove nothing, as `ClaimedRecord`.
+    which are not bounds, as `ClaimedRecord`.
 
     The certifier checks its preconditions on the first image of a batch (`Certifier.check`).
     """

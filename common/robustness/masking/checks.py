@@ -2,7 +2,7 @@
 
 After Athalye et al. (arXiv 1802.00420) and Carlini et al. (arXiv 1902.06705): a defence that merely hides its gradient
 looks robust. Every check is a function of records and returns one sentence for the report. A failed check does not
-change a number; it is a reason not to rely on it. A check with too few images is undecided, and has not failed.
+change a number; it states why the number may be too high. A check with too few images is undecided, and has not failed.
 """
 
 from collections.abc import Iterable, Mapping

@@ -27,7 +27,7 @@ def x() -> torch.Tensor:
 
 
 class Body(nn.Module):
-    """A perfect network: finds sigma from its time label, undoes the scaling and predicts what it is asked for."""
+    """A perfect network: sigma from its time label, the scaling undone, the requested target predicted."""
 
     def __init__(self, mixture: GaussianMixture, sigma_of: object, predicts: str, variance: bool = False) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_conventions_of_published_networks(mixture, x):
 @pytest.mark.parametrize("rounding", ["nearest", "interpolate"])
 @pytest.mark.parametrize(("adapter", "predicts"), [(EpsDenoiser, "eps"), (X0Denoiser, "x0")])
 def test_rescaled_indices_of_a_cosine_schedule(mixture, x, adapter, predicts, rounding):
-    """Improved diffusion: 4000 cosine levels (arXiv 2102.09672, eq. 17), told as 0, 0.25, 0.5, ..."""
+    """Improved diffusion: 4000 cosine levels (arXiv 2102.09672, eq. 17), labelled 0, 0.25, 0.5, ..."""
     f = [math.cos((i / 4000 + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(4001)]
     sigmas = torch.tensor([math.sqrt(f[0] / value - 1) for value in f[1:-1]], dtype=F64)
 

@@ -94,7 +94,7 @@ class Made:
         for index, entry in enumerate(values):
             entry["queries"] = (steps + 1) * eot
             if index < pictured:
-                entry["images"] = self._pictures(index)
+                entry["images"] = self._images(index)
         rows = self._records(AttackedRecord, name, values, 0.02 * steps * eot, 11 * steps * eot)
         self.rows += rows[: part.get("limit")]
         return self
@@ -121,7 +121,7 @@ class Made:
         common = [{"evaluator": name, "index": i, "label": int(self.label[i]), "cost": cost} for i in range(self.n)]
         return [kind(**known, **entry) for known, entry in zip(common, values, strict=True)]
 
-    def _pictures(self, index: int) -> dict[str, str]:
+    def _images(self, index: int) -> dict[str, str]:
         random = torch.Generator().manual_seed(index)
         x, y = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
         turn = float(self.label[index]) / 2

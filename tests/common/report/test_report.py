@@ -156,7 +156,7 @@ def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
 
 
 def test_claims_have_a_table_of_their_own_and_no_certified_accuracy(tmp_path, capsys):
-    """Radii that prove nothing: a table of their own, no certified accuracy, no curve; and the protocol says so."""
+    """Claimed radii are no bounds: a table of their own, no certified accuracy, no curve; the protocol names them."""
     settings = {"kind": ClaimedRecord, "evaluator": "published", "samples": 1}
     claims = [certified_record(i, 1, 2.0 + i, label=1 if i else 2, **settings) for i in range(4)]
     names = {"published": "ndc.Claimed", "certified": "ndc.Lipschitz"}
@@ -168,7 +168,7 @@ def test_claims_have_a_table_of_their_own_and_no_certified_accuracy(tmp_path, ca
     certificate, claim = table_rows(html, "Certified radii and claimed ones")
     assert certificate[1:5] == ["certified", "certificate", str(N), str(len(sound))]
     assert certificate[5:] == [f"{np.median(radii):.3g}", f"{radii[-1]:.3g}"]
-    assert claim[1:] == ["published", "claim, proves nothing", "4", "3", "4", "5"]
+    assert claim[1:] == ["published", "claimed, not certified", "4", "3", "4", "5"]
     (row,) = table_rows(html, "Certified accuracy")
     assert row[1] == "certified"
     protocol_rows = {row[0]: row[1:] for row in table_rows(html, "both: protocol")}
@@ -176,7 +176,7 @@ def test_claims_have_a_table_of_their_own_and_no_certified_accuracy(tmp_path, ca
     (axes,) = certified_figure.certified_curves(read_runs([run]), LIGHT).axes
     assert len(axes.lines) == 1
     assert axes.get_xlim()[1] < 2
-    assert "claim, proves nothing" in " ".join(capsys.readouterr().out.split())
+    assert "claimed, not certified" in " ".join(capsys.readouterr().out.split())
     alone = build([write(tmp_path / "sound", certified())], tmp_path / "other")
     assert "claimed ones" not in texts(page_of(alone))
 
@@ -460,4 +460,4 @@ def test_small_thumbnails_show_their_pixels(tmp_path):
     rows[1].images["clean"] = large
     page = page_of(build([write(tmp_path / "run", rows)], tmp_path / "out"))
     looks = [image.get("class") for image in page.iter("img") if image.get("src").startswith("data:image/png")]
-    assert looks == ["coarse", None, *["coarse"] * 5]  # the picture of another size has no perturbation
+    assert looks == ["coarse", None, *["coarse"] * 5]  # the image of another size has no perturbation

@@ -116,7 +116,7 @@ def test_forecasts_are_not_listed_beside_claims(tmp_path):
     records.append([certified_record(**values(0.3, 1, 100), evaluator="fast")])
     records.append([certified_record(radius=3.0, samples=1, kind=ClaimedRecord, evaluator="claimed")])
     rows = claims_table(read_runs([tmp_path / "all"])).rows
-    assert [row[1:3] for row in rows] == [["fast", "certificate"], ["claimed", "claim, proves nothing"]]
+    assert [row[1:3] for row in rows] == [["fast", "certificate"], ["claimed", "claimed, not certified"]]
 
 
 def test_undecided_verdicts_are_noted_where_runs_are_compared(runs):

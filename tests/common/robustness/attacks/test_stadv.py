@@ -91,7 +91,7 @@ def test_solves_linear_models_on_ramps(eps, random_start):
 
 
 def test_reaches_most_of_the_optimum_on_any_image():
-    """Where values rise and fall, single pixels end in local optima: a local search does not always reach the best."""
+    """Values that rise and fall trap single pixels in local optima: a local search does not always reach the best."""
     classifier, g = linear(64)
     image, threat = random(6, 1, 8, 8, seed=3), SpatialThreat(0.2)
     low, high = extremes(threat, image)

@@ -179,13 +179,13 @@ def test_evaluators_run_in_float32_under_autocast():
     assert set(seen) == {torch.float32}
 
 
-def test_pictures_are_kept_for_the_first_images_only_and_show_the_scored_draw():
+def test_images_are_kept_for_the_first_images_only_and_show_the_scored_draw():
     image, _, index = whole = batch(6, start=2)
     records = Attacked(PGD(steps=1, random_start=False), LINF, draws=2, keep_images=4)(Noisy(0.05), whole)
     assert [bool(record.images) for record in records] == [True, True, False, False, False, False]
-    pictures = records[1].images
-    assert list(pictures) == ["clean", "adversarial", "diffused", "purified"]
-    decoded = {name: np.array(Image.open(io.BytesIO(base64.b64decode(png)))) / 255 for name, png in pictures.items()}
+    kept = records[1].images
+    assert list(kept) == ["clean", "adversarial", "diffused", "purified"]
+    decoded = {name: np.array(Image.open(io.BytesIO(base64.b64decode(png)))) / 255 for name, png in kept.items()}
     assert decoded["clean"] == pytest.approx(image[1, 0].numpy(), abs=0.51 / 255)
     assert abs(decoded["adversarial"] - decoded["clean"]).max() <= 0.1 + 1 / 255
     z = Noise.of(0, index[1:2]).stream("score").normal(0, (1, 4, 4))[0, 0].numpy()
