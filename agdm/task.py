@@ -14,8 +14,9 @@ from common.diffusion.schedules import VP, Schedule
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluation.batches import Batch
+from common.tasks.recipes import Recipe
 from common.tasks.robust import RobustTask
-from common.tasks.training import Recipe, TrainingTask, check_gradients, validation_attack
+from common.tasks.training import TrainingTask, check_gradients, validation_attack
 
 
 class GuidanceTask(TrainingTask):

@@ -1,5 +1,6 @@
 """Data modules: batches of (image (B,C,H,W) float32 in [0,1], label (B,) int64, index (B,) int64)."""
 
+from common.data.augmentation import Augmentation
 from common.data.celebahq import CelebAHQ
 from common.data.crop import Crop
 from common.data.datasets import ImageDataset
@@ -21,6 +22,7 @@ from common.data.synthetic import Synthetic
 from common.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
 __all__ = [
+    "Augmentation",
     "Balanced",
     "CIFAR10",
     "CIFAR100",

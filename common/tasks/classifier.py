@@ -12,7 +12,8 @@ from common.records.fingerprint import weights_hash
 from common.robustness.adversarial_training import Objective
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch
-from common.tasks.training import Recipe, TrainingTask, check_gradients, validation_attack
+from common.tasks.recipes import Recipe
+from common.tasks.training import TrainingTask, check_gradients, validation_attack
 
 
 class ClassifierTask(TrainingTask):
@@ -107,10 +108,14 @@ class ClassifierTask(TrainingTask):
         else:
             logits = self.classifier(self.prepare(image, noise))
             loss = F.cross_entropy(logits, label)
+        self.log_training(loss, logits, label)
+        return loss
+
+    def log_training(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
+        """Log ``train/loss`` of a step and ``train/accuracy`` of its epoch."""
         self.train_accuracy(logits, label)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        return loss
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image, label, index = self.checked(batch)

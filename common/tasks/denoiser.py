@@ -8,7 +8,8 @@ from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
 from common.noise import Noise
 from common.robustness.evaluation.batches import Batch
-from common.tasks.training import Recipe, TrainingTask
+from common.tasks.recipes import Recipe
+from common.tasks.training import TrainingTask
 from common.units import to_model
 
 

@@ -1,8 +1,6 @@
 """TrainingTask: optimiser, reproducible noise, batch checks and export of the tasks that train a network."""
 
-import math
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -10,30 +8,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints.saving import description_of, save
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch, check_labels
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """AdamW with a linear warm-up to ``lr`` over the first ``warmup`` share of the steps, then a cosine to zero.
-
-    ``seed`` is that of the training noise.
-    """
-
-    lr: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup < 1):
-            raise ValueError(f"a recipe needs finite lr > 0 and weight_decay >= 0, and 0 <= warmup < 1; got {self}")
+from common.tasks.recipes import Recipe, TrainingRecipe
 
 
 class TrainingTask(L.LightningModule):
@@ -55,11 +36,12 @@ class TrainingTask(L.LightningModule):
     the epoch alone, and the data modules of this project resume in the middle of an epoch.
     """
 
-    def __init__(self, recipe: Recipe | None, export: str | None) -> None:
+    def __init__(self, recipe: TrainingRecipe | None, export: str | None) -> None:
         super().__init__()
         if export is not None and Path(export).suffix != ".safetensors":
             raise ValueError(f"export must name a .safetensors file; got {export!r}")
-        self.recipe, self.export = recipe or Recipe(), export
+        self.recipe: TrainingRecipe = recipe or Recipe()
+        self.export = export
 
     def trained(self) -> nn.Module:
         """The module that is trained and exported."""
@@ -72,16 +54,10 @@ class TrainingTask(L.LightningModule):
                 f"there must be parameters to train; all of this {type(self.trained()).__name__} are frozen: guidance "
                 "freezes its network. Call its requires_grad_(True), or load it again"
             )
-        optimizer = AdamW(parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        warmup = max(1, round(self.recipe.warmup * steps))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        optimizer = self.recipe.optimizer(parameters)
+        schedule = LambdaLR(optimizer, lambda step: self.recipe.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def checked(self, batch: Batch) -> Batch:
         """Check a batch: shapes, pixels in [0,1], labels, indices. Raises ``ValueError``."""

@@ -24,7 +24,7 @@ from common.records.fingerprint import weights_hash
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks.classifier import ClassifierTask
-from common.tasks.training import Recipe
+from common.tasks.recipes import Recipe
 
 DECAY = 0.8
 

@@ -15,7 +15,7 @@ from common.networks import SmallCNN
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks import ClassifierTask, DenoiserTask
-from common.tasks.training import Recipe
+from common.tasks.recipes import Recipe
 
 
 def classifier_task():

@@ -1,0 +1,69 @@
+"""FastClassifierTask: train a classifier within a few epochs."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.augmentation import Augmentation
+from common.networks.whitened_conv_net import WhitenedConvNet
+from common.robustness.classifiers import Classifier
+from common.robustness.evaluation.batches import Batch
+from common.tasks.classifier import ClassifierTask
+from common.tasks.recipes import MuonRecipe
+
+WHITENING_IMAGES = 2000
+"""Largest number of training images for the statistics of the whitening layer."""
+
+
+class FastClassifierTask(ClassifierTask):
+    """Train a classifier in a few epochs by cross-entropy: `Muon`, augmented images, smoothed labels.
+
+    The first layer of a ``WhitenedConvNet`` is computed from training images before the first step. Validation,
+    export and resuming are those of ``ClassifierTask``.
+
+    Parameters
+    ----------
+    classifier:
+        A deterministic :class:`Classifier`, for instance a ``WhitenedConvNet`` behind ``NetworkClassifier``.
+    augmentation:
+        Shifts and flips of training images.
+    label_smoothing:
+        Share of each label's weight that is spread over all classes, in [0,1).
+    num_classes, export:
+        As in ``ClassifierTask``.
+    recipe:
+        Settings of `Muon`.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        augmentation: Augmentation | None = None,
+        label_smoothing: float = 0.2,
+        num_classes: int = 10,
+        recipe: MuonRecipe | None = None,
+        export: str | None = None,
+    ) -> None:
+        super().__init__(classifier, num_classes=num_classes, export=export)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0,1); got {label_smoothing}")
+        self.recipe = recipe or MuonRecipe()
+        self.augmentation, self.label_smoothing = augmentation or Augmentation(), label_smoothing
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        network = getattr(self.classifier, "network", None)
+        if stage == "fit" and isinstance(network, WhitenedConvNet):
+            images = self.trainer.datamodule.train  # type: ignore[attr-defined]
+            chosen = range(0, len(images), math.ceil(len(images) / WHITENING_IMAGES))
+            network.whiten(torch.stack([images[i][0] for i in chosen]))
+            network.to(memory_format=torch.channels_last)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label, index = self.checked(batch)
+        logits = self.classifier(self.augmentation(image, self.noise(index)))
+        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        self.log_training(loss, logits, label)
+        return loss
