@@ -55,6 +55,7 @@ class NoisedDiffusionClassifier(Classifier):
     """
 
     randomised = True
+    num_classes: int
 
     def __init__(
         self,

@@ -24,8 +24,8 @@ class ExpectedLogits(Certifier, Generic[DC]):
     sigma = 0.0
 
     def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
-        """Check the kind of the classifier and its number of classes. Raises ``ValueError``."""
-        self._checked(classifier)
+        """Check the kind of the classifier, its number of classes and its draws of noise. Raises ``ValueError``."""
+        super().check(self._checked(classifier), image, noise)
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""

@@ -22,10 +22,11 @@ class Classifier(nn.Module):
     """``forward(image, noise)``: pixels (B,C,H,W) and one row of noise per image -> logits (B,K).
 
     ``randomised`` is True if two draws may differ. A deterministic classifier ignores the noise; a randomised one
-    without noise draws its own, for interactive use.
+    without noise draws its own, for interactive use. ``num_classes`` is K; None if it is not declared.
     """
 
     randomised: bool = False
+    num_classes: int | None = None
     _frozen: bool = False
 
     @property

@@ -22,6 +22,28 @@ class Randomised(Protocol):
 
 
 @runtime_checkable
+class NoisyClassifier(Protocol):
+    """A classifier of images with Gaussian noise.
+
+    ``sigma`` is the noise level that it expects (pixels; 0 for clean images), ``num_classes`` is K, or None if it does
+    not declare its classes.
+    """
+
+    @property
+    def sigma(self) -> float | str: ...
+
+    @property
+    def num_classes(self) -> int | None: ...
+
+
+@runtime_checkable
+class DeclaresGradients(Protocol):
+    """An attack function that declares its use of gradients: ``white_box`` False if it needs none. Undeclared: True."""
+
+    white_box: bool
+
+
+@runtime_checkable
 class SupportsDiffuse(Protocol):
     """A purifier that returns its diffused image, the start of the reverse process, in pixels (B,C,H,W)."""
 

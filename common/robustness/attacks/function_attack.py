@@ -8,6 +8,7 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack
 from common.robustness.classifiers import Classifier
+from common.robustness.protocols import DeclaresGradients
 from common.robustness.threats.threat import Threat
 
 
@@ -19,12 +20,19 @@ class FunctionAttack(Attack):
 
     @property
     def white_box(self) -> bool:  # type: ignore[override]
-        return getattr(self.function, "white_box", True)
+        return self.function.white_box if isinstance(self.function, DeclaresGradients) else True
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
         return self.function(classifier, image, label, threat, noise)
 
 
 def as_attack(attack: Attack | Callable[..., Tensor]) -> Attack:
-    """An `Attack` as it is, a function as a `FunctionAttack`."""
-    return attack if isinstance(attack, Attack) else FunctionAttack(attack)
+    """An `Attack` as it is, a function as a `FunctionAttack`. ``ValueError`` for anything else."""
+    if isinstance(attack, Attack):
+        return attack
+    if isinstance(attack, type) or not callable(attack):
+        raise ValueError(
+            "attack must be an Attack or a function (classifier, image, label, threat, noise) -> images; got a "
+            f"{type(attack).__name__}. Use PGD(), for example"
+        )
+    return FunctionAttack(attack)

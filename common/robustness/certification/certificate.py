@@ -59,8 +59,8 @@ class Certifier(ABC):
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
-        """Noise levels (pixels) at which the classifier is evaluated; override for more than ``sigma``."""
-        return (self.level,) if self.level else ()
+        """Noise levels (pixels) at which the classifier is evaluated, 0 included; override for more than ``sigma``."""
+        return (self.level,)
 
     def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
         """Check the preconditions of the certificates on one image (1,C,H,W) and one row of noise.

@@ -35,9 +35,10 @@ def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise
 def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
     """Check by 37 forward passes that smoothing at level ``sigma`` (pixels) may certify a classifier.
 
-    Takes one image (1,C,H,W) in pixels and one row of noise. Raises ``ValueError`` if logits are NaN, if the same call
-    gives other logits, if they depend on a row's position or on the other rows of a batch, or if a classifier with
-    ``randomised=True`` ignores its noise, or the noise's draw. Passing is necessary, not sufficient.
+    Takes one image (1,C,H,W) in pixels and one row of noise; ``sigma`` is 0 for a certifier that adds none. Raises
+    ``ValueError`` if logits are NaN, if the same call gives other logits, if they depend on a row's position or on
+    the other rows of a batch, or if a classifier with ``randomised=True`` ignores its noise, or the noise's draw.
+    Passing is necessary, not sufficient.
     """
     rows = noise.draws(_ROWS)
     z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
@@ -48,29 +49,34 @@ def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Nois
         part = classifier(noisy[reversed_part], rows.rows(reversed_part))
         other_seed = classifier(noisy, rows.stream("other"))
         other_draw = classifier(noisy, rows.rows(torch.arange(_ROWS, device=image.device).roll(1)))
+    _check_numbers(logits, sigma)
     _check_repeatable(logits, again)
     _check_rows_independent(logits, part, reversed_part)
     if classifier.randomised:
         _check_fresh_noise(logits, other_seed, other_draw)
 
 
-def _check_repeatable(logits: Tensor, again: Tensor) -> None:
+def _check_numbers(logits: Tensor, sigma: float) -> None:
     if bool(logits.isnan().any()):
         raise ValueError(
-            "a certificate needs logits that are numbers; this classifier's logits are NaN on noisy images"
+            "a certificate needs logits that are numbers; this classifier's logits are NaN at noise level "
+            f"{sigma:g} (pixels). Check its weights and its precision"
         )
+
+
+def _check_repeatable(logits: Tensor, again: Tensor) -> None:
     if _differ(logits, logits, again):
         raise ValueError(
-            "a certificate needs a repeatable classifier: this one gives other logits for the same noisy images and "
-            "the same noise. Draw all its random numbers from the `noise` argument"
+            "a certificate needs a repeatable classifier: this one gives other logits for the same images and the "
+            "same noise. Draw all its random numbers from the `noise` argument"
         )
 
 
 def _check_rows_independent(logits: Tensor, part: Tensor, chosen: Tensor) -> None:
     if _differ(logits, logits[chosen], part):
         raise ValueError(
-            "a certificate needs independent samples: this classifier's logits for a noisy image depend on its place "
-            "in the batch or on the other rows. Draw each row's noise from its own row of `noise`"
+            "a certificate needs independent samples: this classifier's logits for an image depend on its place in "
+            "the batch or on the other rows. Draw each row's noise from its own row of `noise`"
         )
 
 

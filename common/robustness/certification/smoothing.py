@@ -57,7 +57,10 @@ class Smoothing(Certifier):
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
-        """One certificate per image (B,C,H,W), from one row of noise each."""
+        """One certificate per image (B,C,H,W), from one row of noise each.
+
+        A direct call does not check the preconditions (`check`); a `Certified` evaluator and a test do.
+        """
         return self._certify(classifier, image, noise)
 
     def _certify(

@@ -115,11 +115,13 @@ def test_an_evaluator_checks_certifiers_that_are_no_smoothing(certifier):
         Certified(certifier)(Unrepeatable(above=0.25), batch)
 
 
-def test_a_certifier_without_noise_has_no_levels_to_check():
-    assert OneLevel(sigma=0.0).noise_levels == ()
-    classifier = Unrepeatable()
-    OneLevel(sigma=0.0).check(classifier, image(), row())
-    assert classifier.calls == 0
+def test_a_certifier_without_noise_is_checked_on_clean_images():
+    assert OneLevel(sigma=0.0).noise_levels == (0.0,)
+    with pytest.raises(ValueError, match=REPEATABLE):
+        OneLevel(sigma=0.0).check(Unrepeatable(above=-1.0), image(), row())
+    sound = Unrepeatable(above=0.0)
+    OneLevel(sigma=0.0).check(sound, image(), row())
+    assert sound.calls > 0
 
 
 def test_classifiers_are_checked_one_by_one():
