@@ -15,7 +15,7 @@ from common.records.rows import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
 from common.report.build import summary_table
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.batches import Batch, check_batch
+from common.robustness.evaluation.batches import Batch, check_batch, check_classifier
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.evaluators import Certified
 from common.robustness.evaluation.suite import suite
@@ -70,6 +70,7 @@ class RobustTask(L.LightningModule):
             raise ValueError(f"masking must be a number of images, 0 for none; got {masking}")
         if verify not in get_args(Verification):
             raise ValueError(f"verify must be one of {', '.join(get_args(Verification))}; got {verify!r}")
+        check_classifier(classifier)
         self.evaluators, self.path = suite(evaluators, threat), records
         self.verify, self.masking = verify, masking
         self.classifier = Padded(classifier.freeze())

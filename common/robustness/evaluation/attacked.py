@@ -68,8 +68,12 @@ class Attacked(Evaluator):
             )
         if self.knows not in get_args(Knowledge):
             raise ValueError(f"knows must be one of {', '.join(get_args(Knowledge))}; got {self.knows!r}")
-        if self.threat is not None:
-            self.attack.check(self.threat)
+        if self.threat is None:
+            return
+        if not isinstance(self.threat, Threat):
+            kind = type(self.threat).__name__
+            raise ValueError(f"threat must be a Threat; got a {kind}. Use ThreatModel('inf', '8/255'), for example")
+        self.attack.check(self.threat)
 
     @property
     def uses_gradients(self) -> bool:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from common.robustness.classifiers import Classifier
-from common.robustness.protocols import Randomised
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -32,15 +31,20 @@ def check_evaluation(classifier: Classifier, batch: Batch) -> Batch:
     """Check a batch on which ``classifier`` is evaluated and return it; see `Evaluator`."""
     if torch.is_inference_mode_enabled():
         raise ValueError("attacks and guidance need gradients, but inference mode is on: Trainer(inference_mode=False)")
-    if not isinstance(classifier, Randomised):
-        kind = type(classifier).__name__
-        raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
+    check_classifier(classifier)
     image, label, index = check_batch(batch)
     if image.dtype != torch.float32:
         raise ValueError(f"images must be float32: half precision would round the budget; got {image.dtype}")
     if len(set(index.tolist())) != len(index):
         raise ValueError(f"indices must be distinct within a batch; got {index.tolist()}")
     return image, label, index
+
+
+def check_classifier(classifier: object) -> None:
+    """Raise ``ValueError`` unless ``classifier`` is a `Classifier`."""
+    if not isinstance(classifier, Classifier):
+        kind = type(classifier).__name__
+        raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
 
 
 def check_labels(label: Tensor, num_classes: int) -> None:

@@ -67,6 +67,15 @@ class Certified(Evaluator):
     _: KW_ONLY
     name: str = "certified"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.smoothing, Certifier):
+            kind = type(self.smoothing).__name__
+            raise ValueError(
+                f"smoothing must be a Certifier; got a {kind}. Use Smoothing(...), Sequential(...) or an instance of "
+                "a subclass of common.robustness.Certifier"
+            )
+
     def __call__(self, classifier: Classifier, batch: Batch) -> list[CertifiedRecord]:
         image, label, index = check_evaluation(classifier, batch)
         check_labels(label, self.smoothing.num_classes)

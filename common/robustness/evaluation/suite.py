@@ -12,9 +12,16 @@ from common.robustness.threats.threat import Threat
 def suite(evaluators: Sequence[Evaluator], threat: Threat | None = None) -> list[Evaluator]:
     """The evaluators as they run: with the test's ``threat`` where they name none, and one for each of their seeds.
 
-    Raises ``ValueError`` for an empty suite, for equal names, for an attack without a threat, and for an attack that
-    does not support its threat.
+    Raises ``ValueError`` for an empty suite, for entries other than `Evaluator`, for equal names, for an attack
+    without a threat, and for an attack that does not support its threat.
     """
+    for evaluator in evaluators:
+        if not isinstance(evaluator, Evaluator):
+            kind = type(evaluator).__name__
+            raise ValueError(
+                f"entries of a suite must be Evaluators; got a {kind}. Use Clean(), Attacked(...), Certified(...) or "
+                "an instance of a subclass of common.robustness.Evaluator"
+            )
     ready = [one for evaluator in evaluators for one in _per_seed(_with_threat(evaluator, threat))]
     sources = [evaluator.source for evaluator in ready]
     if not sources:

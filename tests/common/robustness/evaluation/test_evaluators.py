@@ -17,6 +17,7 @@ from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.evaluation.stored_images import encode
 from common.robustness.threats.norm_ball import ThreatModel
+from common.tasks.robust import RobustTask
 
 LINF = ThreatModel("inf", 0.1)
 
@@ -279,6 +280,15 @@ def test_inference_mode_is_refused():
 def test_a_bare_network_is_refused():
     with pytest.raises(ValueError, match=r"needs a Classifier; got Linear\. Wrap"):
         Clean()(nn.Linear(2, 2), batch(2))
+
+
+def test_a_module_that_declares_its_randomness_is_no_classifier():
+    module = nn.Linear(2, 2)
+    module.randomised = False
+    with pytest.raises(ValueError, match=r"needs a Classifier; got Linear\. Wrap"):
+        Clean()(module, batch(2))
+    with pytest.raises(ValueError, match=r"needs a Classifier; got Linear\. Wrap"):
+        RobustTask(module, [Clean()])
 
 
 @pytest.mark.parametrize("logits", [torch.zeros(2), torch.zeros(3, 2), torch.full((2, 2), float("nan"))])

@@ -30,6 +30,15 @@ class Coin(Classifier):
         return torch.stack((-lean, lean), 1)
 
 
+class Duck:
+    """The attributes of a certifier, without its checks."""
+
+    sigma, num_classes, labelled = 0.25, 2, False
+
+    def certify(self, classifier, image, noise):
+        return []
+
+
 def batch(n=4, seed=0):
     image = torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
     return image, torch.ones(n, dtype=torch.int64), torch.arange(n)
@@ -57,6 +66,14 @@ def test_several_seeds_are_several_evaluators():
     ("make", "message"),
     [
         (lambda: suite([]), "at least one evaluator"),
+        (lambda: suite([Clean(), batch]), "must be Evaluators; got a function"),
+        (lambda: suite([Clean]), r"must be Evaluators; .* Use Clean\(\)"),
+        (lambda: Certified(None), "smoothing must be a Certifier; got a NoneType"),
+        (lambda: Certified(Duck()), "smoothing must be a Certifier; got a Duck"),
+        (lambda: Attacked(None, LINF), "attack must be an Attack or a function .* got a NoneType"),
+        (lambda: Attacked(PGD, LINF), r"attack must be an Attack .* Use PGD\(\)"),
+        (lambda: Attacked(PGD(), "inf"), "threat must be a Threat; got a str"),
+        (lambda: suite([Attacked(PGD())], 0.1), "threat must be a Threat; got a float"),
         (lambda: suite([Clean(), Clean()]), "distinct names; got clean more than once"),
         (lambda: suite([Attacked(PGD())]), "attacks without a threat"),
         (lambda: Attacked(PGD(), LINF, draws=5, resubmissions=6), r"M must be in 1 \.\. draws N = 5.*got 6"),
@@ -73,8 +90,9 @@ def test_several_seeds_are_several_evaluators():
     ],
 )
 def test_bad_suites_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         make()
+    assert "\n" not in str(error.value)
 
 
 def test_a_suite_needs_single_seeds_to_run():
