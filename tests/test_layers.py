@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": GROUND | {"diffusion", "networks", "robustness"},
     "hub": GROUND | {"checkpoints", "diffusion", "robustness"},
     "report": GROUND | {"numerics", "records", "robustness", "experiments"},
-    "tasks": GROUND | {"checkpoints", "data", "diffusion", "engine", "records", "report", "robustness"},
+    "tasks": GROUND | {"checkpoints", "data", "diffusion", "engine", "networks", "records", "report", "robustness"},
     "experiments": GROUND | {"records", "robustness"},
     "commands": GROUND | {"checkpoints", "experiments", "hub", "report"},
 }
