@@ -5,7 +5,7 @@ from common.data.celebahq import CelebAHQ
 from common.data.crop import Crop
 from common.data.datasets import ImageDataset
 from common.data.digits import Digits
-from common.data.folders import Folder, ImageNet
+from common.data.folders import Folder, ImageFileData, ImageNet
 from common.data.image_data import ImageData
 from common.data.image_files import ImageFiles
 from common.data.published_subsets import (
@@ -37,6 +37,7 @@ __all__ = [
     "Folder",
     "ImageData",
     "ImageDataset",
+    "ImageFileData",
     "ImageFiles",
     "ImageNet",
     "Jobs",

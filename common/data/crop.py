@@ -7,6 +7,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, Normalize, ToTensor
 
+CROP_ARGUMENTS = ("size", "crop_pct", "interpolation", "timm_model")  # of `Crop`, which its ``config`` states together
+
 
 class Crop:
     """PIL image -> pixels (C,H,W), float32 in [0,1]: timm's evaluation transform without the normalisation.

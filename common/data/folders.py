@@ -1,9 +1,9 @@
 """Labelled images in folders, one sub-folder per class: ImageNet and others in torchvision's layout."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from common.data.crop import Crop
+from common.data.crop import CROP_ARGUMENTS, Crop
 from common.data.datasets import ImageFileDataset
 from common.data.decoding import list_image_files
 from common.data.image_data import ImageData
@@ -14,6 +14,8 @@ SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testi
 
 class ImageFileData(ImageData):
     """Base of data modules of image files: ``root``, and one crop for all images, those of ``path`` included."""
+
+    not_identifying: ClassVar[frozenset[str]] = ImageData.not_identifying | {"root", *CROP_ARGUMENTS}
 
     def __init__(self, root: str | Path, crop: Crop, **loading: Any) -> None:
         super().__init__(**loading)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -22,6 +22,7 @@ class ImageData(L.LightningDataModule):
     Training batches come from a `TrainingLoader`, validation and test batches through a `ShardSampler`. Attributes:
     ``num_classes`` and ``shape`` (C,H,W), set after ``setup`` at the latest; ``classes``, names or None; ``channels``,
     3 or 1, to which the images of ``path`` are converted; ``files``, the images of ``path`` after ``setup("predict")``.
+    ``not_identifying``: arguments that do not decide the test images, or that `identity` states in another way.
 
     Parameters
     ----------
@@ -42,6 +43,9 @@ class ImageData(L.LightningDataModule):
         file of class names, one per line, for the table of ``predict``.
     """
 
+    not_identifying: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "test_images", "workers", "subset", "class_file", "test_on"}
+    )
     num_classes: int
     shape: tuple[int, int, int]
     channels: int = 3
@@ -96,11 +100,12 @@ class ImageData(L.LightningDataModule):
     def identity(self) -> dict[str, Any]:
         """Settings that decide the test images: the constructor's own arguments, and the subset if there is one.
 
-        Settings of place, speed and number are left out (`NOT_IDENTIFYING`): records of another machine, or of a
-        shorter test of the same subset, belong to the same run.
+        Settings of place, speed and number are left out (``not_identifying``): records of another machine, or of a
+        shorter test of the same subset, belong to the same run. ``path`` and ``size`` count where a subclass declares
+        them as its own.
         """
         parameters = inspect.signature(type(self)).parameters.values()
-        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in NOT_IDENTIFYING]
+        own = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in self.not_identifying]
         if missing := [name for name in own if not hasattr(self, name)]:
             raise ValueError(f"{type(self).__name__} must keep its arguments {missing} as attributes for the records")
         subset = {} if self.subset is None else {"subset": self.subset}
@@ -147,9 +152,3 @@ class ImageData(L.LightningDataModule):
 
 NO_BATCH = {"batches_done": 0}
 """State of a `TrainingLoader` at the start of an epoch."""
-
-NOT_IDENTIFYING = {
-    *("root", "download", "batch_size", "test_images", "workers", "subset", "path", "class_file"),
-    *("size", "crop_pct", "interpolation", "timm_model"),  # data sets of image files state their crop as a whole
-}
-"""Constructor arguments that are no part of a data set's identity."""

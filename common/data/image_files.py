@@ -1,9 +1,9 @@
 """Data module of unlabelled image files, for ``predict``."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from common.data.crop import Crop
+from common.data.crop import CROP_ARGUMENTS, Crop
 from common.data.image_data import ImageData
 
 
@@ -25,6 +25,8 @@ class ImageFiles(ImageData):
     loading:
         further arguments of `ImageData`.
     """
+
+    not_identifying: ClassVar[frozenset[str]] = ImageData.not_identifying | {"path", *CROP_ARGUMENTS}
 
     def __init__(
         self,

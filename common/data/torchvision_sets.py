@@ -5,7 +5,7 @@ torchvision reads, and on request downloads and verifies, the publishers' files;
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torchvision.datasets
@@ -44,6 +44,7 @@ class TorchvisionData(ImageData):
     Raises ``FileNotFoundError`` in ``setup`` for files that are missing or not the published ones.
     """
 
+    not_identifying: ClassVar[frozenset[str]] = ImageData.not_identifying | {"root", "download"}
     shape = (3, 32, 32)
     title: str
     files_in_root: str

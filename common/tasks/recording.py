@@ -81,8 +81,6 @@ def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
     if isinstance(data, ImageData):
         arguments = data.identity()
     else:
-        arguments = {name: getattr(data, name, None) for name in inspect.signature(type(data)).parameters}
-    return {
-        "class": public_name(type(data)),
-        **{key: settings(value) for key, value in arguments.items() if key not in NOT_IDENTIFYING},
-    }
+        names = [name for name in inspect.signature(type(data)).parameters if name not in NOT_IDENTIFYING]
+        arguments = {name: getattr(data, name, None) for name in names}
+    return {"class": public_name(type(data)), **{name: settings(value) for name, value in arguments.items()}}

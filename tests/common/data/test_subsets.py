@@ -12,6 +12,7 @@ from common.data.image_data import ImageData
 from common.data.subsets import Balanced, Every, Jobs, Listed, Seeded
 from common.records.fingerprint import settings
 from common.records.store import Records
+from common.tasks.recording import data_settings
 
 # the first 500 labels of CIFAR-10's test_batch; the rest only has the right number per class
 CIFAR_STARTS = (
@@ -175,6 +176,18 @@ def test_the_subset_is_part_of_a_runs_identity_and_its_length_is_not():
     assert Digits(subset=Seeded(1)).identity() == {**plain, "subset": Seeded(1)}
     assert Digits(subset=Seeded(1), test_images=9).identity() == Digits(subset=Seeded(1)).identity()
     assert settings(Digits(subset=Seeded(1)).identity()) != settings(Digits(subset=Seeded(2)).identity())
+
+
+def test_arguments_of_a_subclass_count_whatever_their_name():
+    class Own(ImageData):
+        def __init__(self, size: int = 20, path: str = "a", chunk: int = 1, batch_size: int = 4) -> None:
+            super().__init__(batch_size)
+            self.size, self.path, self.chunk = size, path, chunk
+
+    assert Own().identity() == {"size": 20, "path": "a", "chunk": 1}
+    described = [data_settings(Own(**changes)) for changes in ({}, {"size": 21}, {"path": "b"}, {"chunk": 2})]
+    assert all(described[0] != other for other in described[1:])
+    assert data_settings(Own(batch_size=9)) == described[0]
 
 
 def test_an_argument_that_is_not_kept_is_refused():
