@@ -6,7 +6,7 @@ from dataclasses import is_dataclass, replace
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from common.records.rounding import rounded
 
@@ -16,8 +16,8 @@ Check = Callable[[Any], Any]  # the value as it is stored; TypeError or ValueErr
 def check_fields(record: Any) -> None:
     """Validate every field of a frozen dataclass by its declared type, and round its floats, in place.
 
-    Declared types are ``str``, ``int``, ``bool``, finite ``float``, enums, dataclasses, ``X | None``, and lists and
-    dictionaries of these. An enum's value and a dataclass's dictionary, as JSON has them, are converted.
+    Declared types are ``str``, ``int``, ``bool``, finite ``float``, literals, enums, dataclasses, ``X | None``, and
+    lists and dictionaries of these. An enum's value and a dataclass's dictionary, as JSON has them, are converted.
     Raises ``ValueError`` with the field's name.
     """
     cls: Any = type(record)
@@ -39,6 +39,8 @@ def type_name(kind: Any) -> str:
         return " or ".join(type_name(part) for part in get_args(kind))
     if kind is NoneType:
         return "None"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     inside = ", ".join(type_name(part) for part in get_args(kind))
     return f"{kind.__name__}[{inside}]" if inside else str(kind.__name__)
 
@@ -54,6 +56,8 @@ def _check(kind: Any) -> Check:
     if NoneType in arguments:
         (inner,) = (_check(part) for part in arguments if part is not NoneType)
         return lambda value: None if value is None else inner(value)
+    if get_origin(kind) is Literal:
+        return lambda value: _one_of(arguments, value)
     if get_origin(kind) is list:
         return _list_check(arguments[0])
     if get_origin(kind) is dict:
@@ -71,6 +75,12 @@ def _check(kind: Any) -> Check:
 def _plain(kind: type, value: Any) -> Any:
     if type(value) is not kind:
         raise TypeError
+    return value
+
+
+def _one_of(choices: tuple[Any, ...], value: Any) -> Any:
+    if value not in choices:
+        raise ValueError
     return value
 
 

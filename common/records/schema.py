@@ -7,12 +7,14 @@ unit, is listed in ``common/records/README.md``.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from common.numerics.finding import Finding
 from common.records.fields import check_fields
 
 ABSTAIN = -1  # the prediction of a certifier that names no class
+Knowledge = Literal["model", "noise"]  # of the attacker, see ``Attacked``
+Rule = Literal["single", "majority", "mean_logit"]  # of a decision over the defence's draws
 
 
 class Kind(str, Enum):
@@ -139,9 +141,9 @@ class AttackedRecord(PredictionRecord):
     eps: float
     within_budget: bool = True
     white_box: bool = True
-    knows: str = "model"
+    knows: Knowledge = "model"
     resubmissions: int = 1
-    rule: str = "single"
+    rule: Rule = "single"
     votes: int = 1
     queries: int | None = None
     curve: list[float] | None = None

@@ -6,26 +6,24 @@ result are checked here.
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from common.engine.meter import Meter
 from common.noise import Noise
-from common.records.schema import AttackedRecord
+from common.records.schema import AttackedRecord, Knowledge, Rule
 from common.robustness.attacks.attack import Attack, AttackResult, merge_results
 from common.robustness.attacks.function_attack import as_attack
 from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation
-from common.robustness.evaluation.decisions import Rule, check_draws, decide, predictions, with_rule
+from common.robustness.evaluation.decisions import check_draws, decide, predictions, with_rule
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.stored_images import stored_images
 from common.robustness.masking.signs import masking_signs
 from common.robustness.threats.threat import Threat
-
-Knowledge = Literal["model", "noise"]
 
 
 @dataclass(frozen=True)

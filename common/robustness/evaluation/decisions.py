@@ -1,16 +1,15 @@
 """Decision rules, and decisions on fresh draws."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from common.noise import Noise
+from common.records.schema import Rule
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import check_labels
 from common.robustness.voting import Voting
-
-Rule = Literal["single", "majority", "mean_logit"]
 
 
 def check_draws(draws: int, rule: str, votes: int) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.records.rounding import rounded_down
-from common.records.schema import CertifiedRecord, ClaimedRecord, CleanRecord, ForecastRecord
+from common.records.schema import CertifiedRecord, ClaimedRecord, CleanRecord, ForecastRecord, Rule
 from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation, check_labels
-from common.robustness.evaluation.decisions import Rule, check_draws, decide, predictions, with_rule
+from common.robustness.evaluation.decisions import check_draws, decide, predictions, with_rule
 from common.robustness.evaluation.evaluator import Evaluator
 
 

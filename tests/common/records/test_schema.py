@@ -56,6 +56,8 @@ def test_json_values_become_enums_and_dataclasses():
         ("queries", 1.0),
         ("white_box", 1),
         ("rule", None),
+        ("rule", "best"),
+        ("knows", "everything"),
         ("role", "x"),
         ("images", {"clean": 3}),
         ("curve", [None]),
