@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.numerics.finding import DECLARED_GRADIENT
+from common.numerics.finding import DECLARED_GRADIENT, Finding
 from common.report.page.markup import aside
 from common.report.runs import CheckState, Run, state
 from common.report.tables.gradients import findings, gradients
+from common.robustness.masking.check import MaskingCheck
 
-GRADIENT_CHECK = "gradient check: "
 GRADIENTS = {
     "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", ""),
     "approximate": ("Approximate gradients: the robust accuracies are upper bounds", ""),
@@ -28,24 +28,24 @@ def banners(runs: Sequence[Run]) -> list[str]:
     ]
     for kind, title, look in CHECKS:
         sentences = [
-            (f"{run.name}, {name}", sentence)
+            (f"{run.name}, {name}", check.sentence)
             for run in runs
-            for name, check, sentence in all_checks(run)
-            if check == kind and not _has_own_banner(name, kind)
+            for name, check in all_checks(run)
+            if state(check) == kind and not _has_own_banner(check)
         ]
         count = f"{len(sentences)} check{'' if len(sentences) == 1 else 's'}"
         parts.append(aside(title.format(count), sentences, look))
     return parts
 
 
-def all_checks(run: Run) -> Iterator[tuple[str, CheckState, str]]:
-    """(name, state, sentence) of every masking check, and of every finding of the gradient check."""
+def all_checks(run: Run) -> Iterator[tuple[str, MaskingCheck | Finding]]:
+    """Every masking check, and every finding of the gradient check, each with the name to show."""
     for check in run.checks:
-        yield check.name, state(check), check.sentence
+        yield check.name, check
     for finding in findings(run):
-        yield f"{GRADIENT_CHECK}{finding.name}", state(finding), finding.sentence
+        yield f"gradient check: {finding.name}", finding
 
 
-def _has_own_banner(name: str, kind: CheckState) -> bool:
+def _has_own_banner(check: MaskingCheck | Finding) -> bool:
     """True of a failed gradient check and of a declared gradient."""
-    return name.startswith(GRADIENT_CHECK) and (kind == "failed" or name.endswith(DECLARED_GRADIENT))
+    return isinstance(check, Finding) and (state(check) == "failed" or check.name == DECLARED_GRADIENT)

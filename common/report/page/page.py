@@ -119,10 +119,10 @@ def _protocol(run: Run) -> str:
 
 def _checks(run: Run) -> str:
     checks = list(all_checks(run))
-    states = [kind for _, kind, _ in checks]
+    states = [state(check) for _, check in checks]
     items = "".join(
-        f'<li class="{kind}">{SYMBOLS[kind]} <b>{text(name)}.</b> <span>{text(sentence)}</span></li>\n'
-        for name, kind, sentence in checks
+        f'<li class="{kind}">{SYMBOLS[kind]} <b>{text(name)}.</b> <span>{text(check.sentence)}</span></li>\n'
+        for kind, (name, check) in zip(states, checks, strict=True)
     )
     summary = f"{run.name}: {states.count('passed')} of {len(states)} passed"
     return details(summary, f'<ul class="checks">\n{items}</ul>\n', "failed" in states) if checks else ""

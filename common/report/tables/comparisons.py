@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from common.records.paired import Outcomes, Paired, holm, paired
-from common.records.schema import AttackedRecord, PredictionRecord, Role
+from common.records.schema import AttackedRecord, PredictionRecord, Role, Source
 from common.records.summary import is_certified, radius_grid
 from common.report.header import budget, differences, expression
 from common.report.runs import Evaluation, Run, by_name
@@ -35,9 +35,9 @@ def run_table(runs: Sequence[Run]) -> Table:
     rows, notes = list[Comparison](), list[str]()
     evaluated = [(run, _evaluations(run)) for run in runs]
     for (first, one), (second, other) in combinations(evaluated, 2):
-        for name in one:
-            if name in other and not _same_single_attack(one[name], other[name], name):
-                compared, remarks = _compare_runs(((first, one[name]), (second, other[name])), name)
+        for source in one:
+            if source in other and not _same_single_attack(one[source], other[source], source):
+                compared, remarks = _compare_runs(((first, one[source]), (second, other[source])), source)
                 rows += compared
                 notes += remarks
     columns = ["Defences", "Evaluation", "Score", "Images", "First", "Second", "First − second", "p", "p, Holm"]
@@ -71,10 +71,10 @@ def attack_table(runs: Sequence[Run]) -> Table:
     return Table("Attacks compared on their common images, average accuracy in %", columns, entries, names=3)
 
 
-def _compare_runs(pair: Pair, name: str) -> tuple[list[Comparison], list[str]]:
+def _compare_runs(pair: Pair, source: Source) -> tuple[list[Comparison], list[str]]:
     """Comparisons of two runs in one evaluation, and notes; a note alone where they cannot be compared."""
     (first, ours), (second, theirs) = pair
-    names = (first.name, second.name)
+    names, name = (first.name, second.name), source.evaluator
     label = f"{' and '.join(names)}, {name}"
     budgets = [_budget(seeds[0]) for seeds in (ours, theirs)]
     if budgets[0] != budgets[1]:
@@ -85,7 +85,7 @@ def _compare_runs(pair: Pair, name: str) -> tuple[list[Comparison], list[str]]:
     except ValueError as error:
         return [], [f"{label}: not compared, {error}."]
     notes = [note for run, seeds in pair for note in _undecided(run, seeds[0], radii)]
-    if not name.startswith(WORST) and (changed := _changed(ours[0].part, theirs[0].part)):
+    if source.role is not Role.WORST_CASE and (changed := _changed(ours[0].part, theirs[0].part)):
         notes.append(f"{' and '.join(names)} attack or score differently in {name}: {'; '.join(changed)}.")
     return rows, notes
 
@@ -101,16 +101,20 @@ def _undecided(run: Run, evaluation: Evaluation[Any], radii: Sequence[float] | N
             yield f"{run.name}, {evaluation.title}: forecast; {count} undecided at {radius:g}, taken as the likelier."
 
 
-def _same_single_attack(one: Seeds, other: Seeds, name: str) -> bool:
+def _same_single_attack(one: Seeds, other: Seeds, source: Source) -> bool:
     """True for a worst case that is, in both runs, the run's only attack: it is compared under its own name."""
     single = all(seeds[0].source.role is Role.RESULT for seeds in (one, other))
-    return single and name.startswith(WORST) and one[0].name == other[0].name
+    return single and source.role is Role.WORST_CASE and one[0].name == other[0].name
 
 
-def _evaluations(run: Run) -> dict[str, Seeds]:
-    """Evaluations of a run by name, the seeds of each together, and the worst case per budget."""
+def _evaluations(run: Run) -> dict[Source, Seeds]:
+    """Evaluations of a run, the seeds of each together (seed 0 in the key), and the worst case per budget."""
     own: dict[str, Seeds] = {**by_name(run.clean), **by_name(run.attacks), **by_name(run.certified)}
-    return own | {f"{WORST}, {budget(*key)}": [one] for key, one in run.worst_by_budget.items()}
+    worst = {f"{WORST}, {budget(*key)}": one for key, one in run.worst_by_budget.items()}
+    return {
+        **{Source(name): seeds for name, seeds in own.items()},
+        **{Source(name, role=Role.WORST_CASE): [one] for name, one in worst.items()},
+    }
 
 
 def _common_targets(first: Evaluation[Any], second: Evaluation[Any]) -> list[float] | None:

@@ -9,7 +9,7 @@ from common.numerics.finding import Finding
 from common.records.schema import AttackedRecord, GradientCheckRecord
 from common.report.build import summary_table
 from common.report.page.page import page
-from common.report.runs import read_runs, state
+from common.report.runs import Run, read_runs, state
 from common.report.tables.gradients import findings, gradients
 from common.report.tables.protocol import protocol_table
 from common.robustness.masking.check import MaskingCheck
@@ -96,6 +96,16 @@ def test_the_page_carries_a_banner(made, tmp_path, capsys):
     assert not any("good." in said for said in found.values())
     summary_table(runs[:1])
     assert "gradients: Guidance path: Guidance is detached somewhere." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_masking_check_keeps_its_banner_whatever_its_name(made, tmp_path, monkeypatch):
+    """Checks of masking and findings of the gradient check are told apart by their type."""
+    alike = MaskingCheck("gradient check: full graph", False, "It failed.")
+    unsure = MaskingCheck("not a declared gradient", True, "It cannot tell.", decided=False)
+    monkeypatch.setattr(Run, "checks", [alike, unsure])
+    found = asides([made(n=5).attacked("pgd").verified(GOOD).write(tmp_path / "run")])
+    assert "gradient check: full graph. It failed." in found["1 check failed: read before trusting the numbers"]
+    assert "not a declared gradient. It cannot tell." in found["1 check could not decide"]
 
 
 def test_a_gradient_check_is_no_result(made, tmp_path):
