@@ -4,7 +4,7 @@ from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidanc
 from agdm.guidance import AdversarialGuidance, GuidanceClassifier
 from agdm.networks import AdaptedNetwork, GuidanceNetwork
 from agdm.objective import Trades, TradesLoss
-from agdm.potential import Guidance, Potential
+from agdm.potential import Guidance, PlainGuidance, Potential
 from agdm.purifier import AGDM
 from agdm.steering import Steering
 from agdm.task import AGDMTask, GuidanceTask
@@ -21,6 +21,7 @@ __all__ = [
     "GuidanceNetwork",
     "GuidanceTask",
     "PixelGuidance",
+    "PlainGuidance",
     "Potential",
     "Steering",
     "Trades",

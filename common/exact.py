@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+__all__ = ["ExactDenoiser", "GaussianMixture"]
+
 
 class RandomSource(Protocol):
     """Source of random numbers for sampling, e.g. `common.noise.Noise`: a row of numbers for each of B samples."""

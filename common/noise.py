@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+__all__ = ["Noise"]
+
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10
 _CACHED_ELEMENTS = 2**17

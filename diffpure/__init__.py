@@ -1,7 +1,7 @@
 """DiffPure (arXiv 2205.07460): purification by the reverse VP-SDE, and its variants."""
 
 from diffpure.gradual import Block, GradualNoise
-from diffpure.langevin import Langevin, LangevinDiffPure
+from diffpure.langevin import FixedLevel, Langevin, LangevinDiffPure
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure
 from diffpure.task import DiffPureTask
@@ -10,6 +10,7 @@ __all__ = [
     "Block",
     "DiffPure",
     "DiffPureTask",
+    "FixedLevel",
     "GradualNoise",
     "Langevin",
     "LangevinDiffPure",

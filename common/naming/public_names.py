@@ -2,6 +2,7 @@
 
 Checkpoints, the headers of records and configurations name a class by its room (``common.robustness.PGD``), so moving
 it between the modules of the room changes no file. A room is a package whose ``__all__`` lists what it exports.
+A loose file of ``common`` with an ``__all__`` is a room of its own (``common.exact.GaussianMixture``).
 """
 
 import importlib

@@ -8,6 +8,7 @@ from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
 from common.robustness.attacks.fab import FAB
 from common.robustness.attacks.function_attack import FunctionAttack
+from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.low_frequency import LowFrequency
 from common.robustness.attacks.pgd import PGD
@@ -20,7 +21,7 @@ from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
+from common.robustness.classifiers import Classifier, ClassifierWrapper, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.evaluators import Certified, Clean
@@ -43,6 +44,7 @@ __all__ = [
     "Certified",
     "Certifier",
     "Classifier",
+    "ClassifierWrapper",
     "Clean",
     "DiffAttack",
     "DiffHammer",
@@ -51,6 +53,7 @@ __all__ = [
     "Forecast",
     "FunctionAttack",
     "GradientCheck",
+    "KnownNoise",
     "LPIPS",
     "LowFrequency",
     "NetworkClassifier",
