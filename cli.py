@@ -12,10 +12,12 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
 import rich.traceback
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -27,6 +29,7 @@ import diffpure.task  # noqa: F401
 import ndc.task  # noqa: F401
 from common.commands import COMMANDS
 from common.experiments.rehearsal import rehearse
+from common.naming.public_names import is_ours, public_name
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
 
@@ -35,6 +38,43 @@ TRAINER = {
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
 }
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose printed and saved configurations name this project's classes by their public names."""
+
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        text: str = super().dump(with_public_names(cfg), *args, **kwargs)
+        return text
+
+
+def with_public_names(part: Any) -> Any:
+    """A copy of a configuration with the public name at every ``class_path`` of this project.
+
+    Any other path stays: a module path of a class that no room exports, and the name of a method.
+    """
+    if isinstance(part, list):
+        return [with_public_names(item) for item in part]
+    if not isinstance(part, dict | Namespace):
+        return part
+    entries = part if isinstance(part, dict) else vars(part)
+    copied = {
+        key: _public_path(value) if key == "class_path" and isinstance(value, str) else with_public_names(value)
+        for key, value in entries.items()
+    }
+    if isinstance(part, dict):
+        return copied
+    namespace = Namespace()  # type: ignore[no-untyped-call]
+    vars(namespace).update(copied)
+    return namespace
+
+
+def _public_path(path: str) -> str:
+    try:
+        target: Any = resolve_name(path) if is_ours(path) else None
+    except (ImportError, AttributeError, ValueError):
+        return path
+    return public_name(target) if "." not in getattr(target, "__qualname__", ".") else path
 
 
 class CLI(LightningCLI):
@@ -83,6 +123,7 @@ def run(args: Sequence[str] | None) -> None:
         L.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        parser_class=Parser,
         args=None if args is None else list(args),
         trainer_defaults=TRAINER,
         save_config_kwargs={"overwrite": True},

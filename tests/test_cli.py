@@ -80,6 +80,39 @@ def test_bad_values_are_refused_with_a_reason(tiny_test, tmp_path, changes, mess
     assert not list((tmp_path / "records").glob("*.jsonl"))
 
 
+def test_printed_and_saved_configurations_use_public_names(tiny_test, tmp_path, capsys):
+    path = tiny_test()
+    text = path.read_text()
+    for public, module in {
+        "diffpure.DiffPureTask": "diffpure.task.DiffPureTask",
+        "diffpure.DiffPure": "diffpure.purifier.DiffPure",
+        "common.robustness.ThreatModel": "common.robustness.threats.norm_ball.ThreatModel",
+        "common.checkpoints.load_denoiser": "common.checkpoints.loading.load_denoiser",
+        "common.data.Digits": "common.data.digits.Digits",
+    }.items():
+        assert f"class_path: {public}\n" in text
+        path.write_text(path.read_text().replace(f"class_path: {public}\n", f"class_path: {module}\n"))
+    with pytest.raises(SystemExit):
+        cli.main(["test", "-c", str(path), "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        cli.main(["test", "-c", str(tiny_test()), "--print_config"])
+    assert printed == yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["purifier"]["class_path"] == "diffpure.DiffPure"
+    path.write_text(text.replace("common.robustness.ThreatModel", "common.robustness.threats.norm_ball.ThreatModel"))
+    cli.main(["test", "-c", str(path), "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+              f"--trainer.logger.save_dir={tmp_path}"])  # fmt: skip
+    (saved,) = tmp_path.rglob("config.yaml")
+    assert "norm_ball" not in saved.read_text() and "common.robustness.ThreatModel" in saved.read_text()
+
+
+def test_class_paths_of_other_projects_methods_and_unknown_modules_stay():
+    paths = ["torch.optim.Adam", "common.noise.Noise.of", "common.nowhere.Nothing", "common.robustness.threats"]
+    config = {"parts": [{"class_path": path} for path in paths], "class_path": "agdm.purifier.AGDM"}
+    named = cli.with_public_names(config)
+    assert named == {"parts": config["parts"], "class_path": "agdm.AGDM"}
+
+
 def test_an_unknown_key_is_named(tiny_test, capsys):
     path = tiny_test()
     config = yaml.safe_load(path.read_text())
