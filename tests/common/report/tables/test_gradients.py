@@ -99,7 +99,7 @@ def test_the_page_carries_a_banner(made, tmp_path, capsys):
 
 
 def test_a_masking_check_keeps_its_banner_whatever_its_name(made, tmp_path, monkeypatch):
-    """Checks of masking and findings of the gradient check are told apart by their type."""
+    """Checks of masking and findings of the gradient check differ by their type."""
     alike = MaskingCheck("gradient check: full graph", False, "It failed.")
     unsure = MaskingCheck("not a declared gradient", True, "It cannot tell.", decided=False)
     monkeypatch.setattr(Run, "checks", [alike, unsure])
