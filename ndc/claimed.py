@@ -10,6 +10,7 @@ from common.noise import Noise
 from common.robustness.certification.certificate import Certificate
 from common.robustness.classifiers import Classifier
 from common.units import check_integer, sigma_to_pixel
+from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.expected_logits import ExpectedLogits, leading_class, sample_losses
 
@@ -47,6 +48,9 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
                 f"{type(classifier).__name__}. Pass variant='dc', sigma=0"
             )
         return classifier
+
+    def _losses(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Tensor:
+        return dc.unlimited(image, noise) if isinstance(dc, BoundedDiffusionClassifier) else dc.losses(image, noise)
 
     def _certificate(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
         dimension = image[0].numel()

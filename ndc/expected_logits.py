@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.certification.certificate import Certificate, Certifier, check_rows
+from common.robustness.certification.preconditions import check_once
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import unpadded
 from ndc.classifier import NoisedDiffusionClassifier
@@ -24,8 +25,15 @@ class ExpectedLogits(Certifier, Generic[DC]):
     sigma = 0.0
 
     def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
-        """Check the kind of the classifier, its number of classes and its draws of noise. Raises ``ValueError``."""
-        super().check(self._checked(classifier), image, noise)
+        """Check the kind of the classifier, its number of classes and its draws of noise. Raises ``ValueError``.
+
+        Logits are checked before losses are limited: a classifier whose limited losses are all equal, as at the start
+        of training, has the same logits for any noise.
+        """
+        dc, dimension = self._checked(classifier), image[0].numel()
+        check_once(
+            dc, image, self.level, noise, lambda rows, draws: dc.logits(self._losses(dc, rows, draws), dimension)
+        )
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
@@ -43,6 +51,10 @@ class ExpectedLogits(Certifier, Generic[DC]):
     @abstractmethod
     def _supported(self, classifier: Classifier) -> DC:
         """The classifier, if the certificate holds for its kind. Raises ``ValueError`` otherwise."""
+
+    @abstractmethod
+    def _losses(self, dc: DC, image: Tensor, noise: Noise) -> Tensor:
+        """Losses (T,B,K) before they are limited."""
 
     @abstractmethod
     def _certificate(self, dc: DC, image: Tensor, noise: Noise) -> Certificate:

@@ -90,6 +90,9 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
             raise ValueError(f"a Lipschitz bound needs bounded terms, a BoundedDiffusionClassifier; got a {got}")
         return classifier
 
+    def _losses(self, dc: BoundedDiffusionClassifier, image: Tensor, noise: Noise) -> Tensor:
+        return dc.unlimited(image, noise)
+
     def _certificate(self, dc: BoundedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
         dimension = image[0].numel()
         losses = sample_losses(dc.unlimited, image, noise, self.samples)

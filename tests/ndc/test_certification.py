@@ -407,6 +407,20 @@ def test_certifiers_without_noise_accept_a_sound_classifier(tmp_path, certifier)
     assert (tmp_path / "records.jsonl").exists()
 
 
+class Unconditional(ExactDenoiser):
+    """The same image for every class, as by a network at the start of its training."""
+
+    def forward(self, x, sigma, label=None):
+        return super().forward(x, sigma, None if label is None else torch.zeros_like(label))
+
+
+@EXPECTED_LOGITS
+def test_certifiers_without_noise_accept_logits_that_no_noise_changes(tmp_path, certifier):
+    """All bounded losses are 0. Its own draws show in the losses before they are limited."""
+    certify_on_clean_images(BoundedDiffusionClassifier(Unconditional(world()), 4, 4), certifier, tmp_path)
+    assert (tmp_path / "records.jsonl").exists()
+
+
 @EXPECTED_LOGITS
 @pytest.mark.parametrize(
     ("fault", "message"),

@@ -5,6 +5,7 @@ clean image x. It holds for every such function f. It fails where f uses one w f
 its batch (noisy copies of the same x), or keeps state between calls.
 """
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,36 +20,46 @@ _SEED_ROWS = 6  # rows that must follow the seed before a draw without effect co
 _TOLERANCE = 0.02  # share of the spread between noisy copies; rounding and reduced precision stay well below
 _CHANGED_SHARE = 0.25  # share of rows that may change by a tie, a vote or an eliminated class
 
+Outputs = Callable[[Tensor, Noise], Tensor]
+
 _PASSED: WeakKeyDictionary[Classifier, set[float]] = WeakKeyDictionary()
 """Noise levels at which a classifier has passed `check_sound`."""
 
 
-def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
+def check_once(
+    classifier: Classifier, image: Tensor, sigma: float, noise: Noise, outputs: Outputs | None = None
+) -> None:
     """`check_sound`, once per classifier and noise level; without the `Padded` wrapper of a test."""
     bare = unpadded(classifier)
     passed = _PASSED.setdefault(bare, set())
     if sigma not in passed:
-        check_sound(bare, image, sigma, noise)
+        check_sound(bare, image, sigma, noise, outputs)
         passed.add(sigma)
 
 
-def check_sound(classifier: Classifier, image: Tensor, sigma: float, noise: Noise) -> None:
+def check_sound(
+    classifier: Classifier, image: Tensor, sigma: float, noise: Noise, outputs: Outputs | None = None
+) -> None:
     """Check by 37 forward passes that smoothing at level ``sigma`` (pixels) may certify a classifier.
 
     Takes one image (1,C,H,W) in pixels and one row of noise; ``sigma`` is 0 for a certifier that adds none. Raises
     ``ValueError`` if logits are NaN, if the same call gives other logits, if they depend on a row's position or on
     the other rows of a batch, or if a classifier with ``randomised=True`` ignores its noise, or the noise's draw.
     Passing is necessary, not sufficient.
+
+    ``outputs(image, noise)``: the numbers (B,n) that are checked; None for the logits. A certifier that reads more of
+    its classifier than the logits passes them, above all if the logits may be the same for any noise.
     """
+    evaluate = classifier if outputs is None else outputs
     rows = noise.draws(_ROWS)
     z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
     noisy = image + sigma * z
     reversed_part = torch.arange(_PART - 1, -1, -1, device=image.device)
     with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        logits, again = classifier(noisy, rows), classifier(noisy, rows)
-        part = classifier(noisy[reversed_part], rows.rows(reversed_part))
-        other_seed = classifier(noisy, rows.stream("other"))
-        other_draw = classifier(noisy, rows.rows(torch.arange(_ROWS, device=image.device).roll(1)))
+        logits, again = evaluate(noisy, rows), evaluate(noisy, rows)
+        part = evaluate(noisy[reversed_part], rows.rows(reversed_part))
+        other_seed = evaluate(noisy, rows.stream("other"))
+        other_draw = evaluate(noisy, rows.rows(torch.arange(_ROWS, device=image.device).roll(1)))
     _check_numbers(logits, sigma)
     _check_repeatable(logits, again)
     _check_rows_independent(logits, part, reversed_part)
