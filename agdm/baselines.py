@@ -111,18 +111,14 @@ class ClassifierGuidance(Potential):
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
         """log p(. | x') (B,K); empty for "confidence"."""
-        return () if self.label == "confidence" else (self._log_p(reference),)
+        return () if self.label == "confidence" else (self.classifier(to_pixel(reference)).log_softmax(dim=1),)
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """The potential above, (B,)."""
-        log_p = self._log_p(x)
+        log_p: Tensor = self.classifier(to_pixel(x)).log_softmax(dim=1)
         if self.label == "confidence":
             return log_p.amax(dim=1)
         return soft(log_p, *embedding) if self.label == "soft" else hard(log_p, *embedding)
-
-    def _log_p(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(to_pixel(x))
-        return logits.log_softmax(dim=1)
 
 
 class ContrastiveGuidance(Potential):

@@ -29,7 +29,10 @@ class GuidedDenoiser(BoundDenoiser):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         if self.steering.at == "denoised":
-            denoised, g = self.through_denoiser(x, sigma)
+            point = self.denoised_point(x, sigma)
+            with torch.enable_grad():  # one graph in forward pass and recomputation, so that they agree bit for bit
+                cotangent = self.guidance.gradient_at(point.value, sigma.new_zeros(()), *self.tensors)
+            denoised, g = point.value, point.pulled_back(cotangent)
         else:
             denoised = self.denoiser(x, sigma)
             g = self.guidance.gradient_at(x, sigma, *self.embedding(x, sigma))
@@ -47,16 +50,34 @@ class GuidedDenoiser(BoundDenoiser):
         reference, n = self.tensors
         return self.guidance.embed(reference + per_row(sigma, x) * n, sigma)
 
-    def through_denoiser(self, x: Tensor, sigma: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """D(x, σ) and scale g = scale (∂D/∂x)ᵀ ∇ log-potential(D, 0)."""
+    def denoised_point(self, x: Tensor, sigma: Tensor) -> "DenoisedPoint":
+        """D(x, σ) with its graph, the point of the gradient for ``at="denoised"``."""
         recording = records_gradient(x, *self.tensors)
         with torch.enable_grad():
             x = as_variable(x)
-            denoised = self.denoiser(x, sigma)
-            point = denoised if recording else denoised.detach()
-            cotangent = scale * self.guidance.gradient_at(point, sigma.new_zeros(()), *self.tensors)
-            (g,) = torch.autograd.grad(denoised, x, cotangent, create_graph=recording)
-        return point, g
+            return DenoisedPoint(x, self.denoiser(x, sigma), recording)
+
+
+@dataclass(frozen=True)
+class DenoisedPoint:
+    """A denoised image with its graph, from x: ``denoised`` = D(x, σ), both (B,C,H,W).
+
+    ``recording``: True while an outer gradient is recorded; all results are then part of its graph.
+    """
+
+    x: Tensor
+    denoised: Tensor
+    recording: bool
+
+    @property
+    def value(self) -> Tensor:
+        """D(x, σ), (B,C,H,W)."""
+        return self.denoised if self.recording else self.denoised.detach()
+
+    def pulled_back(self, cotangent: Tensor) -> Tensor:
+        """(∂D/∂x)ᵀ ``cotangent``, (B,C,H,W)."""
+        (gradient,) = torch.autograd.grad(self.denoised, self.x, cotangent, create_graph=self.recording)
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -87,7 +108,10 @@ class GuidedAncestral(Solver):
             mean = self.solver.mean(step, x, denoised)
             g = denoise.scale * denoise.gradient(mean / per_row(scale, x), step.next.level)
         elif self.steering.at == "denoised":
-            denoised, g = denoise.through_denoiser(y, step.level, denoise.scale)
+            point = denoise.denoised_point(y, step.level)
+            with torch.enable_grad():  # as in GuidedDenoiser
+                cotangent = denoise.guidance.gradient_at(point.value, step.level.new_zeros(()), *denoise.tensors)
+            denoised, g = point.value, point.pulled_back(denoise.scale * cotangent)
         else:
             denoised, g = denoise.denoiser(y, step.level), denoise.scale * denoise.gradient(y, step.level)
         std = self.solver.deviation(step)

@@ -31,6 +31,11 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def data_deviation(self) -> float:
+        """Standard deviation of the data in the model frame, sigma_d of EDM's loss: 0.5 unless a subclass states it."""
+        return 0.5
+
     def one_hot(self, x: Tensor, label: Tensor | None) -> Tensor | None:
         """One-hot ``class_labels`` of a network: (B, num_classes) in x's dtype.
 
@@ -92,20 +97,22 @@ class EDMDenoiser(Denoiser):
         self.sigma_data = sigma_data
         self._set_levels(sigma_min, sigma_max, num_classes)
 
+    @property
+    def data_deviation(self) -> float:
+        return self.sigma_data
+
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        return precondition(self.network, self.sigma_data, x, sigma, self.one_hot(x, label))
+        c_skip, c_out, c_in, c_noise = preconditioning(self.sigma_data, x, sigma)
+        prediction: Tensor = self.network(c_in * x, c_noise, self.one_hot(x, label))
+        return c_skip * x + c_out * prediction.to(x.dtype)
 
 
-def precondition(
-    network: nn.Module, sigma_data: float, x: Tensor, sigma: Tensor, class_labels: Tensor | None
-) -> Tensor:
-    """D of an ``EDMDenoiser``, from one-hot ``class_labels`` (B, num_classes) or None."""
+def preconditioning(sigma_data: float, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """c_skip, c_out and c_in of an ``EDMDenoiser``, which broadcast against x (B,C,H,W), and c_noise (B,)."""
     level = per_row(sigma, x)
     total = level**2 + sigma_data**2
     c_skip, c_out, c_in = sigma_data**2 / total, level * sigma_data / total.sqrt(), total.rsqrt()
-    c_noise = sigma.to(x).log().expand(len(x)) / 4
-    prediction: Tensor = network(c_in * x, c_noise, class_labels)
-    return c_skip * x + c_out * prediction.to(x.dtype)
+    return c_skip, c_out, c_in, sigma.to(x).log().expand(len(x)) / 4
 
 
 class EpsDenoiser(Denoiser):
@@ -178,17 +185,17 @@ class EpsDenoiser(Denoiser):
             return index if self.index_scale == 1 else self.index_scale * index.to(sigma.dtype)
         return self.time_scale * self.schedule.time(sigma)
 
-    def predict(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        """The network's prediction at ``x / sqrt(1 + sigma^2)``, (B, C, H, W) in x's dtype."""
-        classes = self.one_hot(x, label)
-        time_label = self.time_label(sigma.to(x)).expand(len(x))
-        scaled = x * (1 + per_row(sigma, x) ** 2).rsqrt()
-        arguments = (scaled, time_label) if classes is None else (scaled, time_label, classes)
-        prediction: Tensor = self.network(*arguments)
-        return prediction[:, : x.shape[1]].to(x.dtype)
+    def denoised(self, x: Tensor, level: Tensor, prediction: Tensor) -> Tensor:
+        """D from the network's prediction (B,C,H,W); ``level`` is sigma, as it broadcasts against x (B,C,H,W)."""
+        return x - level * prediction
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        return x - per_row(sigma, x) * self.predict(x, sigma, label)
+        level, classes = per_row(sigma, x), self.one_hot(x, label)
+        time_label = self.time_label(sigma.to(x)).expand(len(x))
+        scaled = x * (1 + level**2).rsqrt()
+        arguments = (scaled, time_label) if classes is None else (scaled, time_label, classes)
+        prediction: Tensor = self.network(*arguments)
+        return self.denoised(x, level, prediction[:, : x.shape[1]].to(x.dtype))
 
 
 class VDenoiser(EpsDenoiser):
@@ -199,10 +206,9 @@ class VDenoiser(EpsDenoiser):
     Arguments as for ``EpsDenoiser``.
     """
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        level = per_row(sigma, x)
+    def denoised(self, x: Tensor, level: Tensor, prediction: Tensor) -> Tensor:
         scale = (1 + level**2).rsqrt()
-        return scale * (scale * x - level * self.predict(x, sigma, label))
+        return scale * (scale * x - level * prediction)
 
 
 class X0Denoiser(EpsDenoiser):
@@ -211,5 +217,5 @@ class X0Denoiser(EpsDenoiser):
     Arguments as for ``EpsDenoiser``.
     """
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.predict(x, sigma, label)
+    def denoised(self, x: Tensor, level: Tensor, prediction: Tensor) -> Tensor:
+        return prediction

@@ -6,7 +6,7 @@ each function's name gives the weight. Random numbers come from the caller.
 
 from torch import Tensor, nn
 
-from common.diffusion.denoisers import EDMDenoiser
+from common.diffusion.denoisers import Denoiser
 from common.diffusion.schedules import Schedule, per_row
 
 
@@ -34,10 +34,10 @@ def edm_loss(
     """EDM's loss per example, (B,): ``edm_weight(sigma) mean (D(x0 + sigma z, sigma, label) - x0)^2``.
 
     x0 and z are (B, C, H, W), model frame and standard normal; sigma is (B,), label (B,) or None. ``sigma_data`` None
-    is that of an ``EDMDenoiser``, and 0.5 for other denoisers.
+    is the ``data_deviation`` of a ``Denoiser``, and 0.5 for other modules.
     """
     if sigma_data is None:
-        sigma_data = denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5
+        sigma_data = denoiser.data_deviation if isinstance(denoiser, Denoiser) else 0.5
     return edm_weight(sigma, sigma_data) * _squared_error(denoiser, x0, sigma, z, label)
 
 

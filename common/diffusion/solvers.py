@@ -155,9 +155,12 @@ class TorchSDE(Solver):
         self.method = method
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
-        from common.diffusion.torchsde_adapter import integrate_step  # torchsde is slow to import and rarely needed
+        import torchsde  # slow to import and rarely needed
 
-        return integrate_step(step, x, denoise, self.method)
+        from common.diffusion.torchsde_adapter import step_arguments
+
+        states: Tensor = torchsde.sdeint(**step_arguments(step, x, denoise, self.method))
+        return states[-1].view_as(x)
 
 
 MARGINAL = (EulerMaruyama, Ancestral, DDIM, ProbabilityFlowEuler, ProbabilityFlowHeun, TorchSDE)

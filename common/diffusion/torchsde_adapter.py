@@ -33,16 +33,12 @@ class ReverseSDE:
         if self.start is not None and y is self.start[0]:
             return self.start[1]
         x = y.reshape(-1, *self.image.shape[1:])
-        return _upward_drift(Levels.at(self.schedule, -tau, x), x, self.denoise)
+        levels = Levels.at(self.schedule, -tau, x)
+        x0_hat = self.denoise(x / per_row(levels.scale, x), levels.level)
+        return -reverse_drift(levels, x, x0_hat).flatten(1)
 
     def g(self, tau: Tensor, y: Tensor) -> Tensor:
         return self.schedule.diffusion(-tau).to(y).expand_as(y)
-
-
-def _upward_drift(levels: Levels, x: Tensor, denoise: Denoise) -> Tensor:
-    """``-[f x - g^2 score]``, the drift in upward time, flat (B, C*H*W)."""
-    x0_hat = denoise(x / per_row(levels.scale, x), levels.level)
-    return -reverse_drift(levels, x, x0_hat).flatten(1)
 
 
 class BrownianPath:
@@ -72,18 +68,18 @@ class BrownianPath:
         return total
 
 
-def integrate_step(step: Step, x: Tensor, denoise: Denoise, method: str) -> Tensor:
-    """One step of ``torchsde.sdeint`` from the state x (B,C,H,W) at ``step.t`` to ``step.t_next``."""
+def step_arguments(step: Step, x: Tensor, denoise: Denoise, method: str) -> dict[str, Any]:
+    """Arguments of ``torchsde.sdeint`` for one step from the state x (B,C,H,W) at ``step.t`` to ``step.t_next``."""
     y = x.flatten(1)
     sde_type = "ito" if method == "euler" else "stratonovich"  # the same equation: its noise is additive
     sde = ReverseSDE(step.schedule, denoise, x, sde_type)
-    sde.start = (y, _upward_drift(step, x, denoise))
+    x0_hat = denoise(x / per_row(step.scale, x), step.level)
+    sde.start = (y, -reverse_drift(step, x, x0_hat).flatten(1))
     times, z = (float(step.t), float(step.t_next)), step.z
     path = BrownianPath(times, {1: torch.zeros_like(x) if z is None else z}, y)
     dt = (times[0] - times[1]) * (1 + 1e-9)
     ends = torch.stack((-step.t, -step.t_next))
-    states: Tensor = torchsde.sdeint(sde, y, ends, bm=path, method=method, dt=dt)
-    return states[-1].view_as(x)
+    return {"sde": sde, "y0": y, "ts": ends, "bm": path, "method": method, "dt": dt}
 
 
 def integrate_adjoint(

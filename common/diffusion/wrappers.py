@@ -9,7 +9,17 @@ from common.diffusion.denoisers import Denoiser
 from common.diffusion.schedules import per_row
 
 
-class Clipped(Denoiser):
+class Wrapper(Denoiser):
+    """Denoiser around ``denoiser``, for the same data."""
+
+    denoiser: Denoiser
+
+    @property
+    def data_deviation(self) -> float:
+        return self.denoiser.data_deviation
+
+
+class Clipped(Wrapper):
     """``clamp(D(x, sigma, y), -1, 1)``: a posterior mean of images lies in [-1,1], a network's may leave it.
 
     Guided diffusion's sampler does so at every step, and with it DiffPure's DDPM variant (arXiv 2205.07460). The
@@ -26,7 +36,7 @@ class Clipped(Denoiser):
         return denoised.clamp(-1, 1)
 
 
-class ClassifierFree(Denoiser):
+class ClassifierFree(Wrapper):
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) as a denoiser around a denoiser:
 
         D_w(x, sigma, y) = D(x, sigma) + w (D(x, sigma, y) - D(x, sigma)),
@@ -50,7 +60,7 @@ class ClassifierFree(Denoiser):
         return unconditional + self.weight * (conditional - unconditional)
 
 
-class Guided(Denoiser):
+class Guided(Wrapper):
     """Denoiser guided by a potential (classifier guidance, arXiv 2105.05233):
 
         D'(x, sigma, y) = D(x, sigma) + scale sigma^2 grad_x log p(y | x; sigma),

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser, precondition
+from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser, preconditioning
 from common.diffusion.score_denoiser import ScoreDenoiser
 from common.robustness.classifiers import NetworkClassifier
 
@@ -22,7 +22,9 @@ class EDMNetwork(nn.Module):
         if class_labels is None and self.num_classes is not None:
             class_labels = x.new_zeros(len(x), self.num_classes)
         one_hot = None if class_labels is None else class_labels.to(x)
-        return precondition(self.network, self.sigma_data, x, sigma.reshape(-1), one_hot)
+        c_skip, c_out, c_in, c_noise = preconditioning(self.sigma_data, x, sigma.reshape(-1))
+        prediction: Tensor = self.network(c_in * x, c_noise, one_hot)
+        return c_skip * x + c_out * prediction.to(x.dtype)
 
 
 def as_network(module: nn.Module) -> nn.Module:

@@ -15,8 +15,8 @@ from common.robustness.protocols import SupportsDifferentiation
 from common.robustness.threats.threat import Threat
 
 
-class Differentiation(Protocol):
-    """A differentiation mode with its settings: a ``common.diffusion.Differentiation``."""
+class SupportsSampler(Protocol):
+    """A differentiation mode that checks whether it applies to a sampler: a ``common.diffusion.Differentiation``."""
 
     def check(self, sampler: Any) -> None: ...
 
@@ -43,7 +43,7 @@ class Through(GradientWrapper):
     ``ValueError`` before the attack starts where there is none, or where the mode does not apply to it.
     """
 
-    gradient: Mode | Differentiation = "bpda"
+    gradient: Mode | SupportsSampler = "bpda"
 
     def __post_init__(self) -> None:
         super().__post_init__()

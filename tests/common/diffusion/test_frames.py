@@ -12,12 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from agdm.guidance import AdversarialGuidance
+from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidance
+from agdm.guidance import AdversarialGuidance, GuidanceClassifier
 from agdm.networks import GuidanceNetwork
 from agdm.purifier import AGDM
 from agdm.steering import Steering
+from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
 from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser
+from common.diffusion.modes import Surrogate
+from common.diffusion.solvers import TorchSDE
 from common.noise import Noise
+from diffpure.gradual import Block, GradualNoise
 from diffpure.langevin import LangevinDiffPure
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure
@@ -25,12 +30,34 @@ from diffpure.randomised import RandomisedDiffPure
 ROOT = Path(inspect.getfile(DiffPure)).parents[1]
 ROOMS = tuple(str(ROOT / room) for room in ("common", "agdm", "diffpure", "ndc"))
 NOISE = Noise.of(3, torch.tensor([5, 2]))
-SOLVERS = ["euler_maruyama", "ancestral", "ddim", "probability_flow_euler", "probability_flow_heun"]
+SOLVERS = ["euler_maruyama", "ancestral", "ddim", "probability_flow_euler", "probability_flow_heun", "torchsde"]
+BASELINES = {
+    "pixels": lambda g: PixelGuidance(),
+    "a classifier": lambda g: ClassifierGuidance(GuidanceClassifier(g.network), "soft"),
+    "contrast": lambda g: ContrastiveGuidance(g.network, torch.rand(2, 1, 4, 4)),
+}
 PURIFIERS = {
     **{f"DiffPure {s}": lambda d, g, m, s=s: DiffPure(d, 0.2, 2, s, m) for s in SOLVERS},
     **{f"AGDM {s}": lambda d, g, m, s=s: AGDM(d, g, 0.2, 1.0, 2, s, m) for s in SOLVERS},
     "at random depth": lambda d, g, m: RandomisedDiffPure(d, 0.2, 0.05, 2, gradient=m),
     "Langevin": lambda d, g, m: LangevinDiffPure(d, 0.02, gradient=m),
+    "torchsde's midpoint": lambda d, g, m: DiffPure(d, 0.2, 2, TorchSDE("midpoint"), m),
+    "AGDM by torchsde's midpoint": lambda d, g, m: AGDM(d, g, 0.2, 1.0, 2, TorchSDE("midpoint"), m),
+    "a surrogate": lambda d, g, m: DiffPure(d, 0.2, 3, gradient=Surrogate(2, m)),
+    "AGDM's surrogate": lambda d, g, m: AGDM(d, g, 0.2, 1.0, 3, gradient=Surrogate(2, m)),
+    "a chain": lambda d, g, m: Chain([DiffPure(d, 0.2, 2, gradient=m), AGDM(d, g, 0.2, 1.0, 2, gradient=m)]),
+    "fixed noise": lambda d, g, m: FixedNoise(AGDM(d, g, 0.2, 1.0, 2, gradient=m)),
+    "repeated at another size": lambda d, g, m: Resized(Repeated(DiffPure(d, 0.2, 2, gradient=m), 2), 6),
+    "AGDM at another size": lambda d, g, m: Resized(AGDM(d, g, 0.2, 1.0, 2, gradient=m), 6),
+    "gradual noise": lambda d, g, m: GradualNoise(d, [Block(0.003, 2)], gradient=m),
+    "gradual noise by a surrogate": lambda d, g, m: GradualNoise(d, [Block(0.003, 2, surrogate=1)], gradient=m),
+    **{
+        f"guided by {name} at {at}": lambda d, g, m, make=make, at=at: AGDM(
+            d, make(g), 0.2, 1.0, 2, gradient=m, steering=Steering(at=at)
+        )
+        for name, make in BASELINES.items()
+        for at in ("x", "denoised")
+    },
     **{
         f"AGDM {steering}": lambda d, g, m, steering=steering: AGDM(
             d, g, 0.2, 1.0, 2, "ancestral", m, steering=steering

@@ -9,6 +9,7 @@ from torch import nn
 from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser
 from common.diffusion.losses import draw_sigma_lognormal, draw_sigma_uniform_time, edm_loss, edm_weight, eps_loss
 from common.diffusion.schedules import VP
+from common.diffusion.wrappers import ClassifierFree, Clipped, Guided
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 
@@ -29,6 +30,18 @@ def test_edm_loss_of_the_optimal_denoiser_is_one_at_every_level(sigma, sigma_dat
     loss = edm_loss(EDMDenoiser(Zero(), sigma_data), x0, torch.full((64,), sigma), z)
     assert loss.shape == (64,)
     assert float(loss.mean()) == pytest.approx(1, abs=5 * 0.0055)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_edm_loss_reads_the_deviation_of_the_data_through_wrappers(sigma_data):
+    denoiser = EDMDenoiser(Zero(), sigma_data, num_classes=3)
+    x0, z = torch.rand(2, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0)) / 2
+    sigma = torch.full((5,), 0.1)
+    expected = edm_weight(sigma, sigma_data) * (denoiser(x0 + 0.1 * z, sigma) - x0).square().mean((1, 2, 3))
+    flat = Guided(ClassifierFree(denoiser), lambda x, sigma, label: 0 * x.flatten(1).sum(1))
+    for wrapped in (denoiser, Clipped(denoiser), ClassifierFree(denoiser), flat, Clipped(flat)):
+        assert wrapped.data_deviation == sigma_data
+        torch.testing.assert_close(edm_loss(wrapped, x0, sigma, z), expected)
 
 
 def test_eps_loss_is_the_error_of_the_predicted_noise():
