@@ -14,6 +14,7 @@ FILES = [
     *sorted(path for name in ("agdm", "common", "diffpure", "ndc") for path in (ROOT / name).rglob("*.py")),
 ]
 MEDIAN, LINES, BODY_LINES = 130, 250, 450  # of files; bodies of networks are long lists of layers
+TEST_LINES = 450
 FUNCTION_LINES, BODY_FUNCTION_LINES = 45, 70
 PARAMETERS = 6
 
@@ -71,6 +72,11 @@ def test_files_and_functions_stay_small(path):
             documented = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
             length = node.end_lineno - node.lineno - documented
             assert length <= (BODY_FUNCTION_LINES if is_body(path) else FUNCTION_LINES), f"{node.name} is long"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=identify)
+def test_test_files_have_one_subject(path):
+    assert lines_of(path) <= TEST_LINES, "split it by subject; what both parts use goes to a module beside them"
 
 
 def test_most_files_are_short():

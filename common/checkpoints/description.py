@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checkpoints.state import without_weights
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.naming.public_names import PACKAGES, import_public, is_ours, public_name
 
@@ -85,7 +86,7 @@ def build_part(description: Mapping[str, Any]) -> Any:
     if "pretrained" in arguments:
         arguments["pretrained"] = False  # the weights come from the checkpoint, never from the network
     kind = _timm_model if name == "timm" else _exported_class(name)
-    device = torch.device("meta") if name == "timm" or name.startswith(NETWORK_ROOMS) else nullcontext()
+    device = without_weights() if name == "timm" or name.startswith(NETWORK_ROOMS) else nullcontext()
     with device, torch.random.fork_rng(devices=()):  # initial weights draw no numbers from the caller's generator
         try:
             return kind(**arguments)

@@ -1,9 +1,31 @@
-"""State dicts: assignment to a module that has exactly these tensors, and the checks of it."""
+"""Networks without weights; state dicts: checks, and assignment to a module that has exactly these tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Random initialisation is skipped: on the meta device it computes no value, but takes seconds."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in (Tensor.uniform_, Tensor.normal_) or getattr(function, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build networks on the meta device, without initial values: `assign_state` gives them their weights."""
+    with torch.device("meta"), _NoInitialValues():
+        yield
 
 
 def assign_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:

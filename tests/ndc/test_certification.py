@@ -1,7 +1,6 @@
 """Certification from end to end: certificates independent of batching; unsound or contradictory settings refused."""
 
 import math
-from dataclasses import dataclass
 
 import lightning as L
 import pytest
@@ -10,15 +9,12 @@ import yaml
 
 import cli
 from common.checkpoints.saving import save
-from common.data.datasets import ImageDataset
-from common.data.image_data import ImageData
 from common.diffusion.denoisers import Denoiser, EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.engine.engine import Engine
-from common.exact import ExactDenoiser, GaussianMixture
+from common.exact import ExactDenoiser
 from common.noise import Noise
 from common.records.fingerprint import identify
-from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.certification.preconditions import check_sound
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
@@ -27,69 +23,10 @@ from common.robustness.evaluation.evaluators import Certified
 from common.robustness.voting import Voting
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
-from ndc.claimed import Claimed
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.denoised import DenoisedClassifier
 from ndc.elimination import Elimination
-from ndc.lipschitz import Lipschitz
 from ndc.task import NDCTask
-
-SIGMA = 0.25
-
-
-class Nearest(Classifier):
-    """The nearest of the mixture's means, as a classifier of clean images."""
-
-    def __init__(self, means):
-        super().__init__()
-        self.register_buffer("means", to_pixel(means).flatten(1).float())
-
-    def forward(self, image, noise=None):
-        return -10 * (image.flatten(1)[:, None] - self.means).square().sum(-1)
-
-
-def world():
-    means = 0.5 * Noise.of(0, torch.arange(4)).normal(0, (1, 4, 4))
-    return GaussianMixture(means, 0.3)
-
-
-class Samples(ImageData):
-    """Seven images of the mixture: no batch size divides them."""
-
-    shape, num_classes = (1, 4, 4), 4
-
-    def load(self, stage=None):
-        x0, label = world().sample(Noise.of(1, torch.arange(7)))
-        self.held_out = ImageDataset(to_pixel(x0).clamp(0, 1).float(), label)
-
-
-def defence(kind, batch_size):
-    """A classifier of noisy images with ``batch_size`` rows per network call."""
-    mixture = world()
-    denoiser = ExactDenoiser(mixture)
-    if kind == "densepure":
-        return DenoisedClassifier(denoiser, Nearest(mixture.means), SIGMA, steps=3, votes=3)
-    if kind == "denoised":
-        return DenoisedClassifier(denoiser, Nearest(mixture.means), SIGMA)
-    elimination = Elimination() if kind == "elimination" else None
-    engine = Engine(batch_size=batch_size)
-    return NoisedDiffusionClassifier(denoiser, 4, SIGMA, nodes=4, elimination=elimination, engine=engine)
-
-
-def certifier(kind, batch_size):
-    common = {"n0": 5, "n": 40, "alpha": 0.05, "num_classes": 4, "batch_size": batch_size}
-    return (
-        Sequential(SIGMA, **common, targets=(0.1, 0.25), first=20) if kind == "ladder" else Smoothing(SIGMA, **common)
-    )
-
-
-def run(kind, procedure, records, images, samples=1024, rows=512, **trainer):
-    """Runs a test; its batch sizes are those of images, noisy images and rows of the network."""
-    task = NDCTask(defence(kind, rows), [Certified(certifier(procedure, samples))], str(records))
-    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "inference_mode": False}
-    settings |= {"enable_model_summary": False, "enable_checkpointing": False}
-    L.Trainer(**settings, **trainer).test(task, Samples(batch_size=images), verbose=False)
-
+from tests.ndc.certified_worlds import SIGMA, Samples, certifier, defence, run, world
 
 # Invariance to batching and resuming ---------------------------------------------------------------------------------
 
@@ -366,113 +303,3 @@ def test_images_and_labels_are_checked_at_the_border():
         evaluator(classifier, (image, label, index))
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.3"):
         evaluator(classifier, (image.nan_to_num(0.5), label, index))
-
-
-# Certifiers without noise on the image -------------------------------------------------------------------------------
-
-
-class Faulty(ExactDenoiser):
-    """The mixture's denoiser with a fault: it reads other rows, or draws noise of its own."""
-
-    def __init__(self, fault):
-        super().__init__(world())
-        self.fault = fault
-
-    def forward(self, x, sigma, label=None):
-        denoised = super().forward(x, sigma, label)
-        return denoised + 0.5 * (x.roll(1, 0) if self.fault == "rows" else torch.randn_like(x))
-
-
-class FixedNoise(BoundedDiffusionClassifier):
-    """The same noise in every draw."""
-
-    def _terms(self, image, noise):
-        return super()._terms(image, Noise.of(0, torch.zeros(len(image), dtype=torch.int64)))
-
-
-def certify_on_clean_images(dc, certifier, records):
-    task = NDCTask(dc, [Certified(certifier)], str(records))
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, inference_mode=False)
-    trainer.test(task, Samples(batch_size=4), verbose=False)
-
-
-EXPECTED_LOGITS = pytest.mark.parametrize(
-    "certifier", [Lipschitz(4, samples=5), Claimed(4)], ids=["Lipschitz", "Claimed"]
-)
-
-
-@EXPECTED_LOGITS
-def test_certifiers_without_noise_accept_a_sound_classifier(tmp_path, certifier):
-    certify_on_clean_images(BoundedDiffusionClassifier(ExactDenoiser(world()), 4, 4), certifier, tmp_path)
-    assert (tmp_path / "records.jsonl").exists()
-
-
-class Unconditional(ExactDenoiser):
-    """The same image for every class, as by a network at the start of its training."""
-
-    def forward(self, x, sigma, label=None):
-        return super().forward(x, sigma, None if label is None else torch.zeros_like(label))
-
-
-@EXPECTED_LOGITS
-def test_certifiers_without_noise_accept_logits_that_no_noise_changes(tmp_path, certifier):
-    """All bounded losses are 0. Its own draws show in the losses before they are limited."""
-    certify_on_clean_images(BoundedDiffusionClassifier(Unconditional(world()), 4, 4), certifier, tmp_path)
-    assert (tmp_path / "records.jsonl").exists()
-
-
-@EXPECTED_LOGITS
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("rows", "depend on its place in the batch or on the other rows"),
-        ("random", "a repeatable classifier: this one gives other logits for the same images and the same noise"),
-        ("fixed", "gives the same logits for any `noise`"),
-    ],
-)
-def test_certifiers_without_noise_refuse_unsound_classifiers(tmp_path, certifier, fault, message):
-    """They average over the classifier's own noise, so that must be fresh in every draw."""
-    if fault == "fixed":
-        dc = FixedNoise(ExactDenoiser(world()), 4, 4)
-    else:
-        dc = BoundedDiffusionClassifier(Faulty(fault), 4, 4)
-    with pytest.raises(ValueError, match=message) as error:
-        certify_on_clean_images(dc, certifier, tmp_path)
-    assert "noisy image" not in str(error.value)
-    assert not list(tmp_path.glob("part-*.jsonl"))
-
-
-# Noise levels of certifier and classifier ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Own(Certifier):
-    """A certifier of one's own; beside ``sigma`` it may use ``further`` noise levels."""
-
-    sigma: float | str = SIGMA
-    num_classes: int = 4
-    further: tuple[float, ...] = ()
-
-    @property
-    def noise_levels(self):
-        return (self.level, *self.further)
-
-    def certify(self, classifier, image, noise):
-        return [Certificate(0, 0.0, 0.5, 1)] * len(image)
-
-
-def test_every_noise_level_of_a_certifier_must_be_the_classifiers():
-    classifier = defence("all classes", 512)
-    NDCTask(classifier, [Certified(Own())])
-    with pytest.raises(ValueError, match=r"noise of sigma 1\.0 \(pixels\), the classifier expects 0\.25"):
-        NDCTask(classifier, [Certified(Own(further=(1.0,)))])
-
-
-@pytest.mark.parametrize("level", ["64/255", 64 / 255])
-def test_noise_levels_are_compared_as_numbers(level):
-    classifier = Nearest(world().means)
-    classifier.sigma = level
-    for sigma in ("64/255", 64 / 255):
-        NDCTask(classifier, [Certified(Own(sigma))])
-    with pytest.raises(ValueError, match="same value"):
-        NDCTask(classifier, [Certified(Own("63/255"))])

@@ -6,10 +6,10 @@ from inspect import signature
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-import torch
 from torch import nn
 
 from common.checkpoints.formats.options import Options, check_given, from_script
+from common.checkpoints.state import without_weights
 from common.diffusion.networks import ADM, EDMADM, DDPMpp, DDPMUNet, NCSNpp
 from common.networks import WideResNet
 
@@ -69,7 +69,7 @@ def build_body(format: str, options: Options) -> nn.Module:
     for name, value in arguments.items():
         _check_type(name, signature(kind).parameters[name].annotation, value)
     try:
-        with torch.device("meta"):
+        with without_weights():
             return kind(**arguments)
     except (RuntimeError, ArithmeticError) as error:
         raise ValueError(f"the config must describe a network; its sizes do not ({error}).") from error

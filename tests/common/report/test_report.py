@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.optimize import brentq
-from scipy.special import betainc
 from scipy.stats import binomtest
 
-from common.records.schema import ClaimedRecord, Cost
+from common.records.schema import ClaimedRecord
 from common.records.store import Records
 from common.report.build import build, summary_table
 from common.report.figures import accuracy, drawing
@@ -28,90 +26,21 @@ from common.report.header import budget, differences, expression, ratio
 from common.report.runs import read_runs
 from common.report.tables import protocol
 from common.robustness.evaluation.stored_images import encode
-from tests.common.records.made import attacked_record, certified_record, clean_record
-
-N, DRAWS = 40, 5
-ACCURACY = "Accuracy, %"
-CONFIG = {
-    "classifier": {
-        "class": "common.robustness.Purified",
-        "purifier": {"class": "diffpure.DiffPure", "gradient": {"class": "x.Checkpoint"}, "t_star": 0.1},
-        "randomised": True,
-    },
-    "evaluators": [
-        {"class": "x.Clean", "name": "clean", "draws": DRAWS},
-        {
-            "class": "x.Attacked",
-            "name": "pgd",
-            "attack": {"class": "a.pgd.PGD", "steps": 20, "eot": 4, "restarts": 1, "random_start": True, "loss": "dlr"},
-            "threat": {"class": "x.ThreatModel", "eps": 8 / 255, "norm": "inf"},
-        },
-        {"class": "x.Certified", "name": "certified", "smoothing": {"sigma": 0.25, "n0": 10, "n": 100, "alpha": 0.001}},
-    ],
-}
-
-
-def guesses(seed, chance):
-    random = np.random.default_rng(seed)
-    return np.where(random.random((N, DRAWS)) < random.beta(8 * chance, 8 * (1 - chance), (N, 1)), 1, 2).tolist()
-
-
-def clean(name="clean", seed=0):
-    cost = Cost(seconds=0.5)
-    return [clean_record(i, g, evaluator=name, cost=cost) for i, g in enumerate(guesses(seed, 0.95))]
-
-
-def attacked(name="pgd", seed=1, chance=0.5, **values):
-    flags = {"zero_gradient": False, "probabilities": False, "repeatable": True}
-    control, rows = guesses(seed + 100, 0.95), []
-    for i, g in enumerate(guesses(seed, chance)):
-        entry = {"clean_predictions": control[i], "distance": 0.03, **flags, **values}
-        if i < 3:
-            image = torch.full((1 + 2 * (i == 2), 4, 4), i / 4)
-            entry["images"] = {"clean": encode(image), "adversarial": encode(image + 0.1), "purified": encode(image)}
-        rows.append(attacked_record(i, g, evaluator=name, **entry))
-    return rows
-
-
-def certified(name="certified", seed=2):
-    random = np.random.default_rng(seed)
-    outcomes = zip(random.choice([1, 1, 1, 2, -1], N).tolist(), random.gamma(4, 0.1, N).tolist(), strict=True)
-    return [
-        certified_record(i, guess, 0.0 if guess < 0 else radius, evaluator=name)
-        for i, (guess, radius) in enumerate(outcomes)
-    ]
-
-
-def write(path, *groups, config=CONFIG):
-    records = Records(path, "fingerprint", config)
-    for group in groups:
-        records.append(group)
-    return path
-
-
-def exact(k, n):
-    """Clopper-Pearson by its definition, also between counts: the p at which a tail has 2.5 %."""
-    low = brentq(lambda p: betainc(k, n - k + 1, p) - 0.025, 0, 1) if k else 0.0
-    high = brentq(lambda p: betainc(k + 1, n - k, p) - 0.975, 0, 1) if k < n else 1.0
-    return k / n, low, high
-
-
-def shown(triple):
-    return f"{100 * triple[0]:.1f}", f"[{100 * triple[1]:.1f}, {100 * triple[2]:.1f}]"
-
-
-def texts(element):
-    return " ".join("".join(element.itertext()).split())
-
-
-def page_of(path):
-    """The page as XML: fails unless every tag is closed."""
-    return ET.fromstring(path.read_text(encoding="utf-8"))
-
-
-def table_rows(page, title):
-    (table,) = [table for table in page.iter("table") if texts(table.find("caption")).startswith(title)]
-    return [[texts(cell) for cell in row] for row in table.find("tbody")]
+from tests.common.records.made import attacked_record, certified_record
+from tests.common.report.pages import (
+    ACCURACY,
+    DRAWS,
+    N,
+    attacked,
+    certified,
+    clean,
+    exact,
+    page_of,
+    shown,
+    table_rows,
+    texts,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -398,66 +327,3 @@ def test_a_single_run_has_no_headline(built, tmp_path):
     page = page_of(build(built[0][:1], tmp_path))
     assert "highest robust accuracy" not in texts(page)
     assert [aside.get("aria-label") for aside in page.iter("aside")] == ["The gradients were not verified"]
-
-
-# Odd input
-
-
-@pytest.mark.parametrize("group", [clean, attacked, certified])
-def test_a_single_evaluator_is_enough(tmp_path, group):
-    page = page_of(build([write(tmp_path / "run", group())], tmp_path / "out"))
-    titles = [texts(table.find("caption")) for table in page.iter("table")]
-    assert sum(title.startswith(("Accuracy", "Certified")) for title in titles) == 1
-    assert not any("compared" in title for title in titles)
-
-
-def test_an_empty_run_is_reported_as_empty(tmp_path, capsys):
-    page = build([write(tmp_path / "empty")], tmp_path / "out")
-    assert "has not recorded any image yet" in texts(page_of(page))
-    assert "empty: no image recorded yet" in capsys.readouterr().out
-
-
-def test_names_are_shown_as_they_are(tmp_path, capsys):
-    name, evaluator = "_a<b>&\"c'$x$ [red]", "</td><script>alert(1)</script>$\\frac{1}{2}$"
-    config = {"note": "</pre><script>alert(2)</script>\u0000"}
-    groups = [clean(evaluator), attacked(f"{evaluator} 2"), certified(f"{evaluator} 3")]
-    page = build([write(tmp_path / name, *groups, config=config)], tmp_path / "out")
-    parsed = page_of(page)
-    assert not list(parsed.iter("script"))
-    assert [row[0] for row in table_rows(parsed, ACCURACY)] == [name, name]
-    assert table_rows(parsed, ACCURACY)[0][1] == evaluator
-    assert "[red]" in capsys.readouterr().out
-
-
-def test_folders_stand_for_the_runs_in_them_and_equal_names_are_told_apart(tmp_path):
-    for parent in ("a", "b"):
-        write(tmp_path / parent / "run", clean())
-    write(tmp_path / "a" / "other", clean())
-    (tmp_path / "a" / "weights").mkdir()
-    assert [run.name for run in read_runs([tmp_path / "a"])] == ["other", "run"]
-    assert [run.name for run in read_runs([tmp_path / "a", tmp_path / "b" / "run"])] == ["other", "a/run", "b/run"]
-    merged = Records(tmp_path / "a" / "run", "fingerprint").merge()
-    assert [run.name for run in read_runs([merged])] == ["run"]
-
-
-def test_nothing_to_report_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no records in"):
-        build([tmp_path], tmp_path / "out")
-    with pytest.raises(ValueError, match="at least one records directory"):
-        build([], tmp_path / "out")
-    with pytest.raises(ValueError, match="needs a list of directories"):
-        build(str(tmp_path), tmp_path / "out")
-    file = tmp_path / "file"
-    file.write_text("")
-    with pytest.raises(ValueError, match="cannot write the report"):
-        build([write(tmp_path / "run", clean())], file / "out")
-
-
-def test_small_thumbnails_show_their_pixels(tmp_path):
-    rows = attacked()[:2]
-    large = encode(torch.zeros(3, 100, 100))
-    assert int.from_bytes(base64.b64decode(large)[16:20], "big") == 100
-    rows[1].images["clean"] = large
-    page = page_of(build([write(tmp_path / "run", rows)], tmp_path / "out"))
-    looks = [image.get("class") for image in page.iter("img") if image.get("src").startswith("data:image/png")]
-    assert looks == ["coarse", None, *["coarse"] * 5]  # the image of another size has no perturbation

@@ -1,0 +1,126 @@
+"""Preconditions of certifiers: sound classifiers without noise on the image, and equal noise levels."""
+
+from dataclasses import dataclass
+
+import lightning as L
+import pytest
+import torch
+
+from common.exact import ExactDenoiser
+from common.noise import Noise
+from common.robustness.certification.certificate import Certificate, Certifier
+from common.robustness.evaluation.evaluators import Certified
+from ndc.bounded import BoundedDiffusionClassifier
+from ndc.claimed import Claimed
+from ndc.lipschitz import Lipschitz
+from ndc.task import NDCTask
+from tests.ndc.certified_worlds import SIGMA, Nearest, Samples, defence, world
+
+# Certifiers without noise on the image -------------------------------------------------------------------------------
+
+
+class Faulty(ExactDenoiser):
+    """The mixture's denoiser with a fault: it reads other rows, or draws noise of its own."""
+
+    def __init__(self, fault):
+        super().__init__(world())
+        self.fault = fault
+
+    def forward(self, x, sigma, label=None):
+        denoised = super().forward(x, sigma, label)
+        return denoised + 0.5 * (x.roll(1, 0) if self.fault == "rows" else torch.randn_like(x))
+
+
+class FixedNoise(BoundedDiffusionClassifier):
+    """The same noise in every draw."""
+
+    def _terms(self, image, noise):
+        return super()._terms(image, Noise.of(0, torch.zeros(len(image), dtype=torch.int64)))
+
+
+def certify_on_clean_images(dc, certifier, records):
+    task = NDCTask(dc, [Certified(certifier)], str(records))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, inference_mode=False)
+    trainer.test(task, Samples(batch_size=4), verbose=False)
+
+
+EXPECTED_LOGITS = pytest.mark.parametrize(
+    "certifier", [Lipschitz(4, samples=5), Claimed(4)], ids=["Lipschitz", "Claimed"]
+)
+
+
+@EXPECTED_LOGITS
+def test_certifiers_without_noise_accept_a_sound_classifier(tmp_path, certifier):
+    certify_on_clean_images(BoundedDiffusionClassifier(ExactDenoiser(world()), 4, 4), certifier, tmp_path)
+    assert (tmp_path / "records.jsonl").exists()
+
+
+class Unconditional(ExactDenoiser):
+    """The same image for every class, as by a network at the start of its training."""
+
+    def forward(self, x, sigma, label=None):
+        return super().forward(x, sigma, None if label is None else torch.zeros_like(label))
+
+
+@EXPECTED_LOGITS
+def test_certifiers_without_noise_accept_logits_that_no_noise_changes(tmp_path, certifier):
+    """All bounded losses are 0. Its own draws show in the losses before they are limited."""
+    certify_on_clean_images(BoundedDiffusionClassifier(Unconditional(world()), 4, 4), certifier, tmp_path)
+    assert (tmp_path / "records.jsonl").exists()
+
+
+@EXPECTED_LOGITS
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("rows", "depend on its place in the batch or on the other rows"),
+        ("random", "a repeatable classifier: this one gives other logits for the same images and the same noise"),
+        ("fixed", "gives the same logits for any `noise`"),
+    ],
+)
+def test_certifiers_without_noise_refuse_unsound_classifiers(tmp_path, certifier, fault, message):
+    """They average over the classifier's own noise, so that must be fresh in every draw."""
+    if fault == "fixed":
+        dc = FixedNoise(ExactDenoiser(world()), 4, 4)
+    else:
+        dc = BoundedDiffusionClassifier(Faulty(fault), 4, 4)
+    with pytest.raises(ValueError, match=message) as error:
+        certify_on_clean_images(dc, certifier, tmp_path)
+    assert "noisy image" not in str(error.value)
+    assert not list(tmp_path.glob("part-*.jsonl"))
+
+
+# Noise levels of certifier and classifier ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Own(Certifier):
+    """A certifier of one's own; beside ``sigma`` it may use ``further`` noise levels."""
+
+    sigma: float | str = SIGMA
+    num_classes: int = 4
+    further: tuple[float, ...] = ()
+
+    @property
+    def noise_levels(self):
+        return (self.level, *self.further)
+
+    def certify(self, classifier, image, noise):
+        return [Certificate(0, 0.0, 0.5, 1)] * len(image)
+
+
+def test_every_noise_level_of_a_certifier_must_be_the_classifiers():
+    classifier = defence("all classes", 512)
+    NDCTask(classifier, [Certified(Own())])
+    with pytest.raises(ValueError, match=r"noise of sigma 1\.0 \(pixels\), the classifier expects 0\.25"):
+        NDCTask(classifier, [Certified(Own(further=(1.0,)))])
+
+
+@pytest.mark.parametrize("level", ["64/255", 64 / 255])
+def test_noise_levels_are_compared_as_numbers(level):
+    classifier = Nearest(world().means)
+    classifier.sigma = level
+    for sigma in ("64/255", 64 / 255):
+        NDCTask(classifier, [Certified(Own(sigma))])
+    with pytest.raises(ValueError, match="same value"):
+        NDCTask(classifier, [Certified(Own("63/255"))])
