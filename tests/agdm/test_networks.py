@@ -169,7 +169,7 @@ def test_a_resnet_of_timm_keeps_small_images(x):
     [
         (lambda: AdaptedNetwork(nn.Conv2d(3, 3, 1)), "head must name a linear layer"),
         (lambda: AdaptedNetwork(SmallCNN(10), head="tail"), "head must name a linear layer.*'tail'"),
-        (lambda: AdaptedNetwork(SmallCNN(10), time=True, film="bn9"), "film must be found"),
+        (lambda: AdaptedNetwork(SmallCNN(10), time=True, film="bn9"), "film must match the name"),
         (
             lambda: AdaptedNetwork(WideResNet(10, 1), time=True, film="("),
             r"film must be a regular expression; got '\('",
