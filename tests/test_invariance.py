@@ -132,7 +132,7 @@ def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows,
     assert exact_part(rows(records)) == exact_part(rows(tmp_path / "uninterrupted"))
     assert {part.name[:10] for part in records.glob("part-*.jsonl")} == {"part-00000", "part-00001"}
     certificates = rows(records)
-    assert len({row["count"] for row in certificates}) > 2
+    assert len({row.get("count", 0) for row in certificates}) > 2  # a count of 0 is not written
     assert len(certificates) == 13
 
 
