@@ -1,0 +1,23 @@
+"""The folder of the presets, in a clone and in an installed wheel."""
+
+from pathlib import Path
+
+import pytest
+
+from common.naming import presets
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_clone_has_its_presets_at_the_top():
+    assert presets.presets_root() == ROOT / "configs"
+    assert (presets.presets_root() / "diffpure" / "cifar10.yaml").is_file()
+
+
+def test_an_installed_package_has_its_own_beside_a_folder_of_another_project(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "__file__", str(tmp_path / "common" / "naming" / "presets.py"))
+    with pytest.raises(ValueError, match="the presets are missing from"):
+        presets.presets_root()
+    (tmp_path / "configs").mkdir()  # site-packages/configs
+    (tmp_path / "robust_diffusion" / "configs").mkdir(parents=True)
+    assert presets.presets_root() == tmp_path / "robust_diffusion" / "configs"
