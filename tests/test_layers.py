@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "robustness": GROUND | {"numerics", "engine", "records"},
     "checkpoints": GROUND | {"diffusion", "networks", "robustness"},
     "hub": GROUND | {"checkpoints", "diffusion", "robustness"},
-    "report": GROUND | {"numerics", "records", "robustness", "experiments"},
+    "report": GROUND | {"numerics", "records", "experiments"},
     "tasks": GROUND | {"checkpoints", "data", "diffusion", "engine", "networks", "records", "report", "robustness"},
     "experiments": GROUND | {"records", "robustness"},
     "commands": GROUND | {"checkpoints", "experiments", "hub", "report"},

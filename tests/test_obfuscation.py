@@ -20,11 +20,11 @@ from common.diffusion.schedules import DDPM
 from common.engine.engine import Engine
 from common.networks.small_cnn import SmallCNN
 from common.networks.wide_resnet import WideResNet
+from common.records.masking.checks import masking_checks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
-from common.robustness.masking.checks import masking_checks
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.voting import Voting

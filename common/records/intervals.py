@@ -1,6 +1,6 @@
 """Exact Clopper-Pearson interval of a proportion."""
 
-from scipy.stats import beta
+from scipy.special import betaincinv  # scipy.stats takes a second to import
 
 Share = tuple[float, float, float]  # value, lower and upper end of its 95 % interval
 
@@ -19,8 +19,8 @@ def interval(successes: float, n: int, level: float = 0.95) -> tuple[float, floa
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"an interval needs 0 <= successes <= n and n >= 1; got {successes} of {n}")
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
     return low, high
 
 

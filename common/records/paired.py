@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 LEVEL = 0.95
 Outcomes = Mapping[int, tuple[int, Sequence[bool]]]
@@ -90,7 +89,9 @@ def tango(won: float, lost: float, n: int, level: float = LEVEL) -> tuple[float,
     """
     if not (n >= 1 and won >= 0 and lost >= 0 and won + lost <= n):
         raise ValueError(f"won and lost pairs must add up to at most n >= 1; got {won} and {lost} of {n}")
-    z, estimate = float(norm.isf((1 - level) / 2)), (won - lost) / n
+    from scipy.optimize import brentq  # imported on use: takes half a second
+
+    z, estimate = float(ndtri((1 + level) / 2)), (won - lost) / n
 
     def score(delta: float) -> float:
         b = (2 * n - won + lost) * delta - won - lost
@@ -114,7 +115,7 @@ def student(differences: Sequence[float], level: float = LEVEL) -> tuple[float, 
     d = np.asarray(differences, dtype=np.float64)
     if len(d) < 2 or d.std() < 1e-12:
         return tango(float(d.clip(min=0).sum()), float(-d.clip(max=0).sum()), len(d), level)
-    half = float(t.isf((1 - level) / 2, len(d) - 1)) * float(d.std(ddof=1)) / math.sqrt(len(d))
+    half = float(stdtrit(len(d) - 1, (1 + level) / 2)) * float(d.std(ddof=1)) / math.sqrt(len(d))
     return max(-1.0, float(d.mean()) - half), min(1.0, float(d.mean()) + half)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from common.numerics.finding import Finding
+from common.records.masking.check import MaskingCheck
+from common.records.masking.checks import masking_checks
 from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load
 from common.records.schema import (
     AttackedRecord,
@@ -23,8 +25,6 @@ from common.records.store import merge
 from common.records.summary import Summary, summary
 from common.records.worst_case import worst_case
 from common.report.header import evaluator_parts
-from common.robustness.masking.check import MaskingCheck
-from common.robustness.masking.checks import masking_checks
 
 R = TypeVar("R", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)

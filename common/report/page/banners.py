@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from common.numerics.finding import DECLARED_GRADIENT, Finding
+from common.records.masking.check import MaskingCheck
 from common.report.page.markup import aside
 from common.report.runs import CheckState, Run, state
 from common.report.tables.gradients import findings, gradients
-from common.robustness.masking.check import MaskingCheck
 
 GRADIENTS = {
     "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", ""),

@@ -1,1 +1,1 @@
-"""Checks for gradient masking, after an attack and by comparison of attacks."""
+"""Evidence for the masking checks: signs at single images, variants of an attack, another classifier."""

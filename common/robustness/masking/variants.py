@@ -5,9 +5,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from common.records.masking.checks import HUGE
 from common.records.schema import Role
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.masking.checks import HUGE
 from common.robustness.threats.norm_ball import ThreatModel
 from common.units import parse_number
 

@@ -39,7 +39,7 @@ def test_the_readme_lists_every_key_with_its_type():
 def test_every_kind_has_its_dataclass():
     assert set(KINDS) == {kind.value for kind in Kind}
     assert {record.kind.value for record in KINDS.values()} == set(KINDS)
-    assert set(re.findall(r"`(\w+\.py)`", README)) == {p.name for p in Path(schema.__file__).parent.glob("[a-z]*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", README)) == {p.name for p in Path(schema.__file__).parent.rglob("[a-z]*.py")}
 
 
 def test_json_values_become_enums_and_dataclasses():

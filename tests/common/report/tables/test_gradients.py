@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from common.numerics.finding import Finding
+from common.records.masking.check import MaskingCheck
 from common.records.schema import AttackedRecord, GradientCheckRecord
 from common.report.build import summary_table
 from common.report.page.page import page
 from common.report.runs import Run, read_runs, state
 from common.report.tables.gradients import findings, gradients
 from common.report.tables.protocol import protocol_table
-from common.robustness.masking.check import MaskingCheck
 
 GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.")
 BAD = Finding("guidance path", False, 0.3, "Guidance is detached somewhere.")

@@ -6,6 +6,7 @@ from torch import nn
 
 from common.noise import Noise
 from common.records.fingerprint import identify
+from common.records.masking.checks import masking_checks
 from common.robustness.attacks.attack import Attack
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
@@ -13,7 +14,6 @@ from common.robustness.attacks.transfer import Transfer
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.masking.baseline import Baseline, undefended
-from common.robustness.masking.checks import masking_checks
 from common.robustness.masking.variants import masking_suite
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel

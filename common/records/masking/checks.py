@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from common.records.masking.check import MaskingCheck, Rows
+from common.records.masking.paired_checks import transfer, trends
+from common.records.masking.single_checks import attack_breaks_the_baseline, huge_budget_breaks_all, single_checks
 from common.records.schema import AttackedRecord, Record, Role
-from common.robustness.masking.check import MaskingCheck, Rows
-from common.robustness.masking.paired_checks import transfer, trends
-from common.robustness.masking.single_checks import attack_breaks_the_baseline, huge_budget_breaks_all, single_checks
 
 HUGE = {"Linf": 0.5}  # radius from which on a grey image is within reach of every image, and with it any class
 

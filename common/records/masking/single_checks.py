@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from common.records.summary import summarise
-from common.robustness.masking.check import (
+from common.records.masking.check import (
     FEWEST,
     MaskingCheck,
     Rows,
@@ -14,6 +13,7 @@ from common.robustness.masking.check import (
     percent,
     share_of,
 )
+from common.records.summary import summarise
 
 HIDDEN = 0.05  # largest share of images with a sign of masking at which a check passes
 UNMOVED = 0.01  # share of eps below which a perturbation counts as none

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from common.records.schema import AttackedRecord
 
@@ -29,7 +29,7 @@ class MaskingCheck:
 def breaks_more(before: Sequence[bool], after: Sequence[bool]) -> bool:
     """True if significantly more images turned from correct to wrong than back: one-sided exact McNemar test."""
     lost, won = flips(before, after)
-    return bool(binom.sf(lost - 1, lost + won, 0.5) < SIGNIFICANCE) if lost + won else False
+    return bool(bdtrc(lost - 1, lost + won, 0.5) < SIGNIFICANCE) if lost else False
 
 
 def flips(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:

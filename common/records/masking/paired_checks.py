@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from common.records.masking.check import FEWEST, MaskingCheck, Rows, breaks_more, first_correct, share_of
 from common.records.schema import Source
-from common.robustness.masking.check import FEWEST, MaskingCheck, Rows, breaks_more, first_correct, share_of
 
 STRENGTHS = {
     "eps": "a budget of {:.4g}",

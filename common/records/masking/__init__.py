@@ -1,0 +1,1 @@
+"""Checks for gradient masking, from the records of a run."""
