@@ -1,4 +1,7 @@
-"""AGDM (arXiv 2403.16067): purification guided by an adversarially trained network."""
+"""AGDM (arXiv 2403.16067): purification guided by an adversarially trained network.
+
+.. include:: README.md
+"""
 
 from agdm.baselines import ClassifierGuidance, ContrastiveGuidance, PixelGuidance, gdmp_scale
 from agdm.guidance import AdversarialGuidance, GuidanceClassifier

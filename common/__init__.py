@@ -1,0 +1,4 @@
+"""Parts that all methods share.
+
+.. include:: README.md
+"""

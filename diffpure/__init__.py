@@ -1,4 +1,7 @@
-"""DiffPure (arXiv 2205.07460): purification by the reverse VP-SDE, and its variants."""
+"""DiffPure (arXiv 2205.07460): purification by the reverse VP-SDE, and its variants.
+
+.. include:: README.md
+"""
 
 from diffpure.gradual import Block, GradualNoise
 from diffpure.langevin import FixedLevel, Langevin, LangevinDiffPure

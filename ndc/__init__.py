@@ -1,4 +1,7 @@
-"""NDC (arXiv 2402.02316): noised diffusion classifiers and their certificates."""
+"""NDC (arXiv 2402.02316): noised diffusion classifiers and their certificates.
+
+.. include:: README.md
+"""
 
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claimed

@@ -1,1 +1,4 @@
-"""Studies, stages of the tour, and the rehearsal of a test."""
+"""Studies, stages of the tour, and the rehearsal of a test.
+
+.. include:: ../../configs/README.md
+"""

@@ -1,4 +1,7 @@
-"""Records: one JSON row per image and evaluation; schema, store, summaries, paired tests and fingerprints."""
+"""Records: one JSON row per image and evaluation; schema, store, summaries, paired tests and fingerprints.
+
+.. include:: README.md
+"""
 
 from common.records.schema import (
     AttackedRecord,

@@ -1,4 +1,7 @@
-"""Classifiers, threat models, attacks, certification and their evaluation."""
+"""Classifiers, threat models, attacks, certification and their evaluation.
+
+.. include:: README.md
+"""
 
 from common.robustness.adversarial_training import Objective, PGDTraining, TradesTraining
 from common.robustness.attacks.apgd import APGD
