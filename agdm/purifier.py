@@ -81,6 +81,10 @@ class AGDM(DiffusionPurifier):
         ancestral = cast(Ancestral, plain.solver)  # GuidedAncestral raises for other solvers
         return replace(plain, solver=GuidedAncestral(ancestral, self.steering))
 
+    @property
+    def guides(self) -> tuple[nn.Module, ...]:
+        return (self.guidance,) if isinstance(self.guidance, nn.Module) else ()
+
     def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
         """D̂ with the reference x' = ``x0`` (B,C,H,W), model frame, embedded here unless it is diffused."""
         if not self.scale:

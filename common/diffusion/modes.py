@@ -63,7 +63,11 @@ class Surrogate(Differentiation):
         self.gradient.check(self._surrogate(sampler))
 
     def run(self, process: Process) -> Tensor:
-        return self.gradient.run(replace(process, sampler=self._surrogate(process.sampler)))
+        mode: Differentiation = self
+        sampler = process.sampler
+        while isinstance(mode, Surrogate):  # of a surrogate, as deep as they are nested: no frame for each
+            sampler, mode = mode._surrogate(sampler), mode.gradient
+        return mode.run(replace(process, sampler=sampler))
 
 
 MODES: dict[Mode, Callable[[], Differentiation]] = {

@@ -52,8 +52,8 @@ class DiffusionPurifier(Purifier):
       ``common.diffusion.gradients`` compares them.
 
     A gradient is recorded when grad mode is on and the image requires one; otherwise no graph is formed. Subclasses
-    guide the process by ``bind``. Attacks use ``differentiated`` and ``recorded``, gradient checks
-    ``gradient_findings`` (``common.robustness.protocols``).
+    guide the process by ``bind`` and declare the modules that do so in ``guides``. Attacks use ``differentiated`` and
+    ``recorded``, gradient checks ``gradient_findings`` (``common.robustness.protocols``).
 
     Raises ``ValueError`` for times out of range, unknown names, noise levels outside of the denoiser's range.
     """
@@ -121,6 +121,11 @@ class DiffusionPurifier(Purifier):
     def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
         """Denoiser of the purification of x0 (B,C,H,W), model frame, with the guidance of a subclass."""
         return BoundDenoiser(self.denoiser)
+
+    @property
+    def guides(self) -> tuple[nn.Module, ...]:
+        """Modules that guide the process: gradient checks let them evaluate at either end of a step."""
+        return ()
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """x_{t*} in pixels, the start of the reverse process that ``forward`` runs with the same noise."""

@@ -21,6 +21,9 @@ class CheckedPurifier(Protocol):
     gradient: Differentiation
     adds_noise: bool
 
+    @property
+    def guides(self) -> tuple[nn.Module, ...]: ...
+
     def __call__(self, image: Tensor, noise: Noise) -> Tensor: ...
 
     def process(self, image: Tensor, noise: Noise) -> Process: ...

@@ -7,10 +7,9 @@ about 20 more, with guidance 200.
 
 from collections.abc import Callable, Iterator
 from copy import copy
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.diffusion.gradient_check.checked_purifier import CheckedPurifier, differentiated, projected
 from common.diffusion.gradient_check.guidance_path import guidance_findings
@@ -61,7 +60,7 @@ def _declared(purifier: CheckedPurifier, image: Tensor, noise: Noise) -> Finding
 
 def _recomputation(purifier: CheckedPurifier, image: Tensor, noise: Noise, mode: Differentiation) -> Iterator[Finding]:
     """A traced run of the deployed sampler and its backward pass."""
-    with traced(cast(nn.Module, purifier), purifier.denoiser, mode) as (trace, traced_mode):
+    with traced(purifier, mode) as (trace, traced_mode):
         _gradient(purifier, image, noise, traced_mode, trace.turn_round)
     if not trace.steps[0]:
         sentence = "The purifier does not run its process by its mode of differentiation: steps cannot be compared."

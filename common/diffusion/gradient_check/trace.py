@@ -35,13 +35,24 @@ class TracedStep:
 
 
 @dataclass(frozen=True)
+class TracedModule:
+    """A denoiser, or a module of a guidance: the place ``name`` of ``module`` in its purifier."""
+
+    name: str
+    module: nn.Module
+    guides: bool
+
+
+@dataclass(frozen=True)
 class NetworkCall:
     """A call of ``module`` with (x, sigma) in step k, None outside of all steps; sigma (n,) float64.
 
-    Of x only the norm and one projection are kept.
+    Of x only the norm and one projection are kept. ``guides``: True for a module that guides the process, which may be
+    evaluated at the mean of a step, at the lower level.
     """
 
     module: str
+    guides: bool
     k: int | None
     sigma: Tensor
     norm: float
@@ -83,13 +94,13 @@ class Trace:
         z = None if step.z is None else step.z.detach()
         self.steps[self.backward].append(TracedStep(step, before.detach(), z, after.detach()))
 
-    def add_call(self, name: str, module: nn.Module, x: Tensor, sigma: Tensor) -> None:
+    def add_call(self, called: TracedModule, x: Tensor, sigma: Tensor) -> None:
         level = sigma.detach().double().cpu().flatten()
-        self.latest[module] = sigma.detach()
+        self.latest[called.module] = sigma.detach()
         if bool((level != 0).any()):  # guidance may evaluate its network on clean images in any step
             flat = x.detach().double().flatten()
             weights = torch.arange(len(flat), dtype=flat.dtype, device=flat.device).cos()
-            call = NetworkCall(name, self._k, level, float(flat.norm()), float(flat @ weights))
+            call = NetworkCall(called.name, called.guides, self._k, level, float(flat.norm()), float(flat @ weights))
             self.calls[self.backward].append(call)
 
     def add_label(self, label: Tensor, expected: Tensor, slack: float) -> None:
@@ -111,12 +122,11 @@ class Trace:
         guidance network, lie between both ends.
         """
         steps, errors = {step.k: step.step for step in self.steps[0]}, [0.0]
-        for (name, k), calls in _grouped(self.calls[0]).items():
+        for (_, k), calls in _grouped(self.calls[0]).items():
             if k is None:
                 continue
             high, low = steps[k].sigma, steps[k].sigma_next
-            is_guidance = f"{name}.".startswith("guidance.")  # may be at the mean of the step, at the lower level
-            errors.append(_outside(calls[0].sigma, low if is_guidance else high, high))
+            errors.append(_outside(calls[0].sigma, low if calls[0].guides else high, high))
             errors += [_outside(call.sigma, low, high) for call in calls[1:]]
         return max(errors)
 

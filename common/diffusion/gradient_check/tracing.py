@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from common.diffusion.bound_denoiser import Denoise
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
-from common.diffusion.gradient_check.trace import Trace
+from common.diffusion.gradient_check.checked_purifier import CheckedPurifier
+from common.diffusion.gradient_check.trace import Trace, TracedModule
 from common.diffusion.gradients import Differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import DDPM
@@ -50,31 +51,35 @@ class TracedSolver(Solver):
 
 
 @contextmanager
-def traced(purifier: nn.Module, denoiser: nn.Module, mode: Differentiation) -> Iterator[tuple[Trace, TracedMode]]:
+def traced(purifier: CheckedPurifier, mode: Differentiation) -> Iterator[tuple[Trace, TracedMode]]:
     """Trace of ``purifier`` while the context lasts, and the traced ``mode`` to differentiate it by."""
-    trace = Trace()
+    trace, denoiser = Trace(), purifier.denoiser
+    inside = set(denoiser.modules())
+    guiding = {module for guide in purifier.guides for module in guide.modules()} - inside
     with ExitStack() as stack:
-        for name, module in purifier.named_modules():
-            if module is denoiser or isinstance(module, Denoiser) or _is_guide(name, module):
-                hook = partial(_add_call, trace, name)
+        for name, module in cast(nn.Module, purifier).named_modules():
+            if module is denoiser or isinstance(module, Denoiser) or (module not in inside and _takes_sigma(module)):
+                hook = partial(_add_call, trace, TracedModule(name, module, module in guiding))
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if isinstance(module, EDMDenoiser | EpsDenoiser):
                 stack.callback(module.network.register_forward_pre_hook(partial(_add_label, trace, module)).remove)
         yield trace, TracedMode(mode, trace)
 
 
-def _is_guide(name: str, module: nn.Module) -> bool:
-    """True for a module outside of the denoiser that is called with a ``sigma``."""
-    return not f"{name}.".startswith("denoiser.") and "sigma" in inspect.signature(module.forward).parameters
+def _takes_sigma(module: nn.Module) -> bool:
+    """True for a guidance network, which is called with a ``sigma``."""
+    return "sigma" in inspect.signature(module.forward).parameters
 
 
-def _add_call(trace: Trace, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _add_call(
+    trace: Trace, called: TracedModule, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Forward pre-hook of a denoiser or a guidance network: its x and sigma enter the trace."""
     arguments = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
     values = list(arguments.values())
     sigma = arguments.get("sigma", values[1] if len(values) > 1 else None)
     if isinstance(sigma, Tensor):
-        trace.add_call(name, module, values[0], sigma)
+        trace.add_call(called, values[0], sigma)
 
 
 def _add_label(trace: Trace, denoiser: nn.Module, network: nn.Module, args: tuple[Any, ...]) -> None:

@@ -44,6 +44,9 @@ PURIFIERS = {
     "torchsde's midpoint": lambda d, g, m: DiffPure(d, 0.2, 2, TorchSDE("midpoint"), m),
     "AGDM by torchsde's midpoint": lambda d, g, m: AGDM(d, g, 0.2, 1.0, 2, TorchSDE("midpoint"), m),
     "a surrogate": lambda d, g, m: DiffPure(d, 0.2, 3, gradient=Surrogate(2, m)),
+    "AGDM's nested surrogates": lambda d, g, m: AGDM(
+        d, g, 0.2, 1.0, 5, TorchSDE("midpoint"), Surrogate(4, Surrogate(3, Surrogate(2, m)))
+    ),
     "AGDM's surrogate": lambda d, g, m: AGDM(d, g, 0.2, 1.0, 3, gradient=Surrogate(2, m)),
     "a chain": lambda d, g, m: Chain([DiffPure(d, 0.2, 2, gradient=m), AGDM(d, g, 0.2, 1.0, 2, gradient=m)]),
     "fixed noise": lambda d, g, m: FixedNoise(AGDM(d, g, 0.2, 1.0, 2, gradient=m)),

@@ -1,6 +1,6 @@
 """Gradient checks of a purifier: planted faults are measured with the errors that they have by construction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -52,6 +52,37 @@ class Guided(DiffusionPurifier):
         return self.bound(self.denoiser, (reference.detach() if self.cut else reference,), self.scale)
 
 
+class Potential(nn.Module):
+    def forward(self, x, sigma):
+        return torch.sin(2 * x) + 0 * per_row(sigma, x)
+
+
+@dataclass(frozen=True)
+class Late(BoundDenoiser):
+    """Guided by ``potential`` at ``share`` of the noise level."""
+
+    potential: nn.Module = field(kw_only=True)
+    share: float = field(kw_only=True)
+
+    def __call__(self, x, sigma):
+        return self.denoiser(x, sigma) + 0.1 * self.potential(x, self.share * sigma)
+
+
+class LatePurifier(DiffusionPurifier):
+    declared, share = True, 0.9
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.compass = Potential()
+
+    @property
+    def guides(self):
+        return (self.compass,) if self.declared else ()
+
+    def bind(self, x0, noise):
+        return Late(self.denoiser, potential=self.compass, share=self.share)
+
+
 def purifier(kind=DiffusionPurifier, steps=3, denoiser=None, schedule=None, **settings):
     return kind(denoiser or EDMDenoiser(Body()), schedule or VP(), 0.1, steps=steps, **settings)
 
@@ -92,7 +123,7 @@ def test_correct_purifiers_pass(kind, solver):
 @pytest.mark.parametrize("gradient", ["full", "checkpoint"])
 def test_a_trace_holds_every_step_and_its_recomputation(gradient):
     one = purifier(steps=5)
-    with traced(one, one.denoiser, Full() if gradient == "full" else Checkpoint()) as (trace, mode):
+    with traced(one, Full() if gradient == "full" else Checkpoint()) as (trace, mode):
         leaf = IMAGE.clone().requires_grad_()
         with one.differentiated(mode):
             purified = one(leaf, NOISE)
@@ -111,6 +142,14 @@ def test_a_trace_holds_every_step_and_its_recomputation(gradient):
     assert not one.denoiser._forward_pre_hooks
     assert not one.denoiser.network._forward_pre_hooks
     assert isinstance(one.gradient, Checkpoint)
+
+
+@pytest.mark.parametrize(("declared", "share"), [(True, 1.0), (True, 0.9), (False, 0.9), (True, 0.5)])
+def test_guidance_is_recognised_by_its_declaration(declared, share):
+    """A declared guide may be evaluated down to the level where the step ends, 0.66 of its own, under any name."""
+    kind = type("Other", (LatePurifier,), {"declared": declared, "share": share})
+    error = found(purifier(kind, steps=3))["time grids"]
+    assert error.passed == (share == 1.0 or (declared and share == 0.9))
 
 
 class Louder(Denoiser):
