@@ -1,0 +1,214 @@
+"""Sentences on what limits the numbers of a report, derived from records, the gravest first."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from common.records.intervals import Share
+from common.records.paired import Outcomes, paired
+from common.records.schema import AttackedRecord
+from common.records.summary import correct_share
+from common.report.header import budget, find
+from common.report.runs import Evaluation, Run, state
+from common.report.scores import HeadlineRow, headline_rows, main_budget
+from common.report.tables.gradients import gradients
+from common.report.tables.table import percent
+
+Level = Literal["failed", "warning", "note"]
+MOST = 5  # sentences
+WIDE = 0.1  # width of an interval from which on it is a caveat
+AIM = 0.06  # width of an interval that the sentence on images aims at
+SOUND = ("exact", "unknown")  # states of the gradients of a run that may lead
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One ``sentence`` and its gravity: a "failed" check, a "warning" that a number may be too high, or a "note"."""
+
+    level: Level
+    sentence: str
+
+
+def remarks(runs: Sequence[Run]) -> list[Remark]:
+    """At most five: failed checks, weak attacks, unverified gradients, the most robust, few images, draws, bounds."""
+    rows = headline_rows(runs)
+    found = [
+        *_failures(runs),
+        *_approximate(runs),
+        *_transfer(runs),
+        *_unknown(runs),
+        *_leader(runs),
+        *_images(rows),
+        *_undecided(runs),
+        *_draws(runs, rows),
+        *_bounds(rows),
+    ]
+    return found[:MOST]
+
+
+def is_sound(run: Run) -> bool:
+    """False if a check failed, or the gradients of its attacks failed theirs or are approximate."""
+    known = gradients(run)
+    return all(state(check) != "failed" for check in run.checks) and (known is None or known.state in SOUND)
+
+
+def leader(runs: Sequence[Run]) -> list[tuple[Run, Evaluation[AttackedRecord]]]:
+    """Sound runs under their worst attack within one budget, the most robust first.
+
+    The budget is the main one of these runs. Empty unless at least two share it.
+    """
+    sound = [run for run in runs if is_sound(run)]
+    key = main_budget(sound)
+    found = [(run, run.worst_by_budget[key]) for run in sound if key in run.worst_by_budget] if key else []
+    found.sort(key=lambda pair: pair[1].summary.metrics["Avg"][0], reverse=True)
+    return found if len(found) > 1 else []
+
+
+def _failures(runs: Sequence[Run]) -> Iterator[Remark]:
+    """A sentence for each of the first two runs with failed checks, one for all others."""
+    failing = [(run.name, words) for run in runs if (words := _failed(run))]
+    for name, words in failing[: 2 if len(failing) <= 2 else 1]:
+        yield Remark("failed", f"{name}: {words}")
+    if len(failing) > 2:
+        names = ", ".join(name for name, _ in failing[1:])
+        yield Remark(
+            "failed", f"{len(failing) - 1} more have failed checks, so their numbers may be too high: {names}."
+        )
+
+
+def _failed(run: Run) -> str:
+    known = gradients(run)
+    if known is not None and known.state == "failed":
+        return f"the gradient check failed, so the robust accuracy is invalid. {known.sentences[0]}"
+    failed = [check for check in run.checks if state(check) == "failed"]
+    if not failed:
+        return ""
+    more = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
+    return f"the numbers may be too high, a masking check failed: {failed[0].name}. {failed[0].sentence}{more}"
+
+
+def _approximate(runs: Sequence[Run]) -> Iterator[Remark]:
+    names = [run.name for run in runs if (known := gradients(run)) is not None and known.state == "approximate"]
+    if names:
+        yield Remark("warning", f"Upper bounds, as the attacks use an approximate gradient: {', '.join(names)}.")
+
+
+def _transfer(runs: Sequence[Run]) -> Iterator[Remark]:
+    """White-box attacks that break no more than an attack without the defence's gradient."""
+    for run in runs:
+        for key in run.worst_by_budget:
+            attacks = [attack for attack in run.attacks if (attack.rows[0].norm, attack.rows[0].eps) == key]
+            white = _strongest(attack for attack in attacks if attack.rows[0].white_box)
+            black = _strongest(attack for attack in attacks if not attack.rows[0].white_box)
+            if white is None or black is None or not (common := white.indices & black.indices):
+                continue
+            kept, other = (_mean(attack, common) for attack in (white, black))
+            if kept >= other:
+                yield Remark(
+                    "warning",
+                    f"{run.name}: the white-box attack {white.title} leaves {percent(kept)} % correct and the "
+                    f"black-box attack {black.title} {percent(other)} %, a sign of masked gradients.",
+                )
+
+
+def _strongest(attacks: Iterable[Evaluation[AttackedRecord]]) -> Evaluation[AttackedRecord] | None:
+    return min(attacks, key=lambda attack: attack.summary.metrics["Avg"][0], default=None)
+
+
+def _mean(attack: Evaluation[AttackedRecord], indices: set[int]) -> float:
+    return math.fsum(correct_share(r.predictions, r.label) for r in attack.rows if r.index in indices) / len(indices)
+
+
+def _unknown(runs: Sequence[Run]) -> Iterator[Remark]:
+    names = [run.name for run in runs if (known := gradients(run)) is not None and known.state == "unknown"]
+    if names:
+        yield Remark("warning", f"No gradient check: it is unknown whether the attacks differentiate {_list(names)}.")
+
+
+def _leader(runs: Sequence[Run]) -> Iterator[Remark]:
+    order = leader(runs)
+    if not order:
+        return
+    (best, worst), (second, other) = order[:2]
+    share: Share = worst.summary.metrics["Avg"]
+    threat = budget(worst.rows[0].norm, worst.rows[0].eps)
+    said = f"{best.name} has the highest robust accuracy ({percent(share[0])} %, {threat})"
+    try:
+        test = paired(_outcomes(worst), _outcomes(other))
+    except ValueError:  # no image in common, or other data
+        yield Remark("note", f"{said}.")
+        return
+    gap = f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]".replace("-", "−")
+    verdict = "" if test.low > 0 else ": not significant"
+    yield Remark("note", f"{said}; its difference to {second.name} is {gap} points on {test.n} images{verdict}.")
+
+
+def _outcomes(evaluation: Evaluation[AttackedRecord]) -> Outcomes:
+    return {row.index: (row.label, row.correct) for row in evaluation.rows}
+
+
+def _images(rows: Sequence[HeadlineRow]) -> Iterator[Remark]:
+    """The widest interval, and the number of images that would narrow it."""
+    scores = [(row.name, one) for row in rows for one in (row.robust or row.clean, row.certified) if one is not None]
+    name, widest = max(scores, key=lambda pair: pair[1].high - pair[1].low, default=("", None))
+    if widest is None or widest.high - widest.low <= WIDE:
+        return
+    middle = (widest.low + widest.high) / 2
+    needed = math.ceil(middle * (1 - middle) * (2 * 1.96 / AIM) ** 2 / 100) * 100
+    width = 50 * (widest.high - widest.low)
+    yield Remark(
+        "note",
+        f"{widest.images} images leave an interval of ±{width:.0f} points ({name}); about {needed:,} would leave "
+        f"±{50 * AIM:.0f}.",
+    )
+
+
+def _undecided(runs: Sequence[Run]) -> Iterator[Remark]:
+    counts = {run.name: sum(state(check) == "undecided" for check in run.checks) for run in runs}
+    names = [name for name, count in counts.items() if count]
+    if names:
+        total = sum(counts.values())
+        yield Remark("note", f"Too few images to decide {total} masking check{'s'[: total != 1]}: {', '.join(names)}.")
+
+
+def _draws(runs: Sequence[Run], rows: Sequence[HeadlineRow]) -> Iterator[Remark]:
+    """The loss to an attacker with several queries, where it is largest; randomised defences queried once."""
+    several = [row for row in rows if row.robust is not None and row.worst_draw is not None]
+    if several:
+        row = max(several, key=_lost)
+        if row.robust is not None and row.worst_draw is not None and _lost(row) > 0:
+            yield Remark(
+                "note",
+                f"{row.name}: an attacker with {row.draws} queries per image leaves {percent(row.worst_draw.value)} % "
+                f"correct, one with a single query {percent(row.robust.value)} %.",
+            )
+    names = [
+        run.name
+        for run, row in zip(runs, rows, strict=True)
+        if row.robust is not None and row.draws == 1 and find(run.config.get("classifier"), "randomised") is True
+    ]
+    if names:
+        yield Remark(
+            "note", f"Randomised, but scored on one draw per image: {', '.join(names)}. More draws show a retry."
+        )
+
+
+def _lost(row: HeadlineRow) -> float:
+    return row.robust.value - row.worst_draw.value if row.robust is not None and row.worst_draw is not None else 0.0
+
+
+def _bounds(rows: Sequence[HeadlineRow]) -> Iterator[Remark]:
+    radius = next((row.radius for row in rows if row.certified is not None), None)
+    parts = []
+    if any(row.robust is not None for row in rows):
+        parts.append("robust accuracy is an upper bound, for the attacks that were run")
+    if radius is not None:
+        parts.append(f"certified accuracy is a lower bound, for every attack within L2 ≤ {radius:g}")
+    if parts:
+        sentence = "; ".join(parts)
+        yield Remark("note", f"{sentence[0].upper()}{sentence[1:]}.")
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
