@@ -11,11 +11,13 @@ ROOMS = {p.name for p in (ROOT / "common").iterdir() if p.is_dir() and not p.nam
 LOOSE = {"noise", "units", "exact"}
 PROJECT = {*METHODS, "common", "cli", "robust_diffusion", "tests"}
 IMPORTERS = {"import_module", "__import__", "import_public", "resolve_name"}  # functions that import by a string
+INTERFACE = "robust_diffusion"  # the package that re-exports everything; it lies in common/api
 FILES = sorted(path for name in (*METHODS, "common") for path in (ROOT / name).rglob("*.py"))
 
 # Allowed imports of each room of common, beside itself. Every other pair is forbidden.
 GROUND = {"naming", "noise", "units"}  # open to every room above them
 MAY_IMPORT: dict[str, set[str]] = {
+    "api": GROUND,
     "naming": set(),
     "noise": set(),
     "units": set(),
@@ -61,7 +63,8 @@ def _name(function: ast.expr) -> str:
 
 def module_of(path: Path) -> str:
     """Dotted name of a file's module."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return name.removeprefix("common.api.") if name.startswith(f"common.api.{INTERFACE}") else name
 
 
 def is_allowed(module: str, name: str) -> bool:
@@ -69,6 +72,8 @@ def is_allowed(module: str, name: str) -> bool:
     (top, *rest), (target, *inner) = module.split("."), name.split(".")
     if top in METHODS:
         return target in (top, "common")
+    if top == INTERFACE:
+        return target in (*METHODS, "common")
     if target != "common":
         return False
     if not rest:  # common/__init__.py
@@ -114,6 +119,15 @@ def test_the_rule_sees_every_way_to_import(tmp_path, text, name):
     file.write_text(text)
     assert imported(file) == {name}
     assert not is_allowed("common.robustness.attacks.pgd", name)
+
+
+def test_the_package_of_all_names_stands_above_the_methods():
+    path = ROOT / "common" / "api" / INTERFACE / "__init__.py"
+    assert module_of(path) == INTERFACE
+    assert "agdm.*" in imported(path)
+    assert is_allowed(INTERFACE, "agdm.*")
+    assert not is_allowed(INTERFACE, "cli")
+    assert not is_allowed("common.api.evaluate", "agdm.AGDM")
 
 
 @pytest.mark.parametrize(

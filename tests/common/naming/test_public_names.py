@@ -13,6 +13,7 @@ from common.checkpoints.description import SCHEDULES, build_part, describe
 from common.naming.public_names import PACKAGES, import_public, is_ours, public_name
 from common.networks import SmallCNN
 
+INTERFACE = "common.api.robust_diffusion"  # installed under another name, and no room
 ROOMS = sorted(
     module.name
     for package in PACKAGES
@@ -20,7 +21,7 @@ ROOMS = sorted(
         pkgutil.ModuleInfo(None, package, True),  # type: ignore[arg-type]
         *pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."),
     ]
-    if module.ispkg and hasattr(importlib.import_module(module.name), "__all__")
+    if module.ispkg and module.name != INTERFACE and hasattr(importlib.import_module(module.name), "__all__")
 )
 
 

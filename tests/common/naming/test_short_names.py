@@ -13,6 +13,7 @@ from common.naming.public_names import PACKAGES, import_public, is_ours, public_
 from common.naming.short_names import _EXPORTS, SHORT_NAMES, nearest_short_names, resolve_short_name
 
 INTERNAL = {"common.naming", "common.numerics", "common.checkpoints.formats"}  # rooms that users do not name parts of
+INTERFACE = "common.api.robust_diffusion"  # its exports are the table
 
 
 def rooms():
@@ -28,7 +29,7 @@ def exports():
     """Short and public name of every exported class and function."""
     for room in rooms():
         module = importlib.import_module(room)
-        for name in () if room in INTERNAL else getattr(module, "__all__", ()):
+        for name in () if room in {*INTERNAL, INTERFACE} else getattr(module, "__all__", ()):
             part = getattr(module, name)
             if (inspect.isclass(part) or inspect.isfunction(part)) and is_ours(part):
                 yield name, public_name(part)

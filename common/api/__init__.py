@@ -1,0 +1,1 @@
+"""Python interface: what users import as ``robust_diffusion``."""
