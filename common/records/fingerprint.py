@@ -33,10 +33,18 @@ def weights_hash(module: nn.Module) -> str:
     """sha256 over names, types, shapes and values of a module's parameters and buffers, in name order."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        tensor = value.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(_values(value))
     return digest.hexdigest()
+
+
+def _values(tensor: Tensor) -> bytes:
+    """The values of a tensor of any type, layout and strides, in row-major order."""
+    dense = (tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()).cpu()
+    flat = dense.resolve_conj().resolve_neg().reshape(-1)
+    if flat.stride() != (1,):  # a single value that was expanded keeps its stride 0
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def settings(part: Any, inside: bool = False) -> Any:
@@ -53,7 +61,7 @@ def settings(part: Any, inside: bool = False) -> Any:
     if isinstance(part, PurePath | torch.dtype | torch.device):
         return str(part)
     if isinstance(part, Tensor):
-        return {"shape": list(part.shape), "sha256": hashlib.sha256(part.detach().cpu().numpy().tobytes()).hexdigest()}
+        return {"shape": list(part.shape), "sha256": hashlib.sha256(_values(part)).hexdigest()}
     if isinstance(part, Mapping):
         return {str(key): settings(value, inside) for key, value in part.items() if key not in NOT_IDENTIFYING}
     if isinstance(part, list | tuple | set | frozenset | range):

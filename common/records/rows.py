@@ -1,12 +1,12 @@
 """Lines of a records file, as JSON: a `Header` with the fingerprint of the configuration, then a `Record` each."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common.records.dotted_paths import differences
 from common.records.schema import KINDS, Kind, Record
 
 FORMAT = "robust-diffusion records 1"
@@ -116,19 +116,10 @@ def _defaults(kind: Kind) -> dict[str, Any]:
 
 
 def _other_configuration(path: Path, own: Header, header: Header) -> str:
-    old, new = dict(_flat(own.config)), dict(_flat(header.config))
-    changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    changed = sorted(f"{place}: {old!r} -> {new!r}" for place, old, new in differences(own.config, header.config))
     listed = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
     listed = listed or "nothing in the configuration itself, so what it points to (weights, data or code)"
     return (
         f"{path} holds records of another configuration. Changed: {listed}. "
         f"Write to another directory, go back to that configuration, or delete {path.parent}."
     )
-
-
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    if not config or not entries:
-        yield prefix, config
-    for name, entry in entries:
-        yield from _flat(entry, f"{prefix}.{name}" if prefix else str(name))

@@ -56,14 +56,6 @@ def evaluator_parts(config: Mapping[str, Any]) -> list[tuple[Source, dict[str, A
     return [(Source.described(part), part) for part in described if isinstance(part, dict)]
 
 
-def differences(first: Any, second: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """(dotted path, first value, second value) wherever two configurations differ; a missing value is None."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        below = [(f"{path}.{key}" if path else key, first.get(key), second.get(key)) for key in {**first, **second}]
-        return [entry for key, one, other in below for entry in differences(one, other, key)]
-    return [] if first == second else [(path, first, second)]
-
-
 def budget(norm: str | None, eps: float | None) -> str:
     """``"L∞ ≤ 8/255"``; a distance that is no norm keeps its name; empty without a radius."""
     if eps is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from common.records.dotted_paths import flattened
 from common.records.masking.check import FEWEST, MaskingCheck, Rows, breaks_more, first_correct, share_of
 from common.records.schema import Source
 
@@ -42,7 +43,7 @@ def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> I
 
     ``runs`` are records by evaluator, ``parts`` the evaluators' descriptions in the run's header.
     """
-    flat = {Source.described(part): _flat(part) for part in parts}
+    flat = {Source.described(part): _settings(part) for part in parts}
     for setting in STRENGTHS:
         for names in _series({source: values for source, values in flat.items() if source in runs}, setting):
             for (less, weak), (more, strong) in pairwise(names):
@@ -77,14 +78,9 @@ def _common(first: Rows, second: Rows) -> tuple[list[bool], list[bool]]:
     return first_correct(both), first_correct([others[row.index] for row in both])
 
 
-def _flat(part: Any, path: str = "") -> dict[str, Any]:
-    """A description as (dotted path: value), without the settings ``NOT_THE_ATTACK``."""
-    if isinstance(part, Mapping):
-        inside = [(key, value) for key, value in part.items() if path or key not in NOT_THE_ATTACK]
-        return {place: value for key, below in inside for place, value in _flat(below, f"{path}.{key}").items()}
-    if isinstance(part, list):
-        return {place: value for i, below in enumerate(part) for place, value in _flat(below, f"{path}.{i}").items()}
-    return {path: part}
+def _settings(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the attack in an evaluator's description, by dotted path."""
+    return flattened({key: value for key, value in part.items() if key not in NOT_THE_ATTACK})
 
 
 def _series(flat: Mapping[Source, Mapping[str, Any]], setting: str) -> Iterator[list[tuple[float, Source]]]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from common.records.dotted_paths import differences
 from common.records.paired import Outcomes, Paired, holm, paired
 from common.records.schema import AttackedRecord, PredictionRecord, Role, Source
 from common.records.summary import is_certified, radius_grid
-from common.report.header import budget, differences, expression
+from common.report.header import budget, expression
 from common.report.runs import Evaluation, Run, by_name
 from common.report.tables.certification import Certificates, is_undecided, targets
 from common.report.tables.table import Cell, Entry, Table, percent

@@ -1,5 +1,6 @@
 """A fingerprint changes with everything that decides a record, and with nothing else."""
 
+import hashlib
 import json
 
 import pytest
@@ -67,6 +68,40 @@ def test_weights_hidden_in_an_evaluator_count():
     """The source of a transfer attack lies in an evaluator, which is no module."""
     attacks = [Transfer(classifier(seed), PGD(steps=20)) for seed in (0, 1)]
     assert run(attack=attacks[0]) != run(attack=attacks[1])
+
+
+VALUES = torch.arange(12.0).reshape(3, 4)
+STORED = {  # the same values in memory of another order, type or length
+    "transposed": (VALUES.t().contiguous().t(), VALUES),
+    "every second column": (VALUES.repeat_interleave(2, 1)[:, ::2], VALUES),
+    "expanded": (torch.tensor([[2.0]]).expand(3, 4), torch.full((3, 4), 2.0)),
+    "one expanded value": (torch.tensor(2.0).expand(1), torch.tensor([2.0])),
+    "no value": (torch.empty(0, 3)[:, ::2], torch.empty(0, 2)),
+    "bool": (torch.tensor([[True, False]]).t(), torch.tensor([[True], [False]])),
+    "bfloat16": (VALUES.bfloat16().t().contiguous().t(), VALUES.bfloat16()),
+    "conjugate": (torch.tensor([1 + 2j, 3j]).conj(), torch.tensor([1 - 2j, complex(0, -3)])),
+    "negative view": (torch.tensor([1 + 2j, 3j]).conj().imag, torch.tensor([-2.0, -3.0])),
+    "sparse": (VALUES.to_sparse(), VALUES),
+}
+
+
+@pytest.mark.parametrize(("tensor", "plain"), STORED.values(), ids=STORED)
+def test_equal_values_have_one_hash_however_they_are_stored(tensor, plain):
+    parts = [nn.Module(), nn.Module()]
+    for part, value in zip(parts, (tensor, plain), strict=True):
+        part.register_buffer("value", value)
+    assert weights_hash(parts[0]) == weights_hash(parts[1])
+    assert identify({"kernel": tensor}) == identify({"kernel": plain})
+    if plain.numel():
+        parts[1].value = ~plain if plain.dtype is torch.bool else plain + 1
+        assert weights_hash(parts[0]) != weights_hash(parts[1])
+
+
+def test_the_hash_is_that_of_names_types_shapes_and_row_major_values():
+    module = nn.Module()
+    module.register_buffer("value", VALUES)
+    expected = hashlib.sha256(b"value torch.float32 (3, 4)" + VALUES.numpy().tobytes()).hexdigest()
+    assert weights_hash(module) == expected
 
 
 def test_the_description_is_plain_json_with_one_hash_per_nest():

@@ -22,7 +22,7 @@ from common.report.figures import accuracy, drawing
 from common.report.figures import certified as certified_figure
 from common.report.figures.drawing import DARK, LIGHT
 from common.report.figures.image_grids import grid
-from common.report.header import budget, differences, expression, ratio
+from common.report.header import budget, expression, ratio
 from common.report.runs import read_runs
 from common.report.tables import protocol
 from common.robustness.evaluation.stored_images import encode
@@ -272,11 +272,6 @@ def test_budgets_name_their_norm():
     assert budget("L2", 0.5) == "L2 ≤ 0.5"
     assert budget("LPIPS", 0.05) == "LPIPS ≤ 0.05"
     assert budget("Linf", None) == ""
-
-
-def test_differences_name_every_path():
-    first, second = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3, "c": [1]}, "e": 2}
-    assert differences(first, second) == [("a.b", 1, 3), ("d", 2, None), ("e", None, 2)]
 
 
 def test_dark_figures_are_the_light_ones_in_other_colours(built):
