@@ -35,8 +35,8 @@ def run(arguments: Sequence[str]) -> None:
         console.print(f"{len(stages)} tests took {(time.monotonic() - start) / 60:.1f} minutes")
     if parts == 1 or options.report:
         folders = [study.records / one.name for one in study.combinations]
-        page = build([folder for folder in folders if folder.is_dir()], options.out or study.records / "report", study)
-        console.print(f"The report is {page.resolve()}")
+        done = [folder for folder in folders if folder.is_dir()]
+        build(done, options.out or study.records / "report", study, figures=True)
 
 
 def share(text: str) -> tuple[int, int]:

@@ -1,46 +1,43 @@
-"""Report of some runs: tables on the console, figures, spreadsheets and one HTML page, from records alone."""
+"""Report of some runs: one HTML page, spreadsheets and figures, from records alone."""
 
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from common.experiments.study import Study
+from common.report.ending import print_ending
 from common.report.figures.accuracy import accuracy_bars, plane, plane_points
 from common.report.figures.certified import certified_curves
 from common.report.figures.convergence import convergence
 from common.report.figures.drawing import LIGHT, Figure, to_png
 from common.report.figures.image_grids import grid, grid_plot
 from common.report.figures.study import study_figures
+from common.report.headline import headline
 from common.report.metrics import write_metrics
 from common.report.page.page import Panel, page
-from common.report.runs import Run, by_name, read_runs, state
-from common.report.tables.accuracy import accuracy_table
-from common.report.tables.certification import certification_cost_table, certified_table, claims_table
+from common.report.runs import Run, by_name, read_runs
 from common.report.tables.comparisons import attack_table, run_table
-from common.report.tables.gradients import gradients
 from common.report.tables.study import outcomes, study_table
-from common.report.tables.table import Table, to_rich, write_table
-
-__all__ = ["build", "summary_table"]
+from common.report.tables.table import write_table
 
 MOST_IMAGES = 10  # in the grid of an evaluation
 MOST_PAIRED = 6  # runs of a study that are compared two by two
-MOST_LISTED = 24  # comparisons on the console
-LOG_WIDTH = 140  # characters
-TABLES = (accuracy_table, certified_table, claims_table, certification_cost_table)
 
 
-def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report"), study: Study | None = None) -> Path:
-    """Print the tables; write ``report.html``, ``report.csv``, tables of comparisons, and the figures as PNG and SVG.
+def build(
+    paths: Sequence[str | Path],
+    out: str | Path = Path("runs/report"),
+    study: Study | None = None,
+    figures: bool = False,
+) -> Path:
+    """Write ``report.html``, ``report.csv`` and tables of comparisons; print the headline and the path of the page.
 
     Args:
         paths: records directories, or folders that hold some; one defence each, in this order.
         out: folder for everything, or the page itself if it ends in ``.html``; other files go to the same folder.
         study: the runs are its combinations; its table and figures then come first.
+        figures: also write every figure of the page as PNG and SVG.
 
     Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
     """
@@ -55,9 +52,11 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report"), st
         scores = outcomes(study, runs)
         compared = {study.name: study_table(study, scores)} | compared
         results = [*study_figures(study, scores), *results]
+    shown = headline(runs)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_figures([*results, *converging, *_image_figures(panels)], target.parent)
+        if figures:
+            _write_figures([*results, *converging, *_image_figures(panels)], target.parent)
         write_metrics(runs, target.with_suffix(".csv"))
         for name, table in compared.items():
             if table.rows:
@@ -65,41 +64,8 @@ def build(paths: Sequence[str | Path], out: str | Path = Path("runs/report"), st
         target.write_text(page(runs, list(compared.values()), [results, converging], panels), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
-    _print(runs, list(compared.values()))
+    print_ending(shown, f"All tables: {target.resolve()}")
     return target
-
-
-def summary_table(paths: Sequence[str | Path]) -> None:
-    """Print the tables of some records directories, and a sentence for each check that did not pass."""
-    runs = read_runs(paths)
-    _print(runs, [run_table(runs), attack_table(runs)])
-
-
-def _print(runs: Sequence[Run], compared: Sequence[Table]) -> None:
-    console = Console()
-    if not console.is_terminal:  # lines of a log file need not fit a window
-        console = Console(width=max(console.width, LOG_WIDTH))
-    for table in (*(make(runs) for make in TABLES), *compared):
-        if len(table.rows) > MOST_LISTED and table in compared:
-            console.print(Text(f"{table.title}: {len(table.rows)} comparisons, listed on the page", "dim"))
-        elif table.rows:
-            console.print(to_rich(table))
-        for note in table.notes:
-            console.print(Text(note, "dim"))
-    for run in runs:
-        _print_warnings(run, console)
-
-
-def _print_warnings(run: Run, console: Console) -> None:
-    if not run.records:
-        console.print(Text(f"{run.name}: no image recorded yet", "yellow"))
-    if known := gradients(run):
-        sign = "✗" if known.state == "failed" else "!"
-        for sentence in known.sentences:
-            console.print(Text.assemble((f"{sign} {run.name}, gradients: ", "bold yellow"), sentence))
-    for check in run.checks:
-        if sign := {"failed": "✗", "undecided": "?"}.get(state(check), ""):
-            console.print(Text.assemble((f"{sign} {run.name}, {check.name}. ", "bold yellow"), check.sentence))
 
 
 def _result_figures(runs: Sequence[Run]) -> list[Figure]:

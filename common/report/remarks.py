@@ -35,6 +35,7 @@ def remarks(runs: Sequence[Run]) -> list[Remark]:
     rows = headline_rows(runs)
     found = [
         *_failures(runs),
+        *_empty(runs),
         *_approximate(runs),
         *_transfer(runs),
         *_unknown(runs),
@@ -86,6 +87,11 @@ def _failed(run: Run) -> str:
         return ""
     more = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
     return f"the numbers may be too high, a masking check failed: {failed[0].name}. {failed[0].sentence}{more}"
+
+
+def _empty(runs: Sequence[Run]) -> Iterator[Remark]:
+    if names := [run.name for run in runs if not run.records]:
+        yield Remark("warning", f"No image recorded yet: {', '.join(names)}.")
 
 
 def _approximate(runs: Sequence[Run]) -> Iterator[Remark]:

@@ -9,13 +9,14 @@ from common.report.remarks import Level, Remark
 from common.report.scores import HeadlineRow, Score
 from common.report.tables.table import percent
 
+MOST = 20  # rows
 MARKS: dict[Level, tuple[str, str]] = {"failed": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
 
 def headline_table(rows: Sequence[HeadlineRow]) -> Table:
     """One row per defence: accuracies in percent, below them their 95 % intervals, below the name the attack.
 
-    A column without any number is left out.
+    A column without any number is left out; rows after the first twenty are on the page alone.
     """
     table = Table(box=None, header_style="", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(_stacked("Defence", "attack" if any(row.attack for row in rows) else ""), overflow="fold")
@@ -23,9 +24,11 @@ def headline_table(rows: Sequence[HeadlineRow]) -> Table:
     for head, _ in shown:
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column(_stacked("Images", ""), justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
+    for place, row in enumerate(rows[:MOST]):
         cells = [_score(entries[place]) for _, entries in shown]
         table.add_row(_name(row, rows), *cells, "–".join(map(str, _ends(row.images))) or "0")
+    if len(rows) > MOST:
+        table.add_row(Text(f"{len(rows) - MOST} more on the page", "dim"))
     return table
 
 

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from common.noise import Noise
 from common.records.rows import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
-from common.report.build import summary_table
+from common.report.ending import end_of_test
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch, check_batch, check_classifier
 from common.robustness.evaluation.evaluator import Evaluator
@@ -36,7 +36,7 @@ class RobustTask(L.LightningModule):
     A test that was interrupted continues with the images that have no record yet, on any number of processes; the
     directory ``records`` is refused if it holds records of another configuration. Ranks never wait for each other
     during the test, so they may have unequal numbers of batches, or none. At the end the records of all ranks are
-    merged and summarised in a table.
+    merged, and the headline is printed.
 
     Parameters
     ----------
@@ -82,6 +82,7 @@ class RobustTask(L.LightningModule):
 
     def on_test_start(self) -> None:
         check_trainer(self.trainer)
+        self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
         self._check_certifiers()
         checks = gradient_checks(self.evaluators) if self.verify != "off" else []
         diagnostics = [*checks, *masking_variants(self.evaluators, dataset_of(self.trainer), self.masking)]
@@ -110,7 +111,7 @@ class RobustTask(L.LightningModule):
         if self._suites and self.trainer.is_global_zero:
             for recorded in self._suites:
                 recorded.records.merge()
-            summary_table([self.path])
+            end_of_test(self.path)
 
     @property
     def _suites(self) -> list[RecordedSuite]:

@@ -1,11 +1,8 @@
-"""A table of a report, and its forms: for the console, and as a spreadsheet."""
+"""A table of a report, and its form as a spreadsheet."""
 
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from common.records.intervals import Share
 
@@ -52,22 +49,6 @@ def as_cell(entry: Entry) -> Cell:
     if isinstance(entry, tuple):
         return Cell(percent(entry[0]), bounds(entry), strong=True)
     return entry if isinstance(entry, Cell) else Cell("–" if entry is None else str(entry))
-
-
-def to_rich(table: Table) -> RichTable:
-    """The table for the console."""
-    rich = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="dim", box=None)
-    for position, column in enumerate(table.columns):
-        left = position < table.names or table.prose
-        rich.add_column(column, justify="left" if left else "right", overflow="fold")
-    for row in table.rows:
-        rich.add_row(*(_rich(as_cell(entry)) for entry in row))
-    return rich
-
-
-def _rich(cell: Cell) -> Text:
-    text = Text(cell.text, "bold" if cell.strong else "")
-    return Text.assemble(text, " ", (cell.note, "dim")) if cell.note else text
 
 
 def write_table(table: Table, path: Path) -> Path:

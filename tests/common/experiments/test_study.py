@@ -117,7 +117,7 @@ def test_the_table_and_the_figures_hold_every_combination(tmp_path):
     table = study_table(study, found)
     assert table.columns == ["Case", "steps", "kind", "Images", "clean", "Evaluations per image"]
     assert table.rows[4][:4] == ["strong", "1", "a", 20] and not table.notes
-    page = build([study.records / one.name for one in study.combinations], tmp_path / "report", study)
+    page = build([study.records / one.name for one in study.combinations], tmp_path / "report", study, figures=True)
     assert "Accuracy by setting." in page.read_text() and (page.parent / "ask.svg").is_file()
     assert [drawn.name for drawn in study_figures(study, found)] == ["ask"]
 

@@ -25,7 +25,7 @@ def test_a_single_evaluator_is_enough(tmp_path, group):
 def test_an_empty_run_is_reported_as_empty(tmp_path, capsys):
     page = build([write(tmp_path / "empty")], tmp_path / "out")
     assert "has not recorded any image yet" in texts(page_of(page))
-    assert "empty: no image recorded yet" in capsys.readouterr().out
+    assert "No image recorded yet: empty." in capsys.readouterr().out
 
 
 def test_names_are_shown_as_they_are(tmp_path, capsys):
