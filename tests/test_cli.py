@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,9 @@ import yaml
 
 import cli
 from common.checkpoints.loading import load_classifier
+from common.commands.class_names import with_short_names
+from common.commands.errors import UsageError
+from common.commands.lightning_commands import CLI, TRAINER
 from common.data.digits import Digits
 from common.hub.cards import CARDS
 
@@ -53,7 +54,7 @@ def test_the_command_line_wins_over_a_checkpoint(tiny_test, tmp_path, monkeypatc
     stored = {"_class_path": "common.tasks.RobustTask", "records": str(tmp_path / "stored")}
     torch.save({"hyper_parameters": stored, "state_dict": {}, "pytorch-lightning_version": "2.6.4"}, path)
     built = []
-    monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, _: built.append(self.model))
+    monkeypatch.setattr(CLI, "_run_subcommand", lambda self, _: built.append(self.model))
     cli.main(["test", "-c", str(tiny_test()), f"--ckpt_path={path}", "--model.init_args.records=asked"])
     assert type(built[0]).__name__ == "DiffPureTask"
     assert built[0].path == "asked"
@@ -74,13 +75,13 @@ def test_the_command_line_wins_over_a_checkpoint(tiny_test, tmp_path, monkeypatc
     ],
 )
 def test_bad_values_are_refused_with_a_reason(tiny_test, tmp_path, changes, message):
-    with pytest.raises((ValueError, SystemExit)) as raised:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  (the message is checked below)
         cli.main(["test", "-c", str(tiny_test(**changes))])
     assert message in str(raised.value)
     assert not list((tmp_path / "records").glob("*.jsonl"))
 
 
-def test_printed_and_saved_configurations_use_public_names(tiny_test, tmp_path, capsys):
+def test_printed_and_saved_configurations_use_short_names(tiny_test, tmp_path, capsys):
     path = tiny_test()
     text = path.read_text()
     for public, module in {
@@ -98,30 +99,28 @@ def test_printed_and_saved_configurations_use_public_names(tiny_test, tmp_path, 
     with pytest.raises(SystemExit):
         cli.main(["test", "-c", str(tiny_test()), "--print_config"])
     assert printed == yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["init_args"]["purifier"]["class_path"] == "diffpure.DiffPure"
+    assert printed["model"]["init_args"]["purifier"]["class_path"] == "DiffPure"
     path.write_text(text.replace("common.robustness.ThreatModel", "common.robustness.threats.norm_ball.ThreatModel"))
     cli.main(["test", "-c", str(path), "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
               f"--trainer.logger.save_dir={tmp_path}"])  # fmt: skip
     (saved,) = tmp_path.rglob("config.yaml")
-    assert "norm_ball" not in saved.read_text() and "common.robustness.ThreatModel" in saved.read_text()
+    assert "common.robustness" not in saved.read_text() and "class_path: ThreatModel" in saved.read_text()
 
 
 def test_class_paths_of_other_projects_methods_and_unknown_modules_stay():
     paths = ["torch.optim.Adam", "common.noise.Noise.of", "common.nowhere.Nothing", "common.robustness.threats"]
-    config = {"parts": [{"class_path": path} for path in paths], "class_path": "agdm.purifier.AGDM"}
-    named = cli.with_public_names(config)
-    assert named == {"parts": config["parts"], "class_path": "agdm.AGDM"}
+    text = yaml.safe_dump({"parts": [{"class_path": path} for path in paths], "class_path": "agdm.purifier.AGDM"})
+    assert with_short_names(text) == text.replace("agdm.purifier.AGDM", "AGDM")
+    assert with_short_names('{"class_path": "agdm.AGDM"}') == '{"class_path": "AGDM"}'
 
 
-def test_an_unknown_key_is_named(tiny_test, capsys):
+def test_an_unknown_key_is_named(tiny_test):
     path = tiny_test()
     config = yaml.safe_load(path.read_text())
     config["model"]["init_args"]["purifier"]["init_args"]["tstar"] = 0.1
     path.write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit) as raised:
+    with pytest.raises(UsageError, match=r"DiffPure has no setting 'tstar'\. Did you mean t_star\?"):
         cli.main(["test", "-c", str(path)])
-    assert raised.value.code == 2
-    assert "tstar" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("damage", "message"), [("missing", "no checkpoint"), ("truncated", "safetensors")])
@@ -154,7 +153,7 @@ def test_records_that_cannot_be_written_are_refused_before_any_work(tiny_test, t
     assert occupied.read_text() == "something of the user's"
 
 
-def test_on_the_command_line_an_error_is_one_line(tiny_test, monkeypatch, capsys):
+def test_on_the_command_line_an_error_is_its_reason(tiny_test, monkeypatch, capsys):
     """No traceback, exit status 2; the constructor's reason, not jsonargparse's list of types."""
     monkeypatch.setattr("sys.argv", ["robust-diffusion", "test", "-c", str(tiny_test(threat={"eps": 8}))])
     with pytest.raises(SystemExit) as raised:
@@ -224,14 +223,7 @@ def test_fetch_checks_all_names_first(offered):
     assert not offered.exists()
 
 
-def test_help_names_every_command():
-    """Also as a script, outside the package's folder, as people call it."""
-    text = subprocess.run([sys.executable, str(ROOT / "cli.py"), "--help"], capture_output=True, text=True, check=True)
-    for command in ("fit", "validate", "test", "predict", "report", "fetch", "convert", "tour"):
-        assert command in text.stdout
-
-
 def test_console_scripts_are_declared():
     text = (ROOT / "pyproject.toml").read_text()
     assert 'robust-diffusion = "cli:main"' in text and 'lightning = "cli:main"' in text
-    assert json.dumps(cli.TRAINER["inference_mode"]) == "false"
+    assert json.dumps(TRAINER["inference_mode"]) == "false"

@@ -22,6 +22,7 @@ import common.hub.published as hub
 from agdm.networks import GuidanceNetwork
 from common import checkpoints
 from common.checkpoints.formats.bodies import build_body
+from common.commands.lightning_commands import CLI
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.engine.precision import has_bf16_units
@@ -218,9 +219,9 @@ def construct(monkeypatch):
     """``construct(command, file)``: the model and the data that the command line builds, without running anything."""
 
     def read(command: str, path: Path) -> tuple[L.LightningModule, L.LightningDataModule]:
-        built: list[cli.CLI] = []
-        monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, _: built.append(self))
-        monkeypatch.setattr(cli.CLI, "_dump_config", lambda self: vars(self).setdefault("config_dump", {}))  # unused
+        built: list[CLI] = []
+        monkeypatch.setattr(CLI, "_run_subcommand", lambda self, _: built.append(self))
+        monkeypatch.setattr(CLI, "_dump_config", lambda self: vars(self).setdefault("config_dump", {}))  # unused
         cli.main([command, "-c", str(path), "--trainer.accelerator=cpu", "--trainer.logger=false"])
         return built[0].model, built[0].datamodule
 
@@ -342,8 +343,8 @@ def test_a_preset_takes_what_was_trained_here(stand_ins, monkeypatch):
     text = (ROOT / "configs" / "train" / "cifar10-denoiser.yaml").read_text()
     lines = [line[1:].split("--", 1)[1] for line in text.splitlines() if line.startswith("#") and "--model" in line]
     words = [word for line in lines for word in f"--{line}".split()]
-    built: list[cli.CLI] = []
-    monkeypatch.setattr(cli.CLI, "_run_subcommand", lambda self, _: built.append(self))
+    built: list[CLI] = []
+    monkeypatch.setattr(CLI, "_run_subcommand", lambda self, _: built.append(self))
     cli.main(["test", "-c", str(ROOT / "configs" / "diffpure" / "cifar10.yaml"), *words])
     assert sorted(stand_ins) == ["robustbench_cifar10_standard", "runs/train/cifar10-denoiser.safetensors"]
     assert isinstance(built[0].model.classifier.classifier.purifier.denoiser, EDMDenoiser)

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": GROUND | {"numerics", "records", "experiments"},
     "tasks": GROUND | {"checkpoints", "data", "diffusion", "engine", "networks", "records", "report", "robustness"},
     "experiments": GROUND | {"records", "robustness"},
-    "commands": GROUND | {"checkpoints", "experiments", "hub", "report"},
+    "commands": GROUND | {"checkpoints", "experiments", "hub", "report", "tasks"},
 }
 """No permission beyond GROUND is without a use. ``diffusion`` and ``robustness`` never import each other: a purifier is
 image -> image to robustness."""

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from common.checkpoints.loading import load_classifier
 from common.diffusion.networks import NCSNpp
+from common.hub.cache import file_size
 from common.hub.cards import CARDS
-from common.hub.fetching import file_size
 from common.noise import Noise
 from common.records.store import Records
 from common.robustness.classifiers import Purified

@@ -1,7 +1,13 @@
 """Checkpoint files <-> networks, denoisers and classifiers; nothing in a file is executed."""
 
-from common.checkpoints.loading import Format, load_classifier, load_denoiser, load_network
-from common.checkpoints.saving import save
+from typing import TYPE_CHECKING
+
+from common.naming.lazy_rooms import lazy_exports
+
+if TYPE_CHECKING:
+    from common.checkpoints.layouts import Format
+    from common.checkpoints.loading import load_classifier, load_denoiser, load_network
+    from common.checkpoints.saving import save
 
 __all__ = [
     "Format",
@@ -10,3 +16,5 @@ __all__ = [
     "load_network",
     "save",
 ]
+
+__getattr__ = lazy_exports(__name__)

@@ -9,7 +9,7 @@ all that a file needs::
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from common.checkpoints import formats
 from common.checkpoints.description import build_part
 from common.checkpoints.files import require_file
+from common.checkpoints.layouts import Format
 from common.checkpoints.saving import FORMAT_VERSION, METADATA_KEY
 from common.checkpoints.state import assign_state
 from common.diffusion.denoisers import Denoiser
 from common.robustness.classifiers import Classifier
-
-Format = Literal["safetensors", "score_sde", "guided_diffusion", "edm", "sdedit_ddpm", "robustbench_wrn", "diffusers"]
 
 M = TypeVar("M", bound=nn.Module)
 

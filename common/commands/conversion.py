@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import yaml
 from torch import nn
 
 from common.checkpoints.files import file_sha256, require_file
 from common.checkpoints.formats import diffusers_pipelines
-from common.checkpoints.loading import Format, load_classifier, load_denoiser, load_network
+from common.checkpoints.layouts import PUBLISHED, Format
+from common.checkpoints.loading import load_classifier, load_denoiser, load_network
 from common.checkpoints.saving import save
 from common.hub.cards import get_card
 
-PUBLISHED = tuple(name for name in get_args(Format) if name != "safetensors")
 LOADERS: dict[str, Callable[..., nn.Module]] = {
     "denoiser": load_denoiser,
     "classifier": load_classifier,

@@ -2,25 +2,27 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from common.commands import conversion
+from common.checkpoints.layouts import PUBLISHED
+from common.commands.arguments import Arguments
 
 
 def run(arguments: Sequence[str]) -> None:
     """Convert one published checkpoint."""
-    parser = ArgumentParser(
-        prog="robust-diffusion convert",
-        description="Write a published checkpoint as a safetensors file, which loads without a format or options.",
+    parser = Arguments(
+        "convert",
+        "Write a published checkpoint as a safetensors file, which loads without a format or options.",
     )
     parser.add_argument("source", metavar="IN", help="published file, or the folder of a diffusers pipeline")
     parser.add_argument("target", metavar="OUT", help="file to write, .safetensors")
-    parser.add_argument("--format", required=True, help=f"layout of IN: {', '.join(conversion.PUBLISHED)}")
+    parser.add_argument("--format", required=True, help=f"layout of IN: {', '.join(PUBLISHED)}")
     parser.add_argument("--config", type=str, help="publishers' options: a YAML or JSON file, JSON, or a card's name")
     parser.add_argument("--kind", type=str, help="denoiser, classifier or network; by default the format's usual kind")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    options = parser.parse_args(list(arguments))
+    options = parser.read(arguments)
+    from common.commands import conversion  # imports torch
+
     config = conversion.read_options(options.config)
     path = conversion.convert(options.source, options.target, options.format, config, options.kind, options.force)
     Console().print(f"Wrote {path}; it loads without a format or options", markup=False, soft_wrap=True)

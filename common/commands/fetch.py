@@ -2,24 +2,24 @@
 
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from common.commands.arguments import Arguments
+from common.hub.cache import cached_path, file_size, partial_path
 from common.hub.cards import CARDS, get_card
-from common.hub.fetching import cached_path, fetch, file_size, partial_path
+from common.hub.fetching import fetch
 
 
 def run(arguments: Sequence[str]) -> None:
     """Download the named weights, or list all cards."""
-    parser = ArgumentParser(
-        prog="robust-diffusion fetch",
-        description="Download published weights into the cache (ROBUST_DIFFUSION_CACHE sets its folder) and verify "
+    parser = Arguments(
+        "fetch",
+        "Download published weights into the cache (ROBUST_DIFFUSION_CACHE sets its folder) and verify "
         "them. Finished files are skipped, interrupted downloads resumed. Without a name: list the cards.",
     )
-    names = parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="names of cards; none lists them")
-    names.required = False
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="names of cards; none lists them")
     parser.add_argument("--force", action="store_true", help="download again, and pin the checksum of the new file")
-    options = parser.parse_args(list(arguments))
+    options = parser.read(arguments)
     console = Console()
     for name in options.names:
         get_card(name)  # unknown names are refused before the first download

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from common.commands.arguments import Arguments
+from common.experiments.presets import STUDY, find_config
 from common.experiments.stages import Stage, run_stages
 from common.experiments.study import Study
 from common.report.build import build
@@ -13,18 +14,18 @@ from common.report.build import build
 
 def run(arguments: Sequence[str]) -> None:
     """Run a study, or one share of it, and build its report."""
-    parser = ArgumentParser(
-        prog="robust-diffusion study",
-        description="Run a test config with every combination of settings that a study file names, and report each "
+    parser = Arguments(
+        "study",
+        "Run a test config with every combination of settings that a study file names, and report each "
         "score against the settings. Finished tests are skipped.",
     )
-    parser.add_argument("file", help="study file, see configs/studies/*.study.yaml")
+    parser.add_argument("file", help="study file or preset, such as studies/ndc-nodes")
     parser.add_argument("--jobs", type=int, default=1, help="tests that run side by side")
     parser.add_argument("--part", type=str, default="1/1", help="K/N: only the K-th of N shares, for a job array")
     parser.add_argument("--report", action="store_true", help="only report on finished tests")
     parser.add_argument("--out", type=str, help="folder of the report; by default beside the records")
-    options = parser.parse_args(list(arguments))
-    study, console, start = Study.read(options.file), Console(), time.monotonic()
+    options = parser.read(arguments)
+    study, console, start = Study.read(find_config(options.file, STUDY)), Console(), time.monotonic()
     part, parts = share(options.part)
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {options.jobs}")

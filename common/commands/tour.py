@@ -5,24 +5,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from common.experiments.stages import ROOT, Stage, run_stages
+from common.commands.arguments import Arguments
+from common.experiments.stages import Stage, run_stages
+from common.naming.presets import presets_root
 from common.report.build import build
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the stages of the tour that are not finished, then build the report."""
-    parser = ArgumentParser(
-        prog="robust-diffusion tour",
-        description="Train, attack, certify and report on handwritten digits, in minutes on two cores. "
+    parser = Arguments(
+        "tour",
+        "Train, attack, certify and report on handwritten digits, in minutes on two cores. "
         "Finished stages are skipped; delete runs/tour to start over.",
     )
-    parser.add_argument("--configs", default=str(ROOT / "configs" / "tour"), help="folder of the stages")
+    parser.add_argument("--configs", default=str(presets_root() / "tour"), help="folder of the stages")
     parser.add_argument("--out", default="runs/tour/report", help="folder of the report")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="stages that run side by side")
-    options = parser.parse_args(list(arguments))
+    options = parser.read(arguments)
     stages = [Stage(path) for path in sorted(Path(options.configs).glob("*.yaml"))]
     if not stages or options.jobs < 1:
         raise ValueError(f"the tour needs --jobs >= 1 and stages (*.yaml); got {options.jobs}, and {options.configs}")

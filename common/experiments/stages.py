@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from common.experiments.layers import read_config
 from common.records.store import Records
 from common.records.summary import summarise
 
@@ -38,7 +38,7 @@ class Stage:
     _summary: tuple[float, str] = field(default=(-math.inf, ""), init=False, repr=False)  # time of reading, text
 
     def __post_init__(self) -> None:
-        self.settings = yaml.safe_load(self.config.read_text())
+        self.settings = read_config(self.config)
 
     @property
     def subcommand(self) -> str:

@@ -2,7 +2,7 @@
 
 A study is a YAML file, whose first line is its title:
 
-    base: ndc-digits.test.yaml                 # a test config beside this file
+    base: ndc-digits.test.yaml                 # a test config beside this file, or a preset
     records: runs/studies/ndc-nodes            # folder of the records, one directory per run
     set: {data.init_args.test_images: 64}      # optional: settings of all runs
     cases:                                     # optional: named sets of settings
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from common.experiments.layers import find_base, read_config
 
 RECORDS = "model.init_args.records"
 CONFIGS = "configs"
@@ -66,10 +68,7 @@ class Study:
         unknown = set(entries) - {"base", "records", "set", "cases", "vary"} if isinstance(entries, dict) else {"?"}
         if unknown or not {"base", "records"} <= set(entries):
             raise ValueError(f"a study has base, records, and cases or vary; {path} has {sorted(entries or ())}")
-        base = path.parent / entries["base"]
-        if not base.is_file():
-            raise ValueError(f"base must be a test config beside the study; there is no {base}")
-        records, settings = Path(entries["records"]), yaml.safe_load(base.read_text(encoding="utf-8"))
+        records, settings = Path(entries["records"]), read_config(find_base(entries["base"], path))
         for place, value in (entries.get("set") or {}).items():
             put(settings, place, value)
         combinations = combine(settings, entries.get("cases") or {"": {}}, entries.get("vary") or {}, records)

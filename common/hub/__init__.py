@@ -1,8 +1,13 @@
 """Published weights by name: cards, downloads, checksums."""
 
-from common.hub.cards import Card, get_card
-from common.hub.fetching import fetch
-from common.hub.published import load_weights, published_classifier, published_denoiser
+from typing import TYPE_CHECKING
+
+from common.naming.lazy_rooms import lazy_exports
+
+if TYPE_CHECKING:
+    from common.hub.cards import Card, get_card
+    from common.hub.fetching import fetch
+    from common.hub.published import load_weights, published_classifier, published_denoiser
 
 __all__ = [
     "Card",
@@ -12,3 +17,5 @@ __all__ = [
     "published_classifier",
     "published_denoiser",
 ]
+
+__getattr__ = lazy_exports(__name__)

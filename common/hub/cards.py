@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.checkpoints.loading import Format
+from common.checkpoints.layouts import Format
+from common.naming.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,8 @@ class Card:
     """Published file: network and role (``use``), address, licence, format, config and checksum.
 
     ``page`` is the web page to download it from by hand if ``url`` fails. ``sha256`` and ``size`` (bytes) are None
-    where the publisher states none; the first download is then pinned, see `common.hub.checksums`.
+    where the publisher states none; the first download is then pinned, see `common.hub.checksums`. The number of
+    ``parameters`` of the network replaces an unknown size.
     """
 
     use: str
@@ -23,6 +25,7 @@ class Card:
     config: dict[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     size: int | None = None
+    parameters: int = 0
 
 
 def _drive(identifier: str) -> str:
@@ -50,6 +53,7 @@ CARDS: dict[str, Card] = {
         filename="checkpoint_8.pth",
         licence="Apache-2.0 (Score-SDE's; none is stated for the file itself)",
         format="score_sde",
+        parameters=106_632_579,
         size=1_707_310_559,
     ),
     "guided_diffusion_imagenet256": Card(
@@ -59,6 +63,7 @@ CARDS: dict[str, Card] = {
         filename="256x256_diffusion_uncond.pt",
         licence="MIT",
         format="guided_diffusion",
+        parameters=552_814_086,
         config={
             "image_size": 256,
             "model_channels": 256,
@@ -80,6 +85,7 @@ CARDS: dict[str, Card] = {
         filename="celeba_hq.ckpt",
         licence="MIT (SDEdit's; none is stated for the file itself)",
         format="sdedit_ddpm",
+        parameters=113_673_219,
         config={"image_size": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4, 4], "attn_resolutions": [16]},
     ),
     "edm_cifar10_conditional": Card(
@@ -89,6 +95,7 @@ CARDS: dict[str, Card] = {
         filename="edm-cifar10-32x32-cond-vp.pkl",
         licence=_EDM_LICENCE,
         format="edm",
+        parameters=55_735_299,
         config={**_EDM_CIFAR, "label_dim": 10},
     ),
     "edm_cifar10_unconditional": Card(
@@ -98,6 +105,7 @@ CARDS: dict[str, Card] = {
         filename="edm-cifar10-32x32-uncond-vp.pkl",
         licence=_EDM_LICENCE,
         format="edm",
+        parameters=55_733_891,
         config=_EDM_CIFAR,
     ),
     "edm_imagenet64_conditional": Card(
@@ -107,6 +115,7 @@ CARDS: dict[str, Card] = {
         filename="edm-imagenet-64x64-cond-adm.pkl",
         licence=_EDM_LICENCE,
         format="edm",
+        parameters=295_899_267,
         config={"model_type": "DhariwalUNet", "img_resolution": 64, "img_channels": 3, "label_dim": 1000},
     ),
     "robustbench_cifar10_standard": Card(
@@ -116,6 +125,7 @@ CARDS: dict[str, Card] = {
         filename="Standard.pt",
         licence="MIT (RobustBench's; none is stated for the file itself)",
         format="robustbench_wrn",
+        parameters=36_479_194,
         config={"depth": 28, "widen_factor": 10, "num_classes": 10},
     ),
 }
@@ -124,5 +134,6 @@ CARDS: dict[str, Card] = {
 def get_card(name: str) -> Card:
     """The card with this name. Raises ``ValueError``, with the known names, if there is none."""
     if name not in CARDS:
-        raise ValueError(f"no card is named {name!r}. The cards are {', '.join(CARDS)}.")
+        advice = did_you_mean(name, CARDS)
+        raise ValueError(f"no card is named {name!r}.{advice} The cards are {', '.join(CARDS)}.")
     return CARDS[name]

@@ -15,8 +15,9 @@ from common.checkpoints.files import require_file
 from common.checkpoints.formats.reading import read_published, select_tensors
 from common.checkpoints.state import assign_state
 from common.diffusion.denoisers import Denoiser
+from common.hub.cache import cached_path
 from common.hub.cards import get_card
-from common.hub.fetching import cached_path, fetch
+from common.hub.fetching import fetch
 from common.robustness.classifiers import Classifier
 
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from common.naming.nearest import did_you_mean
+
 T = TypeVar("T")
 
 
@@ -12,5 +14,6 @@ def choose(argument: str, choices: Mapping[Any, T], name: str, alternative: str 
     ``argument``: the name of the caller's argument, for the message.
     """
     if name not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}{alternative}; got {name!r}")
+        advice = did_you_mean(name, choices)
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}{alternative}; got {name!r}.{advice}")
     return choices[name]

@@ -4,7 +4,7 @@ They are the names in ``import robust_diffusion as rd; rd.PGD``, in YAML (``clas
 The table is written out, so that reading it imports neither torch nor a room; a test compares it with the rooms.
 """
 
-from difflib import get_close_matches
+from common.naming.nearest import nearest
 
 _EXPORTS = {
     "agdm": """
@@ -55,12 +55,11 @@ def resolve_short_name(name: str) -> str:
     """The public name of a short name. Raises ``ValueError`` for an unknown one, with the nearest names."""
     if name in SHORT_NAMES:
         return SHORT_NAMES[name]
-    nearest = nearest_short_names(name)
-    advice = f"Did you mean {' or '.join(nearest)}?" if nearest else "A class of your own needs its module: file.Name."
+    found = nearest_short_names(name)
+    advice = f"Did you mean {' or '.join(found)}?" if found else "A class of your own needs its module: file.Name."
     raise ValueError(f"no class or function of this project is named {name!r}. {advice}")
 
 
 def nearest_short_names(name: str, count: int = 3) -> list[str]:
     """At most ``count`` short names that resemble ``name``, the nearest first; upper and lower case count as equal."""
-    lower = {short.lower(): short for short in SHORT_NAMES}
-    return [lower[match] for match in get_close_matches(name.lower(), lower, n=count, cutoff=0.6)]
+    return nearest(name, SHORT_NAMES, count)

@@ -84,7 +84,7 @@ def test_a_path_that_names_nothing_is_refused(path, message):
         ({"vary": {"steps": {"model.init_args.steps": []}}}, "vary needs name"),
         ({"vary": {"steps": {"model.init_args.steps": [1, 1]}}}, "must have distinct names"),
         ({"cases": {"a b": None, "a;b": None}}, "must have distinct names"),
-        ({"base": "none.yaml"}, "beside the study"),
+        ({"base": "none.yaml"}, "no file beside it"),
         ({"more": 1}, "a study has base, records"),
     ],
 )

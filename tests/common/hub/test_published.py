@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 
 from common.checkpoints.formats.bodies import build_body
+from common.hub.cache import cache_directory
 from common.hub.cards import CARDS, Card, get_card
 from common.hub.checksums import pin_path
-from common.hub.fetching import cache_directory, fetch
+from common.hub.fetching import fetch
 from common.hub.published import load_weights, published_classifier, published_denoiser
 from common.networks import WideResNet
 
@@ -252,7 +253,7 @@ def test_nothing_is_downloaded_unless_requested(server, publish, tmp_path, monke
             load("test")
     assert server.requests == []
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(ValueError, match=r"no card is named 'tset'\. The cards are score_sde_cifar10"):
+    with pytest.raises(ValueError, match=r"no card is named 'tset'\. Did you mean test\? The cards are"):
         get_card("tset")
 
 
@@ -318,6 +319,7 @@ def test_cards_describe_the_published_networks(name):
     network = build_body(CARDS[name].format, CARDS[name].config)
     count = sum(p.numel() for p in network.parameters())
     assert count == pytest.approx(PARAMETERS[name], rel=2e-4)
+    assert CARDS[name].parameters == count
     assert CARDS[name].url.startswith("https://")
     assert CARDS[name].licence
 

@@ -1,0 +1,143 @@
+"""Explanations of jsonargparse's errors: the key, the reason and the nearest name, without lists of types."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+
+from common.commands.class_names import short_path
+from common.naming.nearest import did_you_mean
+from common.naming.short_names import nearest_short_names, resolve_short_name
+
+NOISE = re.compile(
+    r"Subtypes: |Given value|Errors:|Does not validate|Expected a path but|Expected a <class 'NoneType'>$"
+)
+TYPES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
+TYPES |= {"list": "a list", "Sequence": "a list", "tuple": "a list", "dict": "a mapping", "Path": "a path"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Innermost error of a message: the ``key`` in the configuration, the class there, and the ``text``."""
+
+    key: str
+    owner: str
+    text: str
+    allowed: str
+    value: str
+
+
+def reason(error: Exception) -> Exception:
+    """The error of our constructor inside jsonargparse's list of all types that a value did not fit."""
+    while str(error).startswith("Does not validate") and isinstance(error.__cause__, OSError | ValueError):
+        error = error.__cause__
+    return error
+
+
+def explain(message: str, options: Sequence[str]) -> str:
+    """The reason in a line or two; ``options`` are those of the command, for the nearest one."""
+    place = innermost(message)
+    where = f"{place.key}: " if place.key else ""
+    if unknown := re.match(r"unrecognized arguments: (\S+)", place.text):
+        option = unknown[1].split("=")[0]
+        if not option.startswith("-"):
+            return f"unexpected argument {option!r}: settings are given as --NAME VALUE, files as -c FILE."
+        return f"there is no option {option}.{did_you_mean(option, options)} --help lists the common ones."
+    if unknown := re.search(r"(?:Option|Key|key) ['\"]?([\w.-]+)['\"]? is not (?:accepted|expected)", place.text):
+        return f"{where}{_no_setting(place, unknown[1], options)}"
+    if required := re.match(r"the following arguments are required: (.*)", place.text):
+        return f"{where}{_missing(place, required[1])}"
+    if unknown := re.match(r"Expected a dot import path string: (.*)", place.text):
+        return f"{where}{_no_class(unknown[1])}"
+    if re.match(r"No module named|module '.*' has no attribute", place.text):
+        return f"{where}{_not_importable(place)}"
+    if wrong := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", place.text):
+        return f"{where}{short_path(wrong[1])} is not a {wrong[2]}, which is needed here."
+    if place.allowed:
+        name = place.key or "the value"
+        return f"{name} must be {place.allowed}; got {place.value or 'another type'}."
+    return f"{where}{place.text}"
+
+
+def innermost(message: str) -> Place:
+    """The most deeply indented reason in a message, with the keys and classes on the way to it."""
+    lines = [
+        (len(line) - len(line.lstrip(" -")), line.strip(" -")) for line in message.splitlines() if line.strip(" -")
+    ]
+    leaves = [i for i, (_, text) in enumerate(lines) if not text.endswith(":") and not NOISE.match(text)]
+    if not leaves:
+        return Place("", "", lines[0][1] if lines else "wrong arguments", "", "")
+    deepest = max(leaves, key=lambda i: (lines[i][0], -i))
+    key, owner, indent = "", "", lines[deepest][0] + 1
+    for depth, text in reversed(lines[: deepest + 1]):
+        if depth >= indent:
+            continue
+        indent = depth
+        if found := re.match(r"Parser key \"(.+?)\":", text):
+            key = f"{found[1]}.{key}".rstrip(".")
+        elif found := re.match(r"Problem with given class_path '(.+?)':", text):
+            owner, key = owner or found[1], f"init_args.{key}".rstrip(".")
+    return Place(key.removesuffix(".init_args"), owner, *_types(lines, deepest))
+
+
+def _types(lines: Sequence[tuple[int, str]], deepest: int) -> tuple[str, str, str]:
+    """Text of the reason, allowed types in words, and the value, if the reason is a wrong type."""
+    depth, text = lines[deepest]
+    found = re.match(r"Parser key \".+?\": (.*)", text)
+    text = found[1] if found else text
+    single = re.match(r"Expected a (.+?)\. Got value: (.*)", text)
+    if single:
+        return text, _words(single[1]), repr(single[2])
+    if not text.startswith("Expected a <"):
+        return text, "", ""
+    before = next((line for d, line in reversed(lines[:deepest]) if d < depth and line.startswith("Subtypes: ")), text)
+    after = next((line for d, line in lines[deepest:] if d < depth and line.startswith("Given value: ")), "")
+    return text, _words(before), repr(after.removeprefix("Given value: "))
+
+
+def _words(types: str) -> str:
+    names = re.findall(r"<class '(?:[\w.]*\.)?(\w+)'>", types)
+    choices = re.findall(r"Literal\[(.*?)\]", types)
+    words = [*(f"one of {choice}" for choice in choices), *(TYPES.get(name, f"a {name}") for name in names)]
+    return " or ".join(words) or types
+
+
+def _no_setting(place: Place, name: str, options: Sequence[str]) -> str:
+    if not place.owner:
+        known = [option.removeprefix("--").split(".")[0] for option in options]
+        return f"there is no setting {name!r}.{did_you_mean(name, {*known, *(one[2:] for one in options)})}"
+    owner = short_path(place.owner)
+    return (
+        f"{owner} has no setting {name!r}.{did_you_mean(name, settings(place.owner))} --model.help {owner} lists them."
+    )
+
+
+def settings(path: str) -> list[str]:
+    """Names of the arguments of a class, its bases included, or of a function."""
+    target = resolve_name(path)
+    makers = [vars(kind).get("__init__") for kind in inspect.getmro(target)] if inspect.isclass(target) else [target]
+    named = [name for maker in makers if inspect.isfunction(maker) for name in inspect.signature(maker).parameters]
+    return [name for name in dict.fromkeys(named) if name not in ("self", "args", "kwargs")]
+
+
+def _missing(place: Place, names: str) -> str:
+    if place.owner:
+        return f"{short_path(place.owner)} needs {names}. --model.help {short_path(place.owner)} describes them."
+    command, _, name = names.partition(".")
+    wanted = " and ".join(part.rpartition(".")[2] for part in names.split(", ")) if name else names
+    what = f"{command if name else 'the command'} needs {wanted}"
+    return f"{what}: name a preset (-c diffpure/cifar10), or classes (--model, --data)."
+
+
+def _no_class(name: str) -> str:
+    try:
+        return f"{resolve_short_name(name)} does not fit here."
+    except ValueError as error:
+        return str(error)
+
+
+def _not_importable(place: Place) -> str:
+    found = nearest_short_names(place.owner.rpartition(".")[2])
+    advice = f" Did you mean {' or '.join(found)}?" if found else ""
+    return f"{place.owner} cannot be imported ({place.text}).{advice} A class of your own is FILE.NAME, in this folder."

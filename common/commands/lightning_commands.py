@@ -1,0 +1,142 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with presets, short names and errors."""
+
+import logging
+import warnings
+import zipfile
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import lightning as L
+import rich.traceback
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from common.commands.class_names import accept_short_names, with_short_names
+from common.commands.errors import UsageError
+from common.commands.explanation import explain, reason
+from common.experiments.layers import read_config
+from common.experiments.presets import find_config, with_remedy
+from common.experiments.rehearsal import rehearse
+from common.naming.nearest import did_you_mean
+from common.tasks.progress_bar import LiveProgressBar
+from common.tasks.save_predictions import SavePredictions
+
+TRAINER = {
+    "inference_mode": False,  # attacks and guidance take gradients inside test and validation
+    "default_root_dir": "runs",
+    "log_every_n_steps": 10,
+}
+CONFIG = ("-c", "--config")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser: files may name what they build on, configurations are printed with short names."""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a file with the files that it builds on (`common.experiments.layers`)."""
+        text = yaml.safe_dump(read_config(str(path)), allow_unicode=True)
+        parsed: Namespace = self.parse_string(text, str(path), *args, **kwargs)
+        return parsed
+
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        """The configuration as text, with short names of classes."""
+        return with_short_names(super().dump(cfg, *args, **kwargs))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise `UsageError` with the reason alone, and the nearest known name."""
+        if not self.exit_on_error:  # of a part of the configuration; the whole parser reports it
+            super().error(message, ex)
+        named = [option for action in self._actions for option in action.option_strings]
+        options = [option for option in named if option.startswith("--") and not option.endswith(".help")]
+        raise UsageError(explain(message, options)) from ex
+
+
+class CLI(LightningCLI):
+    """LightningCLI with a rich progress bar, whose arguments win over those stored in a checkpoint."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint file before anything is built.
+
+        Lightning's own method replaces arguments, even the model's class, by the checkpoint's hyper-parameters.
+        """
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and path not in ("best", "last", "hpc", "registry") and not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"--ckpt_path must be a complete Lightning checkpoint (.ckpt); {path} is missing, truncated or of "
+                "another format. Exported .safetensors files are init_args, loaded by load_classifier, load_denoiser, …"
+            )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=str, default="runs/predictions", help="folder of images and table")
+            parser.set_defaults({"return_predictions": False})  # they are saved, and may not fit into memory
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        check_device(self.config[self.subcommand].trainer)
+        if self.subcommand == "test":
+            rehearse(self.config["test"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer = self._get(self.config_init, "trainer", default={})
+        if trainer.get("enable_progress_bar") is not False:
+            kwargs["callbacks"] = [*(trainer.get("callbacks") or []), LiveProgressBar(leave=True)]
+        if (out := self._get(self.config_init, "out")) is not None:
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or trainer.get("callbacks") or []), SavePredictions(out)]
+        return super().instantiate_trainer(**kwargs)
+
+
+def run_lightning(command: str, arguments: Sequence[str]) -> None:
+    """Run one of Lightning's commands."""
+    accept_short_names()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # presets are replaced by their files
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # of Lightning's own making
+    warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # the data are in memory
+    rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
+    try:
+        CLI(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            args=[command, *with_files(arguments)],
+            trainer_defaults=TRAINER,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+        )
+    except (OSError, ValueError) as error:
+        inner = with_remedy(reason(error))
+        if inner is error:
+            raise
+        raise inner from None
+
+
+def check_device(trainer: Namespace) -> None:
+    """Check the accelerator before weights are loaded. Raises ``ValueError`` for one that is unknown or missing."""
+    name = trainer.accelerator
+    known = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+    if isinstance(name, str) and name not in known:
+        advice = did_you_mean(name, known)
+        raise ValueError(f"--trainer.accelerator must be one of {', '.join(known)}; got {name!r}.{advice}")
+    if name in ("gpu", "cuda", "mps") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ValueError(f"--trainer.accelerator {name}: torch sees no such device here. Use cpu or auto.")
+
+
+def with_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with files for the names of presets, and with Lightning's own ``--help`` for ``--help-all``."""
+    replaced = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, name = argument.partition("=")
+        if before in CONFIG:
+            replaced.append(str(find_config(argument)))
+        elif option in CONFIG and equals:
+            replaced.append(f"{option}={find_config(name)}")
+        else:
+            replaced.append("--help" if argument == "--help-all" else argument)
+    return replaced

@@ -1,0 +1,87 @@
+"""Configurations in layers: a file names what it builds on by ``base: [bases/cifar10]``.
+
+Bases apply from left to right, then the file itself. Mappings merge key by key, lists are replaced; where two layers
+name different classes at one place, the later one replaces the earlier with all its settings. A base is a file beside
+the one that names it, or a preset.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader
+
+from common.experiments.presets import find_preset
+from common.naming.nearest import did_you_mean
+from common.naming.presets import presets_root
+
+BASE = "base"
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The configuration of a file, merged over those that it builds on.
+
+    Raises ``ValueError`` for a file that is no mapping, a missing base, and a file that builds on itself.
+    """
+    return _read(Path(path), ())
+
+
+def layers(path: str | Path) -> list[Path]:
+    """The files that make up a configuration, in the order in which they apply."""
+    content = _load(Path(path))
+    below = [found for name in _names(content, Path(path)) for found in layers(find_base(name, Path(path)))]
+    return [*below, Path(path)]
+
+
+def find_base(name: str, path: Path) -> Path:
+    """The file of a base that ``path`` names. Raises ``ValueError`` if there is none, with the nearest name."""
+    beside = [path.parent / name, path.parent / f"{name}.yaml"]
+    found = next((one for one in beside if one.is_file()), None) or find_preset(name)
+    if found is None:
+        root = presets_root()
+        known = [one.relative_to(root).as_posix().removesuffix(".yaml") for one in root.rglob("*.yaml")]
+        raise ValueError(f"{path} builds on {name}: no file beside it, no preset.{did_you_mean(name, known)}")
+    return found
+
+
+def merge(earlier: Any, later: Any) -> Any:
+    """``later`` over ``earlier``: mappings of one class merge key by key, everything else is replaced."""
+    if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
+        return later
+    classes = {part["class_path"] for part in (earlier, later) if "class_path" in part}
+    if len(classes) > 1:
+        return dict(later)
+    return {**earlier, **{key: merge(earlier[key], value) if key in earlier else value for key, value in later.items()}}
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    place = path.resolve()
+    if place in above:
+        raise ValueError(f"{path} builds on itself, by way of {' and '.join(one.name for one in above)}")
+    content, config = _load(path), dict[str, Any]()
+    for name in _names(content, path):
+        config = merge(config, _read(find_base(name, path), (*above, place)))
+    own = {key: value for key, value in content.items() if key != BASE}
+    merged: dict[str, Any] = merge(config, own)
+    return merged
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        raise ValueError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"a configuration maps names to settings; {path} holds {type(content).__name__}")
+    return content
+
+
+def _names(content: Mapping[str, Any], path: Path) -> list[str]:
+    names = content.get(BASE) or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: base must be a name or a list of names, such as [bases/cifar10]; got {names!r}")
+    return names
