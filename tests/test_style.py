@@ -21,6 +21,8 @@ PARAMETERS = 6
 MORE_PARAMETERS: dict[str, int] = {
     "agdm/purifier.py::AGDM.__init__": 10,
     "agdm/task.py::GuidanceTask.__init__": 10,
+    "common/api/evaluate.py::certify": 12,
+    "common/api/evaluate.py::evaluate": 13,
     "common/data/celebahq.py::CelebAHQ.__init__": 7,
     "common/data/image_data.py::ImageData.__init__": 8,
     "common/diffusion/denoisers.py::EpsDenoiser.__init__": 8,
@@ -33,7 +35,7 @@ MORE_PARAMETERS: dict[str, int] = {
     "ndc/classifier.py::NoisedDiffusionClassifier.__init__": 10,
     "ndc/denoised.py::DenoisedClassifier.__init__": 8,
 }
-"""Constructors above the limit: their arguments are the YAML of an experiment."""
+"""Above the limit: constructors, whose arguments are the YAML of an experiment, and the functions of the interface."""
 
 
 def identify(path: Path) -> str:
@@ -94,7 +96,8 @@ def test_functions_have_few_parameters(path):
 def test_exceptions_are_constructors_and_needed():
     counts = {f"{identify(path)}::{name}": count for path in FILES for name, count in parameters_of(path).items()}
     for name, limit in MORE_PARAMETERS.items():
-        assert name.endswith("__init__") and PARAMETERS < counts[name] <= limit, name
+        assert name.endswith("__init__") or name.startswith("common/api/"), name
+        assert PARAMETERS < counts[name] <= limit, name
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)

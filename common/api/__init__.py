@@ -1,1 +1,6 @@
-"""Python interface: what users import as ``robust_diffusion``."""
+"""Python interface: evaluation, certification and prediction in one call. ``robust_diffusion`` re-exports it."""
+
+from common.api.evaluate import certify, evaluate
+from common.api.result import Result, compare
+
+__all__ = ["Result", "certify", "compare", "evaluate"]

@@ -8,6 +8,7 @@ from common.data.digits import Digits
 from common.data.folders import Folder, ImageFileData, ImageNet
 from common.data.image_data import ImageData
 from common.data.image_files import ImageFiles
+from common.data.in_memory import InMemory
 from common.data.published_subsets import (
     NDCCIFAR10,
     DensePureCIFAR10,
@@ -40,6 +41,7 @@ __all__ = [
     "ImageFileData",
     "ImageFiles",
     "ImageNet",
+    "InMemory",
     "Jobs",
     "LeeKimCIFAR10",
     "Listed",

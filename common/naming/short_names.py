@@ -16,11 +16,12 @@ _EXPORTS = {
     "ndc": """
         BoundedDiffusionClassifier Claimed DenoisedClassifier Denoising ELBO Elimination Flat Lipschitz LogNormal
         NDCTask Nodes NoisedDiffusionClassifier Posterior Weight""",
+    "common.api": "Result certify compare evaluate",
     "common.checkpoints": "load_classifier load_denoiser load_network save",
     "common.data": """
         Augmentation Balanced CIFAR10 CIFAR100 CelebAHQ Crop DensePureCIFAR10 DiffPureCIFAR10 DiffPureCIFAR10BPDA
-        DiffPureImageNet Digits Every Folder ImageData ImageDataset ImageFileData ImageFiles ImageNet Jobs LeeKimCIFAR10
-        Listed NDCCIFAR10 NDCImageNet SVHN Seeded Subset Synthetic""",
+        DiffPureImageNet Digits Every Folder ImageData ImageDataset ImageFileData ImageFiles ImageNet InMemory Jobs
+        LeeKimCIFAR10 Listed NDCCIFAR10 NDCImageNet SVHN Seeded Subset Synthetic""",
     "common.diffusion": """
         Adjoint Ancestral BPDA BoundDenoiser Chain Checkpoint ClassifierFree Clipped DDIM DDPM Denoiser Differentiation
         DiffusionPurifier EDM EDMDenoiser EpsDenoiser EulerMaruyama FixedNoise Full Guided ProbabilityFlowEuler

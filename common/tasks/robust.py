@@ -111,7 +111,11 @@ class RobustTask(L.LightningModule):
         if self._suites and self.trainer.is_global_zero:
             for recorded in self._suites:
                 recorded.records.merge()
-            end_of_test(self.path)
+            self.show()
+
+    def show(self) -> None:
+        """Print the headline of the records."""
+        end_of_test(self.path)
 
     @property
     def _suites(self) -> list[RecordedSuite]:

@@ -15,6 +15,7 @@ from common.naming.short_names import SHORT_NAMES, resolve_short_name
 
 if TYPE_CHECKING:  # for editors and type checkers, which complete the names
     from agdm import *
+    from common.api import *
     from common.checkpoints import *
     from common.data import *
     from common.diffusion import *

@@ -1,0 +1,104 @@
+"""Images and labels of the Python interface as a data module; errors name the remedy."""
+
+from collections.abc import Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.data.image_data import ImageData
+from common.data.in_memory import InMemory
+
+CHANNELS = (1, 3)  # of images, for the guess that a layout is wrong
+
+
+def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
+    """The images as a data module, ready to test.
+
+    Tensors (N,C,H,W) in [0,1] and (N,) integers; or a data set of (image, label, …), which is read into memory; or a
+    data module, which keeps its own batch size. Raises ``ValueError`` for anything else.
+    """
+    if isinstance(images, ImageData):
+        if labels is not None:
+            raise ValueError(f"{type(images).__name__} has labels of its own: leave out labels")
+        images.prepare_data()
+        images.setup("test")
+        return images
+    if isinstance(images, DataLoader):
+        raise ValueError("images must be tensors, a data set or a data module; got a DataLoader. Pass loader.dataset")
+    if isinstance(images, Dataset):
+        if labels is not None:
+            raise ValueError("a data set has labels of its own: leave out labels")
+        images, labels = _stacked(images)
+    elif labels is None:
+        raise ValueError("labels are missing: one class number per image, a tensor (N,)")
+    image = check_images(images)
+    return InMemory(image, check_labels(labels, len(image)), batch_size=batch_size)
+
+
+def check_images(images: Any) -> Tensor:
+    """Images as float32 (N,C,H,W) on the CPU. Raises ``ValueError``, in one sentence with the remedy."""
+    if isinstance(images, np.ndarray):
+        raise ValueError("images must be a tensor; got a NumPy array. Write torch.from_numpy(images)")
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a tensor (N,C,H,W) in [0,1]; got {type(images).__name__}")
+    shape = tuple(images.shape)
+    if images.ndim == 3:
+        raise ValueError(f"images must have shape (N,C,H,W); got {shape}. Write images[None] for a single image")
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images must have shape (N,C,H,W) with N >= 1; got {shape}")
+    if shape[3] in CHANNELS and shape[1] not in CHANNELS:
+        raise ValueError(f"images must have shape (N,C,H,W); got {shape}. Write images.permute(0, 3, 1, 2)")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [0,1]; got {images.dtype}. Write images.float() / 255")
+    if not bool(images.isfinite().all()):
+        raise ValueError("images must be finite; got NaN or infinity")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        remedy = (
+            "Write images / 255"
+            if low >= 0 and high > 2
+            else "Undo their normalisation, and move it into the network: NetworkClassifier(network, mean, std)"
+        )
+        raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. {remedy}")
+    pixels: Tensor = images.detach().to("cpu", torch.float32)
+    return pixels
+
+
+def check_labels(labels: Any, count: int) -> Tensor:
+    """Labels as int64 (N,) on the CPU. Raises ``ValueError``, in one sentence with the remedy."""
+    kind = type(labels).__name__
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"labels must be a tensor (N,) of class numbers; got a {kind} ({error})") from error
+    shape = tuple(labels.shape)
+    if labels.ndim == 2 and len(labels) == count:
+        remedy = "labels.argmax(1)" if shape[1] > 1 else "labels.squeeze(1)"
+        raise ValueError(f"labels must have shape (N,), one class number per image; got {shape}. Write {remedy}")
+    if shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), one class number per image; got {shape}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers; got {labels.dtype}. Write labels.long()")
+    numbers: Tensor = labels.detach().to("cpu", torch.int64)
+    if int(numbers.min()) < 0:
+        raise ValueError(f"labels must be in 0..K-1; got {int(numbers.min())}. Subtract the smallest of your numbers")
+    return numbers
+
+
+def _stacked(images: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    """Images and labels of a data set whose items begin with them."""
+    if not isinstance(images, Sized):
+        raise ValueError("images must be a data set with a length; got an iterable one. Pass tensors")
+    items = [images[position] for position in range(len(images))]
+    if any(not isinstance(item, tuple | list) or len(item) < 2 for item in items):
+        raise ValueError("the items of a data set must be (image, label); got others")
+    pixels = [item[0] for item in items]
+    if not all(isinstance(image, Tensor) for image in pixels):
+        kind = next(type(image).__name__ for image in pixels if not isinstance(image, Tensor))
+        raise ValueError(f"images of a data set must be tensors; got {kind}. Give it transform=ToTensor()")
+    if len(sizes := {tuple(image.shape) for image in pixels}) > 1:
+        raise ValueError(f"all images must have one size; got {sorted(sizes)[:3]}. Resize and crop them")
+    return torch.stack(pixels), torch.tensor([int(item[1]) for item in items])

@@ -1,0 +1,139 @@
+"""Run of an evaluation: the test of the command line, quietly, without a trace in the user's module."""
+
+import logging
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from common.api.arguments import name_of
+from common.api.probe import probe
+from common.api.result import Result
+from common.api.untouched import device_of, untouched
+from common.data.image_data import ImageData
+from common.report.runs import read_runs
+from common.robustness.classifiers import Classifier
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.threats.threat import Threat
+from common.tasks.progress_bar import LiveProgressBar
+from common.tasks.robust import RobustTask, Verification
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run beside its evaluators; see `evaluate`."""
+
+    records: str | Path | None = None
+    verify: Verification = "refuse"
+    masking: int = 16
+    accelerator: str = "auto"
+    progress: bool = True
+
+
+class QuietTask(RobustTask):
+    """`RobustTask` without tables on the console."""
+
+    def show(self) -> None:
+        return
+
+
+def run(
+    classifier: Classifier,
+    data: ImageData,
+    make: Callable[[int], Sequence[Evaluator]],
+    threat: Threat | None,
+    settings: Settings,
+) -> Result:
+    """Test the classifier on the images of ``data`` with the evaluators of ``make(number of classes)``.
+
+    Raises ``ValueError`` as `probe` and `RobustTask` do, and when memory does not suffice.
+    """
+    device = _device(classifier, settings.accelerator)
+    with ExitStack() as stack:
+        if settings.records is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "records"
+        else:
+            path = Path(settings.records).expanduser()
+        for context in (untouched(classifier), _quiet(), _interruptible(), isolate_rng()):
+            stack.enter_context(context)
+        images: Any = data.test_dataloader().dataset
+        first = torch.stack([images[position][0] for position in range(min(2, len(images)))]).to(device)
+        try:
+            classes = probe(classifier.to(device), first, _labels(images))
+            task = QuietTask(classifier, make(classes), str(path), threat, settings.verify, settings.masking)
+            _trainer(device, settings.progress).test(task, datamodule=data, verbose=False)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"out of memory for {data.batch_size} images at a time: lower batch_size") from error
+        (found,) = read_runs([path])
+    return Result(replace(found, name=name_of(classifier)))
+
+
+def _labels(images: Any) -> torch.Tensor:
+    """Labels of the tested images: a selection of a data set."""
+    labels: torch.Tensor = images.dataset.labels[torch.as_tensor(list(images.indices), dtype=torch.int64)]
+    return labels
+
+
+def _device(classifier: Classifier, accelerator: str) -> torch.device:
+    """The module's own accelerator, else the machine's CUDA device if there is one, else the CPU."""
+    own = device_of(classifier)
+    if accelerator != "auto":
+        wanted = torch.device("cuda" if accelerator == "gpu" else accelerator)
+        return own if own.type == wanted.type else wanted
+    return torch.device("cuda", 0) if own.type == "cpu" and torch.cuda.is_available() else own
+
+
+def _trainer(device: torch.device, progress: bool) -> L.Trainer:
+    return L.Trainer(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
+        callbacks=[LiveProgressBar()] if progress else [],
+        enable_progress_bar=progress,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Context manager: no notes of Lightning on devices and workers."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)
+        warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Context manager: an interrupt stays a ``KeyboardInterrupt``, which Lightning turns into the end of Python."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
