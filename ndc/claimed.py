@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from common.robustness.classifiers import Classifier
 from common.units import check_integer, sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier
-from ndc.expected_logits import ExpectedLogits, leading_class, sample_losses
+from ndc.expected_logits import ExpectedLogits, leading_class
 
 Constants = Literal["reference", "paper"]
 
@@ -50,11 +50,14 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
         return classifier
 
     def _losses(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Tensor:
-        return dc.unlimited(image, noise) if isinstance(dc, BoundedDiffusionClassifier) else dc.losses(image, noise)
+        return dc.unlimited(image, noise) if _limits_losses(dc) else dc.losses(image, noise)
 
-    def _certificate(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Certificate:
+    def _limited(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Tensor:
+        losses = self._losses(dc, image, noise)
+        return dc.limited(losses, image[0].numel()) if _limits_losses(dc) else losses
+
+    def _certificate(self, dc: NoisedDiffusionClassifier, image: Tensor, losses: Tensor) -> Certificate:
         dimension = image[0].numel()
-        losses = sample_losses(dc.losses, image, noise, self.samples)
         logits = dc.logits(losses, dimension)
         prediction, others = leading_class(logits)
         gap = logits.mean(0)[prediction] - logits.mean(0)[others].max()
@@ -62,6 +65,11 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
         radius = (gap / slopes(dc, dimension).sum()).item()
         count = int((logits.argmax(1) == prediction).sum())
         return Certificate(prediction, radius, 0.0, self.samples, count, sound=False)
+
+
+def _limits_losses(dc: NoisedDiffusionClassifier) -> TypeGuard[BoundedDiffusionClassifier]:
+    """True if the classifier's losses are the limited ones of `BoundedDiffusionClassifier`, not of a subclass."""
+    return isinstance(dc, BoundedDiffusionClassifier) and type(dc).losses is BoundedDiffusionClassifier.losses
 
 
 def paper_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:

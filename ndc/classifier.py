@@ -8,11 +8,9 @@ from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
 from common.engine.engine import Engine
-from common.engine.micro_batches import MicroBatches
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import check_integer, parse_number, sigma_to_model, to_model, to_pixel
-from ndc.batched import BatchedDenoiser
 from ndc.elimination import Elimination
 from ndc.levels import bound_within, check_input_level
 from ndc.likelihood import Bound
@@ -88,7 +86,6 @@ class NoisedDiffusionClassifier(Classifier):
         self.posterior.check(num_classes)
         check_input_level(self._first_denoiser, sigma_tau)
         self._bound = bound_within(denoiser, sigma_tau, variant, self.nodes, self.weight)
-        self._micro_batches = MicroBatches(self.engine.batch_size)
         self._plan = None if elimination is None else elimination.plan(self.nodes.count, self.nodes.antithetic)
         self.engine.prepare(self)
 
@@ -134,28 +131,25 @@ class NoisedDiffusionClassifier(Classifier):
         anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
         inputs = BoundInput(x, anchor, noise.stream("ndc"))
         temperature = self.temperature(image[0].numel())
-        return LikelihoodTerms(self._batched(self.denoiser), self.bound, inputs, self.num_classes, temperature)
+        return LikelihoodTerms(self.engine, self.denoiser, self.bound, inputs, self.num_classes, temperature)
 
     def _centre(self, x: Tensor) -> Tensor:
         """Images that noise is added to (model frame): the input itself, or APNDC's estimate of the clean image."""
         if self.variant != "apndc":
             return x
-        return self._batched(self._first_denoiser).at_level(x, sigma_to_model(self.sigma))
+        return self.engine.denoise_all(self._first_denoiser, x, sigma_to_model(self.sigma))
 
     def _anchor(self, x: Tensor) -> Tensor:
         """D(x, sigma_tau, y) for every class (B,K,C,H,W), for `pull_variate`."""
         label = torch.arange(self.num_classes, device=x.device).repeat(len(x))
         rows = x.repeat_interleave(self.num_classes, 0)
-        denoised = self._batched(self.denoiser).at_level(rows, sigma_to_model(self.sigma), label)
+        denoised = self.engine.denoise_all(self.denoiser, rows, sigma_to_model(self.sigma), label)
         return denoised.view(len(x), self.num_classes, *x.shape[1:])
 
     @property
     def _first_denoiser(self) -> Denoiser:
         """The denoiser of APNDC's first step."""
         return self.denoiser if self.unconditional is None else self.unconditional
-
-    def _batched(self, denoiser: Denoiser) -> BatchedDenoiser:
-        return BatchedDenoiser(denoiser, self.engine, self._micro_batches)
 
 
 def _check_type(argument: str, value: object, types: Any) -> None:

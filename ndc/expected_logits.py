@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ class ExpectedLogits(Certifier, Generic[DC]):
     """Certifier by the mean logits of a diffusion classifier over the classifier's own noise; none on the image."""
 
     sigma = 0.0
+    samples: int
 
     def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
         """Check the kind of the classifier, its number of classes and its draws of noise. Raises ``ValueError``.
@@ -30,17 +32,19 @@ class ExpectedLogits(Certifier, Generic[DC]):
         Logits are checked before losses are limited: a classifier whose limited losses are all equal, as at the start
         of training, has the same logits for any noise.
         """
-        dc, dimension = self._checked(classifier), image[0].numel()
-        check_once(
-            dc, image, self.level, noise, lambda rows, draws: dc.logits(self._losses(dc, rows, draws), dimension)
-        )
+        check_once(self._checked(classifier), image, self.level, noise, self._logits)
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
         check_rows(image, noise)
         dc = self._checked(classifier)
         with deployed(dc), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            return [self._certificate(dc, image[b : b + 1], noise.rows(slice(b, b + 1))) for b in range(len(image))]
+            certificates = []
+            for b in range(len(image)):
+                one, row = image[b : b + 1], noise.rows(slice(b, b + 1))
+                losses = sample_losses(partial(self._limited, dc), one, row, self.samples)
+                certificates.append(self._certificate(dc, one, losses))
+        return certificates
 
     def _checked(self, classifier: Classifier) -> DC:
         dc = self._supported(unpadded(classifier))
@@ -48,17 +52,26 @@ class ExpectedLogits(Certifier, Generic[DC]):
             raise ValueError(f"num_classes must be the classifier's, {dc.num_classes}; got {self.num_classes}")
         return dc
 
+    def _logits(self, classifier: Classifier, image: Tensor, noise: Noise) -> Tensor:
+        """Logits (B,K) of the losses before they are limited."""
+        dc = self._supported(classifier)
+        return dc.logits(self._losses(dc, image, noise), image[0].numel())
+
     @abstractmethod
     def _supported(self, classifier: Classifier) -> DC:
         """The classifier, if the certificate holds for its kind. Raises ``ValueError`` otherwise."""
 
     @abstractmethod
     def _losses(self, dc: DC, image: Tensor, noise: Noise) -> Tensor:
-        """Losses (T,B,K) before they are limited."""
+        """Losses (T,B,K) before they are limited: the numbers that are checked and that the certificate reads."""
+
+    def _limited(self, dc: DC, image: Tensor, noise: Noise) -> Tensor:
+        """Losses (T,B,K) of which the certificate is made; not limited by default."""
+        return self._losses(dc, image, noise)
 
     @abstractmethod
-    def _certificate(self, dc: DC, image: Tensor, noise: Noise) -> Certificate:
-        """Certificate of one image (1,C,H,W)."""
+    def _certificate(self, dc: DC, image: Tensor, losses: Tensor) -> Certificate:
+        """Certificate of one image (1,C,H,W) from the losses of n draws, (T,n,K) float64."""
 
 
 def sample_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, noise: Noise, samples: int) -> Tensor:
@@ -68,7 +81,10 @@ def sample_losses(losses: Callable[[Tensor, Noise], Tensor], image: Tensor, nois
     """
     draws = noise.draws(samples)
     parts = [draws.rows(slice(start, start + _ROWS)) for start in range(0, samples, _ROWS)]
-    sampled = torch.cat([losses(image.expand(len(p), *image.shape[1:]), p).cpu().double() for p in parts], dim=1)
+    values = []
+    for part in parts:
+        values.append(losses(image.expand(len(part), *image.shape[1:]), part).cpu().double())
+    sampled = torch.cat(values, dim=1)
     if not bool(sampled.isfinite().all()):
         raise ValueError("a certificate needs finite losses; got NaN or infinity. Check the denoiser and its range")
     return sampled

@@ -24,7 +24,7 @@ Everything here is in the model frame; an image has D = C H W numbers. Nodes and
 Weights are in `ndc.noise_weights`, nodes in `ndc.nodes`. Source: arXiv 2402.02316 (v2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,10 +83,8 @@ class Bound:
 
     def at(self, nodes: Sequence[int], like: Tensor) -> "Bound":
         """Its vectors at n ``nodes``, (n,), in the dtype and on the device of ``like``."""
-        chosen = torch.tensor(list(nodes))
-        sigma, spread, pull, weight = (
-            like.new_tensor(v[chosen].tolist()) for v in (self.sigma, self.spread, self.pull, self.weight)
-        )
+        vectors = torch.stack((self.sigma, self.spread, self.pull, self.weight))[:, list(nodes)]
+        sigma, spread, pull, weight = like.new_tensor(vectors.tolist())
         return Bound(sigma, spread, pull, weight, self.antithetic)
 
     def normals(self, noise: Noise, nodes: Sequence[int], like: Tensor) -> Tensor:
@@ -124,11 +122,6 @@ def pull_variate(z: Tensor, pull: Tensor, anchor: Tensor) -> Tensor:
     return 2 * pull.view(-1, 1, 1) * torch.einsum("nbd,bkd->nbk", z.flatten(2), anchor.flatten(2))
 
 
-def squared_errors(
-    denoise: Callable[[Tensor, Tensor, Tensor], Tensor], xt: Tensor, sigma: Tensor, target: Tensor, label: Tensor
-) -> Tensor:
-    """|| D(xt, sigma, y) - target ||^2 row by row, summed over the D numbers of an image.
-
-    xt and target (R,C,H,W), sigma (R,), label (R,) int64 -> (R,), in one call of ``denoise``.
-    """
-    return (denoise(xt, sigma, label) - target).square().flatten(1).sum(1)
+def squared_errors(denoised: Tensor, target: Tensor) -> Tensor:
+    """|| denoised - target ||^2 row by row, summed over the D numbers of an image: two (R,C,H,W) -> (R,)."""
+    return (denoised - target).square().flatten(1).sum(1)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.diffusion.denoisers import Denoiser
+from common.engine.engine import Engine
 from common.engine.micro_batches import recomputed
 from common.noise import Noise
-from ndc.batched import BatchedDenoiser
 from ndc.likelihood import Bound, noised_pair, pull_variate, squared_errors
 
 _CALLS_PER_BLOCK = 4  # at most one call of a block has fewer rows than the batch size
@@ -47,14 +48,16 @@ class LikelihoodTerms:
     classes are evaluated. Network rows are (node, image, class).
 
     Args:
-        denoise: class-conditional D(x, sigma, y).
+        engine: runs the denoiser.
+        denoiser: class-conditional D(x, sigma, y).
         bound: noise levels, spreads and weights of T nodes.
         inputs: the images.
         classes: K.
         temperature: divisor of the losses.
     """
 
-    denoise: BatchedDenoiser
+    engine: Engine
+    denoiser: Denoiser
     bound: Bound
     inputs: BoundInput
     classes: int
@@ -65,60 +68,81 @@ class LikelihoodTerms:
         return -self.losses(nodes, rows, candidates) / self.temperature
 
     def losses(self, nodes: Sequence[int], rows: Tensor | None = None, candidates: Tensor | None = None) -> Tensor:
-        """Losses (n,R,K); all images and classes by default."""
+        """Losses (n,R,K); all images and classes by default.
+
+        Blocks of nodes and images, each of about `_CALLS_PER_BLOCK` calls of the denoiser.
+        """
         inputs = self.inputs if rows is None else self.inputs.rows(rows)
-        size = self.denoise.micro_batches.size(inputs.centre)
+        micro_batches, x = self.engine.micro_batches, inputs.centre
+        size = micro_batches.size(x)
+        several = len(self.bound) * len(self.inputs) * self.classes > size
         nodes_per_block = min(len(nodes), size)
         classes = self.classes if candidates is None else _mean_count(candidates)
-        images_per_block = max(1, _CALLS_PER_BLOCK * size // (nodes_per_block * classes))
-        blocks = []
-        for images in slices(len(inputs), images_per_block):
-            part, alive = inputs.rows(images), None if candidates is None else candidates[images]
-            losses = [self._block(nodes[i], part, alive) for i in slices(len(nodes), nodes_per_block)]
-            blocks.append(torch.cat(losses))
-        return torch.cat(blocks, dim=1)
+        columns = []
+        for images in slices(len(x), max(1, _CALLS_PER_BLOCK * size // (nodes_per_block * classes))):
+            column = []
+            for part in slices(len(nodes), nodes_per_block):
+                block = self._block(
+                    nodes[part], inputs.rows(images), None if candidates is None else candidates[images]
+                )
+                count = len(block) if candidates is None else micro_batches.rounded(len(block), x)
+                evaluate = recomputed(block.errors, self.denoiser.training) if several else block.errors
+                errors = []
+                for call in micro_batches.calls(count, x):
+                    with call as network_rows:
+                        errors.append(evaluate(network_rows))
+                column.append(block.losses(torch.cat(errors)))
+            columns.append(torch.cat(column))
+        return torch.cat(columns, dim=1)
 
-    def _block(self, nodes: Sequence[int], inputs: BoundInput, candidates: Tensor | None) -> Tensor:
-        """Losses (n,R,K) of all R images of ``inputs``, less EPNDC's control variate where there is an anchor."""
-        x, bound = inputs.centre, self.bound.at(nodes, inputs.centre)
-        z = self.bound.normals(inputs.noise, nodes, x)  # outside of the recomputed function: drawn once
-        mask = torch.ones(len(x), self.classes, dtype=torch.bool, device=x.device) if candidates is None else candidates
-        rows = _Rows(self.denoise, bound, x, z, *mask.nonzero(as_tuple=True))
-        micro_batches = self.denoise.micro_batches
-        padded = len(rows) if candidates is None else micro_batches.rounded(len(rows), x)
-        several = len(self.bound) * len(self.inputs) * self.classes > micro_batches.size(x)
-        function = recomputed(rows.errors, self.denoise.denoiser.training) if several else rows.errors
-        errors = micro_batches.map(function, padded, x)[: len(rows)].view(len(nodes), len(rows.image))
-        if candidates is not None:
-            place = rows.image * self.classes + rows.label
-            errors = errors.new_zeros(len(nodes), mask.numel()).index_copy(1, place, errors)
-        errors = errors.view(len(nodes), len(x), self.classes)
-        if inputs.anchor is not None:
-            errors = errors - pull_variate(z, bound.pull, inputs.anchor) * mask
-        return errors * bound.weight.view(-1, 1, 1)
+    def _block(self, nodes: Sequence[int], inputs: BoundInput, candidates: Tensor | None) -> "_Block":
+        """The block of some nodes and images. Its noise is drawn here, once, outside of what is recomputed."""
+        x = inputs.centre
+        bound, z = self.bound.at(nodes, x), self.bound.normals(inputs.noise, nodes, x)
+        mask = x.new_ones(len(x), self.classes, dtype=torch.bool) if candidates is None else candidates
+        return _Block(self.engine, self.denoiser, bound, inputs, z, mask)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Network rows of one block: every node for P pairs of an ``image`` (P,) and a class ``label`` (P,), node-major."""
+class _Block:
+    """Every node of ``bound``, with the noise z (n,R,C,H,W), for the P pairs of an image and a class in ``mask`` (R,K).
 
-    denoise: BatchedDenoiser
-    bound: Bound
-    x: Tensor
-    z: Tensor
-    image: Tensor
-    label: Tensor
+    Network rows are node-major: node, pair.
+    """
+
+    def __init__(
+        self, engine: Engine, denoiser: Denoiser, bound: Bound, inputs: BoundInput, z: Tensor, mask: Tensor
+    ) -> None:
+        self.engine, self.denoiser, self.bound, self.inputs, self.z, self.mask = (
+            engine,
+            denoiser,
+            bound,
+            inputs,
+            z,
+            mask,
+        )
+        self.image, self.label = mask.nonzero(as_tuple=True)
 
     def __len__(self) -> int:
         return len(self.bound) * len(self.image)
 
     def errors(self, rows: slice) -> Tensor:
-        """Squared errors of some rows; rows beyond the last repeat it."""
-        row = torch.arange(rows.start, rows.stop, device=self.x.device).clamp(max=len(self) - 1)
+        """Squared errors of some network rows; rows beyond the last repeat it."""
+        row = torch.arange(rows.start, rows.stop, device=self.z.device).clamp(max=len(self) - 1)
         i, pair = row // len(self.image), row % len(self.image)
         b = self.image[pair]
-        xt, target = noised_pair(self.x[b], self.z[i, b], self.bound.spread[i], self.bound.pull[i])
-        return squared_errors(self.denoise, xt, self.bound.sigma[i], target, self.label[pair])
+        xt, target = noised_pair(self.inputs.centre[b], self.z[i, b], self.bound.spread[i], self.bound.pull[i])
+        return squared_errors(self.engine.denoise(self.denoiser, xt, self.bound.sigma[i], self.label[pair]), target)
+
+    def losses(self, errors: Tensor) -> Tensor:
+        """Losses (n,R,K) from the squared errors of all rows, less EPNDC's control variate where there is an anchor."""
+        n, errors = len(self.bound), errors[: len(self)].view(len(self.bound), len(self.image))
+        if len(self.image) < self.mask.numel():
+            place = self.image * self.mask.shape[1] + self.label
+            errors = errors.new_zeros(n, self.mask.numel()).index_copy(1, place, errors)
+        errors = errors.view(n, *self.mask.shape)
+        if self.inputs.anchor is not None:
+            errors = errors - pull_variate(self.z, self.bound.pull, self.inputs.anchor) * self.mask
+        return errors * self.bound.weight.view(-1, 1, 1)
 
 
 def slices(length: int, size: int) -> list[slice]:

@@ -1,13 +1,14 @@
 """Engine: precision, memory layout, compilation and call size of networks."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from common.engine.compiled import Compiled
-from common.engine.micro_batches import BatchSize, MicroBatches
+from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
 from common.engine.networks import networks
 from common.engine.precision import Precision
 
@@ -25,7 +26,8 @@ class Engine:
         compile: run the networks' forward passes through ``torch.compile``. Hooks on a network, such as a `Meter`'s,
             still run. Takes minutes at the first call and gains 2 % or less on a CPU: meant for GPUs.
         batch_size: rows per call of a network, or "auto" (`MicroBatches`). Work of several calls is recomputed call by
-            call in the backward pass, so that one call bounds the memory.
+            call in the backward pass, so that one call bounds the memory. Classifiers that share an engine share its
+            automatic sizes.
 
     Embeddings of (sigma, y) are not cached: they are at most 0.05 % of an evaluation, and a look-up takes longer.
 
@@ -42,6 +44,15 @@ class Engine:
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; got {self.precision!r}")
         MicroBatches(self.batch_size)
 
+    @property
+    def micro_batches(self) -> MicroBatches:
+        """Division of rows into calls."""
+        return self._micro_batches
+
+    @cached_property
+    def _micro_batches(self) -> MicroBatches:  # private names are no part of a fingerprint
+        return MicroBatches(self.batch_size)
+
     def prepare(self, denoiser: nn.Module) -> None:
         """Reorder the weights of the denoiser's networks and compile them, in place, as configured."""
         for network in networks(denoiser):
@@ -50,8 +61,19 @@ class Engine:
             if self.compile and "forward" not in vars(network):  # once, if several classifiers share it
                 network.forward = Compiled(network)
 
+    def denoise_all(self, denoiser: nn.Module, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
+        """D(x, sigma, label) (R,C,H,W) at one noise level, in micro-batches; several are recomputed for a gradient."""
+        several, level = len(x) > self.micro_batches.size(x), x.new_tensor(sigma)
+        denoise = recomputed(self.denoise, denoiser.training) if several else self.denoise
+        parts = []
+        for call in self.micro_batches.calls(len(x), x):
+            with call as rows:
+                part = x[rows]
+                parts.append(denoise(denoiser, part, level.expand(len(part)), None if label is None else label[rows]))
+        return torch.cat(parts)
+
     def denoise(self, denoiser: nn.Module, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """D(x, sigma, label), in x's precision."""
+        """D(x, sigma, label) in one call, in x's precision."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from types import TracebackType
 from typing import Literal
 
 import torch
@@ -41,18 +42,19 @@ class MicroBatches:
             return self.batch_size
         return GRADIENT_ROWS if torch.is_grad_enabled() else self._search(x).size
 
-    def map(self, function: Callable[[slice], Tensor], count: int, x: Tensor) -> Tensor:
-        """``function`` of rows 0 .. count-1 in slices, concatenated; rows are like those of x."""
+    def calls(self, count: int, x: Tensor) -> Iterator["Call"]:
+        """Calls for rows 0 .. count-1 in order; rows are like those of x. A loop over them runs each in its context:
+
+        for call in micro_batches.calls(count, x):
+            with call as rows:
+                parts.append(function(rows))
+        """
         search = self._search(x) if self.batch_size == "auto" and not torch.is_grad_enabled() else None
-        parts: list[Tensor] = []
         start = 0
         while start < count:
-            rows = slice(start, min(start + self.size(x), count))
-            part = function(rows) if search is None else search.run(function, rows, x.device)
-            if part is not None:
-                parts.append(part)
-                start = rows.stop
-        return torch.cat(parts)
+            call = Call(slice(start, min(start + self.size(x), count)), x.device, search)
+            yield call
+            start = call.rows.stop if call.done else start
 
     def rounded(self, count: int, x: Tensor) -> int:
         """``count``, on a CPU with the rows of the last call rounded up to one of eight numbers per octave.
@@ -70,6 +72,36 @@ class MicroBatches:
         return self._searches.setdefault((x.device, x.dtype, x.shape[1:]), SizeSearch())
 
 
+class Call:
+    """One call of a network: a context in which ``rows`` are evaluated, timed where a ``search`` is not settled.
+
+    If memory runs out during a search, the context ends without an error and is not ``done``; the next call has fewer
+    rows.
+    """
+
+    def __init__(self, rows: slice, device: torch.device, search: "SizeSearch | None" = None) -> None:
+        self.rows, self.device, self.search, self.done = rows, device, search, False
+        self._count = rows.stop - rows.start
+        self._timed = search is not None and not search.settled and self._count >= search.size
+
+    def __enter__(self) -> slice:
+        self._start = _now(self.device) if self._timed else 0.0
+        return self.rows
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            self.done = True
+            if self._timed and self.search is not None:
+                self.search.observe((_now(self.device) - self._start) / self._count)
+            return False
+        if self.search is None or self._count == 1 or not isinstance(error, torch.OutOfMemoryError):
+            return False
+        self.search.back_off(self._count)
+        return True
+
+
 class SizeSearch:
     """Search for a call size: ``size`` doubles as long as each row gets cheaper.
 
@@ -84,21 +116,9 @@ class SizeSearch:
         self._best, self._cost, self._failed = first, math.inf, 0
         self._seconds: list[float] = []
 
-    def run(self, function: Callable[[slice], Tensor], rows: slice, device: torch.device) -> Tensor | None:
-        """``function(rows)``, timed until settled. None if memory ran out; ``size`` is smaller then."""
-        count = rows.stop - rows.start
-        try:
-            if self.settled or count < self.size:
-                return function(rows)
-            start = _now(device)
-            result = function(rows)
-            self.observe((_now(device) - start) / count)
-            return result
-        except torch.OutOfMemoryError:
-            if count == 1:
-                raise
+    def back_off(self, count: int) -> None:
+        """Settle on fewer rows after memory ran out in a call of ``count`` rows."""
         self.size, self.settled = min(count // 2, self._best), True
-        return None
 
     def observe(self, seconds: float) -> None:
         """Record the time per row of a call of ``size`` rows."""

@@ -12,6 +12,7 @@ from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.evaluation.evaluators import Certified
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claimed
+from ndc.classifier import NoisedDiffusionClassifier
 from ndc.lipschitz import Lipschitz
 from ndc.task import NDCTask
 from tests.ndc.certified_worlds import SIGMA, Nearest, Samples, defence, world
@@ -88,6 +89,58 @@ def test_certifiers_without_noise_refuse_unsound_classifiers(tmp_path, certifier
         certify_on_clean_images(dc, certifier, tmp_path)
     assert "noisy image" not in str(error.value)
     assert not list(tmp_path.glob("part-*.jsonl"))
+
+
+class FixedLosses(BoundedDiffusionClassifier):
+    """Its losses, which a claim reads, have the same noise in every draw; the losses before the limit do not."""
+
+    def losses(self, image, noise=None):
+        return super().losses(image, Noise.of(0, torch.zeros(len(image), dtype=torch.int64)))
+
+
+class RandomBeforeLimit(BoundedDiffusionClassifier):
+    """Sound logits, but losses before the limit that change from call to call."""
+
+    def forward(self, image, noise=None):
+        return self.logits(super().unlimited(image, noise), image[0].numel())
+
+    def unlimited(self, image, noise=None):
+        losses = super().unlimited(image, noise)
+        return losses * (1 + torch.rand_like(losses))
+
+
+def one_image():
+    return torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)), Noise.of(0, torch.tensor([0]))
+
+
+def test_a_claim_checks_the_losses_of_a_subclass():
+    with pytest.raises(ValueError, match="gives the same logits for any `noise`"):
+        Claimed(4).check(FixedLosses(ExactDenoiser(world()), 4, 4), *one_image())
+
+
+@EXPECTED_LOGITS
+def test_a_check_of_the_logits_does_not_stand_for_a_check_of_the_losses(certifier):
+    """Both are at noise level 0: the logits pass, the losses that the certificate reads are refused all the same."""
+    dc = RandomBeforeLimit(ExactDenoiser(world()), 4, 4)
+    Own(0.0).check(dc, *one_image())
+    with pytest.raises(ValueError, match="a repeatable classifier"):
+        certifier.check(dc, *one_image())
+
+
+def test_a_claim_reads_the_losses_that_it_checked():
+    """Losses twice as large give radii twice as large."""
+
+    class Doubled(Claimed):
+        def _losses(self, dc, image, noise):
+            return 2 * super()._losses(dc, image, noise)
+
+    for dc in (
+        NoisedDiffusionClassifier(ExactDenoiser(world()), 4, 0.0, "dc", 4),
+        BoundedDiffusionClassifier(ExactDenoiser(world()), 4, 4, limit=None),
+    ):
+        (once,), (twice,) = (kind(4).certify(dc, *one_image()) for kind in (Claimed, Doubled))
+        assert once.radius > 0
+        assert twice.radius == pytest.approx(2 * once.radius, rel=1e-6)
 
 
 # Noise levels of certifier and classifier ----------------------------------------------------------------------------

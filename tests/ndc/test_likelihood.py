@@ -137,7 +137,7 @@ def test_squared_errors_row_by_row(mixture):
     generator = torch.Generator().manual_seed(1)
     xt, target = torch.randn(2, 3, 1, 1, 2, dtype=torch.float64, generator=generator)
     sigma, label = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), torch.tensor([2, 0, 1])
-    errors = squared_errors(ExactDenoiser(mixture), xt, sigma, target, label)
+    errors = squared_errors(ExactDenoiser(mixture)(xt, sigma, label), target)
     assert errors.shape == (3,)
     for i in range(3):
         x0 = mixture.denoiser(xt[i][None], sigma[i], label[i][None])[0]
@@ -164,7 +164,7 @@ def bounded(mixture, rule, x, bound):
     """The bound with the exact denoiser and E_z by quadrature, up to a constant of all classes, (K,)."""
     t, q, k = torch.cartesian_prod(torch.arange(len(bound)), torch.arange(len(rule)), torch.arange(3)).T
     xt, target = noised_pair(x, rule.z[q], bound.spread[t], bound.pull[t])
-    errors = squared_errors(ExactDenoiser(mixture), xt, bound.sigma[t], target, k).view(len(bound), len(rule), 3)
+    errors = squared_errors(ExactDenoiser(mixture)(xt, bound.sigma[t], k), target).view(len(bound), len(rule), 3)
     return ratios(-torch.einsum("t,q,tqk->k", bound.weight, rule.weight, errors))
 
 

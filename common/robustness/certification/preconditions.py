@@ -6,6 +6,7 @@ its batch (noisy copies of the same x), or keeps state between calls.
 """
 
 from collections.abc import Callable
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,20 +22,24 @@ _TOLERANCE = 0.02  # share of the spread between noisy copies; rounding and redu
 _CHANGED_SHARE = 0.25  # share of rows that may change by a tie, a vote or an eliminated class
 
 Outputs = Callable[[Tensor, Noise], Tensor]
+Reader = Callable[[Classifier, Tensor, Noise], Tensor]
+"""``read(classifier, image, noise)``: the numbers (B,n) of a classifier that a certifier uses."""
 
-_PASSED: WeakKeyDictionary[Classifier, set[float]] = WeakKeyDictionary()
-"""Noise levels at which a classifier has passed `check_sound`."""
+_PASSED: WeakKeyDictionary[Classifier, set[tuple[float, Reader | None, bool]]] = WeakKeyDictionary()
+"""Checks that a classifier has passed: noise level, numbers checked (None: logits), ``randomised``."""
 
 
-def check_once(
-    classifier: Classifier, image: Tensor, sigma: float, noise: Noise, outputs: Outputs | None = None
-) -> None:
-    """`check_sound`, once per classifier and noise level; without the `Padded` wrapper of a test."""
+def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise, read: Reader | None = None) -> None:
+    """`check_sound`, once per classifier, noise level and ``read``; without the `Padded` wrapper of a test.
+
+    ``read`` is compared by identity: pass a function or a method of the certifier, not a new closure in each call.
+    """
     bare = unpadded(classifier)
     passed = _PASSED.setdefault(bare, set())
-    if sigma not in passed:
-        check_sound(bare, image, sigma, noise, outputs)
-        passed.add(sigma)
+    key = (sigma, read, bare.randomised)
+    if key not in passed:
+        check_sound(bare, image, sigma, noise, None if read is None else partial(read, bare))
+        passed.add(key)
 
 
 def check_sound(

@@ -4,15 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from scipy.stats import norm
 from torch import Tensor
 
 from common.noise import Noise
 from common.robustness.certification.binomial import clopper_pearson_lower, needed_count, needed_probability
-from common.robustness.certification.certificate import Certificate
+from common.robustness.certification.certificate import Certificate, check_rows
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.certification.staged import StagedCounts, check_targets, stage_sizes
-from common.robustness.classifiers import Classifier
+from common.robustness.classifiers import Classifier, deployed
 from common.units import check_integer
 
 
@@ -91,31 +92,32 @@ class Sequential(Smoothing):
         self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
     ) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each; ``label`` (B,) if ``labelled``."""
+        check_rows(image, noise)
+        self._check_labels(image, label)
+        needed = needed_count(self.level, self.targets[0], self.n, self._alpha_per_stage)
+        staged, best = StagedCounts(self, classifier, image, noise.stream("estimate")), [0.0] * len(image)
+        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            votes, selected = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
+            candidates = staged.active if label is None else (selected == label).nonzero().squeeze(1).tolist()
+            staged.active = [row for row in candidates if self._is_likely(int(votes[row]), self.n0, needed)]
+            for size in self.stages:
+                if not staged.active:
+                    break
+                staged.extend(size)
+                agreed = staged.of_classes(selected)
+                for row in staged.active:
+                    best[row] = max(best[row], clopper_pearson_lower(agreed[row], size, self._alpha_per_stage))
+                staged.active = [row for row in staged.active if self._continues(agreed[row], size, best[row])]
+        rows = zip(selected.tolist(), best, staged.of_classes(selected), staged.samples, strict=True)
+        return [self.certificate(*row) for row in rows]
+
+    def _check_labels(self, image: Tensor, label: Tensor | None) -> None:
         if self.labelled != (label is not None):
             raise ValueError(
                 f"certify takes labels if labelled=True and only then; got labelled={self.labelled}, label={label}"
             )
         if label is not None and label.shape != (len(image),):
             raise ValueError(f"one label per image: {len(image)} images, labels of shape {tuple(label.shape)}")
-        return self._certify(classifier, image, noise, label)
-
-    def _estimate(
-        self, classifier: Classifier, image: Tensor, noise: Noise, selected: Tensor, votes: Tensor
-    ) -> list[Certificate]:
-        """As in `Smoothing`; an image with negative votes draws no samples."""
-        staged, best = StagedCounts(self, classifier, image, noise), [0.0] * len(image)
-        needed = needed_count(self.level, self.targets[0], self.n, self._alpha_per_stage)
-        staged.active = [row for row, k in enumerate(votes.tolist()) if k >= 0 and self._is_likely(k, self.n0, needed)]
-        for size in self.stages:
-            if not staged.active:
-                break
-            staged.extend(size)
-            agreed = staged.of_classes(selected)
-            for row in staged.active:
-                best[row] = max(best[row], clopper_pearson_lower(agreed[row], size, self._alpha_per_stage))
-            staged.active = [row for row in staged.active if self._continues(agreed[row], size, best[row])]
-        rows = zip(selected.tolist(), best, staged.of_classes(selected), staged.samples, strict=True)
-        return [self.certificate(*row) for row in rows]
 
     def _continues(self, count: int, size: int, p_lower: float) -> bool:
         """True while the smallest uncertified target is neither certified nor futile."""

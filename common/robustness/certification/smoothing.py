@@ -61,26 +61,11 @@ class Smoothing(Certifier):
 
         A direct call does not check the preconditions (`check`); a `Certified` evaluator and a test do.
         """
-        return self._certify(classifier, image, noise)
-
-    def _certify(
-        self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
-    ) -> list[Certificate]:
-        """Select the class by n0 samples, then estimate; votes are -1 where the class is not the ``label``'s."""
         check_rows(image, noise)
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            votes, selected = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
-            votes = votes if label is None else votes.where(selected == label, -1)
-            return self._estimate(classifier, image, noise.stream("estimate"), selected, votes)
-
-    def _estimate(
-        self, classifier: Classifier, image: Tensor, noise: Noise, selected: Tensor, votes: Tensor
-    ) -> list[Certificate]:
-        """Certificates of the ``selected`` classes (B,), to which n0 samples gave ``votes`` (B,).
-
-        The votes may decide how many samples are drawn; the bound does not count them, since they chose the class.
-        """
-        agreed = self.counts(classifier, image, noise, self.n).gather(1, selected[:, None]).squeeze(1).tolist()
+            selected = self.counts(classifier, image, noise.stream("select"), self.n0).argmax(1)
+            counts = self.counts(classifier, image, noise.stream("estimate"), self.n)
+        agreed = counts.gather(1, selected[:, None]).squeeze(1).tolist()
         bounds = [clopper_pearson_lower(count, self.n, self.alpha) for count in agreed]
         return [self.certificate(*row, self.n) for row in zip(selected.tolist(), bounds, agreed, strict=True)]
 

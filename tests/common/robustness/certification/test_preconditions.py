@@ -143,6 +143,25 @@ def test_a_check_that_passed_is_not_repeated():
     assert classifier.calls == 2 * calls
 
 
+def test_other_numbers_of_a_classifier_are_another_check():
+    classifier = Unrepeatable(above=9.0)
+
+    def counted(classifier, image, noise):
+        return classifier(image, noise) + classifier.calls
+
+    for _ in range(2):
+        check_once(classifier, image(), 0.0, row())
+        with pytest.raises(ValueError, match=REPEATABLE):
+            check_once(classifier, image(), 0.0, row(), counted)
+    calls = classifier.calls
+    for _ in range(2):
+        check_once(classifier, image(), 0.0, row(), Unrepeatable.forward)
+    assert classifier.calls == calls + 5
+    classifier.randomised = True
+    with pytest.raises(ValueError, match="fresh noise"):
+        check_once(classifier, image(), 0.0, row())
+
+
 @pytest.mark.parametrize(
     "evaluators",
     [
