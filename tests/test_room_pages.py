@@ -26,7 +26,7 @@ QUESTIONS = {  # phrase of the line -> (the file it names, a name defined there)
     "record schema": ("common/records/schema.py", "class Attacked"),
     "checksum check": ("common/hub/checksums.py", "def verify_checksum"),
     "SLURM handler": ("configs/cluster/slurm-test.sbatch", "#SBATCH"),
-    "report's headline": ("common/report/page/page.py", "def _head"),
+    "report's headline": ("common/report/headline.py", "def headline"),
 }
 
 

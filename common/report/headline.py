@@ -12,7 +12,7 @@ from common.records.schema import Record
 from common.report.remarks import Remark, remarks
 from common.report.runs import Run, read_runs
 from common.report.scores import HeadlineRow, Score, headline_rows
-from common.report.terminal import headline_table, remark_list
+from common.report.terminal import remark_list, score_table
 
 __all__ = ["Headline", "HeadlineRow", "Remark", "Score", "headline", "headline_of_rows", "read_headline"]
 
@@ -42,7 +42,7 @@ class Headline:
         return self.render()
 
     def __rich__(self) -> RenderableType:
-        parts = [headline_table(self.rows), remark_list(self.remarks)]
+        parts = [score_table(self.rows), remark_list(self.remarks)]
         return Constrain(Group(*parts[: 1 + bool(self.remarks)]), WIDEST)
 
 

@@ -129,7 +129,7 @@ def _mean(attack: Evaluation[AttackedRecord], indices: set[int]) -> float:
 def _unknown(runs: Sequence[Run]) -> Iterator[Remark]:
     names = [run.name for run in runs if (known := gradients(run)) is not None and known.state == "unknown"]
     if names:
-        yield Remark("warning", f"No gradient check: it is unknown whether the attacks differentiate {_list(names)}.")
+        yield Remark("warning", f"The gradients were not verified: {', '.join(names)}.")
 
 
 def _leader(runs: Sequence[Run]) -> Iterator[Remark]:
@@ -214,7 +214,3 @@ def _bounds(rows: Sequence[HeadlineRow]) -> Iterator[Remark]:
     if parts:
         sentence = "; ".join(parts)
         yield Remark("note", f"{sentence[0].upper()}{sentence[1:]}.")
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

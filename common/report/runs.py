@@ -132,8 +132,12 @@ class Run:
         Where several are left, because they are not attacks of one protocol: first those that do not know the draws,
         then those on most images, then the least accuracy.
         """
-        ordered = sorted(self.attacked, key=_weakness, reverse=True)
-        return {(one.rows[0].norm, one.rows[0].eps): one for one in ordered}
+        worst: dict[Budget, Evaluation[AttackedRecord]] = {}
+        for one in self.attacked:
+            key = (one.rows[0].norm, one.rows[0].eps)
+            if key not in worst or _weakness(one) <= _weakness(worst[key]):
+                worst[key] = one
+        return worst
 
     @cached_property
     def checks(self) -> list[MaskingCheck]:

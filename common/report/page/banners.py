@@ -1,32 +1,41 @@
 """Banners above the results: approximate or failed gradients, failed and undecided checks."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from common.numerics.finding import DECLARED_GRADIENT, Finding
 from common.records.masking.check import MaskingCheck
-from common.report.page.markup import aside
 from common.report.runs import CheckState, Run, state
 from common.report.tables.gradients import findings, gradients
 
 GRADIENTS = {
-    "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", ""),
-    "approximate": ("Approximate gradients: the robust accuracies are upper bounds", ""),
-    "unknown": ("The gradients were not verified", "quiet"),
+    "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", False),
+    "approximate": ("Approximate gradients: the robust accuracies are upper bounds", False),
+    "unknown": ("The gradients were not verified", True),
 }
-CHECKS: tuple[tuple[CheckState, str, str], ...] = (
-    ("failed", "{} failed: the numbers may be too high", ""),
-    ("undecided", "{} could not decide", "quiet"),
+CHECKS: tuple[tuple[CheckState, str, bool], ...] = (
+    ("failed", "{} failed: the numbers may be too high", False),
+    ("undecided", "{} could not decide", True),
 )
 
 
-def banners(runs: Sequence[Run]) -> list[str]:
-    """HTML of the banners: gradients first, then failed checks, then undecided ones."""
+@dataclass(frozen=True)
+class Banner:
+    """A titled list of (name, sentence); ``quiet`` where nothing failed."""
+
+    title: str
+    sentences: list[tuple[str, str]]
+    quiet: bool
+
+
+def banners(runs: Sequence[Run]) -> list[Banner]:
+    """The banners: gradients first, then failed checks, then undecided ones."""
     known = [(run.name, shown) for run in runs if (shown := gradients(run)) is not None]
-    parts = [
-        aside(title, [(name, words) for name, one in known if one.state == kind for words in one.sentences], look)
-        for kind, (title, look) in GRADIENTS.items()
+    found = [
+        Banner(title, [(name, words) for name, one in known if one.state == kind for words in one.sentences], quiet)
+        for kind, (title, quiet) in GRADIENTS.items()
     ]
-    for kind, title, look in CHECKS:
+    for kind, title, quiet in CHECKS:
         sentences = [
             (f"{run.name}, {name}", check.sentence)
             for run in runs
@@ -34,8 +43,8 @@ def banners(runs: Sequence[Run]) -> list[str]:
             if state(check) == kind and not _has_own_banner(check)
         ]
         count = f"{len(sentences)} check{'' if len(sentences) == 1 else 's'}"
-        parts.append(aside(title.format(count), sentences, look))
-    return parts
+        found.append(Banner(title.format(count), sentences, quiet))
+    return [banner for banner in found if banner.sentences]
 
 
 def all_checks(run: Run) -> Iterator[tuple[str, MaskingCheck | Finding]]:

@@ -3,28 +3,25 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from common.records.summary import Summary
 from common.report.figures.drawing import Figure
-from common.report.figures.image_grids import Grid
-from common.report.header import budget
+from common.report.figures.image_grids import Grid, grid
+from common.report.headline import headline
+from common.report.headline_table import headline_table
 from common.report.page.banners import all_checks, banners
-from common.report.page.markup import details, figure, section, strip, table, text
-from common.report.page.notes import COMPARISONS, CONTROLS, CONVERGENCE, READING
-from common.report.page.style import CSS
-from common.report.runs import Budget, Run, state
+from common.report.page.environment import environment
+from common.report.runs import Run, state
 from common.report.tables import protocol
 from common.report.tables.accuracy import accuracy_table, class_table, seed_table
 from common.report.tables.certification import certification_cost_table, certified_table, claims_table
 from common.report.tables.controls import comparison_table, control_table
 from common.report.tables.cost import cost_table
-from common.report.tables.gradients import gradients
-from common.report.tables.table import Table, bounds, percent
+from common.report.tables.table import Table
 
 UNFOLDED = 40  # longest table of comparisons that is shown unfolded
 RESULTS = (accuracy_table, certified_table, claims_table)
 SYMBOLS = {"passed": "✓", "failed": "✗", "undecided": "?"}
-LEADING = ("exact", "unknown")  # states of the gradients of a run that may be named in the headline
 
 
 @dataclass(frozen=True)
@@ -35,94 +32,90 @@ class Panel:
     grid: Grid
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its ``anchor`` is the target of a line in the table of contents; ``body`` is HTML."""
+
+    anchor: str
+    title: str
+    body: str
+
+
 def page(
     runs: Sequence[Run], compared: Sequence[Table], figures: Sequence[Sequence[Figure]], panels: Sequence[Panel]
 ) -> str:
-    """The page: results, caveats, protocol.
+    """The page: headline and images first, then results, caveats, protocol.
 
     ``compared`` are tables of paired tests, ``figures`` those of results and those of convergence.
     """
-    results, converging = figures
-    attacked = any(run.attacks for run in runs)
-    matched = control_table(runs)
-    pairs = [_folded(one) for one in compared]
-    body = [
-        _header(runs),
-        *banners(runs),
-        section("Results", *(table(make(runs)) for make in RESULTS), *map(figure, results)),
-        section("Cost of certificates", table(certification_cost_table(runs))),
-        section("Comparisons on the same images", *pairs, COMPARISONS if any(pairs) else ""),
-        section("Convergence of the attacks", *map(figure, converging), CONVERGENCE if converging else ""),
-        section("Matched queries", table(matched), table(seed_table(runs)), CONTROLS if matched.rows else ""),
-        section("Images", *(strip(panel.title, panel.grid) for panel in panels)),
-        section("By class", *(details(run.name, table(class_table(run))) for run in runs)) if attacked else "",
-        section("Protocol", *(_protocol(run) for run in runs), table(cost_table(runs))),
-        section("Masking checks and gradient checks", *map(_checks, runs), table(comparison_table(runs))),
-        section("How to read the numbers", READING),
-    ]
-    title = text(", ".join(run.name for run in runs))
+    shown = headline(runs)
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8" />\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1" />\n'
-        '<meta name="color-scheme" content="light dark" />\n'
-        f"<title>Robustness report: {title}</title>\n<style>{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{''.join(body)}</main>\n</body>\n</html>\n"
+        environment()
+        .get_template("page.html")
+        .render(
+            title=", ".join(run.name for run in runs),
+            lead=_lead(runs),
+            table=headline_table(shown.rows),
+            remarks=shown.remarks,
+            excerpt=_excerpt(panels),
+            sections=sections(runs, compared, figures, panels),
+        )
     )
 
 
-def _folded(shown: Table) -> str:
-    """A table; a long one unfolds at a click."""
-    many = len(shown.rows) > UNFOLDED
-    return details(f"{shown.title}: {len(shown.rows)} comparisons", table(shown)) if many else table(shown)
+def sections(
+    runs: Sequence[Run], compared: Sequence[Table], figures: Sequence[Sequence[Figure]], panels: Sequence[Panel]
+) -> list[Section]:
+    """The sections with content, in their order."""
+    results, converging = figures
+    warnings, checked = banners(runs), [checks for run in runs if (checks := _checks(run))["checks"]]
+    tables = [table for make in RESULTS if (table := make(runs)).rows]
+    pairs = [table for table in compared if table.rows or table.notes]
+    costs, matched, others = certification_cost_table(runs), control_table(runs), comparison_table(runs)
+    classes = [{"name": run.name, "table": class_table(run)} for run in runs if run.clean or run.attacks]
+    attacked = any(run.attacks for run in runs)
+    entries: list[tuple[bool, str, str, Sequence[Any]]] = [
+        (bool(warnings), "caveats", "Caveats", [warnings]),
+        (bool(tables or results), "results", "Results", [tables, results]),
+        (bool(costs.rows), "costs", "Cost of certificates", [costs]),
+        (bool(pairs), "comparisons", "Comparisons on the same images", [pairs, UNFOLDED]),
+        (bool(converging), "convergence", "Convergence of the attacks", [converging]),
+        (bool(matched.rows), "controls", "Matched queries", [[matched, seed_table(runs)]]),
+        (bool(panels), "images", "Images", [panels]),
+        (attacked, "classes", "By class", [classes]),
+        (True, "protocol", "Protocol", [[_protocol(run) for run in runs], cost_table(runs)]),
+        (bool(checked or others.rows), "checks", "Masking checks and gradient checks", [checked, others]),
+        (True, "reading", "How to read the numbers", []),
+    ]
+    bodies = environment().get_template("sections.html").module
+    return [Section(name, title, getattr(bodies, name)(*values)) for shown, name, title, values in entries if shown]
 
 
-def _header(runs: Sequence[Run]) -> str:
+def _lead(runs: Sequence[Run]) -> str:
     counts = sorted({len(evaluation.rows) for run in runs for evaluation in run.results}) or [0]
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     defences = f"{len(runs)} defence{'s' if len(runs) > 1 else ''}"
-    return (
-        f'<header>\n<p class="brand">robust-diffusion</p>\n<h1>Robustness report</h1>\n<p class="lead">{defences}, '
-        f"{images} images each.{_headline(runs)} Every number is computed from the runs' records.</p>\n</header>\n"
-    )
+    return f"{defences}, {images} images each. Every number is computed from the runs' records."
 
 
-def _headline(runs: Sequence[Run]) -> str:
-    """The most robust defence under its worst attack, of at least two within one budget.
-
-    A run with a failed check, or with gradients that failed theirs or are approximate, is left out.
-    """
-    budgets: dict[Budget, list[tuple[Summary, str]]] = {}
-    for run in runs:
-        known = gradients(run)
-        if all(state(check) != "failed" for check in run.checks) and (known is None or known.state in LEADING):
-            for key, worst in run.worst_by_budget.items():
-                budgets.setdefault(key, []).append((worst.summary, run.name))
-    key, choice = max(budgets.items(), key=lambda entry: len(entry[1]), default=(("", 0.0), []))
-    if len(choice) < 2:
-        return ""
-    summary, name = max(choice, key=lambda entry: entry[0].metrics["Avg"])
-    accuracy = f"{percent(summary.metrics['Avg'][0])} % {bounds(summary.metrics['Avg'])}"
-    sentence = f"<b>{text(name)}</b> has the highest robust accuracy, {accuracy} of single queries"
-    return f" {sentence} ({text(summary.source.title)}, {text(budget(*key))})."
+def _excerpt(panels: Sequence[Panel]) -> Panel | None:
+    """The first stored image, of a purified one if there is any."""
+    chosen = sorted(panels, key=lambda panel: "purified" not in panel.grid.views)[:1]
+    return next((Panel(panel.title, grid(panel.grid.records[:1])) for panel in chosen), None)
 
 
-def _protocol(run: Run) -> str:
-    defence = protocol.defence(run)
-    first = f"<p>Defence: <code>{text(defence)}</code></p>\n" if defence else ""
-    listed = table(protocol.protocol_table(run)) or "<p>This run has not recorded any image yet.</p>\n"
-    config = text(json.dumps(run.config, indent=1, sort_keys=True, ensure_ascii=False))
-    summary = f"Configuration, fingerprint {run.fingerprint[:16]}"
-    return (
-        f"<article>\n<h3>{text(run.name)}</h3>\n{first}{listed}{details(summary, f'<pre>{config}</pre>')}</article>\n"
-    )
+def _protocol(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "defence": protocol.defence(run),
+        "table": protocol.protocol_table(run),
+        "fingerprint": run.fingerprint[:16],
+        "config": json.dumps(run.config, indent=1, sort_keys=True, ensure_ascii=False),
+    }
 
 
-def _checks(run: Run) -> str:
-    checks = list(all_checks(run))
-    states = [state(check) for _, check in checks]
-    items = "".join(
-        f'<li class="{kind}">{SYMBOLS[kind]} <b>{text(name)}.</b> <span>{text(check.sentence)}</span></li>\n'
-        for kind, (name, check) in zip(states, checks, strict=True)
-    )
-    summary = f"{run.name}: {states.count('passed')} of {len(states)} passed"
-    return details(summary, f'<ul class="checks">\n{items}</ul>\n', "failed" in states) if checks else ""
+def _checks(run: Run) -> dict[str, Any]:
+    found = [(state(check), name, check.sentence) for name, check in all_checks(run)]
+    checks = [{"state": kind, "symbol": SYMBOLS[kind], "name": name, "sentence": words} for kind, name, words in found]
+    states = [kind for kind, _, _ in found]
+    return {"name": run.name, "checks": checks, "passed": states.count("passed"), "failed": "failed" in states}

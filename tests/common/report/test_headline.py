@@ -10,8 +10,8 @@ import pytest
 from common.numerics.finding import Finding
 from common.records.schema import ClaimedRecord, ForecastRecord, GradientCheckRecord
 from common.report.headline import HeadlineRow, headline, headline_of_rows, read_headline
+from common.report.headline_table import headline_table
 from common.report.runs import Run
-from common.report.terminal import headline_table
 from tests.common.records.made import attacked_record, certified_record, clean_record
 from tests.common.report.pages import CONFIG, attacked, certified, clean, exact, write
 
@@ -116,9 +116,7 @@ def test_a_stronger_white_box_attack_and_a_verified_gradient_bring_no_warning():
     shown = headline([Run("run", "", CONFIG, rows)])
     assert {remark.level for remark in shown.remarks} == {"note"}
     without = headline([Run("run", "", CONFIG, [row for row in rows if row not in VERIFIED])])
-    assert [r.sentence for r in without.remarks if r.level == "warning"] == [
-        "No gradient check: it is unknown whether the attacks differentiate run."
-    ]
+    assert [r.sentence for r in without.remarks if r.level == "warning"] == ["The gradients were not verified: run."]
 
 
 def test_the_leader_is_sound_and_its_difference_is_paired():
@@ -168,7 +166,7 @@ def test_no_number_is_wrapped_in_80_columns(tmp_path, width):
 
 
 def test_columns_without_numbers_are_left_out():
-    assert len(headline_table(headline_of_rows("run", certified()).rows).columns) == 3
+    assert len(headline_table(headline_of_rows("run", certified()).rows).heads) == 3
     assert "–" in headline([]).render() or headline([]).rows == []
     empty = headline_of_rows("run", [])
     assert empty.rows == [HeadlineRow("run")] and "run" in empty.render()
