@@ -23,6 +23,7 @@ MORE_PARAMETERS: dict[str, int] = {
     "agdm/task.py::GuidanceTask.__init__": 10,
     "common/api/evaluate.py::certify": 12,
     "common/api/evaluate.py::evaluate": 13,
+    "common/api/predict.py::predict": 9,
     "common/data/celebahq.py::CelebAHQ.__init__": 7,
     "common/data/image_data.py::ImageData.__init__": 8,
     "common/diffusion/denoisers.py::EpsDenoiser.__init__": 8,

@@ -9,7 +9,7 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 
 
-def probe(classifier: Classifier, images: Tensor, labels: Tensor) -> int:
+def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) -> int:
     """Number of classes K, from a forward pass of at most two images on the classifier's device.
 
     ``labels`` are those of all images. Raises ``ValueError`` for logits of another shape than (B,K) or not finite, and
@@ -25,7 +25,7 @@ def probe(classifier: Classifier, images: Tensor, labels: Tensor) -> int:
             raise ValueError(f"the defence fails on images of shape {tuple(rows.shape)}: {reason}") from error
     _check_logits(logits, len(rows))
     classes: int = logits.shape[1]
-    if (largest := int(labels.max())) >= classes:
+    if labels is not None and (largest := int(labels.max())) >= classes:
         advice = " Subtract 1: classes count from 0" if int(labels.min()) >= 1 and largest == classes else ""
         raise ValueError(
             f"labels must be in 0..{classes - 1}, the defence has {classes} classes; got {largest}.{advice}"

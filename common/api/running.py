@@ -58,7 +58,7 @@ def run(
 
     Raises ``ValueError`` as `probe` and `RobustTask` do, and when memory does not suffice.
     """
-    device = _device(classifier, settings.accelerator)
+    device = choose_device(classifier, settings.accelerator)
     with ExitStack() as stack:
         if settings.records is None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "records"
@@ -84,7 +84,7 @@ def _labels(images: Any) -> torch.Tensor:
     return labels
 
 
-def _device(classifier: Classifier, accelerator: str) -> torch.device:
+def choose_device(classifier: Classifier, accelerator: str) -> torch.device:
     """The module's own accelerator, else the machine's CUDA device if there is one, else the CPU."""
     own = device_of(classifier)
     if accelerator != "auto":

@@ -16,7 +16,7 @@ _EXPORTS = {
     "ndc": """
         BoundedDiffusionClassifier Claimed DenoisedClassifier Denoising ELBO Elimination Flat Lipschitz LogNormal
         NDCTask Nodes NoisedDiffusionClassifier Posterior Weight""",
-    "common.api": "Result certify compare evaluate",
+    "common.api": "Predictions Result certify compare evaluate predict",
     "common.checkpoints": "load_classifier load_denoiser load_network save",
     "common.data": """
         Augmentation Balanced CIFAR10 CIFAR100 CelebAHQ Crop DensePureCIFAR10 DiffPureCIFAR10 DiffPureCIFAR10BPDA
@@ -40,8 +40,8 @@ _EXPORTS = {
         APGD Attack AttackResult Attacked AutoAttack Baseline Certificate Certified Certifier Classifier
         ClassifierWrapper Clean DiffAttack DiffHammer Evaluator FAB Forecast FunctionAttack GradientCheck KnownNoise
         LPIPS LowFrequency NetworkClassifier Objective PGD PGDTraining Perceptual Purified ReferenceAutoAttack
-        Sequential Smoothing SpatialThreat Square StAdv Threat ThreatModel Through TorchAttacks TradesTraining Transfer
-        Voting""",
+        Sequential SmoothedPrediction Smoothing SpatialThreat Square StAdv Threat ThreatModel Through TorchAttacks
+        TradesTraining Transfer Voting""",
     "common.tasks": """
         ClassifierTask DenoiserTask FastClassifierTask Muon MuonRecipe OpenEndedDenoiserTask OpenEndedRecipe
         PowerAveraging Recipe RobustTask TrainingTask""",

@@ -23,6 +23,7 @@ from common.robustness.attacks.transfer import Transfer
 from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.sequential import Sequential
+from common.robustness.certification.smoothed_prediction import SmoothedPrediction
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, ClassifierWrapper, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
@@ -67,6 +68,7 @@ __all__ = [
     "Purified",
     "ReferenceAutoAttack",
     "Sequential",
+    "SmoothedPrediction",
     "Smoothing",
     "SpatialThreat",
     "Square",

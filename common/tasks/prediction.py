@@ -1,13 +1,19 @@
 """Predictions of any classifier for a batch, before and after purification."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from common.noise import Noise
+from common.robustness.certification.forecast import Forecast
+from common.robustness.certification.smoothed_prediction import SmoothedPrediction
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluation.batches import Batch
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.evaluation.evaluators import Certified
 from common.robustness.padding import unpadded
 from common.robustness.voting import Voting
 
@@ -20,6 +26,7 @@ class Prediction:
     - ``before`` (B,K): class probabilities of the image itself.
     - ``purified`` (B,C,H,W): purified image, pixels, not clamped; None without a purifier.
     - ``after`` (B,K): class probabilities of the whole defence; None without a purifier.
+    - ``smoothed``: class or abstention of the smoothed classifier, one per image; None without smoothing.
     - ``failure``: the reason why the network rejects images of this size, else ""; with it there are no probabilities.
     """
 
@@ -28,6 +35,7 @@ class Prediction:
     before: Tensor
     purified: Tensor | None = None
     after: Tensor | None = None
+    smoothed: Sequence[SmoothedPrediction] | None = None
     failure: str = ""
 
 
@@ -52,6 +60,24 @@ def predict(classifier: Classifier, batch: Batch, seed: int = 0) -> Prediction:
             reason = str(error).split("\n")[0]
             failure = f"the network rejects images of {pixel_size(image)} ({reason}); data.init_args.size resizes"
             return Prediction(index, label, torch.zeros(0, 0), failure=failure)
+
+
+def smoothed_predictions(
+    classifier: Classifier, batch: Batch, evaluators: Sequence[Evaluator]
+) -> Sequence[SmoothedPrediction] | None:
+    """Predictions of the first smoothed classifier among the ``evaluators``, under its seed; None if there is none.
+
+    Raises ``ValueError`` as `Certifier.check` does. A `Forecast` predicts verdicts, no classes.
+    """
+    for evaluator in evaluators:
+        smoothing = evaluator.smoothing if isinstance(evaluator, Certified) else None
+        if isinstance(smoothing, Smoothing) and not isinstance(smoothing, Forecast):
+            defence = unpadded(classifier)
+            with torch.inference_mode(False), torch.no_grad():
+                image, noise = batch[0].clone(), Noise.of(evaluator.single_seed, batch[2].clone())
+                smoothing.check(defence, image[:1], noise.rows(slice(0, 1)).stream("soundness"))
+                return smoothing.predict(defence, image, noise.stream("smoothing"))
+    return None
 
 
 def pixel_size(image: Tensor) -> str:

@@ -24,7 +24,7 @@ from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import gradient_checks, masking_variants
 from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
-from common.tasks.prediction import Prediction, predict
+from common.tasks.prediction import Prediction, predict, smoothed_predictions
 from common.tasks.recording import RecordedSuite, dataset_of, first_batch
 
 Verification = Literal["refuse", "warn", "off"]
@@ -123,8 +123,11 @@ class RobustTask(L.LightningModule):
         return [recorded for recorded in (self._results, self._diagnostics) if recorded is not None]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """Predictions for a batch, before and after purification if the classifier is a purified one."""
-        return predict(self.classifier, batch)
+        """Predictions for a batch: before and after purification if the classifier is a purified one, and smoothed."""
+        prediction = predict(self.classifier, batch)
+        if len(prediction.index) and not prediction.failure:
+            prediction.smoothed = smoothed_predictions(self.classifier, batch, self.evaluators)
+        return prediction
 
     def _open(self, path: str | Path, evaluators: Sequence[Evaluator]) -> RecordedSuite:
         return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from common.data.image_data import ImageData
 from common.data.unlabelled import UnlabelledImages
+from common.records.schema import ABSTAIN
+from common.robustness.certification.smoothed_prediction import SmoothedPrediction
 from common.tasks.prediction import Prediction, pixel_size
 from common.tasks.prediction_folder import PredictionFolder, save_png, target_names
 from common.tasks.step_progress import StepProgress
@@ -21,7 +23,8 @@ class SavePredictions(L.Callback):
     """Save the predictions of ``Trainer.predict`` in the folder ``out``: purified images and ``predictions.csv``.
 
     Images are PNG files under the relative names of the files they were made from. The table has one row per image:
-    class and probability before and after purification. Files that cannot be read, or whose size the network rejects,
+    class and probability before and after purification. A smoothed classifier adds its class, or "abstain", and the
+    p-value of the test behind it. Files that cannot be read, or whose size the network rejects,
     are listed in ``skipped.csv``. Several processes may write at the same time.
 
     Raises ``ValueError`` where a file of the user's could be overwritten, and if no image could be predicted.
@@ -105,7 +108,20 @@ class SavePredictions(L.Callback):
                     number, probability = top[row]
                     name = {f"{when}_class": self._classes[number]} if number < len(self._classes) else {}
                     entry |= {when: number, **name, f"{when}_probability": probability}
+            if prediction.smoothed is not None:
+                entry |= self._smoothed(prediction.smoothed[row])
             yield entry
+
+    def _smoothed(self, one: SmoothedPrediction) -> dict[str, Any]:
+        """Columns of a smoothed classifier's prediction."""
+        if one.prediction == ABSTAIN:
+            return {"smoothed": "abstain", "smoothed_p_value": _shown(one.p_value)}
+        name = {"smoothed_class": self._classes[one.prediction]} if one.prediction < len(self._classes) else {}
+        return {"smoothed": one.prediction, **name, "smoothed_p_value": _shown(one.p_value)}
+
+
+def _shown(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _top(probability: Tensor | None) -> list[tuple[int, float]]:
@@ -113,4 +129,4 @@ def _top(probability: Tensor | None) -> list[tuple[int, float]]:
     if probability is None or not probability.numel():
         return []
     value, number = probability.max(1)
-    return [(n, float(f"{p:.{DIGITS}g}")) for n, p in zip(number.tolist(), value.tolist(), strict=True)]
+    return [(n, _shown(p)) for n, p in zip(number.tolist(), value.tolist(), strict=True)]

@@ -11,6 +11,7 @@ from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.certificate import Certificate, Certifier, check_rows
+from common.robustness.certification.smoothed_prediction import SmoothedPrediction, decide_by_counts
 from common.robustness.classifiers import Classifier, deployed
 from common.units import check_integer, parse_number
 
@@ -68,6 +69,16 @@ class Smoothing(Certifier):
         agreed = counts.gather(1, selected[:, None]).squeeze(1).tolist()
         bounds = [clopper_pearson_lower(count, self.n, self.alpha) for count in agreed]
         return [self.certificate(*row, self.n) for row in zip(selected.tolist(), bounds, agreed, strict=True)]
+
+    def predict(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[SmoothedPrediction]:
+        """PREDICT of g: the class of most of n samples or `ABSTAIN`, per image (B,C,H,W), from one row of noise each.
+
+        It returns another class than g's with probability at most alpha: a two-sided binomial test at level alpha of
+        the two leading classes. As `certify`, a direct call does not check the preconditions.
+        """
+        check_rows(image, noise)
+        with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            return decide_by_counts(self.counts(classifier, image, noise.stream("predict"), self.n), self.alpha)
 
     def certificate(self, prediction: int, p_lower: float, count: int, samples: int) -> Certificate:
         """Certificate that follows from ``P(f(x + sigma z) = prediction) >= p_lower``."""
