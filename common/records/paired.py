@@ -1,7 +1,7 @@
 """Paired comparison of two evaluations on the same images: exact test, difference, interval."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,8 +89,6 @@ def tango(won: float, lost: float, n: int, level: float = LEVEL) -> tuple[float,
     """
     if not (n >= 1 and won >= 0 and lost >= 0 and won + lost <= n):
         raise ValueError(f"won and lost pairs must add up to at most n >= 1; got {won} and {lost} of {n}")
-    from scipy.optimize import brentq  # imported on use: takes half a second
-
     z, estimate = float(ndtri((1 + level) / 2)), (won - lost) / n
 
     def score(delta: float) -> float:
@@ -101,9 +99,19 @@ def tango(won: float, lost: float, n: int, level: float = LEVEL) -> tuple[float,
         return gap / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, gap)
 
     tiny = 1e-12
-    low = -1.0 if estimate <= -1 + tiny else brentq(lambda d: min(score(d), 1e9) - z, -1 + tiny, estimate - tiny)
-    high = 1.0 if estimate >= 1 - tiny else brentq(lambda d: max(score(d), -1e9) + z, estimate + tiny, 1 - tiny)
+    low = -1.0 if estimate <= -1 + tiny else _root(lambda d: score(d) - z, -1 + tiny, estimate - tiny)
+    high = 1.0 if estimate >= 1 - tiny else _root(lambda d: score(d) + z, estimate + tiny, 1 - tiny)
     return float(low), float(high)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Root of a decreasing function by bisection; `scipy.optimize` takes half a second to import."""
+    while high - low > 1e-13:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return (low + high) / 2
 
 
 def student(differences: Sequence[float], level: float = LEVEL) -> tuple[float, float]:

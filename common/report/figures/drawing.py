@@ -56,7 +56,7 @@ class Figure:
 
     @cached_property
     def light(self) -> bytes:
-        """SVG, wide and light."""
+        """SVG in the light palette."""
         return to_svg(self.draw, LIGHT)
 
 
@@ -110,8 +110,8 @@ def new_figure(width: float, height: float) -> tuple["Canvas", "Axes"]:
 
 
 def plot(style: Style, ratio: float = 0.42) -> tuple["Canvas", "Axes"]:
-    """A figure for curves: wide on a screen, squarer on a phone."""
-    figure, axes = new_figure(style.width, (ratio if style.width > 5 else max(ratio, 0.8)) * style.width)
+    """A figure for curves."""
+    figure, axes = new_figure(style.width, ratio * style.width)
     plain_axes(axes, style)
     axes.grid(color=style.line, linewidth=0.6, zorder=0)
     return figure, axes

@@ -40,7 +40,7 @@ def study_figures(study: Study, results: Sequence[Outcome]) -> list[Figure]:
 def panels(results: Sequence[Outcome], style: Style) -> "Canvas":
     """One panel per score."""
     names = score_names(results)
-    columns = 2 if len(names) > 1 and style.width > 5 else 1
+    columns = 2 if len(names) > 1 else 1
     rows = -(-len(names) // columns)
     figure = new_canvas(style.width, HEIGHT * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()

@@ -1,14 +1,12 @@
 """Values that the templates compute from a table, an image or a figure."""
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from common.report.figures.drawing import LIGHT, Figure, darkened, to_svg
 from common.report.figures.image_grids import COARSE
 from common.report.tables.table import Table, as_cell
 
 IN_LINE = 4  # columns with intervals beside the number; with more they stand below it
-NARROW = 3.9  # inches; a phone in portrait shows about 360 CSS pixels
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,6 @@ def is_coarse(png: str) -> bool:
     return int.from_bytes(base64.b64decode(png[:32])[16:20], "big") <= COARSE  # bytes 16 to 19 hold the width
 
 
-def versions(shown: Figure) -> dict[str, str]:
-    """Data addresses of a figure: wide and narrow, light and dark."""
-    wide, narrow = shown.light, to_svg(shown.draw, replace(LIGHT, width=NARROW))
-    files = {"light": wide, "dark": darkened(wide), "narrow": narrow, "narrow_dark": darkened(narrow)}
-    return {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in files.items()}
+def address(svg: bytes) -> str:
+    """Data address of an SVG."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

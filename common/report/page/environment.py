@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.report.page.cells import fits_a_line, is_coarse, named, versions
+from common.report.figures.drawing import darkened
+from common.report.page.cells import address, fits_a_line, is_coarse, named
 from common.report.tables.table import as_cell
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -27,7 +28,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
-    made.globals.update(as_cell=as_cell, fits_a_line=fits_a_line, is_coarse=is_coarse, named=named, versions=versions)
+    made.globals.update(as_cell=as_cell, fits_a_line=fits_a_line, is_coarse=is_coarse, named=named)
+    made.globals.update(address=address, darkened=darkened)
     return made
 
 

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, no external font or image; light and dark, wide and narrow."""
+"""The report as one self-contained HTML page: no script, no external font or image; light and dark."""
 
 import json
 from collections.abc import Sequence

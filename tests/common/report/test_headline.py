@@ -175,8 +175,8 @@ def test_columns_without_numbers_are_left_out():
 def test_no_report_imports_torch(tmp_path):
     write(tmp_path / "run", clean(), attacked(), certified())
     code = (
-        "import sys; from common.report.build import build; "
-        f"build([{str(tmp_path / 'run')!r}], {str(tmp_path / 'out')!r}); "
+        "import sys; from common.commands.report import run; "
+        f"run([{str(tmp_path / 'run')!r}, '--out', {str(tmp_path / 'out')!r}]); "
         "sys.exit(str([m for m in ('torch', 'lightning', 'scipy.stats', 'matplotlib.pyplot') if m in sys.modules]))"
     )
     root = Path(__file__).parents[3]
