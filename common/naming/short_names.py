@@ -38,10 +38,10 @@ _EXPORTS = {
         Records Role Source Summary""",
     "common.robustness": """
         APGD Attack AttackResult Attacked AutoAttack Baseline Certificate Certified Certifier Classifier
-        ClassifierWrapper Clean DiffAttack DiffHammer Evaluator FAB Forecast FunctionAttack GradientCheck KnownNoise
-        LPIPS LowFrequency NetworkClassifier Objective PGD PGDTraining Perceptual Purified ReferenceAutoAttack
-        Sequential SmoothedPrediction Smoothing SpatialThreat Square StAdv Threat ThreatModel Through TorchAttacks
-        TradesTraining Transfer Voting""",
+        ClassifierWrapper Clean DiffAttack DiffHammer EOTLoss Evaluator FAB Forecast FunctionAttack GradientCheck
+        KnownNoise LPIPS LowFrequency NetworkClassifier Objective PGD PGDTraining Perceptual Purified
+        ReferenceAutoAttack Sequential SmoothedPrediction Smoothing SpatialThreat Square StAdv Threat ThreatModel
+        Through TorchAttacks TradesTraining Transfer Voting attacking cross_entropy require_norm_ball""",
     "common.tasks": """
         ClassifierTask DenoiserTask FastClassifierTask Muon MuonRecipe OpenEndedDenoiserTask OpenEndedRecipe
         PowerAveraging Recipe RobustTask TrainingTask""",

@@ -5,10 +5,11 @@
 
 from common.robustness.adversarial_training import Objective, PGDTraining, TradesTraining
 from common.robustness.attacks.apgd import APGD
-from common.robustness.attacks.attack import Attack, AttackResult
+from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.auto_attack import AutoAttack
 from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
+from common.robustness.attacks.eot import EOTLoss
 from common.robustness.attacks.fab import FAB
 from common.robustness.attacks.function_attack import FunctionAttack
 from common.robustness.attacks.known_noise import KnownNoise
@@ -30,8 +31,9 @@ from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.gradient_check.evaluator import GradientCheck
+from common.robustness.losses import cross_entropy
 from common.robustness.masking.baseline import Baseline
-from common.robustness.threats.norm_ball import ThreatModel
+from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.perceptual import LPIPS, Perceptual
 from common.robustness.threats.spatial import SpatialThreat
 from common.robustness.threats.threat import Threat
@@ -52,6 +54,7 @@ __all__ = [
     "Clean",
     "DiffAttack",
     "DiffHammer",
+    "EOTLoss",
     "Evaluator",
     "FAB",
     "Forecast",
@@ -80,4 +83,7 @@ __all__ = [
     "TradesTraining",
     "Transfer",
     "Voting",
+    "attacking",
+    "cross_entropy",
+    "require_norm_ball",
 ]
