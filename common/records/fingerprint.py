@@ -50,9 +50,9 @@ def _values(tensor: Tensor) -> bytes:
 def settings(part: Any, inside: bool = False) -> Any:
     """A part and its settings as JSON: class names, public attributes, nested parts.
 
-    Settings in `NOT_IDENTIFYING` are left out. A module with a ``config`` dictionary is described by it, a network of
-    another package by its class. The outermost module also gets the hash of all its weights; ``inside`` marks the parts
-    of a module that has it.
+    Settings in `NOT_IDENTIFYING` are left out. A module with a ``config`` dictionary is described by it, a module of
+    another package by its class and the plain values among its attributes and those of its parts (`_foreign`). The
+    outermost module also gets the hash of all its weights; ``inside`` marks the parts of a module that has it.
     """
     if isinstance(part, float):
         return part if math.isfinite(part) else str(part)
@@ -75,7 +75,7 @@ def settings(part: Any, inside: bool = False) -> Any:
         return {"class": name, **_public(shown, inside)}
     weights = {} if inside else {"weights": weights_hash(part)}
     if not is_ours(name):
-        return {"class": name, **weights}
+        return {"class": name, **_foreign(part), **weights}
     config = getattr(part, "config", None)
     own = config if isinstance(config, Mapping) else {**vars(part), **part._modules}
     return {"class": name, **_public(own, inside=True), **weights}
@@ -84,6 +84,28 @@ def settings(part: Any, inside: bool = False) -> Any:
 def _public(attributes: Mapping[str, Any], inside: bool) -> dict[str, Any]:
     names = sorted(name for name in attributes if not name.startswith("_") and name not in NOT_IDENTIFYING)
     return {name: settings(attributes[name], inside) for name in names}
+
+
+def _foreign(module: nn.Module) -> dict[str, Any]:
+    """``settings``: public attributes of a module of another package that are numbers, texts or lists of them; and
+    ``parts``: a hash of those of its parts. Layers of torch have none: a new version may add some."""
+    parts = [(path, public_name(type(part)), _plain(part)) for path, part in module.named_modules() if path]
+    text = json.dumps([part for part in parts if part[2]])
+    hashed = {"parts": hashlib.sha256(text.encode()).hexdigest()} if text != "[]" else {}
+    return ({"settings": own} if (own := _plain(module)) else {}) | hashed
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    if type(module).__module__.startswith("torch."):
+        return {}
+    shown = {name: value for name, value in sorted(vars(module).items()) if not name.startswith("_")}
+    return {name: settings(value) for name, value in shown.items() if name not in NOT_IDENTIFYING and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str)
 
 
 def identify(parts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -27,19 +27,19 @@ class Stop(Exception):
 
 
 class Linear(nn.Module):
-    """Logits (0, w·(x - 1/2)) of two classes; ``calls`` are counted, and stop after the ``last``."""
+    """Logits (0, w·(x - 1/2)) of two classes; calls are counted, and stop at the ``_last``."""
 
-    last = None
+    _last = None
 
     def __init__(self, seed=0):
         super().__init__()
         weight = torch.randn(SIDE * SIDE, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(weight)
-        self.calls = 0
+        self._calls = 0
 
     def forward(self, image):
-        self.calls += 1
-        if self.calls == self.last:
+        self._calls += 1
+        if self._calls == self._last:
             raise Stop
         margin = (image.flatten(1) - 0.5) @ self.weight
         return torch.stack((torch.zeros_like(margin), margin), 1)
@@ -120,19 +120,19 @@ def test_an_evaluation_goes_on_from_its_records(tmp_path, rows):
     images, labels = gaussian_classes(network, 40, 0.2)
     arguments = {"threat": "Linf 0.02", "suite": [PGD(steps=10)], "verify": "off", "masking": 0, **QUIET}
 
-    network.last = 25
+    network._last = 25
     with pytest.raises(Stop):
         evaluate(network, images, labels, records=folder, batch_size=10, **arguments)
-    network.last = None
+    network._last = None
     part = Records.read(folder)
     assert 0 < len(part) < 80
-    network.calls = 0
+    network._calls = 0
     result = evaluate(network, images, labels, records=folder, batch_size=10, **arguments)
     assert len(result.records) == 80
     assert result.records == evaluate(network, images, labels, **arguments).records
-    network.calls = 0
+    network._calls = 0
     evaluate(network, images, labels, records=folder, **arguments)
-    assert network.calls == 1  # the probe
+    assert network._calls == 1  # the probe
     with pytest.raises(ValueError, match="holds records of another configuration"):
         evaluate(network, images, labels, records=folder, **arguments | {"threat": "Linf 0.03"})
 
