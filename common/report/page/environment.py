@@ -36,11 +36,12 @@ def environment() -> Environment:
 def printable(value: Any) -> Any:
     """A value as it is written: control characters, which are invalid in a page, become spaces.
 
-    Bounds are kept on one line: ``"eps ≤ 8/255"``, ``"< 0.0001"`` and ``"[1.0, 2.0]"`` have spaces that do not break.
+    Numbers stay on one line: ``"eps ≤ 8/255"``, ``"< 0.0001"``, ``"5 %"`` and ``"[1.0, 2.0]"`` have spaces that do not
+    break.
     """
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     if not value.isprintable():
         value = "".join(character if character.isprintable() or character == "\n" else " " for character in value)
-    value = value.replace(" ≤ ", "\u00a0≤\u00a0").replace("< 0.0001", "<\u00a00.0001")
+    value = value.replace(" ≤ ", "\u00a0≤\u00a0").replace("< 0.0001", "<\u00a00.0001").replace(" %", "\u00a0%")
     return INTERVAL.sub("[\\1,\u00a0\\2]", value)

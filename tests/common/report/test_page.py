@@ -88,7 +88,9 @@ def test_every_template_is_escaped_and_names_only_what_it_is_given():
 
 def test_control_characters_and_bounds_are_written_as_a_page_may_hold_them():
     assert printable("a\x00b\x1b[c") == "a b [c"
-    assert printable("L2 ≤ 0.5, p < 0.0001 [1.0, 22.5]") == "L2\u00a0≤\u00a00.5, p <\u00a00.0001 [1.0,\u00a022.5]"
+    assert (
+        printable("L2 ≤ 0.5, p < 0.0001 [1.0, 22.5] %") == "L2\u00a0≤\u00a00.5, p <\u00a00.0001 [1.0,\u00a022.5]\u00a0%"
+    )
     assert printable(3) == 3
     assert environment().from_string("{{ a }}").render(a="<\x01>") == "&lt; &gt;"
 
