@@ -21,7 +21,7 @@ from common.diffusion.solvers import (
 )
 from common.diffusion.steps import Step
 from common.diffusion.time_grids import RowGrid, TimeGrid
-from common.diffusion.wrappers import ClassifierFree, Clipped, Guided
+from common.diffusion.wrappers import ClassifierFree, Clipped
 
 __all__ = [
     "Adjoint",
@@ -43,7 +43,6 @@ __all__ = [
     "EulerMaruyama",
     "FixedNoise",
     "Full",
-    "Guided",
     "ProbabilityFlowEuler",
     "ProbabilityFlowHeun",
     "Process",

@@ -18,7 +18,7 @@ class Adjoint(Differentiation):
     8x8 digits at the paper's settings (Euler, dt = 1e-3, t_end = 1e-5) the cosine with the exact gradient was 0.77 and
     the relative error 0.65. A weak gradient makes a weak attack and inflates robustness; with the states stored,
     ``Checkpoint`` costs no more. It is offered to reproduce published figures, its error beside them
-    (``common.diffusion.gradient_error``).
+    (``common.diffusion.gradient_check``).
 
     Networks' parameters are excluded. The path runs through our own noise, so on the deployed grid the forward pass
     is that of ``EulerMaruyama``. ``dt`` or ``t_end`` other than the deployed grid's put the *attacked* process on a

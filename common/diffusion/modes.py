@@ -9,7 +9,7 @@ from common.diffusion.adjoint import Adjoint
 from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.solvers import MARGINAL, Solver, TorchSDE, as_solver
-from common.naming.choices import choose
+from common.naming.choices import make
 from common.naming.differentiation_modes import Mode
 
 
@@ -82,4 +82,4 @@ MODES: dict[Mode, Callable[[], Differentiation]] = {
 
 def as_differentiation(mode: str | Differentiation) -> Differentiation:
     """A mode by name, or the mode itself. Raises ``ValueError`` for an unknown name."""
-    return choose("gradient", MODES, mode, ", or a Differentiation")() if isinstance(mode, str) else mode
+    return make("gradient", MODES, mode, ", or a Differentiation")

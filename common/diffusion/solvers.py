@@ -14,7 +14,7 @@ from common.diffusion.bound_denoiser import Denoise
 from common.diffusion.reverse_sde import flow_drift, reverse_drift
 from common.diffusion.schedules import per_row
 from common.diffusion.steps import Step
-from common.naming.choices import choose
+from common.naming.choices import make
 
 
 class Solver:
@@ -179,4 +179,4 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 
 def as_solver(solver: str | Solver) -> Solver:
     """A solver by name, or the solver itself. Raises ``ValueError`` for an unknown name."""
-    return choose("solver", SOLVERS, solver, ", or a Solver")() if isinstance(solver, str) else solver
+    return make("solver", SOLVERS, solver, ", or a Solver")

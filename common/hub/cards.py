@@ -43,7 +43,21 @@ _EDM_CIFAR = {
     "attn_resolutions": [16],
     "dropout": 0.13,
 }
-_EDM_LICENCE = "CC BY-NC-SA 4.0 (non-commercial)"
+
+
+def _edm(use: str, filename: str, parameters: int, config: dict[str, Any]) -> Card:
+    """Card of a network that EDM's authors published."""
+    return Card(
+        use=use,
+        url=f"https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/{filename}",
+        page="https://github.com/NVlabs/edm",
+        filename=filename,
+        licence="CC BY-NC-SA 4.0 (non-commercial)",
+        format="edm",
+        parameters=parameters,
+        config=config,
+    )
+
 
 CARDS: dict[str, Card] = {
     "score_sde_cifar10": Card(
@@ -88,35 +102,23 @@ CARDS: dict[str, Card] = {
         parameters=113_673_219,
         config={"image_size": 256, "ch": 128, "ch_mult": [1, 1, 2, 2, 4, 4], "attn_resolutions": [16]},
     ),
-    "edm_cifar10_conditional": Card(
-        use="DDPM++, class-conditional, CIFAR-10: the denoiser of NDC",
-        url="https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-cond-vp.pkl",
-        page="https://github.com/NVlabs/edm",
-        filename="edm-cifar10-32x32-cond-vp.pkl",
-        licence=_EDM_LICENCE,
-        format="edm",
-        parameters=55_735_299,
-        config={**_EDM_CIFAR, "label_dim": 10},
+    "edm_cifar10_conditional": _edm(
+        "DDPM++, class-conditional, CIFAR-10: the denoiser of NDC",
+        "edm-cifar10-32x32-cond-vp.pkl",
+        55_735_299,
+        {**_EDM_CIFAR, "label_dim": 10},
     ),
-    "edm_cifar10_unconditional": Card(
-        use="DDPM++, unconditional, CIFAR-10",
-        url="https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl",
-        page="https://github.com/NVlabs/edm",
-        filename="edm-cifar10-32x32-uncond-vp.pkl",
-        licence=_EDM_LICENCE,
-        format="edm",
-        parameters=55_733_891,
-        config=_EDM_CIFAR,
+    "edm_cifar10_unconditional": _edm(
+        "DDPM++, unconditional, CIFAR-10",
+        "edm-cifar10-32x32-uncond-vp.pkl",
+        55_733_891,
+        _EDM_CIFAR,
     ),
-    "edm_imagenet64_conditional": Card(
-        use="ADM, class-conditional, ImageNet 64: the denoiser of NDC",
-        url="https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-imagenet-64x64-cond-adm.pkl",
-        page="https://github.com/NVlabs/edm",
-        filename="edm-imagenet-64x64-cond-adm.pkl",
-        licence=_EDM_LICENCE,
-        format="edm",
-        parameters=295_899_267,
-        config={"model_type": "DhariwalUNet", "img_resolution": 64, "img_channels": 3, "label_dim": 1000},
+    "edm_imagenet64_conditional": _edm(
+        "ADM, class-conditional, ImageNet 64: the denoiser of NDC",
+        "edm-imagenet-64x64-cond-adm.pkl",
+        295_899_267,
+        {"model_type": "DhariwalUNet", "img_resolution": 64, "img_channels": 3, "label_dim": 1000},
     ),
     "robustbench_cifar10_standard": Card(
         use="WRN-28-10, CIFAR-10, standard training: the classifier of DiffPure and AGDM",

@@ -1,6 +1,6 @@
 """Choice of an object by the name that a configuration gives it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from common.naming.nearest import did_you_mean
@@ -17,3 +17,8 @@ def choose(argument: str, choices: Mapping[Any, T], name: str, alternative: str 
         advice = did_you_mean(name, choices)
         raise ValueError(f"{argument} must be one of {', '.join(choices)}{alternative}; got {name!r}.{advice}")
     return choices[name]
+
+
+def make(argument: str, makers: Mapping[Any, Callable[[], T]], given: str | T, alternative: str) -> T:
+    """An object made by ``makers[given]`` for a name, else ``given`` itself. Errors as in ``choose``."""
+    return choose(argument, makers, given, alternative)() if isinstance(given, str) else given

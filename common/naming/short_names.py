@@ -24,7 +24,7 @@ _EXPORTS = {
         LeeKimCIFAR10 Listed NDCCIFAR10 NDCImageNet SVHN Seeded Subset Synthetic""",
     "common.diffusion": """
         Adjoint Ancestral BPDA BoundDenoiser Chain Checkpoint ClassifierFree Clipped DDIM DDPM Denoiser Differentiation
-        DiffusionPurifier EDM EDMDenoiser EpsDenoiser EulerMaruyama FixedNoise Full Guided ProbabilityFlowEuler
+        DiffusionPurifier EDM EDMDenoiser EpsDenoiser EulerMaruyama FixedNoise Full ProbabilityFlowEuler
         ProbabilityFlowHeun Process Purifier Repeated Resized RowGrid Sampler Schedule ScoreDenoiser Solver Step
         Surrogate TimeGrid TorchSDE VDenoiser VP X0Denoiser""",
     "common.diffusion.networks": "ADM Blocked DDPMUNet DDPMpp EDMADM NCSNpp UNet2D",

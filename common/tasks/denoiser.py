@@ -8,7 +8,7 @@ from common.diffusion.denoisers import Denoiser
 from common.diffusion.losses import draw_sigma_lognormal, edm_loss
 from common.noise import Noise
 from common.robustness.evaluation.batches import Batch
-from common.tasks.recipes import Recipe
+from common.tasks.recipes import Recipe, TrainingRecipe
 from common.tasks.training import TrainingTask
 from common.units import to_model
 
@@ -29,7 +29,7 @@ class DenoiserTask(TrainingTask):
     p_mean, p_std:
         Mean and standard deviation of ln σ.
     recipe:
-        Optimiser settings.
+        Optimiser and its schedule, a ``Recipe`` by default.
     export:
         Safetensors file for the trained denoiser.
     """
@@ -40,7 +40,7 @@ class DenoiserTask(TrainingTask):
         label_dropout: float = 0.2,
         p_mean: float = -1.2,
         p_std: float = 1.2,
-        recipe: Recipe | None = None,
+        recipe: Recipe | TrainingRecipe | None = None,  # YAML without class_path is a Recipe
         export: str | None = None,
     ) -> None:
         super().__init__(recipe, export)

@@ -38,8 +38,7 @@ class OpenEndedDenoiserTask(DenoiserTask):
         recipe: OpenEndedRecipe | None = None,
         export: str | None = None,
     ) -> None:
-        super().__init__(denoiser, label_dropout, p_mean, p_std, export=export)
-        self.recipe = recipe or OpenEndedRecipe()
+        super().__init__(denoiser, label_dropout, p_mean, p_std, recipe or OpenEndedRecipe(), export)
         self.augmentation = Augmentation(shift=0, mirroring="alternating")
 
     def setup(self, stage: str) -> None:

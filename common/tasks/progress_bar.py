@@ -31,16 +31,8 @@ class LiveProgressBar(RichProgressBar):
             self._meter = Meter(pl_module, self._show_cost)
             self._meter.__enter__()
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any, **more: Any) -> None:
+        super().on_test_batch_end(trainer, pl_module, *batch, **more)
         if self._meter is None:  # no bar is shown
             return
         self._close_meter()

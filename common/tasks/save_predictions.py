@@ -57,13 +57,7 @@ class SavePredictions(L.Callback):
         self._progress = StepProgress(trainer, pl_module)
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *position: int
     ) -> None:
         if not isinstance(outputs, Prediction):
             raise ValueError(f"predict_step must return a Prediction to be saved; got {type(outputs)}")

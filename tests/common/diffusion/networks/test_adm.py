@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.diffusion.networks import ADM, EDMADM
+from common.hub.cards import get_card
 
 SMALL: dict[str, Any] = {
     "image_size": 8,
@@ -52,22 +53,10 @@ def test_parity_in_edm_naming(published, relative_error):
     assert relative_error(s**2 / total * x + sigma * s / total.sqrt() * body, reference.arrays["denoised"]) < 5e-6
 
 
-IMAGENET_256: dict[str, Any] = {
-    "image_size": 256,
-    "model_channels": 256,
-    "out_channels": 6,
-    "num_res_blocks": 2,
-    "attention_resolutions": [8, 16, 32],
-    "channel_mult": [1, 1, 2, 2, 4, 4],
-    "num_head_channels": 64,
-    "use_scale_shift_norm": True,
-    "resblock_updown": True,
-}
-
-
 def test_size_of_the_published_imagenet_networks():
+    config = get_card("guided_diffusion_imagenet256").config
     with torch.device("meta"):
-        unconditional, conditional = ADM(**IMAGENET_256), ADM(**IMAGENET_256, num_classes=1000)
+        unconditional, conditional = ADM(**config), ADM(**config, num_classes=1000)
         edm = EDMADM(64, label_dim=1000)
     assert count(unconditional) == 552_814_086
     assert len(unconditional.state_dict()) == 566

@@ -9,9 +9,10 @@ from common.noise import Noise
 from common.robustness.attacks.filter_chain import FilterChain
 from common.robustness.attacks.low_frequency import LowFrequency
 from common.robustness.attacks.perceptual_search import within_bound
-from common.robustness.classifiers import Classifier, NetworkClassifier
+from common.robustness.classifiers import NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.perceptual import Perceptual
+from tests.common.robustness.attacks.recorder import Recorder
 
 
 def rows(n, seed=0):
@@ -52,23 +53,6 @@ class Features(nn.Module):
     def forward(self, image, adv):
         pairs = zip(self.features(image), self.features(adv), strict=True)
         return sum((f - g).square().sum(1).mean((1, 2)) for f, g in pairs)
-
-
-class Recorder(Classifier):
-    """Smooth non-linear logits of 6 x 6 pixels that shift with the draw. Stores its inputs."""
-
-    def __init__(self, randomised=True):
-        super().__init__()
-        self.calls, self.randomised = [], randomised
-
-    def forward(self, image, noise=None):
-        u = image.flatten(1)
-        if self.randomised:
-            u = u + 0.3 * noise.normal(0, (36,), image.dtype)
-        weight = torch.cos(torch.arange(36, dtype=image.dtype) ** 2)
-        logits = torch.stack((torch.zeros_like(u[:, 0]), (weight * torch.sin(9 * u)).sum(1) - 1), 1)
-        self.calls.append((image.detach().clone(), noise, logits.detach()))
-        return logits
 
 
 def test_filters_are_weighted_means_per_pixel():

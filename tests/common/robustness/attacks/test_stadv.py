@@ -13,6 +13,7 @@ from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.losses import margin
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.spatial import SpatialThreat
+from tests.common.robustness.attacks.recorder import Recorder
 
 
 def rows(n, seed=0):
@@ -32,24 +33,6 @@ def linear(pixels, seed=0):
     layer = nn.Linear(pixels, 2, bias=False, dtype=torch.float64)
     layer.weight.data.copy_(2 * random(2, pixels, seed=seed) - 1)
     return NetworkClassifier(nn.Sequential(nn.Flatten(), layer)), (layer.weight[1] - layer.weight[0]).detach()
-
-
-class Recorder(Classifier):
-    """4 x 4 pixels; logits non-linear in the image that shift with the draw. Stores its inputs."""
-
-    def __init__(self, randomised=True):
-        super().__init__()
-        self.calls, self.randomised, self.differentiated = [], randomised, []
-
-    def forward(self, image, noise=None):
-        self.differentiated.append(image.requires_grad)
-        u = image.flatten(1)
-        if self.randomised:
-            u = u + 0.3 * noise.normal(0, (16,), image.dtype)
-        weight = torch.cos(torch.arange(16, dtype=image.dtype) ** 2)
-        logits = torch.stack((torch.zeros_like(u[:, 0]), (weight * torch.sin(9 * u)).sum(1) - 1), 1)
-        self.calls.append((image.detach().clone(), noise, logits.detach()))
-        return logits
 
 
 def extremes(threat, image):
