@@ -10,7 +10,7 @@ from agdm.guided import GuidedAncestral, GuidedDenoiser
 from agdm.potential import Guidance, SupportsGradient, as_guidance
 from agdm.steering import Steering
 from common.diffusion.bound_denoiser import BoundDenoiser
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.reverse_process import Sampler
 from common.diffusion.schedules import VP, Schedule

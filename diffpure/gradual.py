@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from common.diffusion.composed import Chain, Repeated
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.modes import Surrogate, as_differentiation
 from common.diffusion.schedules import DDPM, Schedule
 from common.diffusion.solvers import Solver

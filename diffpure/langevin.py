@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.reverse_sde import score
 from common.diffusion.schedules import VP, Schedule, per_row

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import Solver

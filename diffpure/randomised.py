@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.reverse_process import Sampler
 from common.diffusion.schedules import Schedule
 from common.diffusion.solvers import Solver, TorchSDE

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
-from common.diffusion.losses import edm_weight
+from common.diffusion.denoising_loss import edm_weight
 from common.diffusion.wrappers import Clipped
 from common.engine.engine import Engine
 from common.noise import Noise

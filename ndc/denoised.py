@@ -5,7 +5,7 @@ import math
 import torch
 
 from common.diffusion.denoisers import Denoiser
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP, Schedule
 from common.diffusion.solvers import DDIM, Solver

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.diffusion.losses import edm_weight
+from common.diffusion.denoising_loss import edm_weight
 from common.naming.choices import choose
 
 NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]

@@ -4,7 +4,7 @@ from typing import Any
 
 from common.robustness.certification.certificate import Certifier
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.protocols import NoisyClassifier
 from common.tasks.robust import RobustTask
 from common.units import parse_number

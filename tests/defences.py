@@ -10,7 +10,7 @@ from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.solvers import DDIM
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from diffpure.purifier import DiffPure
 
 SIDE, CLASSES = 4, 3

@@ -14,7 +14,7 @@ from common.diffusion.adjoint import Adjoint
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
 from common.diffusion.denoisers import EpsDenoiser
-from common.diffusion.gradients import Checkpoint, Differentiation, Full
+from common.diffusion.differentiation import Checkpoint, Differentiation, Full
 from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import DDPM
 from common.engine.engine import Engine
@@ -24,7 +24,7 @@ from common.records.masking.checks import masking_checks
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.voting import Voting

@@ -3,7 +3,7 @@
 import torch
 
 from common.diffusion.denoisers import Denoiser, EpsDenoiser
-from common.diffusion.gradients import Checkpoint
+from common.diffusion.differentiation import Checkpoint
 from common.diffusion.schedules import DDPM, VP
 from common.diffusion.solvers import EulerMaruyama, ProbabilityFlowHeun
 from common.robustness.classifiers import Purified

@@ -20,7 +20,7 @@ QUESTIONS = {  # phrase of the line -> (the file it names, a name defined there)
     "AGDM term": ("agdm/guidance.py", "class AdversarialGuidance"),
     "EPNDC bound": ("ndc/likelihood.py", "class Bound"),
     "Clopper-Pearson radius": ("common/robustness/certification/binomial.py", "def clopper_pearson_lower"),
-    "exact gradient": ("common/diffusion/gradients.py", "class Checkpoint"),
+    "exact gradient": ("common/diffusion/differentiation.py", "class Checkpoint"),
     "TRADES loss": ("common/robustness/adversarial_training.py", "class TradesTraining"),
     "sift-and-refine": ("ndc/elimination.py", "class Elimination"),
     "projection on the L1 ball": ("common/robustness/threats/projection.py", "def project_l1"),

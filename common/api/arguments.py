@@ -13,8 +13,8 @@ from common.noise import Noise
 from common.robustness.attacks.attack import Attack
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.clean_and_certified import Clean
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.evaluation.evaluators import Clean
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.threat import Threat
 

@@ -8,7 +8,7 @@ from common.api.images import as_data
 from common.api.result import Result
 from common.api.running import Settings, run
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.protocols import NoisyClassifier
 from common.robustness.threats.threat import Threat
 from common.tasks.robust import Verification

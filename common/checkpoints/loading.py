@@ -83,7 +83,7 @@ def load_network(path: str | Path, format: Format = "safetensors", config: dict[
     Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is damaged, foreign or does not fit.
     """
     if _is_published(format, config):
-        return formats.load_network(path, format, config)
+        return formats.read_network(path, format, config)
     return formats.as_network(load(path))
 
 
@@ -94,7 +94,7 @@ def load_denoiser(path: str | Path, format: Format = "safetensors", config: dict
     index of guided diffusion and SDEdit, sigma and classes of EDM.
     """
     if _is_published(format, config):
-        return formats.load_denoiser(path, format, config)
+        return formats.read_denoiser(path, format, config)
     return _as(Denoiser, formats.as_denoiser(load(path)), path)
 
 
@@ -106,7 +106,7 @@ def load_classifier(
     A published one reads pixels, which it normalises if ``config`` has ``mean`` and ``std``.
     """
     if _is_published(format, config):
-        return formats.load_classifier(path, format, config)
+        return formats.read_classifier(path, format, config)
     return _as(Classifier, load(path), path)
 
 

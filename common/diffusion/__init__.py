@@ -4,7 +4,7 @@ from common.diffusion.adjoint import Adjoint
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser, VDenoiser, X0Denoiser
-from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
+from common.diffusion.differentiation import BPDA, Checkpoint, Differentiation, Full
 from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier, Purifier
 from common.diffusion.reverse_process import Process, Sampler

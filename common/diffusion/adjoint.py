@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.solvers import EulerMaruyama, TorchSDE
 from common.diffusion.time_grids import TimeGrid

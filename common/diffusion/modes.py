@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from common.diffusion.adjoint import Adjoint
-from common.diffusion.gradients import BPDA, Checkpoint, Differentiation, Full
+from common.diffusion.differentiation import BPDA, Checkpoint, Differentiation, Full
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.solvers import MARGINAL, Solver, TorchSDE, as_solver
 from common.naming.choices import make

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import noise_range
+from common.diffusion.differentiation import Differentiation, Full
 from common.diffusion.gradient_check.purifier_checks import gradient_findings
-from common.diffusion.gradients import Differentiation, Full
 from common.diffusion.modes import as_differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import Schedule, per_row
@@ -49,7 +49,7 @@ class DiffusionPurifier(Purifier):
     * ``steps``: number of equal steps, or None for DiffPure's grid with a node every 1e-3.
     * ``solver``: a name in ``common.diffusion.solvers.SOLVERS``, or a ``Solver``.
     * ``gradient``: the mode of differentiation, a name in ``common.diffusion.modes.MODES`` or a ``Differentiation``;
-      ``common.diffusion.gradients`` compares them.
+      ``common.diffusion.differentiation`` compares them.
 
     A gradient is recorded when grad mode is on and the image requires one; otherwise no graph is formed. Subclasses
     guide the process by ``bind`` and declare the modules that do so in ``guides``. Attacks use ``differentiated`` and

@@ -49,7 +49,7 @@ def values(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _names(record.kind)}
 
 
-def load(path: Path, expected: Header | None = None) -> tuple[Header, list[Record]]:
+def read_rows(path: Path, expected: Header | None = None) -> tuple[Header, list[Record]]:
     """Header and rows, unmerged, of a directory or of one file.
 
     All files with rows must carry one fingerprint, that of ``expected`` where given. Raises ``ValueError`` if they do

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.numerics.finding import Finding
-from common.records.rows import MERGED, Header, header_line, load, record_line, values
+from common.records.rows import MERGED, Header, header_line, read_rows, record_line, values
 from common.records.schema import Record, Source
 
 __all__ = ["Header", "Records", "merge"]
@@ -63,7 +63,7 @@ class Records:
 
     def all(self) -> list[Record]:
         """Every row that any process has written so far, merged and sorted by key."""
-        return merge(load(self.path, self.header)[1])
+        return merge(read_rows(self.path, self.header)[1])
 
     def merge(self) -> Path:
         """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, behind a barrier."""
@@ -84,12 +84,12 @@ class Records:
     @staticmethod
     def read(path: str | Path) -> list[Record]:
         """Rows of a directory, or of one records file, merged and sorted by key."""
-        return merge(load(Path(path))[1])
+        return merge(read_rows(Path(path))[1])
 
     @staticmethod
     def describe(path: str | Path) -> Header:
         """Header of a directory, or of one records file."""
-        return load(Path(path))[0]
+        return read_rows(Path(path))[0]
 
     def _mark(self, records: Iterable[Record]) -> None:
         for record in records:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from common.numerics.finding import Finding
 from common.records.masking.check import MaskingCheck
 from common.records.masking.checks import masking_checks
-from common.records.rows import DIAGNOSTICS, MERGED, PARTS, load
+from common.records.rows import DIAGNOSTICS, MERGED, PARTS, read_rows
 from common.records.schema import (
     AttackedRecord,
     CertifiedRecord,
@@ -207,10 +207,10 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def _read(name: str, place: Path) -> Run:
-    header, rows = load(place)
+    header, rows = read_rows(place)
     config, beside = header.config, (place.parent if place.is_file() else place) / DIAGNOSTICS
     if _holds_records(beside):
-        more, others = load(beside)
+        more, others = read_rows(beside)
         rows += others
         config = {**config, "evaluators": [*config.get("evaluators", []), *more.config.get("evaluators", [])]}
     return Run(name, header.fingerprint, config, merge(rows))

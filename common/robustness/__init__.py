@@ -28,9 +28,9 @@ from common.robustness.certification.smoothed_prediction import SmoothedPredicti
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, ClassifierWrapper, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.clean_and_certified import Certified, Clean
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.evaluation.evaluators import Certified, Clean
-from common.robustness.gradient_check.evaluator import GradientCheck
+from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.robustness.losses import cross_entropy
 from common.robustness.masking.baseline import Baseline
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from common.diffusion.denoisers import Denoiser
-from common.diffusion.losses import draw_sigma_lognormal, edm_loss
+from common.diffusion.denoising_loss import draw_sigma_lognormal, edm_loss
 from common.noise import Noise
 from common.robustness.evaluation.batches import Batch
 from common.tasks.recipes import Recipe, TrainingRecipe

@@ -6,7 +6,7 @@ from typing import Any
 from common.data.datasets import LabelledImages
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.gradient_check.evaluator import GradientCheck
+from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.robustness.masking.baseline import Baseline
 from common.robustness.masking.variants import masking_suite
 

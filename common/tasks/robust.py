@@ -16,16 +16,16 @@ from common.records.schema import AttackedRecord, Record, Source
 from common.report.ending import end_of_test
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch, check_batch, check_classifier
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.evaluation.evaluators import Certified
 from common.robustness.evaluation.suite import suite
-from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import gradient_checks, masking_variants
-from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
 from common.tasks.prediction import Prediction, predict, smoothed_predictions
 from common.tasks.recording import RecordedSuite, dataset_of, first_batch
+from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy
 
 Verification = Literal["refuse", "warn", "off"]
 

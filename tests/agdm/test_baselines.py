@@ -19,7 +19,7 @@ from common.diffusion.steps import Step
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from common.units import to_model, to_pixel
 
 SHAPE = (1, 6, 6)

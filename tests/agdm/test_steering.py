@@ -18,7 +18,7 @@ from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.fingerprint import identify
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from common.units import to_model
 
 SHAPE = (1, 2, 3)

@@ -27,7 +27,7 @@ from common.records.fingerprint import weights_hash
 from common.robustness.attacks.pgd import PGD
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.evaluation.evaluators import Clean
+from common.robustness.evaluation.clean_and_certified import Clean
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks import ClassifierTask, Recipe
 

@@ -11,7 +11,7 @@ from common.noise import Noise
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.units import to_pixel
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.denoised import DenoisedClassifier

@@ -19,7 +19,7 @@ from common.robustness.certification.preconditions import check_sound
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.voting import Voting
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier

@@ -9,7 +9,7 @@ import torch
 from common.exact import ExactDenoiser
 from common.noise import Noise
 from common.robustness.certification.certificate import Certificate, Certifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claimed
 from ndc.classifier import NoisedDiffusionClassifier

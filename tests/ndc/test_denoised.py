@@ -12,8 +12,8 @@ from common.noise import Noise
 from common.robustness.certification.preconditions import check_sound
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
-from common.robustness.gradient_check.evaluator import GradientCheck, failure_message
+from common.robustness.evaluation.clean_and_certified import Certified
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from common.units import to_model, to_pixel
 from ndc.denoised import DenoisedClassifier, Denoising
 from ndc.task import NDCTask

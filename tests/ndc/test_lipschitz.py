@@ -9,7 +9,7 @@ from scipy.stats import norm
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.records.schema import ABSTAIN
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.padding import Padded
 from common.units import to_pixel
 from ndc.bounded import BoundedDiffusionClassifier

@@ -14,7 +14,7 @@ PREDICTIONS = {"epsilon": EpsDenoiser, "v_prediction": VDenoiser, "sample": X0De
 BETAS: dict[Any, Betas] = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
-def load_network(path: str | Path, download: bool = False) -> UNet2D:
+def read_network(path: str | Path, download: bool = False) -> UNet2D:
     """The network of the pipeline in folder ``path``, or of that name on the Hugging Face hub if ``download`` is true.
 
     Weights are read from safetensors only. Raises ``ValueError`` where diffusers is not installed, the folder holds no
@@ -42,10 +42,10 @@ def load_network(path: str | Path, download: bool = False) -> UNet2D:
     return network
 
 
-def load_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
+def read_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
     """The denoiser of the pipeline in folder ``path``; its scheduler states the noise levels and the prediction.
 
-    Arguments and errors as for `load_network`, and ``ValueError`` for a scheduler with another beta schedule than those
+    Arguments and errors as for `read_network`, and ``ValueError`` for a scheduler with another beta schedule than those
     of ``DDPM``.
     """
     config = _scheduler_config(path, download)
@@ -59,7 +59,7 @@ def load_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
         )
     steps = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    denoiser = PREDICTIONS[prediction](load_network(path, download), DDPM(steps, start, end, BETAS[betas]), "nearest")
+    denoiser = PREDICTIONS[prediction](read_network(path, download), DDPM(steps, start, end, BETAS[betas]), "nearest")
     return denoiser.eval()
 
 

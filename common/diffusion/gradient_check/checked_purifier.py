@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.diffusion.bound_denoiser import BoundDenoiser
-from common.diffusion.gradients import Differentiation
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.time_grids import TimeGrid
 from common.noise import Noise

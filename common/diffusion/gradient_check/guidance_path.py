@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from common.diffusion.bound_denoiser import BoundDenoiser
+from common.diffusion.differentiation import Differentiation, Full
 from common.diffusion.gradient_check.checked_purifier import CheckedPurifier, differentiated, projected
-from common.diffusion.gradients import Differentiation, Full
 from common.diffusion.reverse_process import Process
 from common.noise import Noise
 from common.numerics.finding import Finding

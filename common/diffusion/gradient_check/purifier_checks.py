@@ -11,12 +11,12 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from common.diffusion.differentiation import Checkpoint, Differentiation, Full
 from common.diffusion.gradient_check.checked_purifier import CheckedPurifier, differentiated, projected
 from common.diffusion.gradient_check.gradient_error import GradientError
 from common.diffusion.gradient_check.guidance_path import guidance_findings
 from common.diffusion.gradient_check.trace import Trace
 from common.diffusion.gradient_check.tracing import traced
-from common.diffusion.gradients import Checkpoint, Differentiation, Full
 from common.diffusion.schedules import per_row
 from common.noise import Noise
 from common.numerics.finding import DECLARED_GRADIENT, Finding

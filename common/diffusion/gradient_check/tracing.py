@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from common.diffusion.bound_denoiser import Denoise
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
+from common.diffusion.differentiation import Differentiation
 from common.diffusion.gradient_check.checked_purifier import CheckedPurifier
 from common.diffusion.gradient_check.trace import Trace, TracedModule
-from common.diffusion.gradients import Differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import DDPM
 from common.diffusion.solvers import Solver

@@ -39,7 +39,7 @@ def flips(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:
     return lost, won
 
 
-def percent(share: float) -> str:
+def in_percent(share: float) -> str:
     """``"12.5 %"``."""
     return f"{100 * share:.1f} %"
 
@@ -56,4 +56,4 @@ def first_clean_correct(rows: Rows) -> list[bool]:
 
 def share_of(flags: Sequence[bool]) -> str:
     """Share of true flags, in percent."""
-    return percent(sum(flags) / max(1, len(flags)))
+    return in_percent(sum(flags) / max(1, len(flags)))

@@ -10,7 +10,7 @@ from common.records.masking.check import (
     first_clean_correct,
     first_correct,
     flips,
-    percent,
+    in_percent,
     share_of,
 )
 from common.records.summary import summarise
@@ -24,7 +24,7 @@ def single_checks(rows: Rows) -> list[MaskingCheck]:
     """All checks that the records of one attack allow."""
     checks: list[Callable[[Rows], MaskingCheck]] = []
     if rows[0].zero_gradient is not None:
-        checks += [gradient_reaches_the_image, outputs_are_logits, noise_is_declared]
+        checks += [gradient_reaches_the_image, outputs_are_not_probabilities, noise_is_declared]
     if rows[0].dead is not None and rows[0].white_box:
         checks += [steps_have_gradients]
     checks += [attack_moves_images, attack_beats_clean_queries, robust_is_not_above_clean]
@@ -34,7 +34,7 @@ def single_checks(rows: Rows) -> list[MaskingCheck]:
 def gradient_reaches_the_image(rows: Rows) -> MaskingCheck:
     """Fails if the loss gradient of more than 5 % of the images is exactly zero, missing or not finite."""
     share = sum(bool(row.zero_gradient) for row in rows) / len(rows)
-    sentence = f"The loss gradient is zero or not finite for {percent(share)} of the images"
+    sentence = f"The loss gradient is zero or not finite for {in_percent(share)} of the images"
     end = "a gradient attack is blind there, so robustness is overstated" if share > HIDDEN else "attacks can use it"
     return MaskingCheck(f"{rows[0].source.title}: gradient reaches the image", share <= HIDDEN, f"{sentence}: {end}.")
 
@@ -45,18 +45,20 @@ def steps_have_gradients(rows: Rows) -> MaskingCheck:
     The gradient may exist at the clean image and vanish during the attack.
     """
     share = sum((row.dead or 0.0) > DEAD for row in rows) / len(rows)
-    sentence = f"Most steps of the attack had no usable gradient for {percent(share)} of the images"
+    sentence = f"Most steps of the attack had no usable gradient for {in_percent(share)} of the images"
     end = "it did not move there, so robustness is overstated" if share > HIDDEN else "it could move"
     return MaskingCheck(f"{rows[0].source.title}: steps have gradients", share <= HIDDEN, f"{sentence}: {end}.")
 
 
-def outputs_are_logits(rows: Rows) -> MaskingCheck:
+def outputs_are_not_probabilities(rows: Rows) -> MaskingCheck:
     """Fails if more than 5 % of the outputs are probabilities instead of logits."""
     share = sum(bool(row.probabilities) for row in rows) / len(rows)
     name = f"{rows[0].source.title}: outputs are logits"
     if share <= HIDDEN:
         return MaskingCheck(name, True, "The classifier's outputs are logits.")
-    sentence = f"{percent(share)} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
+    sentence = (
+        f"{in_percent(share)} of the outputs are probabilities, whose loss gradient vanishes: remove the softmax."
+    )
     return MaskingCheck(name, False, sentence)
 
 
@@ -82,7 +84,7 @@ def attack_moves_images(rows: Rows) -> MaskingCheck:
     if not correct:
         return MaskingCheck(name, True, "No image was classified correctly on all draws before the attack.")
     share = sum(row.distance < UNMOVED * row.eps for row in correct) / len(correct)
-    sentence = f"The attack left {percent(share)} of the correctly classified images where they were"
+    sentence = f"The attack left {in_percent(share)} of the correctly classified images where they were"
     end = "it skipped them, so their robustness is untested" if share > HIDDEN else "as expected"
     return MaskingCheck(name, share <= HIDDEN, f"{sentence}: {end}.")
 
@@ -139,7 +141,7 @@ def huge_budget_breaks_all(rows: Rows, chance: float | None = None) -> MaskingCh
     chance = 1 / max(classes, 2) if chance is None else chance
     (summary,) = summarise(rows)
     value, low, _ = summary.metrics["Avg"]
-    sentence = f"With a budget of {rows[0].eps:.3g} in {rows[0].norm} {percent(value)} survive"
+    sentence = f"With a budget of {rows[0].eps:.3g} in {rows[0].norm} {in_percent(value)} survive"
     end = "no more than by chance" if low <= chance else "a grey image is within reach, but the attack missed it"
     name = f"{rows[0].source.title}: a huge budget breaks everything"
     return MaskingCheck(name, low <= chance, f"{sentence}: {end}.")

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from common.diffusion.bound_denoiser import BoundDenoiser
-from common.diffusion.gradients import Full
+from common.diffusion.differentiation import Full
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.diffusion.solvers import (

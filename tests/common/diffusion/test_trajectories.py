@@ -8,7 +8,7 @@ import torch
 
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.composed import Chain, Repeated
-from common.diffusion.gradients import Full
+from common.diffusion.differentiation import Full
 from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP

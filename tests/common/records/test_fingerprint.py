@@ -16,7 +16,7 @@ from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.threats.norm_ball import ThreatModel
 from ndc.bounded import BoundedDiffusionClassifier
 

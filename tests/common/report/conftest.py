@@ -19,7 +19,10 @@ EPS = 8 / 255
 
 def purified(gradient: str = "Checkpoint", **settings: Any) -> dict[str, Any]:
     """The header's description of a purified classifier."""
-    mode = {"class": f"common.diffusion.gradients.{gradient}", **({"steps": 3} if gradient == "Surrogate" else {})}
+    mode = {
+        "class": f"common.diffusion.{gradient}",
+        **({"steps": 3} if gradient == "Surrogate" else {}),
+    }
     grid = {"class": "common.diffusion.TimeGrid", "times": [0.1, 0.08, 0.06, 0.04, 0.02, 1e-5]}
     solver = {"class": "common.diffusion.EulerMaruyama"}
     purifier = {"class": "diffpure.DiffPure", "gradient": mode, "grid": grid, "solver": solver, **settings}

@@ -19,7 +19,7 @@ from common.data.image_files import ImageFiles
 from common.data.unlabelled import UnlabelledImages, name_indices
 from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
-from common.robustness.evaluation.evaluators import Clean
+from common.robustness.evaluation.clean_and_certified import Clean
 from common.robustness.voting import Voting
 from common.tasks.prediction import Prediction, predict
 from common.tasks.prediction_folder import save_png, target_names

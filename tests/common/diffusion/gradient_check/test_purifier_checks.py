@@ -9,9 +9,9 @@ from torch import nn
 from common.diffusion.adjoint import Adjoint
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import Denoiser, EDMDenoiser, EpsDenoiser
+from common.diffusion.differentiation import BPDA, Checkpoint, Full
 from common.diffusion.gradient_check.purifier_checks import gradient_findings
 from common.diffusion.gradient_check.tracing import traced
-from common.diffusion.gradients import BPDA, Checkpoint, Full
 from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import DDPM, VP, per_row

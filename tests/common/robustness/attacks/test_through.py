@@ -11,7 +11,7 @@ from torch import nn
 from common.diffusion import modes
 from common.diffusion.adjoint import Adjoint
 from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
-from common.diffusion.gradients import BPDA, Checkpoint
+from common.diffusion.differentiation import BPDA, Checkpoint
 from common.diffusion.modes import Surrogate
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import VP

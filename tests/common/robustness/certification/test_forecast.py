@@ -10,7 +10,7 @@ from common.robustness.certification.binomial import clopper_pearson_lower, need
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.padding import Padded
 
 SIGMA = 0.5

@@ -11,7 +11,7 @@ from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.certification.preconditions import check_once
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.padding import Padded
 from common.tasks.robust import RobustTask
 

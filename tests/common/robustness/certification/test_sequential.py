@@ -12,7 +12,7 @@ from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 
 SIGMA = 0.5
 COMMON = {"n0": 10, "n": 400, "alpha": 0.05, "num_classes": 2, "batch_size": 2**15}

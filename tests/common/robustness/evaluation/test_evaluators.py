@@ -14,7 +14,7 @@ from common.robustness.attacks.pgd import PGD
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.evaluation.evaluators import Certified, Clean
+from common.robustness.evaluation.clean_and_certified import Certified, Clean
 from common.robustness.evaluation.stored_images import encode
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks.robust import RobustTask

@@ -10,8 +10,8 @@ from common.robustness.attacks.pgd import PGD
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.clean_and_certified import Certified, Clean
 from common.robustness.evaluation.decisions import decide, with_rule
-from common.robustness.evaluation.evaluators import Certified, Clean
 from common.robustness.evaluation.suite import suite
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.spatial import SpatialThreat

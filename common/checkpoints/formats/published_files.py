@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from common.checkpoints.files import require_file
 from common.checkpoints.formats import diffusers_pipelines
 from common.checkpoints.formats.bodies import build_body
-from common.checkpoints.formats.denoisers import build_denoiser, edm_denoiser
 from common.checkpoints.formats.edm_network import as_network
+from common.checkpoints.formats.noise_conventions import build_denoiser, edm_denoiser
 from common.checkpoints.formats.options import Options, flatten
 from common.checkpoints.formats.reading import read_published, select_tensors
 from common.checkpoints.state import assign_state, check_state
@@ -55,24 +55,24 @@ def _first_match(
     raise ValueError(f"{refusals[0]} The config gives no image_size: this is for {candidates[0]['image_size']}.")
 
 
-def load_network(path: str | Path, format: str, config: Mapping[str, Any] | None) -> nn.Module:
+def read_network(path: str | Path, format: str, config: Mapping[str, Any] | None) -> nn.Module:
     """The network in a published file, called as its publishers call it."""
     if format == "diffusers":
-        return diffusers_pipelines.load_network(path)
+        return diffusers_pipelines.read_network(path)
     body, options = load_body(path, format, config)
     return as_network(edm_denoiser(body, options)).eval() if format == "edm" else body
 
 
-def load_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Denoiser:
+def read_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Denoiser:
     """The denoiser around a published network, with the publisher's convention of the noise level."""
     if format == "robustbench_wrn":
         raise ValueError("robustbench_wrn files hold classifiers; use load_classifier.")
     if format == "diffusers":
-        return diffusers_pipelines.load_denoiser(path)
+        return diffusers_pipelines.read_denoiser(path)
     return build_denoiser(format, *load_body(path, format, config)).eval()
 
 
-def load_classifier(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Classifier:
+def read_classifier(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Classifier:
     """The classifier in a published file, of pixels; it normalises them if the config has ``mean`` and ``std``."""
     if format != "robustbench_wrn":
         raise ValueError(f"{format} files hold denoisers; use load_denoiser.")

@@ -10,7 +10,7 @@ from common.diffusion.denoisers import EDMDenoiser
 from common.noise import Noise
 from common.numerics.finding import LARGEST, Finding
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
-from common.robustness.gradient_check.evaluator import GradientCheck, deterministic, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, deterministic, failure_message
 from common.robustness.gradient_check.recomputation import RecomputedCalls, forward_backward
 from common.robustness.padding import Padded
 from diffpure.purifier import DiffPure

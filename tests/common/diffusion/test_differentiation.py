@@ -8,8 +8,8 @@ from torch.autograd.gradcheck import GradcheckError
 from common.diffusion.adjoint import Adjoint
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import EDMDenoiser
+from common.diffusion.differentiation import BPDA, Checkpoint, Full
 from common.diffusion.gradient_check.gradient_error import GradientError
-from common.diffusion.gradients import BPDA, Checkpoint, Full
 from common.diffusion.modes import Surrogate, as_differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.schedules import DDPM, VP, per_row

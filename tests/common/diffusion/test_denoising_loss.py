@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from common.diffusion.denoisers import EDMDenoiser
-from common.diffusion.losses import draw_sigma_lognormal, edm_loss, edm_weight
+from common.diffusion.denoising_loss import draw_sigma_lognormal, edm_loss, edm_weight
 from common.diffusion.wrappers import ClassifierFree, Clipped
 from common.noise import Noise
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.records.summary import summarise
-from common.tasks.metrics import CertifiedAccuracy, RobustAccuracy
+from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy
 from tests.common.records.made import certified_record, clean_record
 
 
