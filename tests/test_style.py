@@ -19,24 +19,31 @@ FUNCTION_LINES, BODY_FUNCTION_LINES = 45, 70
 PARAMETERS = 6
 
 MORE_PARAMETERS: dict[str, int] = {
+    # a purifier: its networks, then the process that papers state (t_star, steps, solver, differentiation, schedule)
     "agdm/purifier.py::AGDM.__init__": 10,
-    "agdm/task.py::GuidanceTask.__init__": 10,
+    # the Python interface: one call of independent keywords
     "common/api/evaluate.py::certify": 12,
     "common/api/evaluate.py::evaluate": 13,
     "common/api/predict.py::predict": 9,
-    "common/data/celebahq.py::CelebAHQ.__init__": 7,
-    "common/data/image_data.py::ImageData.__init__": 8,
-    "common/diffusion/denoisers.py::EpsDenoiser.__init__": 8,
     "common/diffusion/purifiers.py::DiffusionPurifier.__init__": 7,
-    "common/tasks/classifier.py::ClassifierTask.__init__": 8,
     "diffpure/langevin.py::LangevinDiffPure.__init__": 7,
     "diffpure/purifier.py::DiffPure.__init__": 7,
     "diffpure/randomised.py::RandomisedDiffPure.__init__": 8,
+    # a training task: its networks, the objective's values, recipe and export; the recipe is a dataclass already
+    "agdm/task.py::GuidanceTask.__init__": 10,
+    "common/tasks/classifier.py::ClassifierTask.__init__": 8,
+    # a data set: its files, image size, subset and loading, which the command line overrides one by one
+    "common/data/celebahq.py::CelebAHQ.__init__": 7,
+    "common/data/image_data.py::ImageData.__init__": 8,
+    # conventions of published networks, of which each format sets its own few
+    "common/diffusion/denoisers.py::EpsDenoiser.__init__": 8,
+    # NDC's classifier: noise level, variant, nodes, weight and sampling, the rows of the paper's tables
     "ndc/bounded.py::BoundedDiffusionClassifier.__init__": 7,
     "ndc/classifier.py::NoisedDiffusionClassifier.__init__": 10,
     "ndc/denoised.py::DenoisedClassifier.__init__": 8,
 }
-"""Above the limit: constructors, whose arguments are the YAML of an experiment, and the functions of the interface."""
+"""Constructors above the limit. Their arguments are the YAML keys of an experiment, and settings in its fingerprint: a
+dataclass around some of them would nest the keys of every configuration and change the fingerprint of every run."""
 
 
 def identify(path: Path) -> str:
