@@ -12,8 +12,8 @@ from common.robustness.certification.smoothed_prediction import SmoothedPredicti
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluation.batches import Batch
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.evaluation.evaluators import Certified
 from common.robustness.padding import unpadded
 from common.robustness.voting import Voting
 

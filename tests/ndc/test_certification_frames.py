@@ -18,7 +18,7 @@ from common.noise import Noise
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
-from common.robustness.evaluation.evaluators import Certified
+from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.padding import Padded
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.claimed import Claimed
