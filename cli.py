@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from common.commands import COMMANDS, LIGHTNING
+from common.commands.arguments import with_files
 from common.commands.errors import DEBUG, WIDTH, UsageError, concise
 from common.commands.overview import overview, page
 from common.naming.nearest import did_you_mean
@@ -30,9 +31,15 @@ def run(arguments: Sequence[str]) -> None:
     elif any(argument in HELP for argument in rest):
         print(page(name))
     else:
-        from common.commands.lightning_commands import run_lightning
-
         run_lightning(name, rest)
+
+
+def run_lightning(name: str, arguments: Sequence[str]) -> None:
+    """Run one of Lightning's commands, which takes seconds to import, once its files are found."""
+    known = with_files(arguments)
+    from common.commands.lightning_commands import run_lightning
+
+    run_lightning(name, known)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 import yaml
+from lightning.pytorch import callbacks, loggers
 from safetensors.torch import save_file
 from torch import nn
 
@@ -26,15 +27,19 @@ from common.commands.lightning_commands import CLI
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.engine.precision import has_bf16_units
+from common.experiments.layers import layers, read_config
+from common.experiments.presets import find_preset
 from common.experiments.study import Study
 from common.hub.cards import CARDS
+from common.naming.short_names import SHORT_NAMES
 from common.networks import CIFARResNet, SmallCNN, WideResNet
 from common.records.schema import CertifiedRecord
 from common.robustness.classifiers import NetworkClassifier
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs").rglob("*.study.yaml"))
-CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDIES})
+BASES = sorted((ROOT / "configs" / "bases").glob("*.yaml"))  # layers under others
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*STUDIES, *BASES})
 FITS = [path for path in CONFIGS if path.name.endswith(".fit.yaml") or path.parent.name == "train"]
 SUITES = [path for path in CONFIGS if path.parent.name == "suites"]  # layers over a test, see test_rehearsal
 TESTS = [path for path in CONFIGS if path not in FITS and path not in SUITES]
@@ -55,14 +60,14 @@ def nodes(config: Any) -> list[dict[str, Any]]:
 
 def loads(path: Path) -> list[str]:
     """The paths of all files that a configuration names."""
-    found = nodes(yaml.safe_load(path.read_text()))
-    return [node["init_args"]["path"] for node in found if ".load_" in str(node.get("class_path"))]
+    named = [node for node in nodes(read_config(path)) if str(node.get("class_path")).startswith("load_")]
+    return [node["init_args"]["path"] for node in named]
 
 
 def cards(path: Path) -> list[str]:
     """The cards that a configuration names."""
-    found = nodes(yaml.safe_load(path.read_text()))
-    return [node["init_args"]["name"] for node in found if ".published_" in str(node.get("class_path"))]
+    named = [node for node in nodes(read_config(path)) if str(node.get("class_path")).startswith("published_")]
+    return [node["init_args"]["name"] for node in named]
 
 
 def number_of_classes(path: str | Path) -> int:
@@ -86,7 +91,7 @@ SETTINGS = {  # (t_star, norm, eps) of the papers
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_the_papers(name):
-    found = nodes(yaml.safe_load((ROOT / "configs" / name).read_text()))
+    found = nodes(read_config(ROOT / "configs" / name))
     (t_star,) = [node["t_star"] for node in found if "t_star" in node]
     threat = next(node for node in found if "norm" in node)
     assert (t_star, threat["norm"], threat["eps"]) == SETTINGS[name]
@@ -94,7 +99,7 @@ def test_settings_are_the_papers(name):
 
 @pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
 def test_ndc_is_smoothed_by_the_noise_it_reads(sigma):
-    found = nodes(yaml.safe_load((ROOT / "configs" / "ndc" / f"cifar10-sigma{sigma}.yaml").read_text()))
+    found = nodes(read_config(ROOT / "configs" / "ndc" / f"cifar10-sigma{sigma}.yaml"))
     assert [node["sigma"] for node in found if "sigma" in node] == [sigma, sigma]
 
 
@@ -108,9 +113,22 @@ def test_presets_name_their_source_and_evidence(path):
         assert not line.startswith("#") or len(line) <= 125
 
 
+@pytest.mark.parametrize("path", [*CONFIGS, *BASES], ids=identify)
+def test_classes_have_short_names(path):
+    """Classes of this project and of Lightning; no file names a module."""
+    named = [node["class_path"] for node in nodes(read_config(path)) if "class_path" in node]
+    assert all("." not in name for name in named)
+    assert all(name in SHORT_NAMES or hasattr(callbacks, name) or hasattr(loggers, name) for name in named)
+
+
+def test_every_base_is_shared():
+    used = [base for path in CONFIGS for base in layers(path) if base in BASES]
+    assert all(used.count(base) > 1 for base in BASES)
+
+
 def test_records_and_exports_do_not_collide():
     for key in ("records", "export"):
-        named = [node[key] for path in CONFIGS for node in nodes(yaml.safe_load(path.read_text())) if key in node]
+        named = [node[key] for path in CONFIGS for node in nodes(read_config(path)) if key in node]
         assert len(named) == len(set(named))
         assert all(name.startswith("runs/") for name in named)
 
@@ -123,9 +141,9 @@ def test_presets_say_how_to_get_what_they_need(path):
     assert {*cards(path)} <= {*CARDS}
     assert all(file.startswith("runs/") for file in loads(path))
     assert ".cache" not in path.read_text()  # ROBUST_DIFFUSION_CACHE says where it is
-    made = {node.get("export") for other in FITS for node in nodes(yaml.safe_load(other.read_text()))}
-    for command in re.findall(r"robust-diffusion fit -c (\S+)", path.read_text()):
-        assert (ROOT / command).is_file()
+    made = {node.get("export") for other in FITS for node in nodes(read_config(other))}
+    for name in re.findall(r"robust-diffusion (?:fit|test|predict) -c ([\w./-]+)", path.read_text()):
+        assert find_preset(name), f"there is no preset {name}"
     for file in loads(path):
         if "cifar10-" in file:
             assert file in made, f"nothing here makes {file}"
@@ -236,7 +254,7 @@ def test_a_fit_is_built(path, construct, stand_ins, monkeypatch):
     for kind in (WideResNet, CIFARResNet, DDPMpp):  # full size, but not filled with random numbers
         monkeypatch.setattr(kind, "__init__", on_meta(kind.__init__))
     model, data = construct("fit", path)
-    assert model.export == yaml.safe_load(path.read_text())["model"]["init_args"]["export"]
+    assert model.export == read_config(path)["model"]["init_args"]["export"]
     assert any(parameter.requires_grad for parameter in model.trained().parameters())
     assert data.batch_size > 1
 
@@ -253,13 +271,13 @@ def on_meta(constructor):
 @pytest.mark.parametrize("path", TESTS, ids=identify)
 def test_a_test_is_built(path, construct, stand_ins):
     model, data = construct("test", path)
-    config = yaml.safe_load(path.read_text())
-    assert type(model).__name__ == config["model"]["class_path"].rsplit(".", 1)[1]
+    config = read_config(path)
+    assert type(model).__name__ == config["model"]["class_path"]
     assert model.path == config["model"]["init_args"]["records"]
     assert len(model.evaluators) == len(config["model"]["init_args"]["evaluators"])
     assert sorted(stand_ins) == sorted([*loads(path), *cards(path)])
     assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
-    assert type(data).__name__ == config["data"]["class_path"].rsplit(".", 1)[1]
+    assert type(data).__name__ == config["data"]["class_path"]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=identify)
@@ -301,7 +319,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
 def reduce(config: dict[str, Any]) -> dict[str, Any]:
     """The same with few steps and draws; of a thousand classes ten are left."""
     for node in nodes(config):
-        name = str(node.get("class_path", "")).rsplit(".", 1)[-1]
+        name = node.get("class_path")
         if name in SMALLER:
             node.setdefault("init_args", {}).update(SMALLER[name])
         if node.get("num_classes") == 1000:
@@ -316,9 +334,9 @@ def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path, monkeypat
     ten = replace(CARDS["edm_imagenet64_conditional"], filename="ten.safetensors")
     monkeypatch.setitem(CARDS, "edm_imagenet64_conditional", replace(ten, config=ten.config | {"label_dim": 10}))
     small = tmp_path / "small.yaml"
-    small.write_text(yaml.safe_dump(reduce(yaml.safe_load(path.read_text()))))
+    small.write_text(yaml.safe_dump(reduce(read_config(path))))
     model, _ = construct("test", small)
-    grey = "runs/tour/" in path.read_text()  # the networks of digits
+    grey = "runs/tour/" in str(read_config(path))  # the networks of digits
     shape = (1, 8, 8) if grey else (3, 7, 7) if path.name == "imagenet.yaml" else (3, SIDE, SIDE)
     image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     batch = (image, torch.tensor([0, 1]), torch.tensor([3, 5]))
@@ -356,9 +374,9 @@ def test_ones_own_resnet_stands_in_for_the_papers(stand_ins, tmp_path, construct
     trained = CIFARResNet()
     torch.save({"net": {f"module.{name}": value for name, value in trained.state_dict().items()}}, tmp_path / "own.pt")
     text = (ROOT / "configs" / "diffpure" / "cifar10-unseen.yaml").read_text()
-    lines = [line[4:] for line in text.splitlines() if line.startswith("#   ") and "robust-diffusion" not in line]
+    lines = [line[4:] for line in text.partition("# Published")[0].splitlines() if line.startswith("#   ")]
     classifier = "\n".join(lines).replace("FILE", str(tmp_path / "own.pt"))
-    config = yaml.safe_load(text)
+    config = read_config(ROOT / "configs" / "diffpure" / "cifar10-unseen.yaml")
     config["model"]["init_args"]["classifier"] = yaml.safe_load(classifier)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
     model, _ = construct("test", tmp_path / "own.yaml")

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from common.checkpoints.loading import load_classifier
 from common.diffusion.networks import NCSNpp
+from common.experiments.preset_pages import PresetPage
+from common.experiments.presets import find_config
 from common.hub.cache import file_size
 from common.hub.cards import CARDS
 from common.noise import Noise
@@ -151,7 +153,7 @@ def test_the_fetched_cards_are_those_of_the_preset():
         if (words := shlex.split(line, comments=True))[:2] == ["robust-diffusion", "fetch"] and words[2:]
     ]
     (preset,) = [shlex.split(line)[3] for line in lines if line.startswith("robust-diffusion predict")]
-    needed = re.findall(r"\.published_\w+, init_args: \{name: (\w+)\}", (ROOT / preset).read_text())
+    needed = PresetPage.read(find_config(preset)).cards
     assert sorted(fetched) == sorted(needed) and len(needed) == 2
 
 

@@ -1,4 +1,4 @@
-"""Argument parser of the commands beside Lightning's own; its errors are short and name the nearest option."""
+"""Argument parser of the commands beside Lightning's own, and presets in the arguments of Lightning's."""
 
 import argparse
 import re
@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from common.commands.errors import UsageError
+from common.experiments.layers import read_config
+from common.experiments.presets import find_config
 from common.naming.nearest import did_you_mean
 
+CONFIG = ("-c", "--config")
 KINDS = {"int": "an integer", "float": "a number"}
 
 
@@ -31,3 +34,27 @@ class Arguments(argparse.ArgumentParser):
             option, kind, value = found.groups()
             message = f"{option} must be {KINDS.get(kind, kind)}; got {value}."
         raise UsageError(f"{message.rstrip('.')}.\n{self.prog} --help lists the arguments.".replace("?.", "?"))
+
+
+def with_files(arguments: Sequence[str]) -> list[str]:
+    """Lightning's arguments with files for the names of presets, and with its own ``--help`` for ``--help-all``.
+
+    The files are read once here, so that mistakes in them are found before torch is imported. Raises errors of
+    `find_config` and `read_config`.
+    """
+    replaced = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, name = argument.partition("=")
+        if before in CONFIG:
+            replaced.append(_readable(argument))
+        elif option in CONFIG and equals:
+            replaced.append(f"{option}={_readable(name)}")
+        else:
+            replaced.append("--help" if argument == "--help-all" else argument)
+    return replaced
+
+
+def _readable(name: str) -> str:
+    path = find_config(name)
+    read_config(path)
+    return str(path)

@@ -44,6 +44,8 @@ def explain(message: str, options: Sequence[str]) -> str:
         if not option.startswith("-"):
             return f"unexpected argument {option!r}: settings are given as --NAME VALUE, files as -c FILE."
         return f"there is no option {option}.{did_you_mean(option, options)} --help lists the common ones."
+    if unknown := re.search(r"does not accept option '([\w.-]+)'", place.text):
+        return _no_section(unknown[1], options)
     if unknown := re.search(r"(?:Option|Key|key) ['\"]?([\w.-]+)['\"]? is not (?:accepted|expected)", place.text):
         return f"{where}{_no_setting(place, unknown[1], options)}"
     if required := re.match(r"the following arguments are required: (.*)", place.text):
@@ -103,10 +105,18 @@ def _words(types: str) -> str:
     return " or ".join(words) or types
 
 
+def _no_section(name: str, options: Sequence[str]) -> str:
+    known = [option.removeprefix("--") for option in options]
+    sections = {one.split(".")[0] for one in known}
+    section = name.split(".")[0]
+    if section in sections:
+        return f"there is no setting {name}.{did_you_mean(name, known)}"
+    return f"there is no section {section!r}.{did_you_mean(section, sections)} --print_config shows all of them."
+
+
 def _no_setting(place: Place, name: str, options: Sequence[str]) -> str:
     if not place.owner:
-        known = [option.removeprefix("--").split(".")[0] for option in options]
-        return f"there is no setting {name!r}.{did_you_mean(name, {*known, *(one[2:] for one in options)})}"
+        return _no_section(name, options)
     owner = short_path(place.owner)
     return (
         f"{owner} has no setting {name!r}.{did_you_mean(name, settings(place.owner))} --model.help {owner} lists them."

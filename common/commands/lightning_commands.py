@@ -18,7 +18,7 @@ from common.commands.class_names import accept_short_names, with_short_names
 from common.commands.errors import UsageError
 from common.commands.explanation import explain, reason
 from common.experiments.layers import read_config
-from common.experiments.presets import find_config, with_remedy
+from common.experiments.presets import with_remedy
 from common.experiments.rehearsal import rehearse
 from common.naming.nearest import did_you_mean
 from common.tasks.progress_bar import LiveProgressBar
@@ -29,7 +29,6 @@ TRAINER = {
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
 }
-CONFIG = ("-c", "--config")
 
 
 class Parser(LightningArgumentParser):
@@ -49,9 +48,7 @@ class Parser(LightningArgumentParser):
         """Raise `UsageError` with the reason alone, and the nearest known name."""
         if not self.exit_on_error:  # of a part of the configuration; the whole parser reports it
             super().error(message, ex)
-        named = [option for action in self._actions for option in action.option_strings]
-        options = [option for option in named if option.startswith("--") and not option.endswith(".help")]
-        raise UsageError(explain(message, options)) from ex
+        raise UsageError(explain(message, options_of(self))) from ex
 
 
 class CLI(LightningCLI):
@@ -90,8 +87,17 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+def options_of(parser: LightningArgumentParser) -> list[str]:
+    """The long options of a parser, or of the first command of the whole one."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            return options_of(next(iter(action.choices.values())))
+    named = [option for action in parser._actions for option in action.option_strings]
+    return [option for option in named if option.startswith("--") and not option.endswith(".help")]
+
+
 def run_lightning(command: str, arguments: Sequence[str]) -> None:
-    """Run one of Lightning's commands."""
+    """Run one of Lightning's commands; presets are replaced by their files (`with_files`)."""
     accept_short_names()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # presets are replaced by their files
@@ -105,7 +111,7 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=Parser,
-            args=[command, *with_files(arguments)],
+            args=[command, *arguments],
             trainer_defaults=TRAINER,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
@@ -126,17 +132,3 @@ def check_device(trainer: Namespace) -> None:
         raise ValueError(f"--trainer.accelerator must be one of {', '.join(known)}; got {name!r}.{advice}")
     if name in ("gpu", "cuda", "mps") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(f"--trainer.accelerator {name}: torch sees no such device here. Use cpu or auto.")
-
-
-def with_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with files for the names of presets, and with Lightning's own ``--help`` for ``--help-all``."""
-    replaced = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        option, equals, name = argument.partition("=")
-        if before in CONFIG:
-            replaced.append(str(find_config(argument)))
-        elif option in CONFIG and equals:
-            replaced.append(f"{option}={find_config(name)}")
-        else:
-            replaced.append("--help" if argument == "--help-all" else argument)
-    return replaced

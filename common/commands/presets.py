@@ -11,6 +11,7 @@ from common.commands.errors import UsageError
 from common.experiments.preset_pages import PresetPage
 from common.experiments.presets import find_preset, makers, preset_files
 from common.hub.cache import cached_path, file_size
+from common.hub.cards import CARDS
 from common.naming.nearest import did_you_mean
 from common.naming.presets import presets_root
 
@@ -52,7 +53,7 @@ def entry(page: PresetPage, made: dict[str, str]) -> str:
     paragraphs = [
         ("", page.title),
         *([("weights", weights(page, made))] if page.cards or page.files else []),
-        *(numbers or [("number", "none stated")] if page.command and "fit" not in page.command else []),
+        *(numbers or ([("number", "none stated")] if page.command.startswith("robust-diffusion test") else [])),
         *([("run", page.command)] if page.command else []),
     ]
     return "\n".join([page.name, *(_paragraph(label, text) for label, text in paragraphs)])
@@ -60,7 +61,7 @@ def entry(page: PresetPage, made: dict[str, str]) -> str:
 
 def weights(page: PresetPage, made: dict[str, str]) -> str:
     """The commands that fetch or train the weights that are missing here, and the number of those present."""
-    absent = [name for name in page.cards if not cached_path(name).exists()]
+    absent = [name for name in CARDS if name in page.cards and not cached_path(name).exists()]
     missing = [file for file in page.files if not Path(file).exists()]
     commands = list(dict.fromkeys(made.get(file, f"none of the presets makes {file}") for file in missing))
     if absent:

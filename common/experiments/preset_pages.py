@@ -1,11 +1,11 @@
 """The page of a preset: title, source, numbers, cost and weights, read from its header and its settings.
 
 A header is the comment at the top of a file. Its first line is the title. A line that begins with one of ``ENTRIES``
-and a colon starts an entry, which goes on to the next one:
+and a colon starts an entry; the indented lines below belong to it:
 
     # DiffPure on CIFAR-10, L-infinity 8/255: t* = 0.1, WRN-28-10 (Nie et al., arXiv 2205.07460).
     # Published: 89.02 % clean, 70.64 % under AutoAttack [read in DiffAttack, NeurIPS 2023, table 1].
-    # Measured: ours, with the commit or the report it comes from.
+    #   A second line of the entry.
     # Cost: 400 gradients per image, each through 100 steps.
 """
 
@@ -71,8 +71,10 @@ def entries(lines: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     current = ""
     for line in lines:
-        if match := re.match(rf"({'|'.join(ENTRIES)})\b[^:]*:", line):
+        if match := re.match(rf"({'|'.join(ENTRIES)}):", line):
             current, line = match[1], line[match.end() :]
+        elif not line.startswith("  "):
+            current = ""
         if current:
             found[current] = f"{found.get(current, '')} {line.strip()}".strip()
     return found

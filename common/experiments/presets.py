@@ -21,7 +21,7 @@ def preset_files() -> dict[str, Path]:
 
 def preset_name(path: Path) -> str:
     """The name of a preset's file: its path below the presets, without ``.yaml``, ``.test.yaml`` or ``.fit.yaml``."""
-    name = path.relative_to(presets_root()).as_posix().removesuffix(".yaml")
+    name = path.resolve().relative_to(presets_root().resolve()).as_posix().removesuffix(".yaml")
     return next(name.removesuffix(kind) for kind in KINDS if name.endswith(kind))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
-CUTOFF, MARGIN = 0.6, 0.1  # least likeness of a suggestion, and its distance from the nearest one
+CUTOFF, MARGIN = 0.6, 0.05  # least likeness of a suggestion, and its distance from the nearest one
 
 
 def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:

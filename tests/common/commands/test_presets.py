@@ -58,7 +58,7 @@ def test_a_preset_is_shown_complete(name, capsys):
     text = capsys.readouterr().out
     path = preset_files()[name]
     assert text.startswith(path.read_text().splitlines()[0])
-    assert "# Layers, the last one wins: " in text
+    assert "# Layers, the last one wins: bases/" in text
     assert yaml.safe_load(text) == read_config(path)
 
 
