@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.experiments.suites import NamedSuite, read_suite
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack
+from common.robustness.attacks.function_attack import as_attack
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.clean_and_certified import Clean
@@ -21,8 +21,8 @@ from common.robustness.threats.threat import Threat
 Defence = nn.Module | tuple[nn.Module, nn.Module]
 """A module from pixels in [0,1] to logits (a `Classifier` of the project included), or (purifier, such a module)."""
 
-Suite = str | Sequence[Evaluator | Attack]
-"""Name of a suite, or evaluators; an attack alone is scored as `Attacked`."""
+Suite = str | Sequence[Evaluator | Callable[..., Tensor]]
+"""Name of a suite, or evaluators; attacks, and functions of their signature, are scored as `Attacked`."""
 
 _THREAT = re.compile(r"(linf|l-inf|l∞|l2|l1)[\s,=]+(\S+)", re.IGNORECASE)
 
@@ -95,7 +95,7 @@ def as_suite(suite: Suite, seed: int | None, draws: int | None) -> NamedSuite:
     if isinstance(suite, str):
         named = read_suite(suite)
     else:
-        evaluators = _evaluators([suite] if isinstance(suite, Evaluator | Attack) else list(suite))
+        evaluators = _evaluators(list(suite) if isinstance(suite, Sequence) else [suite])
         attacked = any(isinstance(one, Attacked) for one in evaluators)
         scored = max((one.draws for one in evaluators if isinstance(one, Attacked)), default=1)
         clean = [] if not attacked or any(isinstance(one, Clean) for one in evaluators) else [Clean(draws=scored)]
@@ -104,20 +104,19 @@ def as_suite(suite: Suite, seed: int | None, draws: int | None) -> NamedSuite:
 
 
 def _evaluators(parts: Sequence[Any]) -> list[Evaluator]:
-    """Evaluators as they are; attacks as `Attacked`, named by their class and numbered where two are alike."""
+    """Evaluators as they are; attacks and attack functions as `Attacked`, under their own name, numbered if alike."""
     names: list[str] = []
     evaluators: list[Evaluator] = []
     for part in parts:
-        if not isinstance(part, Evaluator | Attack):
-            kind = part.__name__ if inspect.isclass(part) else type(part).__name__
+        kind = str(getattr(part, "__name__", type(part).__name__))
+        if inspect.isclass(part) or not (isinstance(part, Evaluator) or callable(part)):
             raise ValueError(
                 f"a suite holds evaluators and attacks such as PGD(steps=20), or is the name of one; got {kind}"
             )
-        if isinstance(part, Attack):
-            kind = type(part).__name__
+        if not isinstance(part, Evaluator):
             names.append(kind)
             number = names.count(kind)
-            part = Attacked(part, name=kind if number == 1 else f"{kind} {number}")
+            part = Attacked(as_attack(part), name=kind if number == 1 else f"{kind} {number}")
         evaluators.append(part)
     return evaluators
 

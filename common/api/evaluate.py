@@ -53,7 +53,8 @@ def evaluate(
         "Linf 8/255", "L2 0.5", "L1 12", or a `Threat`.
     suite:
         "quick", "standard", "gold" or "perceptual" (configs/suites), whose attacks run on all images; or a list of
-        evaluators and attacks, such as ``[PGD(steps=20), APGD()]``.
+        evaluators, attacks and functions ``(classifier, image, label, threat, noise) -> images``:
+        ``[PGD(steps=20), my_attack]``.
     records:
         Directory of the records, from which an interrupted evaluation goes on. None keeps them in the result alone.
     seed:

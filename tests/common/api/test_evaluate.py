@@ -154,6 +154,21 @@ def test_a_named_suite_is_that_of_its_file(name):
     assert built.masking == settings.get("masking")
 
 
+def grey(classifier, image, label, threat, noise):
+    """An attack of a user: towards grey."""
+    return threat.project(image, torch.full_like(image, 0.5))
+
+
+def test_an_attack_may_be_a_function():
+    """On images with the margin's sign it takes at most eps |w|_1 away, so never more than PGD."""
+    network = Linear()
+    images, labels = gaussian_classes(network, 60, 0.2)
+    result = evaluate(network, images, labels, f"Linf {EPS}", [grey, PGD(steps=5)], masking=0, **QUIET)
+    avg = {summary.evaluator: summary.metrics["Avg"][0] for summary in result.summaries}
+    assert avg["PGD"] < avg["grey"] <= avg["clean"]
+    assert result.robust.value == avg["PGD"]
+
+
 def test_seed_and_draws_replace_those_of_the_suite():
     suite = as_suite("gold", 5, 4).evaluators
     assert {one.seed for one in suite} == {5}
@@ -165,6 +180,13 @@ def test_seed_and_draws_replace_those_of_the_suite():
         "clean",
     ]
     assert [type(one) for one in as_suite([PGD()], None, None).evaluators] == [Clean, Attacked]
+    assert [one.name for one in as_suite([grey, grey, PGD()], None, None).evaluators] == [
+        "clean",
+        "grey",
+        "grey 2",
+        "PGD",
+    ]
+    assert as_suite(PGD(), None, None).evaluators[1].attack == PGD()
     with pytest.raises(ValueError, match=r"attacks such as PGD\(steps=20\).*; got PGD"):
         as_suite([PGD], None, None)
 
