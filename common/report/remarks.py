@@ -8,7 +8,6 @@ from typing import Literal
 from common.records.intervals import Share
 from common.records.paired import Outcomes, paired
 from common.records.schema import AttackedRecord
-from common.records.summary import correct_share
 from common.report.header import budget, find
 from common.report.runs import Evaluation, Run, state
 from common.report.scores import HeadlineRow, headline_rows, main_budget
@@ -107,23 +106,20 @@ def _transfer(runs: Sequence[Run]) -> Iterator[Remark]:
             attacks = [attack for attack in run.attacks if (attack.rows[0].norm, attack.rows[0].eps) == key]
             white = _strongest(attack for attack in attacks if attack.rows[0].white_box)
             black = _strongest(attack for attack in attacks if not attack.rows[0].white_box)
-            if white is None or black is None or not (common := white.indices & black.indices):
+            if white is None or black is None or not white.indices & black.indices:
                 continue
-            kept, other = (_mean(attack, common) for attack in (white, black))
-            if kept >= other:
+            test = paired(_outcomes(white), _outcomes(black))
+            if test.difference >= 0:
+                sign = "a sign" if test.low > 0 else "perhaps a sign"
                 yield Remark(
                     "warning",
-                    f"{run.name}: the white-box attack {white.title} leaves {percent(kept)} % correct and the "
-                    f"black-box attack {black.title} {percent(other)} %, a sign of masked gradients.",
+                    f"{run.name}: the white-box attack {white.title} leaves {percent(test.first)} % correct and the "
+                    f"black-box attack {black.title} {percent(test.second)} %, {sign} of masked gradients.",
                 )
 
 
 def _strongest(attacks: Iterable[Evaluation[AttackedRecord]]) -> Evaluation[AttackedRecord] | None:
     return min(attacks, key=lambda attack: attack.summary.metrics["Avg"][0], default=None)
-
-
-def _mean(attack: Evaluation[AttackedRecord], indices: set[int]) -> float:
-    return math.fsum(correct_share(r.predictions, r.label) for r in attack.rows if r.index in indices) / len(indices)
 
 
 def _unknown(runs: Sequence[Run]) -> Iterator[Remark]:
