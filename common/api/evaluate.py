@@ -56,7 +56,9 @@ def evaluate(
         evaluators, attacks and functions ``(classifier, image, label, threat, noise) -> images``:
         ``[PGD(steps=20), my_attack]``.
     records:
-        Directory of the records, from which an interrupted evaluation goes on. None keeps them in the result alone.
+        Directory of the records, from which an interrupted evaluation goes on, with the same weights, settings and
+        images. Public numbers and texts among the module's attributes are settings; state belongs into private ones.
+        None keeps the records in the result alone.
     seed:
         Seed of all random numbers; None for the suite's.
     draws:

@@ -23,6 +23,7 @@ class Result:
 
     ``run`` holds the records with those of the gradient check and the masking checks, and the settings. A score has
     ``value``, ``low`` and ``high``, the ends of its exact 95 % interval, and ``images``; it is None without records.
+    ``print(result.robust)`` shows "40.6% (28.5% to 53.6%, 64 images)".
     """
 
     run: Run

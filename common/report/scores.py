@@ -21,6 +21,12 @@ class Score:
     high: float
     images: int
 
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}, {self.images} images)"
+
     @classmethod
     def of(cls, share: Share, images: int) -> "Score":
         """Score of a share of so many images."""

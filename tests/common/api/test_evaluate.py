@@ -196,6 +196,8 @@ def test_results_are_shown_compared_and_written(tmp_path):
     images, labels = gaussian_classes(network, 200, 0.2)
     result = evaluate(network, images, labels, f"Linf {EPS}", **QUIET)
     assert "Linear" in str(result) == repr(result)
+    low, high = f"{result.robust.low:.1%}", f"{result.robust.high:.1%}"
+    assert str(result.robust) == f"{float(result.robust):.1%} ({low} to {high}, 200 images)"
     assert "Robust" in str(result)
     assert any(row.role.value == "variant" for row in result.run.records)  # the masking checks have their attacks
     assert {row.role.value for row in result.records} == {"result"}

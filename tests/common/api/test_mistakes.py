@@ -26,10 +26,10 @@ class Net(nn.Module):
 
     def __init__(self, head=None):
         super().__init__()
-        self.linear, self.calls, self.head = nn.Linear(48, 3), [], head or (lambda logits: logits)
+        self.linear, self._calls, self.head = nn.Linear(48, 3), [], head or (lambda logits: logits)
 
     def forward(self, image):
-        self.calls.append(len(image))
+        self._calls.append(len(image))
         return self.head(self.linear(image.flatten(1)))
 
 
@@ -63,7 +63,7 @@ def test_images(run, name):
     network, (images, message) = Net(), IMAGE_MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         run(network, images, LABELS, **QUIET)
-    assert not network.calls
+    assert not network._calls
 
 
 @pytest.mark.parametrize("name", LABEL_MISTAKES)
@@ -71,7 +71,7 @@ def test_labels(name):
     network, (labels, message) = Net(), LABEL_MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         evaluate(network, IMAGES, labels, **QUIET)
-    assert not network.calls
+    assert not network._calls
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_other_arguments_of_evaluate(arguments, message):
     network = Net()
     with pytest.raises(ValueError, match=message):
         evaluate(network, IMAGES, LABELS, **QUIET, **arguments)
-    assert len(network.calls) <= 1
+    assert len(network._calls) <= 1
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_other_arguments_of_certify(arguments, message):
     network = Net()
     with pytest.raises(ValueError, match=message):
         certify(network, IMAGES, LABELS, **QUIET, **arguments)
-    assert not network.calls
+    assert not network._calls
 
 
 @pytest.mark.parametrize(
