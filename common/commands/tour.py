@@ -32,5 +32,5 @@ def run(arguments: Sequence[str]) -> None:
     for stage in stages:
         console.print(f"[bold]{stage.name}[/]{'' if stage in pending else ' (finished)'}: {stage.title}")
     run_stages(pending, Path(options.out).parent / "logs", options.jobs, console)
-    build([stage.records for stage in stages if stage.records is not None], options.out)
     console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes")
+    build([stage.records for stage in stages if stage.records is not None], options.out)

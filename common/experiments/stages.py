@@ -123,7 +123,8 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
             while waiting or running:
                 for stage in [s for s in waiting if not s.missing()][: jobs - len(running)]:
                     stage.start(logs, threads)
-                    console.print(f"[dim]{time.monotonic() - start:4.0f} s[/]  started   {stage.name}")
+                    if not console.is_terminal:  # a terminal shows what is running
+                        console.print(f"[dim]{time.monotonic() - start:4.0f} s[/]  started   {stage.name}")
                     waiting.remove(stage)
                     running.append(stage)
                 if not running:
