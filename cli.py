@@ -14,6 +14,7 @@ from common.commands.overview import overview, page
 from common.naming.nearest import did_you_mean
 
 HELP = ("-h", "--help")
+ELSEWHERE = ("MisconfigurationException", "StageError")  # expected errors of modules that are not imported here
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -64,8 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def is_expected(error: Exception) -> bool:
-    """True for errors whose message is for the user: of files, values and settings of the trainer."""
-    return isinstance(error, OSError | ValueError) or type(error).__name__ == "MisconfigurationException"
+    """True for errors whose message is for the user: of files, values, settings of the trainer and stages."""
+    return isinstance(error, OSError | ValueError) or type(error).__name__ in ELSEWHERE
 
 
 if __name__ == "__main__":

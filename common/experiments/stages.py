@@ -27,6 +27,10 @@ WEIGHTS = ".safetensors"
 REFRESH = 5.0  # seconds between two readings of a test's records, which may be many
 
 
+class StageError(RuntimeError):
+    """Failure of a stage, with the reason from its log."""
+
+
 @dataclass
 class Stage:
     """One config and its process, which is None before the start."""
@@ -113,7 +117,7 @@ class Stage:
 def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console) -> None:
     """Run all stages, at most ``jobs`` side by side, in order as far as their weights exist.
 
-    Raises ``RuntimeError`` with the end of its log when a stage fails, and when none can start; the others are stopped.
+    Raises `StageError` with the reason when a stage fails, and when none can start; the others are stopped.
     """
     logs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -129,7 +133,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
                     running.append(stage)
                 if not running:
                     names = "; ".join(f"{s.name} needs {', '.join(map(str, s.missing()))}" for s in waiting)
-                    raise RuntimeError(f"no stage can start: {names}. Train or fetch these weights first")
+                    raise StageError(f"no stage can start: {names}. Train or fetch these weights first")
                 live.update(_status(running))
                 time.sleep(0.5)
                 for stage in [s for s in running if not s.running]:
@@ -144,8 +148,15 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
 def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:
     if stage.process is not None and stage.process.returncode:
         log = stage.log(logs).read_text(errors="replace")
-        raise RuntimeError(f"{stage.name} failed; {stage.log(logs)} ends with\n{log[-3000:]}")
+        raise StageError(f"{stage.name} failed: {reason(log)}\nIts log is {stage.log(logs)}; the same command goes on.")
     console.print(f"[dim]{elapsed:4.0f} s[/]  finished  {stage.name}  [bold]{stage.summary()}[/]")
+
+
+def reason(log: str) -> str:
+    """The error that a log ends with: what follows ``error:``, else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    start = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), len(lines) - 1)
+    return " ".join(lines[start:]).removeprefix("error: ") or "its log is empty"
 
 
 def _status(running: Sequence[Stage]) -> Table:

@@ -1,0 +1,32 @@
+"""Failures of stages: the reason from the log, in few lines."""
+
+import pytest
+import yaml
+from rich.console import Console
+
+import cli
+from common.commands.errors import LINES, concise
+from common.experiments.stages import Stage, StageError, reason, run_stages
+
+
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ("Seed set to 0\nerror: eps must be 8/255\ngot 8\n", "eps must be 8/255 got 8"),
+        ("Traceback\n  File x\nKeyError: 'a'\n\n", "KeyError: 'a'"),
+        ("", "its log is empty"),
+    ],
+)
+def test_the_reason_of_a_log(log, found):
+    assert reason(log) == found
+
+
+def test_a_failed_stage_is_reported_in_few_lines(tmp_path):
+    config = {"model": {"class_path": "DifPureTask", "init_args": {"records": "r"}}, "data": {"class_path": "Digits"}}
+    path = tmp_path / "1-wrong.test.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(StageError, match=r"test wrong failed: .*Did you mean DiffPureTask\?") as raised:
+        run_stages([Stage(path)], tmp_path / "logs", 1, Console(quiet=True))
+    assert cli.is_expected(raised.value)
+    assert str(tmp_path / "logs" / "1-wrong.test.log") in str(raised.value)
+    assert len(concise(str(raised.value)).splitlines()) <= LINES
