@@ -17,6 +17,7 @@ from common.robustness.evaluation.batches import Batch
 from common.tasks.recipes import Recipe
 from common.tasks.robust import RobustTask
 from common.tasks.training import TrainingTask, check_gradients, validation_attack
+from common.units import to_model, to_pixel
 
 
 class GuidanceTask(TrainingTask):
@@ -116,6 +117,19 @@ class GuidanceTask(TrainingTask):
             if self.attack is not None:
                 adv = self.attack(classifier, image, label, self.objective.threat, noise.stream("attack"))
                 self._score(f"{view}_robust", classifier, adv, label, noise)
+
+    def image_rows(self, batch: Batch) -> Tensor:
+        """Clean images and images diffused to σ(``t_star``), each followed by the adversarial ones if PGD validates."""
+        image, label, index = batch
+        noise, rows = Noise.of(self.recipe.seed, index).stream("images"), list[Tensor]()
+        for classifier in self.views.values():
+            sigma = classifier.sigma
+            z = noise.normal(0, image.shape[1:], image.dtype)
+            shown = [image]
+            if self.attack is not None:
+                shown.append(self.attack(classifier, image, label, self.objective.threat, noise.stream("attack")))
+            rows += [to_pixel(to_model(one) + sigma * z) for one in shown]
+        return torch.stack(rows)
 
     def _score(self, name: str, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> None:
         metric = self.metrics[name]

@@ -12,6 +12,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from common.commands.class_names import accept_short_names, with_short_names
@@ -21,6 +22,7 @@ from common.experiments.layers import read_config
 from common.experiments.presets import with_remedy
 from common.experiments.rehearsal import rehearse
 from common.naming.nearest import did_you_mean
+from common.tasks.image_grids import ImageGrids
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
 
@@ -80,11 +82,14 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})
+        ours: list[L.Callback] = []
         if trainer.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*(trainer.get("callbacks") or []), LiveProgressBar(leave=True)]
+            ours.append(LiveProgressBar(leave=True))
         if (out := self._get(self.config_init, "out")) is not None:
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or trainer.get("callbacks") or []), SavePredictions(out)]
-        return super().instantiate_trainer(**kwargs)
+            ours.append(SavePredictions(out))
+        if self.subcommand == "fit" and trainer.get("logger") not in (False, []):
+            ours += [LearningRateMonitor("step"), ImageGrids()]
+        return super().instantiate_trainer(callbacks=[*(trainer.get("callbacks") or []), *ours], **kwargs)
 
 
 def options_of(parser: LightningArgumentParser) -> list[str]:

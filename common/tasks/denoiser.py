@@ -1,5 +1,7 @@
 """DenoiserTask: train a denoiser by denoising score matching."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -10,7 +12,9 @@ from common.noise import Noise
 from common.robustness.evaluation.batches import Batch
 from common.tasks.recipes import Recipe, TrainingRecipe
 from common.tasks.training import TrainingTask
-from common.units import to_model
+from common.units import to_model, to_pixel
+
+LEVELS = (-1, 0, 1)  # of the logged images, in standard deviations of ln σ
 
 
 class DenoiserTask(TrainingTask):
@@ -67,6 +71,19 @@ class DenoiserTask(TrainingTask):
         label = torch.where(keep, label, torch.full_like(label, -1))  # -1: no label
         known = None if self.denoiser.num_classes is None else label
         return edm_loss(self.denoiser, x0, sigma, noise.normal(2, x0.shape[1:], x0.dtype), known)
+
+    def image_rows(self, batch: Batch) -> Tensor:
+        """Clean images, then noisy and denoised ones at σ = exp(P_mean + k P_std), k = -1, 0, 1."""
+        image, label, index = batch
+        x0, known = to_model(image), None if self.denoiser.num_classes is None else label
+        n = Noise.of(self.recipe.seed, index).stream("images").normal(0, x0.shape[1:], x0.dtype)
+        rows = [image]
+        for k in LEVELS:
+            sigma = x0.new_full((len(x0),), math.exp(self.p_mean + k * self.p_std))
+            x = x0 + sigma.view(-1, 1, 1, 1) * n
+            with torch.no_grad():
+                rows += [to_pixel(x), to_pixel(self.denoiser(x, sigma, known))]
+        return torch.stack(rows)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch, self.noise(self.checked(batch)[2])).mean()

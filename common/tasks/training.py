@@ -71,6 +71,13 @@ class TrainingTask(L.LightningModule):
         """Number of classes, or None if labels are not checked."""
         return None
 
+    def image_rows(self, batch: Batch) -> Tensor | None:
+        """Images of the training's state for a few validation images, rows (R,B,C,H,W) in pixels; None for none.
+
+        They are logged at each validation (`common.tasks.image_grids`), with the same noise every time.
+        """
+        return None
+
     def noise(self, index: Tensor) -> Noise:
         """The noise of each image in this epoch, whichever rank draws it."""
         return Noise(self.recipe.seed, index, torch.full_like(index, self.current_epoch))
