@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from common.api.arguments import name_of
 from common.api.probe import probe
@@ -41,10 +40,15 @@ class Settings:
 
 
 class QuietTask(RobustTask):
-    """`RobustTask` without tables on the console."""
+    """`RobustTask` without tables on the console, in a single process."""
 
     def show(self) -> None:
         return
+
+    def close(self) -> None:
+        """Close the records; parts without a row are removed."""
+        for recorded in self._suites:
+            recorded.records.close()
 
 
 def run(
@@ -64,13 +68,15 @@ def run(
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "records"
         else:
             path = Path(settings.records).expanduser()
-        for context in (untouched(classifier), _quiet(), _interruptible(), isolate_rng()):
+        loader_draws = torch.random.fork_rng(range(torch.cuda.device_count()))
+        for context in (untouched(classifier), _quiet(), _interruptible(), loader_draws):
             stack.enter_context(context)
         images: Any = data.test_dataloader().dataset
         first = torch.stack([images[position][0] for position in range(min(2, len(images)))]).to(device)
         try:
             classes = probe(classifier.to(device), first, _labels(images))
             task = QuietTask(classifier, make(classes), str(path), threat, settings.verify, settings.masking)
+            stack.callback(task.close)
             _trainer(device, settings.progress).test(task, datamodule=data, verbose=False)
         except torch.OutOfMemoryError as error:
             raise ValueError(f"out of memory for {data.batch_size} images at a time: lower batch_size") from error

@@ -1,6 +1,7 @@
 """State after an evaluation: the module, the folders and the generators are as before."""
 
 import os
+import shutil
 import signal
 import tempfile
 
@@ -74,6 +75,7 @@ def test_the_module_is_as_before(wrap, run):
 def test_so_it_is_after_an_error_and_an_interrupt(error):
     module = network()
     before, handler, modes = state(module), signal.getsignal(signal.SIGINT), []
+    draws = torch.get_rng_state()
 
     def fail(*_):
         modes.append(module.training)
@@ -87,6 +89,7 @@ def test_so_it_is_after_an_error_and_an_interrupt(error):
     assert modes == [False] * 5
     assert equal(state(module), before)
     assert signal.getsignal(signal.SIGINT) is handler
+    assert torch.equal(torch.get_rng_state(), draws)
 
 
 def test_no_file_and_no_draw_is_left_behind(tmp_path, monkeypatch):
@@ -101,6 +104,10 @@ def test_no_file_and_no_draw_is_left_behind(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="labels must be in"):
         evaluate(network(), IMAGES, LABELS + 1, suite=[PGD(steps=2)], **QUIET)
     result.report(tmp_path / "page")
+    for _ in range(2):
+        evaluate(module, IMAGES, LABELS, suite=[PGD(steps=2)], verify="off", records=tmp_path / "records", **QUIET)
+    assert sorted(path.name[:5] for path in (tmp_path / "records").iterdir()) == ["part-", "recor"]
+    shutil.rmtree(tmp_path / "records")
     assert sorted(os.listdir(tmp_path)) == ["page", "temporary", "work"]
     assert not os.listdir(tmp_path / "work")
     assert not os.listdir(tmp_path / "temporary")
