@@ -51,6 +51,7 @@ from ndc.expected_logits import ExpectedLogits, leading_class
 from ndc.lipschitz_bounds import StrongLaw, mean_lower, slopes
 
 Law = Literal["strong", "weak"]
+_BOUNDED = ("forward", "logits", "losses", "unlimited", "limited", "term_bounds")  # methods that the bounds are about
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
         alpha: the chance of a wrong certificate.
         law: "strong", or "weak" for a Lipschitz constant proper, `slopes`.
 
-    Raises ``ValueError`` for settings out of range, and for a classifier without bounds or of other classes.
+    Raises ``ValueError`` for settings out of range, for a classifier without bounds or of other classes, and for a
+    subclass with a ``forward``, logits or losses of its own, to which the bounds do not apply.
     """
 
     num_classes: int = 10
@@ -88,6 +90,12 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
         if not isinstance(classifier, BoundedDiffusionClassifier):
             got = type(classifier).__name__
             raise ValueError(f"a Lipschitz bound needs bounded terms, a BoundedDiffusionClassifier; got a {got}")
+        kind = type(classifier)
+        if own := [name for name in _BOUNDED if getattr(kind, name) is not getattr(BoundedDiffusionClassifier, name)]:
+            raise ValueError(
+                f"a Lipschitz bound is about the methods of BoundedDiffusionClassifier; {kind.__name__} overrides "
+                f"{', '.join(own)}. Certify a BoundedDiffusionClassifier, or derive a certifier with bounds of its own"
+            )
         return classifier
 
     def _losses(self, dc: BoundedDiffusionClassifier, image: Tensor, noise: Noise) -> Tensor:

@@ -98,15 +98,11 @@ class FixedLosses(BoundedDiffusionClassifier):
         return super().losses(image, Noise.of(0, torch.zeros(len(image), dtype=torch.int64)))
 
 
-class RandomBeforeLimit(BoundedDiffusionClassifier):
-    """Sound logits, but losses before the limit that change from call to call."""
+class RandomBeforeLimit(ExactDenoiser):
+    """Errors that change from call to call; under a low limit the logits do not."""
 
-    def forward(self, image, noise=None):
-        return self.logits(super().unlimited(image, noise), image[0].numel())
-
-    def unlimited(self, image, noise=None):
-        losses = super().unlimited(image, noise)
-        return losses * (1 + torch.rand_like(losses))
+    def forward(self, x, sigma, label=None):
+        return super().forward(x, sigma, label) * (1 - 0.2 * torch.rand(()))
 
 
 def one_image():
@@ -121,7 +117,7 @@ def test_a_claim_checks_the_losses_of_a_subclass():
 @EXPECTED_LOGITS
 def test_a_check_of_the_logits_does_not_stand_for_a_check_of_the_losses(certifier):
     """Both are at noise level 0: the logits pass, the losses that the certificate reads are refused all the same."""
-    dc = RandomBeforeLimit(ExactDenoiser(world()), 4, 4)
+    dc = BoundedDiffusionClassifier(RandomBeforeLimit(world()), 4, 4, limit=1e-6)
     Own(0.0).check(dc, *one_image())
     with pytest.raises(ValueError, match="a repeatable classifier"):
         certifier.check(dc, *one_image())
@@ -141,6 +137,71 @@ def test_a_claim_reads_the_losses_that_it_checked():
         (once,), (twice,) = (kind(4).certify(dc, *one_image()) for kind in (Claimed, Doubled))
         assert once.radius > 0
         assert twice.radius == pytest.approx(2 * once.radius, rel=1e-6)
+
+
+class OwnForward(BoundedDiffusionClassifier):
+    def forward(self, image, noise=None):
+        return -super().forward(image, noise)
+
+
+class OwnLogits(BoundedDiffusionClassifier):
+    def logits(self, losses, dimension):
+        return -super().logits(losses, dimension)
+
+
+class OwnLosses(BoundedDiffusionClassifier):
+    def losses(self, image, noise=None):
+        return -super().losses(image, noise)
+
+
+class OwnUnlimited(BoundedDiffusionClassifier):
+    def unlimited(self, image, noise=None):
+        return 2 * super().unlimited(image, noise)
+
+
+class OwnLimited(BoundedDiffusionClassifier):
+    def limited(self, losses, dimension):
+        return 2 * super().limited(losses, dimension)
+
+
+class OwnTermBounds(BoundedDiffusionClassifier):
+    def term_bounds(self, image):
+        return super().term_bounds(image) / 2
+
+
+@pytest.mark.parametrize("law", ["strong", "weak"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (OwnForward, "forward"),
+        (OwnLogits, "logits"),
+        (OwnLosses, "losses"),
+        (OwnUnlimited, "unlimited"),
+        (OwnLimited, "limited"),
+        (OwnTermBounds, "term_bounds"),
+    ],
+)
+def test_lipschitz_certifies_only_the_function_that_predicts(kind, name, law):
+    """The bounds are about the methods of the class itself: a subclass with its own would get another's radius."""
+    dc, certifier = kind(ExactDenoiser(world()), 4, 4), Lipschitz(4, samples=5, law=law)
+    for use in (certifier.check, certifier.certify):
+        with pytest.raises(ValueError, match=f"{kind.__name__} overrides {name}"):
+            use(dc, *one_image())
+
+
+def test_lipschitz_accepts_a_subclass_with_the_same_predictions():
+    class Named(BoundedDiffusionClassifier):
+        """A subclass with a fixed limit."""
+
+        def __init__(self):
+            super().__init__(ExactDenoiser(world()), 4, 4, limit=0.5)
+
+    given = [Lipschitz(4, samples=5).certify(dc, *one_image())[0] for dc in (Named(), bounded(limit=0.5))]
+    assert given[0] == given[1]
+
+
+def bounded(**settings):
+    return BoundedDiffusionClassifier(ExactDenoiser(world()), 4, 4, **settings)
 
 
 # Noise levels of certifier and classifier ----------------------------------------------------------------------------

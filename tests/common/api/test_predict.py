@@ -33,7 +33,7 @@ def test_it_is_predict_of_the_certifier():
 
 
 def test_it_names_the_certified_classes():
-    """Where both decide they agree: error rate at most 0.002 for each image."""
+    """Equal classes where both decide: error rate at most 0.002 for each image."""
     predicted = predict(Net(), IMAGES, sigma=0.1, n=500, **QUIET)
     certified = certify(Net(), IMAGES, [0] * 10, sigma=0.1, n=500, n0=50, **QUIET)
     both = [(one, row.prediction) for one, row in zip(predicted.classes.tolist(), certified.records, strict=True)
