@@ -41,6 +41,19 @@ class PlainPurifier(nn.Module):
         return purified
 
 
+class RandomisedNetwork(Classifier):
+    """A module ``forward(image, noise)`` from pixels to logits; randomised unless it declares the contrary."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.randomised = bool(getattr(network, "randomised", True))
+
+    def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        logits: Tensor = self.network(image, noise=Noise.or_fresh(noise, image))
+        return logits
+
+
 def as_classifier(defence: Defence) -> Classifier:
     """The defence as a `Classifier`. Raises ``ValueError`` for anything but a module or a pair of modules."""
     if isinstance(defence, Classifier):
@@ -54,14 +67,15 @@ def as_classifier(defence: Defence) -> Classifier:
             f"defence must be an nn.Module from pixels to logits, or a pair (purifier, such a module); got {kind}. "
             "Put a function into the forward of an nn.Module."
         )
-    return NetworkClassifier(defence)
+    takes_noise = "noise" in inspect.signature(defence.forward).parameters
+    return RandomisedNetwork(defence) if takes_noise else NetworkClassifier(defence)
 
 
 def name_of(classifier: nn.Module) -> str:
     """Name of a defence in tables, of the classes that the user knows: ``"DiffPure + ResNet"``."""
     if isinstance(classifier, Purified):
         return f"{name_of(classifier.purifier)} + {name_of(classifier.classifier)}"
-    if isinstance(classifier, NetworkClassifier):
+    if isinstance(classifier, NetworkClassifier | RandomisedNetwork):
         return type(classifier.network).__name__
     return type(classifier.module if isinstance(classifier, PlainPurifier) else classifier).__name__
 

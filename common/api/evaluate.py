@@ -45,8 +45,9 @@ def evaluate(
     ----------
     defence:
         Module from pixels in [0,1] to logits (B,K), a `Classifier`, or a pair of a purifier (images to images) and such
-        a module. Normalisation belongs into the module: ``NetworkClassifier(network, mean, std)``. A purifier whose
-        ``forward`` takes noise as well is randomised, unless its attribute ``randomised`` is False.
+        a module. Normalisation belongs into the module: ``NetworkClassifier(network, mean, std)``. A part whose
+        ``forward`` takes ``noise`` as well draws from it (`Noise`) and is randomised, unless its attribute
+        ``randomised`` is False.
     images, labels:
         Float tensor (N,C,H,W) in [0,1] and N class numbers. Or a data set or data module without ``labels``.
     threat:

@@ -208,6 +208,23 @@ def test_a_pair_of_purifier_and_network():
     assert {len(row.predictions) for row in result.records} == {3}
 
 
+class Random(Net):
+    """Logits with noise of its own."""
+
+    def forward(self, image, *, noise):
+        return super().forward(image) + noise.normal(0, (3,))
+
+
+def test_a_network_that_takes_noise_is_randomised():
+    result = evaluate(Random(), IMAGES, LABELS, suite="quick", draws=4, **QUIET)
+    assert result.run.name == "Random"
+    assert {len(row.predictions) for row in result.records} == {4}
+    assert any(len(set(row.predictions)) > 1 for row in result.records)
+    fixed = Random()
+    fixed.randomised = False
+    assert not as_classifier(fixed).randomised
+
+
 def test_pandas(monkeypatch):
     result = certify(Net(), IMAGES, LABELS, n=20, n0=5, **QUIET)
     monkeypatch.setitem(sys.modules, "pandas", None)
