@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: the overview, help pages an
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from common.commands import COMMANDS, LIGHTNING
 from common.commands.arguments import with_files
@@ -20,8 +21,10 @@ ELSEWHERE = ("MisconfigurationException", "StageError")  # expected errors of mo
 def run(arguments: Sequence[str]) -> None:
     """Run one command."""
     name, *rest = arguments or HELP
-    if name in HELP:
+    if name in (*HELP, "help"):
         print(overview())
+    elif name == "--version":
+        print(version("robust-diffusion"))
     elif name not in COMMANDS:
         raise UsageError(
             f"there is no command {name!r}.{did_you_mean(name, COMMANDS)}\n"

@@ -91,7 +91,7 @@ def _types(lines: Sequence[tuple[int, str]], deepest: int) -> tuple[str, str, st
     single = re.match(r"Expected a (.+?)\. Got value: (.*)", text)
     if single:
         return text, _words(single[1]), repr(single[2])
-    if not text.startswith("Expected a <"):
+    if not text.startswith(("Expected a <", "Expected a typing.Literal")):
         return text, "", ""
     before = next((line for d, line in reversed(lines[:deepest]) if d < depth and line.startswith("Subtypes: ")), text)
     after = next((line for d, line in lines[deepest:] if d < depth and line.startswith("Given value: ")), "")
@@ -101,7 +101,8 @@ def _types(lines: Sequence[tuple[int, str]], deepest: int) -> tuple[str, str, st
 def _words(types: str) -> str:
     names = re.findall(r"<class '(?:[\w.]*\.)?(\w+)'>", types)
     choices = re.findall(r"Literal\[(.*?)\]", types)
-    words = [*(f"one of {choice}" for choice in choices), *(TYPES.get(name, f"a {name}") for name in names)]
+    listed = [f"one of {', '.join(choices)}"] if choices else []
+    words = [*listed, *(TYPES.get(name, f"a {name}") for name in names)]
     return " or ".join(words) or types
 
 

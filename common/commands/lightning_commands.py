@@ -1,9 +1,12 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with presets, short names and errors."""
 
+import inspect
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import lightning as L
@@ -15,7 +18,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from common.commands.class_names import accept_short_names, with_short_names
+from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.errors import UsageError
 from common.commands.explanation import explain, reason
 from common.experiments.layers import read_config
@@ -31,6 +34,8 @@ TRAINER = {
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
 }
+
+STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step"}  # without one, nothing happens
 
 
 class Parser(LightningArgumentParser):
@@ -54,7 +59,15 @@ class Parser(LightningArgumentParser):
 
 
 class CLI(LightningCLI):
-    """LightningCLI with a rich progress bar, whose arguments win over those stored in a checkpoint."""
+    """LightningCLI of one command, with a rich progress bar; arguments win over those stored in a checkpoint."""
+
+    def __init__(self, command: str, *args: Any, **kwargs: Any) -> None:
+        self.command = command
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command: each parser takes half a second to build."""
+        return {self.command: super().subcommands()[self.command]}
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint file before anything is built.
@@ -76,6 +89,7 @@ class CLI(LightningCLI):
         return parser
 
     def before_instantiate_classes(self) -> None:
+        check_command(str(self.subcommand), self.config[self.subcommand].model)
         check_device(self.config[self.subcommand].trainer)
         if self.subcommand == "test":
             rehearse(self.config["test"])
@@ -111,6 +125,7 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
     rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
     try:
         CLI(
+            command,
             L.LightningModule,
             L.LightningDataModule,
             subclass_mode_model=True,
@@ -128,12 +143,23 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
         raise inner from None
 
 
+def check_command(command: str, model: Namespace) -> None:
+    """Check that the task has the steps of the command. Raises ``ValueError`` with the command that it is for."""
+    task, needed, other = resolve_name(model.class_path), STEPS.get(command), "test" if command == "fit" else "fit"
+    if needed and inspect.isclass(task) and getattr(task, needed) is getattr(L.LightningModule, needed):
+        name = short_path(model.class_path)
+        raise ValueError(f"{name} has no {needed}, which {command} needs. Use it with: robust-diffusion {other}")
+
+
 def check_device(trainer: Namespace) -> None:
-    """Check the accelerator before weights are loaded. Raises ``ValueError`` for one that is unknown or missing."""
+    """Check accelerator and devices before weights are loaded. Raises ``ValueError`` if unknown or missing."""
     name = trainer.accelerator
     known = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
     if isinstance(name, str) and name not in known:
         advice = did_you_mean(name, known)
         raise ValueError(f"--trainer.accelerator must be one of {', '.join(known)}; got {name!r}.{advice}")
+    devices = trainer.devices
+    if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d+(,\d*)*", devices):
+        raise ValueError(f"--trainer.devices must be a number, a list such as 0,1 or auto; got {devices!r}")
     if name in ("gpu", "cuda", "mps") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError(f"--trainer.accelerator {name}: torch sees no such device here. Use cpu or auto.")

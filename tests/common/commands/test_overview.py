@@ -44,7 +44,7 @@ def test_the_listener_notices_torch(tmp_path):
     assert subprocess.run([sys.executable, "-c", script]).returncode == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])
 def test_the_overview_has_one_line_per_command(arguments, capsys):
     cli.main(arguments)
     lines = capsys.readouterr().out.splitlines()
