@@ -39,7 +39,21 @@ def test_test_writes_one_row_per_image_and_evaluator(tiny_test, rows, tmp_path, 
     attacked = found[:13]
     assert all(row["distance"] <= 0.2 + 1e-6 and len(row["predictions"]) == 3 for row in attacked)
     assert {"clean", "adversarial", "diffused", "purified"} == set(attacked[0]["images"])
-    assert "clean" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Defence" in printed and "Robust" in printed and "L∞ ≤ 0.2" in printed
+    assert "Test metric" not in printed  # Lightning's table of metrics
+    assert f"All tables: robust-diffusion report {tmp_path / 'records'}" in printed
+
+
+def test_the_metrics_of_a_test_stay_available(tiny_test, rows, tmp_path, monkeypatch):
+    known = []
+    keep = lambda self: known.append(dict(self.trainer.callback_metrics))  # noqa: E731
+    monkeypatch.setattr(CLI, "after_test", keep, raising=False)
+    cli.main(["test", "-c", str(tiny_test())])
+    assert known[0].keys() == {"clean", "attacked"}
+    attacked = [row for row in rows(tmp_path / "records") if row["evaluator"] == "attacked"]
+    right = [row["predictions"].count(row["label"]) / 3 for row in attacked]
+    assert float(known[0]["attacked"]) == pytest.approx(sum(right) / 13)
 
 
 def test_report_is_built_from_records(tiny_test, tmp_path):

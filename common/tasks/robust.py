@@ -25,7 +25,7 @@ from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import gradient_checks, masking_variants
 from common.tasks.prediction import Prediction, predict, smoothed_predictions
 from common.tasks.recording import RecordedSuite, dataset_of, first_batch
-from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy
+from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
 
 Verification = Literal["refuse", "warn", "off"]
 
@@ -36,7 +36,7 @@ class RobustTask(L.LightningModule):
     A test that was interrupted continues with the images that have no record yet, on any number of processes; the
     directory ``records`` is refused if it holds records of another configuration. Ranks never wait for each other
     during the test, so they may have unequal numbers of batches, or none. At the end the records of all ranks are
-    merged, and the headline is printed.
+    merged, the headline is printed, and ``trainer.callback_metrics`` holds `final_accuracies` on rank 0.
 
     Parameters
     ----------
@@ -111,6 +111,7 @@ class RobustTask(L.LightningModule):
         if self._suites and self.trainer.is_global_zero:
             for recorded in self._suites:
                 recorded.records.merge()
+            self.trainer.callback_metrics.update(final_accuracies(self.path))
             self.show()
 
     def show(self) -> None:

@@ -4,6 +4,7 @@ Published numbers come from records alone (``common.records.summary``).
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from common.records.schema import CertifiedRecord, PredictionRecord, Record
-from common.records.summary import is_certified
+from common.records.store import Records
+from common.records.summary import is_certified, summarise
+
+
+def final_accuracies(records: str | Path) -> dict[str, Tensor]:
+    """By evaluator the accuracy of a single query, or the certified accuracy at radius 0, of a records directory."""
+    scored = [row for row in Records.read(records) if isinstance(row, PredictionRecord | CertifiedRecord)]
+    metrics = {summary.source.title: summary.metrics for summary in summarise(scored)}
+    shares = {title: known["Avg" if "Avg" in known else "certified@0"] for title, known in metrics.items()}
+    return {title: torch.tensor(share[0]) for title, share in shares.items()}
 
 
 class _Share(Metric):
