@@ -1,6 +1,7 @@
 """The dependency rule, checked on the syntax tree, room by room: cli -> methods -> common, and no cycle of imports."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ ROOMS = {p.name for p in (ROOT / "common").iterdir() if p.is_dir() and not p.nam
 LOOSE = {"noise", "units", "exact"}
 PROJECT = {*METHODS, "common", "cli", "robust_diffusion", "tests"}
 IMPORTERS = {"import_module", "__import__", "import_public", "resolve_name"}  # functions that import by a string
+BY_NAME = {"importlib", "pkgutil", "pydoc", "runpy", "imp"}  # modules that import by a string
 INTERFACE = "robust_diffusion"  # the package that re-exports everything; it lies in common/api
 FILES = sorted(path for name in (*METHODS, "common") for path in (ROOT / name).rglob("*.py"))
 
@@ -39,11 +41,38 @@ MAY_IMPORT: dict[str, set[str]] = {
 """No permission beyond GROUND is without a use. ``diffusion`` and ``robustness`` never import each other: a purifier is
 image -> image to robustness."""
 
+IMPORTS_BY_NAME = {
+    # names that configurations, checkpoints and users write
+    "common/naming/__init__.py",
+    "common/naming/lazy_rooms.py",
+    "common/naming/public_names.py",
+    "common/checkpoints/description.py",
+    "common/experiments/rehearsal.py",
+    "common/experiments/suites.py",
+    "common/commands/__init__.py",
+    "common/commands/class_names.py",
+    "common/commands/explanation.py",
+    "common/api/robust_diffusion/__init__.py",
+    # optional packages of others
+    "common/api/result.py",
+    "common/robustness/attacks/library_model.py",
+}
+"""Files that may import by a string that a test cannot read. In all others an import is a statement."""
+
+TABLES = {"common/naming/short_names.py"}  # names of all rooms, of which it imports none
+DOTTED = re.compile(rf"({'|'.join(sorted(PROJECT))})([.:]\w+)+")
+
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of every project module that a file imports, wherever in the file, by a statement or a string."""
+    """Dotted names of every project module that a file imports, wherever in the file, by a statement or a string.
+
+    A string that is the name of a module counts wherever it stands, in a variable or a list as well.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    if str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) not in TABLES:
+        names |= named_modules(tree)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,6 +83,30 @@ def imported(path: Path) -> set[str]:
             names |= {text.value for text in texts if isinstance(text, ast.Constant) and isinstance(text.value, str)}
     names = {name.replace(":", ".") for name in names}
     return {name for name in names if name.split(".")[0] in PROJECT}
+
+
+def named_modules(tree: ast.AST) -> set[str]:
+    """Strings of a file that are dotted names of project modules, docstrings and file names aside."""
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in texts]
+    return {text for text in strings if isinstance(text, str) and DOTTED.fullmatch(text) and not text.endswith(".py")}
+
+
+def imports_by_name(tree: ast.AST) -> set[str]:
+    """Means of importing by a computed string in a file: modules, functions, and ``exec`` of code."""
+    modules, names = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module).split(".")[0])
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+            modules |= {node.id} & {"exec", "eval"}  # of Python; a network has an `eval` of its own
+    return modules & {*BY_NAME, "exec", "eval"} | names & IMPORTERS
 
 
 def _name(function: ast.expr) -> str:
@@ -91,6 +144,38 @@ def test_imports_point_downwards(path):
     assert not bad, f"{module_of(path)} imports {sorted(bad)}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_statements(path):
+    """A computed name hides an import from the rule."""
+    means = imports_by_name(ast.parse(path.read_text()))
+    assert not means or str(path.relative_to(ROOT)) in IMPORTS_BY_NAME, f"{module_of(path)} uses {sorted(means)}"
+
+
+def test_every_file_that_may_import_by_name_does():
+    assert all(imports_by_name(ast.parse((ROOT / name).read_text())) for name in IMPORTS_BY_NAME)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from importlib import import_module as f\nf('common.' + 'tasks')",
+        "import importlib\nimportlib.import_module(f'common.{room}')",
+        "import importlib as i\ngetattr(i, 'import_' + 'module')(name)",
+        "from common.naming import import_public\nimport_public(resolve_short_name('RobustTask'))",
+        "from common.naming.public_names import import_public as load\nload(name)",
+        "from pydoc import locate\nlocate(name)",
+        "exec(text)",
+        "__import__(name)",
+    ],
+)
+def test_computed_imports_are_seen(text):
+    assert imports_by_name(ast.parse(text))
+
+
+def test_an_evaluation_mode_is_no_import():
+    assert not imports_by_name(ast.parse("network.eval()\nimport torch"))
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
@@ -109,6 +194,11 @@ def test_imports_point_downwards(path):
         ("x = __import__('common.diffusion.purifiers')", "common.diffusion.purifiers"),
         ("import_public('common.diffusion.DiffusionPurifier')", "common.diffusion.DiffusionPurifier"),
         ("pkgutil.resolve_name('common.tasks.robust:RobustTask')", "common.tasks.robust.RobustTask"),
+        ("for name in ['common.tasks.robust']:\n    load(name)", "common.tasks.robust"),
+        ("ROOM = 'common.tasks'", "common.tasks"),
+        ("load(f'common.tasks.robust')", "common.tasks.robust"),
+        ("x: 'common.tasks.robust.RobustTask'", "common.tasks.robust.RobustTask"),
+        ("sys.modules['common.tasks']", "common.tasks"),
         ("import robust_diffusion", "robust_diffusion"),
         ("from robust_diffusion import evaluate", "robust_diffusion.evaluate"),
         ("from tests.conftest import x", "tests.conftest.x"),
