@@ -159,7 +159,8 @@ class TorchSDE(Solver):
 
         from common.diffusion.torchsde_adapter import step_arguments
 
-        states: Tensor = torchsde.sdeint(**step_arguments(step, x, denoise, self.method))
+        x0_hat = denoise(x / per_row(step.scale, x), step.level)
+        states: Tensor = torchsde.sdeint(**step_arguments(step, x, x0_hat, denoise, self.method))
         return states[-1].view_as(x)
 
 

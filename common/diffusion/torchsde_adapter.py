@@ -68,12 +68,14 @@ class BrownianPath:
         return total
 
 
-def step_arguments(step: Step, x: Tensor, denoise: Denoise, method: str) -> dict[str, Any]:
-    """Arguments of ``torchsde.sdeint`` for one step from the state x (B,C,H,W) at ``step.t`` to ``step.t_next``."""
+def step_arguments(step: Step, x: Tensor, x0_hat: Tensor, denoise: Denoise, method: str) -> dict[str, Any]:
+    """Arguments of ``torchsde.sdeint`` for one step from the state x (B,C,H,W) at ``step.t`` to ``step.t_next``.
+
+    ``x0_hat``: the denoised image at the start of the step.
+    """
     y = x.flatten(1)
     sde_type = "ito" if method == "euler" else "stratonovich"  # the same equation: its noise is additive
     sde = ReverseSDE(step.schedule, denoise, x, sde_type)
-    x0_hat = denoise(x / per_row(step.scale, x), step.level)
     sde.start = (y, -reverse_drift(step, x, x0_hat).flatten(1))
     times, z = (float(step.t), float(step.t_next)), step.z
     path = BrownianPath(times, {1: torch.zeros_like(x) if z is None else z}, y)

@@ -52,6 +52,11 @@ PURIFIERS = {
     "fixed noise": lambda d, g, m: FixedNoise(AGDM(d, g, 0.2, 1.0, 2, gradient=m)),
     "repeated at another size": lambda d, g, m: Resized(Repeated(DiffPure(d, 0.2, 2, gradient=m), 2), 6),
     "AGDM at another size": lambda d, g, m: Resized(AGDM(d, g, 0.2, 1.0, 2, gradient=m), 6),
+    "AGDM at another size by torchsde": lambda d, g, m: Resized(AGDM(d, g, 0.2, 1.0, 2, "torchsde", m), 6),
+    **{
+        f"guided by {name} by torchsde": lambda d, g, m, make=make: AGDM(d, make(g), 0.2, 1.0, 2, "torchsde", m)
+        for name, make in BASELINES.items()
+    },
     "gradual noise": lambda d, g, m: GradualNoise(d, [Block(0.003, 2)], gradient=m),
     "gradual noise by a surrogate": lambda d, g, m: GradualNoise(d, [Block(0.003, 2, surrogate=1)], gradient=m),
     **{
