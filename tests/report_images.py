@@ -27,7 +27,7 @@ from common.report.headline import read_headline  # noqa: E402
 
 OUT = ROOT / "common" / "report" / "images"
 COMMAND, PAGE = "robust-diffusion tour", "runs/tour/report/report.html"
-WIDTH, HEIGHT, COLUMNS, COLOURS = 1280, 800, 80, 96
+WIDTH, HEIGHT, COLUMNS, COLOURS = 1280, 800, 80, 256
 
 
 def page_image(records: list[str], browser: str, target: Path) -> None:
@@ -40,7 +40,9 @@ def page_image(records: list[str], browser: str, target: Path) -> None:
         flags += [f"--user-data-dir={folder}/profile", f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}"]
         subprocess.run([browser, *flags, f"file://{page}"], check=True, capture_output=True, timeout=120)
         with Image.open(shot) as image:
-            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+            image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                target, optimize=True
+            )
 
 
 def console_image(records: list[str], target: Path) -> None:
