@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from common.commands import COMMANDS, LIGHTNING
 from common.commands.arguments import with_files
+from common.commands.class_pages import class_page
 from common.commands.errors import DEBUG, WIDTH, UsageError, concise
 from common.commands.overview import overview, page
 from common.naming.nearest import did_you_mean
@@ -32,8 +33,9 @@ def run(arguments: Sequence[str]) -> None:
         )
     elif name not in LIGHTNING:
         COMMANDS[name].run(rest)
-    elif any(argument in HELP for argument in rest):
-        print(page(name))
+    elif asked := [argument for argument in rest if argument in HELP]:
+        named = rest[rest.index(asked[0]) + 1 :][:1]
+        print(class_page(named[0]) if named else page(name))
     else:
         run_lightning(name, rest)
 
@@ -58,6 +60,9 @@ def main(args: Sequence[str] | None = None) -> None:
     sys.path.append("")  # the user's classes in the working directory
     try:
         run(sys.argv[1:])
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if os.environ.get(DEBUG) or not is_expected(error):
             raise

@@ -1,12 +1,12 @@
 """Explanations of jsonargparse's errors: the key, the reason and the nearest name, without lists of types."""
 
-import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
 from common.commands.class_names import short_path
+from common.commands.class_pages import parameters
 from common.naming.nearest import did_you_mean
 from common.naming.short_names import nearest_short_names, resolve_short_name
 
@@ -119,22 +119,13 @@ def _no_setting(place: Place, name: str, options: Sequence[str]) -> str:
     if not place.owner:
         return _no_section(name, options)
     owner = short_path(place.owner)
-    return (
-        f"{owner} has no setting {name!r}.{did_you_mean(name, settings(place.owner))} --model.help {owner} lists them."
-    )
-
-
-def settings(path: str) -> list[str]:
-    """Names of the arguments of a class, its bases included, or of a function."""
-    target = resolve_name(path)
-    makers = [vars(kind).get("__init__") for kind in inspect.getmro(target)] if inspect.isclass(target) else [target]
-    named = [name for maker in makers if inspect.isfunction(maker) for name in inspect.signature(maker).parameters]
-    return [name for name in dict.fromkeys(named) if name not in ("self", "args", "kwargs")]
+    advice = did_you_mean(name, parameters(resolve_name(place.owner)))
+    return f"{owner} has no setting {name!r}.{advice} --help {owner} lists them."
 
 
 def _missing(place: Place, names: str) -> str:
     if place.owner:
-        return f"{short_path(place.owner)} needs {names}. --model.help {short_path(place.owner)} describes them."
+        return f"{short_path(place.owner)} needs {names}. --help {short_path(place.owner)} describes them."
     command, _, name = names.partition(".")
     wanted = " and ".join(part.rpartition(".")[2] for part in names.split(", ")) if name else names
     what = f"{command if name else 'the command'} needs {wanted}"

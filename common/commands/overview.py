@@ -19,7 +19,7 @@ OPTIONS = """\
   --ckpt_path FILE                    Lightning checkpoint to continue from
   --print_config                      print the complete configuration and exit
   --help-all                          all options of the trainer
-  --model.help CLASS                  all settings of a class, such as --model.help {task}"""
+  --help CLASS                        all settings of a class, such as --help {task}"""
 
 PAGES = {  # purpose, example, a task
     "fit": (

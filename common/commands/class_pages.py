@@ -1,0 +1,46 @@
+"""``robust-diffusion test --help DiffPure``: the settings and the description of one class or function."""
+
+import inspect
+import re
+from pkgutil import resolve_name
+from typing import Any
+
+from common.commands.errors import UsageError
+from common.naming.short_names import SHORT_NAMES, resolve_short_name
+
+
+def class_page(name: str) -> str:
+    """Name, settings with types and defaults, and docstring of a class or function.
+
+    Raises `UsageError` with the nearest names for an unknown one.
+    """
+    try:
+        path = SHORT_NAMES.get(name) or (name if "." in name else resolve_short_name(name))
+        target = resolve_name(path)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UsageError(str(error)) from error
+    lines = [f"  {_spelled(parameter)}" for parameter in parameters(target).values()]
+    return "\n".join(
+        [f"{name} ({path})", "", "Settings (init_args):", *lines, "", inspect.getdoc(target) or ""]
+    ).rstrip()
+
+
+def parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """The arguments of a class, those handed on to its bases included, or of a function, by name."""
+    makers = [vars(kind).get("__init__") for kind in inspect.getmro(target)] if inspect.isclass(target) else [target]
+    found: dict[str, inspect.Parameter] = {}
+    for maker in [maker for maker in makers if inspect.isfunction(maker)]:
+        own = inspect.signature(maker).parameters.values()
+        found |= {one.name: one for one in own if one.name != "self" and one.name not in found and not _open(one)}
+        if not any(_open(one) for one in own):
+            break
+    return found
+
+
+def _open(parameter: inspect.Parameter) -> bool:
+    """True for ``*args`` and ``**kwargs``, which hand arguments on."""
+    return parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _spelled(parameter: inspect.Parameter) -> str:
+    return re.sub(r"\b(?:\w+\.)+([A-Za-z]\w*)", r"\1", str(parameter))
