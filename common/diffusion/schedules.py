@@ -46,7 +46,32 @@ def per_row(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x).reshape(-1, *(1,) * (x.ndim - 1)) if value.ndim else value
 
 
-class VP:
+class _VariancePreserving:
+    """Process with ``s^2 (1 + sigma^2) = 1`` at every t, by its ``beta(t)`` and the integral ``B(t) = int_0^t beta``:
+
+    ``s = exp(-B/2)``, ``sigma^2 = exp(B) - 1``, ``f = -beta/2``, ``g = sqrt(beta)``.
+    """
+
+    def _beta(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _integral(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.expm1(self._integral(t)).sqrt()
+
+    def scale(self, t: Tensor) -> Tensor:
+        return torch.exp(-self._integral(t) / 2)
+
+    def drift(self, t: Tensor) -> Tensor:
+        return -self._beta(t) / 2
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self._beta(t).sqrt()
+
+
+class VP(_VariancePreserving):
     """Variance-preserving diffusion in continuous time (Song et al., arXiv 2011.13456; DiffPure's process).
 
     ``beta(t) = beta_min + t (beta_max - beta_min)`` on [0,1], ``B(t) = int_0^t beta``, so that
@@ -67,22 +92,10 @@ class VP:
     def _integral(self, t: Tensor) -> Tensor:
         return t * (self.beta_min + t * ((self.beta_max - self.beta_min) / 2))
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.expm1(self._integral(t)).sqrt()
-
-    def scale(self, t: Tensor) -> Tensor:
-        return torch.exp(-self._integral(t) / 2)
-
     def time(self, sigma: Tensor) -> Tensor:
         integral = torch.log1p(sigma**2)
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return 2 * integral / (self.beta_min + root)  # the quadratic's root in the form that never cancels
-
-    def drift(self, t: Tensor) -> Tensor:
-        return -self._beta(t) / 2
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        return self._beta(t).sqrt()
 
 
 Betas = Literal["linear", "scaled_linear", "cosine"]
@@ -99,7 +112,7 @@ def _beta_table(betas: Betas, num_steps: int, beta_start: float, beta_end: float
     return (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
 
 
-class DDPM:
+class DDPM(_VariancePreserving):
     """The discrete process of Ho et al. (arXiv 2006.11239), extended to continuous time.
 
     ``betas`` names the table of ``beta_i``, i = 0 .. N-1:
@@ -156,12 +169,6 @@ class DDPM:
         beta: Tensor = self.num_steps * self._table(t)[0][i]
         return beta
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.expm1(self._integral(t)).sqrt()
-
-    def scale(self, t: Tensor) -> Tensor:
-        return torch.exp(-self._integral(t) / 2)
-
     def time(self, sigma: Tensor) -> Tensor:
         integral = torch.log1p(sigma**2)
         rate, ends, _ = self._table(sigma)
@@ -181,12 +188,6 @@ class DDPM:
         if rounding == "interpolate":
             return (self.num_steps * self.time(sigma) - 1).clamp(0, self.num_steps - 1)
         raise ValueError(f'rounding must be "nearest" or "interpolate"; got {rounding!r}')
-
-    def drift(self, t: Tensor) -> Tensor:
-        return -self._beta(t) / 2
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        return self._beta(t).sqrt()
 
 
 class EDM:
