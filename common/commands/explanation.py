@@ -55,7 +55,7 @@ def explain(message: str, options: Sequence[str]) -> str:
     if re.match(r"No module named|module '.*' has no attribute", place.text):
         return f"{where}{_not_importable(place)}"
     if wrong := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", place.text):
-        return f"{where}{short_path(wrong[1])} is not a {wrong[2]}, which is needed here."
+        return f"{where}{short_path(wrong[1])} is no {wrong[2]}, which is needed here; --help {wrong[2]} describes it."
     if place.allowed:
         name = place.key or "the value"
         return f"{name} must be {place.allowed}; got {place.value or 'another type'}."

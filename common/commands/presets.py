@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -76,8 +77,19 @@ def complete(page: PresetPage) -> str:
     if page.name.endswith(".study"):
         return page.path.read_text(encoding="utf-8").rstrip()
     made_of = ", ".join(path.relative_to(presets_root()).as_posix() for path in page.layers)
-    settings = yaml.safe_dump(page.settings, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    settings = yaml.safe_dump(
+        _class_first(page.settings), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
+    )
     return f"{page.header}\n# Layers, the last one wins: {made_of}\n{settings}".rstrip()
+
+
+def _class_first(node: Any) -> Any:
+    """A copy of settings in which every mapping begins with its class, which a layer may have named last."""
+    if isinstance(node, list):
+        return [_class_first(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _class_first(node[key]) for key in sorted(node, key=lambda key: key != "class_path")}
 
 
 def write(path: Path, text: str) -> None:

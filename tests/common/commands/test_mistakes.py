@@ -36,7 +36,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "list": ([*TOUR, "--model.init_args.evaluators", "PGD"], "model.init_args.evaluators must be a list; got 'PGD'"),
     "class": ([*TOUR, PURIFIER, "Difpure"], "Did you mean DiffPure"),
     "class of data": ([*TOUR, "--data", "CIFAR11"], "Did you mean CIFAR10"),
-    "class of another kind": ([*TOUR, PURIFIER, "PGD"], "PGD is not a Purifier"),
+    "class of another kind": ([*TOUR, PURIFIER, "PGD"], "PGD is no Purifier"),
     "class of one's own": ([*TOUR, PURIFIER, "fgms.FGSM"], "A class of your own is FILE.NAME, in this folder"),
     "module path": ([*TOUR, "--model.init_args.threat", LONG.replace("Model", "Modle")], "Did you mean ThreatModel"),
     "function": ([*TOUR, f"{PURIFIER}.init_args.denoiser", "load_denoisr"], "Did you mean load_denoiser"),

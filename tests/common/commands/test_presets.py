@@ -60,6 +60,7 @@ def test_a_preset_is_shown_complete(name, capsys):
     assert text.startswith(path.read_text().splitlines()[0])
     assert "# Layers, the last one wins: bases/" in text
     assert yaml.safe_load(text) == read_config(path)
+    assert "model:\n  class_path: " in text  # the class first, although a base has no class
 
 
 def test_a_preset_is_copied_once(tmp_path, capsys):
