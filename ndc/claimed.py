@@ -27,7 +27,7 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
     ``sound`` and have ``p_lower`` 0. The published script takes one sample; nothing bounds the error of the means. The
     denoised images need not be clipped, though both derivations assume it. It never abstains.
 
-    Raises ``ValueError`` for settings out of range and for another classifier.
+    Raises ``ValueError`` for settings out of range, for another classifier, and for one with a ``forward`` of its own.
     Source: arXiv 2402.02316 (v2), theorem 3.1, and its published code.
     """
 

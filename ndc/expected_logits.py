@@ -27,7 +27,7 @@ class ExpectedLogits(Certifier, Generic[DC]):
     samples: int
 
     def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
-        """Check the kind of the classifier, its number of classes and its draws of noise. Raises ``ValueError``.
+        """Check the kind of the classifier, its classes, its ``forward`` and its noise. Raises ``ValueError``.
 
         Logits are checked before losses are limited: a classifier whose limited losses are all equal, as at the start
         of training, has the same logits for any noise.
@@ -50,6 +50,11 @@ class ExpectedLogits(Certifier, Generic[DC]):
         dc = self._supported(unpadded(classifier))
         if dc.num_classes != self.num_classes:
             raise ValueError(f"num_classes must be the classifier's, {dc.num_classes}; got {self.num_classes}")
+        if type(dc).forward is not NoisedDiffusionClassifier.forward:
+            raise ValueError(
+                f"a certificate of expected logits reads the losses, but {type(dc).__name__} overrides forward and may "
+                "predict another class. Override losses or logits instead, or use Smoothing"
+            )
         return dc
 
     def _logits(self, classifier: Classifier, image: Tensor, noise: Noise) -> Tensor:

@@ -51,7 +51,7 @@ from ndc.expected_logits import ExpectedLogits, leading_class
 from ndc.lipschitz_bounds import StrongLaw, mean_lower, slopes
 
 Law = Literal["strong", "weak"]
-_BOUNDED = ("forward", "logits", "losses", "unlimited", "limited", "term_bounds")  # methods that the bounds are about
+_BOUNDED = ("logits", "losses", "unlimited", "limited", "term_bounds")  # methods that the bounds are about
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,13 @@ def test_lipschitz_certifies_only_the_function_that_predicts(kind, name, law):
             use(dc, *one_image())
 
 
+def test_a_claim_is_about_the_function_that_predicts():
+    dc, certifier = OwnForward(ExactDenoiser(world()), 4, 4), Claimed(4)
+    for use in (certifier.check, certifier.certify):
+        with pytest.raises(ValueError, match="OwnForward overrides forward"):
+            use(dc, *one_image())
+
+
 def test_lipschitz_accepts_a_subclass_with_the_same_predictions():
     class Named(BoundedDiffusionClassifier):
         """A subclass with a fixed limit."""
