@@ -34,7 +34,7 @@ class Block:
         return exact if self.surrogate is None else Surrogate(self.surrogate, exact)
 
 
-CIFAR10 = (Block(0.03, 4), Block(0.05, 2), Block(0.125, 2))
+CIFAR10_BLOCKS = (Block(0.03, 4), Block(0.05, 2), Block(0.125, 2))
 
 
 class GradualNoise(Chain):
@@ -49,7 +49,7 @@ class GradualNoise(Chain):
     def __init__(
         self,
         denoiser: nn.Module,
-        blocks: Sequence[Block] = CIFAR10,
+        blocks: Sequence[Block] = CIFAR10_BLOCKS,
         solver: str | Solver = "ancestral",
         gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,

@@ -11,11 +11,10 @@ from common.diffusion.differentiation import Differentiation, Full
 from common.diffusion.gradient_check.checked_purifier import CheckedPurifier, differentiated, projected
 from common.diffusion.reverse_process import Process
 from common.noise import Noise
-from common.numerics.finding import Finding
+from common.numerics.finding import LOOSE, SLOPE, Finding
 from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 
-DIRECTIONS = 2  # random directions of the each path
-SLOPE = 1e-3  # relative, float64: central differences err by 1e-7, a detached path by its whole share
+DIRECTIONS = 2  # random directions for each path
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def guidance_findings(short: CheckedPurifier, image: Tensor, noise: Noise, mode:
     yield Finding.of(
         "guidance path",
         paths[path],
-        SLOPE if image.dtype == torch.float64 else 5e-2,
+        SLOPE if image.dtype == torch.float64 else LOOSE,
         "The gradient flows through the states and through the reference that guides them.",
         f"Finite differences contradict the gradient along {path}: guidance is detached somewhere, or differentiated "
         "without create_graph, so an attack misses it. Keep the graph of the reference and of the guidance.",

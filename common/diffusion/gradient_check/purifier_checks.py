@@ -19,11 +19,10 @@ from common.diffusion.gradient_check.trace import Trace
 from common.diffusion.gradient_check.tracing import traced
 from common.diffusion.schedules import per_row
 from common.noise import Noise
-from common.numerics.finding import DECLARED_GRADIENT, Finding
+from common.numerics.finding import DECLARED_GRADIENT, ROUNDING, Finding
 from common.units import to_model
 
 SHORT = 4  # steps of the chain on which whole graphs are compared
-ROUNDING = 1e-5  # relative: float32 rounds at 6e-8, while one step of a grid moves a level by 1e-3 or more
 LABEL = 3e-4  # relative: a label computed in float32 is off by 1e-5, one of the 1000 neighbouring ones by 1e-3
 SAME = 1e-6  # relative, float64: another order of summation makes 1e-16, which a short chain amplifies
 

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from common.numerics.finding import Finding
+from common.numerics.finding import ROUNDING, Finding
 from common.robustness.gradient_check.recomputation import ForwardBackward
 
-ROUNDING = 1e-5  # relative: float32 rounding of a value that is computed twice
 REPEATED = 1e-3  # relative: the same for gradients, which magnify rounding
 SINGLE = 0.1  # relative: a gradient that loses more than this in float32 misleads an attack
 FAINT = 1e-30  # smallest gradient that is safe from float32 underflow, at 1e-38

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
-from common.numerics.finding import DECLARED_GRADIENT, Finding
+from common.numerics.finding import DECLARED_GRADIENT, LOOSE, SLOPE, Finding
 from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import check_labels
@@ -20,8 +20,6 @@ from common.robustness.gradient_check.recomputation import ForwardBackward, Reco
 from common.robustness.protocols import SupportsDifferentiation, SupportsGradientCheck
 
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError)
-SLOPE = 1e-3  # relative, float64: central differences err by 1e-7, a wrong gradient by per cents
-LOOSE = 5e-2  # the same in float32
 UNSETTLED = 0.05  # relative: differences at two distances that disagree by more are inconclusive
 FAR = 0.1  # pixels: a distance at which a classifier's logits move
 
