@@ -17,6 +17,8 @@ from common.naming.nearest import did_you_mean
 
 HELP = ("-h", "--help")
 ELSEWHERE = ("MisconfigurationException", "StageError")  # expected errors of modules that are not imported here
+RESUMED = ("test", "tour", "study")  # commands that keep what is finished
+INTERRUPTED = 130  # exit status of a shell's command after Ctrl-C
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -52,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` as on the command line, without the program's name.
 
     Called from Python, errors are raised. On the command line an error is printed in at most five lines, with exit
-    status 2; ``ROBUST_DIFFUSION_DEBUG=1`` prints its traceback.
+    status 2, and an interrupt (Ctrl-C) in one, with exit status 130; ``ROBUST_DIFFUSION_DEBUG=1`` prints the traceback.
     """
     if args is not None:
         run(args)
@@ -63,6 +65,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        if os.environ.get(DEBUG):
+            raise
+        advice = ": the same command goes on" if any(name in RESUMED for name in sys.argv[1:2]) else ""
+        print(f"interrupted{advice}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if os.environ.get(DEBUG) or not is_expected(error):
             raise

@@ -178,6 +178,22 @@ def test_on_the_command_line_an_error_is_its_reason(tiny_test, monkeypatch, caps
     assert "Traceback" not in output and "Union" not in output
 
 
+@pytest.mark.parametrize(
+    ("command", "answer"), [("tour", "interrupted: the same command goes on"), ("presets", "interrupted")]
+)
+def test_an_interrupt_ends_in_one_line(command, answer, monkeypatch, capsys):
+    """No traceback after Ctrl-C, with the exit status that a shell expects."""
+
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"common.commands.{command}.run", interrupted)
+    monkeypatch.setattr("sys.argv", ["robust-diffusion", command])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    assert (raised.value.code, capsys.readouterr().err) == (130, f"{answer}\n")
+
+
 # ---- fetch ----
 
 
