@@ -77,10 +77,13 @@ def first_batch(trainer: L.Trainer, count: int, device: torch.device) -> Batch |
 
 
 def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
-    """The settings of a data module that decide the images: its `identity`, or its constructor's arguments."""
+    """The settings of a data module that decide the images: its `identity`, or its constructor's arguments.
+
+    Arguments are read from attributes of the same names, else from the hyper-parameters that the module saved.
+    """
     if isinstance(data, ImageData):
         arguments = data.identity()
     else:
         names = [name for name in inspect.signature(type(data)).parameters if name not in NOT_IDENTIFYING]
-        arguments = {name: getattr(data, name, None) for name in names}
+        arguments = {name: getattr(data, name, data.hparams.get(name)) for name in names}
     return {"class": public_name(type(data)), **{name: settings(value) for name, value in arguments.items()}}

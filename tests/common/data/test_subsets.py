@@ -1,5 +1,6 @@
 """Subsets: those of the papers, prefixes that continue each other, refusals of other data sets."""
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -214,3 +215,19 @@ def test_records_name_their_subset_grow_with_it_and_refuse_another(tiny_test, ro
     assert stated["subset"] == {"class": "common.data.Seeded", "seed": 6}
     with pytest.raises(ValueError, match=r"data\.subset\.seed: 6 -> 7"):
         run(4, seed=7)
+
+
+@pytest.mark.parametrize("keeps", ["attributes", "hyper-parameters"])
+def test_a_plain_data_module_is_identified_by_its_arguments(keeps):
+    """Lightning's own way of keeping arguments, ``save_hyperparameters``, counts as well."""
+
+    class Plain(L.LightningDataModule):
+        def __init__(self, path="a", batch_size=4):
+            super().__init__()
+            if keeps == "attributes":
+                self.path = path
+            else:
+                self.save_hyperparameters()
+
+    assert data_settings(Plain("a")) != data_settings(Plain("b"))
+    assert data_settings(Plain("a", batch_size=9)) == data_settings(Plain("a"))
