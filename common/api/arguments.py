@@ -24,7 +24,7 @@ Defence = nn.Module | tuple[nn.Module, nn.Module]
 Suite = str | Sequence[Evaluator | Callable[..., Tensor]]
 """Name of a suite, or evaluators; attacks, and functions of their signature, are scored as `Attacked`."""
 
-_THREAT = re.compile(r"(linf|l-inf|l∞|l2|l1)[\s,=]+(\S+)", re.IGNORECASE)
+_THREAT = re.compile(r"l?[-_]?(inf|∞|2|1)[\s,=:(]+(\d.*?|\S+?)\)?", re.IGNORECASE)
 
 
 class PlainPurifier(nn.Module):
@@ -58,11 +58,11 @@ def as_classifier(defence: Defence) -> Classifier:
     """The defence as a `Classifier`. Raises ``ValueError`` for anything but a module or a pair of modules."""
     if isinstance(defence, Classifier):
         return defence
-    if isinstance(defence, tuple) and len(defence) == 2 and all(isinstance(part, nn.Module) for part in defence):
+    if isinstance(defence, tuple | list) and len(defence) == 2 and all(isinstance(part, nn.Module) for part in defence):
         purifier, network = defence
         return Purified(purifier if _takes_noise(purifier) else PlainPurifier(purifier), as_classifier(network))
     if not isinstance(defence, nn.Module):
-        kind = f"a tuple of {len(defence)}" if isinstance(defence, tuple) else f"a {type(defence).__name__}"
+        kind = f"a {type(defence).__name__}" + (f" of {len(defence)}" if isinstance(defence, tuple | list) else "")
         raise ValueError(
             f"defence must be an nn.Module from pixels to logits, or a pair (purifier, such a module); got {kind}. "
             "Put a function into the forward of an nn.Module."
@@ -97,8 +97,8 @@ def as_threat(threat: str | Threat) -> Threat:
             f"threat must be a norm and a radius in pixel units, 'Linf 8/255', 'L2 0.5' or 'L1 12', or a Threat; got "
             f"{threat!r}"
         )
-    norm = re.sub(r"^l-?(inf|∞)$", "Linf", found[1].lower())
-    return ThreatModel(norm, found[2])
+    norm = {"1": "L1", "2": "L2"}.get(found[1], "Linf")
+    return ThreatModel(norm, re.sub(r"\s*/\s*", "/", found[2]))
 
 
 def as_suite(suite: Suite, seed: int | None, draws: int | None) -> NamedSuite:

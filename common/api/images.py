@@ -44,7 +44,7 @@ def check_images(images: Any) -> Tensor:
         raise ValueError("images must be a tensor; got a NumPy array. Write torch.from_numpy(images)")
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a tensor (N,C,H,W) in [0,1]; got {type(images).__name__}")
-    shape = tuple(images.shape)
+    images, shape = images.detach(), tuple(images.shape)
     if images.ndim == 3:
         raise ValueError(f"images must have shape (N,C,H,W); got {shape}. Write images[None] for a single image")
     if images.ndim != 4 or not len(images):
@@ -63,7 +63,7 @@ def check_images(images: Any) -> Tensor:
             else "Undo their normalisation, and move it into the network: NetworkClassifier(network, mean, std)"
         )
         raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. {remedy}")
-    pixels: Tensor = images.detach().to("cpu", torch.float32)
+    pixels: Tensor = images.to("cpu", torch.float32)
     return pixels
 
 

@@ -12,17 +12,22 @@ from common.robustness.classifiers import Classifier, deployed
 def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) -> int:
     """Number of classes K, from a forward pass of at most two images on the classifier's device.
 
-    ``labels`` are those of all images. Raises ``ValueError`` for logits of another shape than (B,K) or not finite, and
-    for labels outside 0..K-1; warns if the outputs are probabilities.
+    ``labels`` are those of all images. Raises ``ValueError`` for logits of another shape than (B,K) or not finite, for
+    a defence that overwrites its input or is not in float32, and for labels outside 0..K-1; warns if the outputs are
+    probabilities.
     """
-    rows = images[:2]
+    rows = images[:2].clone()
     noise = Noise.of(0, torch.arange(len(rows), device=rows.device)).stream("probe")
     with deployed(classifier), torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
         try:
             logits = classifier(rows, noise)
         except (RuntimeError, TypeError) as error:
             reason = str(error).split("\n")[0]
-            raise ValueError(f"the defence fails on images of shape {tuple(rows.shape)}: {reason}") from error
+            raise ValueError(
+                f"the defence fails on images of shape {tuple(rows.shape)}: {reason}{_remedy(classifier)}"
+            ) from error
+    if not torch.equal(rows, images[:2]):
+        raise ValueError("the defence overwrites its input: write x = x - mean instead of x.sub_(mean) or x -= mean")
     _check_logits(logits, len(rows))
     classes: int = logits.shape[1]
     if labels is not None and (largest := int(labels.max())) >= classes:
@@ -38,6 +43,12 @@ def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) 
             stacklevel=2,
         )
     return classes
+
+
+def _remedy(classifier: nn.Module) -> str:
+    """Advice for a module with parameters of another type than the images."""
+    types = {one.dtype for one in classifier.parameters() if one.is_floating_point()} - {torch.float32}
+    return f". Images are float32, parameters {min(map(str, types))}: pass module.float()" if types else ""
 
 
 def _check_logits(logits: object, count: int) -> None:

@@ -64,6 +64,8 @@ def run(
     """
     device = choose_device(classifier, settings.accelerator)
     with ExitStack() as stack:
+        if settings.records is not None and not str(settings.records).strip():
+            raise ValueError("records must be a directory, or None; got an empty text. Write records='runs/mine'")
         if settings.records is None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "records"
         else:

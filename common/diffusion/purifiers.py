@@ -27,14 +27,15 @@ from common.units import to_model, to_pixel
 class Purifier(nn.Module):
     """``forward(image, noise=None)``: pixels (B,C,H,W) in [0,1] to pixels, never clamped.
 
-    ``diffuse(image, noise)`` is the image at its noisiest, for figures. Without ``noise`` both draw afresh.
+    ``diffuse(image, noise)`` is the image at its noisiest, for figures: the image itself where nothing adds noise.
+    Without ``noise`` both draw afresh.
     """
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         raise NotImplementedError
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        raise NotImplementedError
+        return image
 
 
 class DiffusionPurifier(Purifier):

@@ -174,7 +174,7 @@ class RobustTask(L.LightningModule):
 def check_trainer(trainer: L.Trainer) -> None:
     """Raise ``ValueError`` in inference mode, which forbids gradients, and for parameters below float32."""
     if torch.is_inference_mode_enabled():
-        raise ValueError("attacks need gradients, which inference mode forbids: use Trainer(inference_mode=False)")
+        raise ValueError("attacks need gradients: leave torch.inference_mode(), or use Trainer(inference_mode=False)")
     if str(trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
         raise ValueError(f"images and budgets are float32; got precision {trainer.precision}. Use 32-true")
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from common.api import certify, evaluate
 from common.api.arguments import PlainPurifier, as_classifier, as_threat, name_of
 from common.data import Digits
-from common.robustness import NetworkClassifier, Purified
+from common.diffusion import Purifier
+from common.robustness import PGD, NetworkClassifier, Purified
 from common.robustness.threats.spatial import SpatialThreat
 
 IMAGES, LABELS = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
@@ -31,6 +32,11 @@ class Net(nn.Module):
     def forward(self, image):
         self._calls.append(len(image))
         return self.head(self.linear(image.flatten(1)))
+
+
+class Overwriting(nn.Module):
+    def forward(self, image):
+        return image.sub_(0.5)
 
 
 IMAGE_MISTAKES = {
@@ -128,12 +134,19 @@ def test_other_arguments_of_certify(arguments, message):
         (Net(), LABELS + 1, r"in 0..2, the defence has 3 classes; got 3. Subtract 1"),
         (Net(), LABELS * 4, r"in 0..2, the defence has 3 classes; got 8.$"),
         (nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), LABELS, r"fails on images of shape \(2, 3, 4, 4\): mat1"),
+        (Net().double(), LABELS, r"fails on .* parameters torch.float64: pass module.float\(\)"),
+        (nn.Sequential(nn.ReLU6(inplace=True), Overwriting(), Net()), LABELS, "overwrites its input: write x = x - "),
     ],
 )
 @pytest.mark.parametrize("run", [evaluate, certify])
 def test_outputs_of_the_defence(run, defence, labels, message):
     with pytest.raises(ValueError, match=message):
         run(defence, IMAGES, labels, **QUIET)
+
+
+def test_records_without_a_name():
+    with pytest.raises(ValueError, match="records must be a directory, or None; got an empty text"):
+        evaluate(Net(), IMAGES, LABELS, records="", **QUIET)
 
 
 def test_labels_beside_a_data_module():
@@ -159,7 +172,7 @@ def test_probabilities_are_warned_of(network):
 
 
 def test_forms_of_a_threat():
-    for text in ("Linf 8/255", "linf 8/255", "L-inf=8/255", "L∞, 8/255"):
+    for text in ("Linf 8/255", "linf 8/255", "L-inf=8/255", "L∞, 8/255", "L_inf: 8 / 255", "inf 8/255", "Linf(8/255)"):
         assert (as_threat(text).name, as_threat(text).eps) == ("Linf", 8 / 255)
     assert (as_threat("L2 0.5").name, as_threat("l1 12").eps) == ("L2", 12.0)
     spatial = SpatialThreat(0.05)
@@ -170,7 +183,7 @@ def test_forms_of_images_and_labels(tmp_path):
     """Double precision, lists, arrays and data sets are the same images."""
     runs = [
         (IMAGES, LABELS),
-        (IMAGES.double(), LABELS.tolist()),
+        (IMAGES.double().requires_grad_(), LABELS.tolist()),
         (IMAGES, LABELS.to(torch.int32)),
         (IMAGES, np.array(LABELS.tolist())),
         (TensorDataset(IMAGES, LABELS), None),
@@ -190,6 +203,18 @@ class Noisy(nn.Module):
 class Plain(nn.Module):
     def forward(self, image):
         return image.round()
+
+
+class Own(Purifier):
+    """A purifier of the user, without ``diffuse``."""
+
+    def forward(self, image, noise=None):
+        return image + 0.1 * noise.normal(0, image.shape[1:])
+
+
+def test_a_subclass_of_purifier_needs_forward_alone():
+    result = evaluate([Own(), Net()], IMAGES, LABELS, suite=[PGD(steps=1)], **QUIET)
+    assert (result.run.name, result.robust.images) == ("Own + Net", 6)
 
 
 def test_a_pair_of_purifier_and_network():
