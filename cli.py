@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from common.commands import COMMANDS, LIGHTNING
-from common.commands.arguments import with_files
 from common.commands.class_pages import class_page
 from common.commands.errors import DEBUG, WIDTH, UsageError, concise
-from common.commands.overview import overview, page
+from common.commands.overview import help_page, overview
+from common.commands.parsing import with_files
 from common.naming.nearest import did_you_mean
 
 HELP = ("-h", "--help")
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
         COMMANDS[name].run(rest)
     elif asked := [argument for argument in rest if argument in HELP]:
         named = rest[rest.index(asked[0]) + 1 :][:1]
-        print(class_page(named[0]) if named else page(name))
+        print(class_page(named[0]) if named else help_page(name))
     else:
         run_lightning(name, rest)
 

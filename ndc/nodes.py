@@ -10,7 +10,7 @@ from torch import Tensor
 from common.units import check_integer
 from ndc.noise_weights import Weight
 
-Rule = Literal["equal", "log", "linspace"]
+NodeRule = Literal["equal", "log", "linspace"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Nodes:
     """
 
     count: int = 16
-    rule: Rule = "equal"
+    rule: NodeRule = "equal"
     sigma_min: float | None = None
     sigma_max: float | None = None
     antithetic: bool = False
@@ -45,7 +45,7 @@ class Nodes:
 
     def __post_init__(self) -> None:
         check_integer("the count of nodes, levels of an integral,", self.count, 2)
-        if self.rule not in get_args(Rule):
+        if self.rule not in get_args(NodeRule):
             raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
 
     def place(self, weight: Weight, lower: float, upper: float, skip: int = 0) -> tuple[Tensor, Tensor]:

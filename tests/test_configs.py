@@ -27,8 +27,8 @@ from common.commands.lightning_commands import CLI
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.engine.precision import has_bf16_units
-from common.experiments.layers import layers, read_config
-from common.experiments.presets import find_preset
+from common.experiments.preset_files import find_preset
+from common.experiments.preset_layers import layers, read_config
 from common.experiments.study import Study
 from common.hub.cards import CARDS
 from common.naming.short_names import SHORT_NAMES

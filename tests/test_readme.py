@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from common.checkpoints.loading import load_classifier
 from common.diffusion.networks import NCSNpp
+from common.experiments.preset_files import find_config
 from common.experiments.preset_pages import PresetPage
-from common.experiments.presets import find_config
 from common.hub.cache import file_size
 from common.hub.cards import CARDS
 from common.noise import Noise

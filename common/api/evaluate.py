@@ -6,7 +6,7 @@ from typing import Any
 from common.api.arguments import Defence, Suite, as_classifier, as_suite, as_threat
 from common.api.images import as_data
 from common.api.result import Result
-from common.api.running import Settings, run
+from common.api.running import Settings, run_evaluation
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.protocols import NoisyClassifier
@@ -83,7 +83,7 @@ def evaluate(
         masking = 16 if named.masking is None else named.masking
     data = as_data(images, labels, batch_size)
     settings = Settings(records, verify, masking, accelerator, progress)
-    return run(classifier, data, lambda classes: named.evaluators, bound, settings)
+    return run_evaluation(classifier, data, lambda classes: named.evaluators, bound, settings)
 
 
 def certify(
@@ -132,7 +132,7 @@ def certify(
         return [Certified(Smoothing(**arguments, num_classes=classes), seed=seed)]  # type: ignore[arg-type]
 
     data = as_data(images, labels, max(1, batch_size // n0))
-    return run(classifier, data, make, None, Settings(records, "off", 0, accelerator, progress))
+    return run_evaluation(classifier, data, make, None, Settings(records, "off", 0, accelerator, progress))
 
 
 def check_level(classifier: Any, sigma: float | str) -> None:

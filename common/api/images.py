@@ -35,7 +35,7 @@ def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
     elif labels is None:
         raise ValueError("labels are missing: one class number per image, a tensor (N,)")
     image = check_images(images)
-    return InMemory(image, check_labels(labels, len(image)), batch_size=batch_size)
+    return InMemory(image, check_class_numbers(labels, len(image)), batch_size=batch_size)
 
 
 def check_images(images: Any) -> Tensor:
@@ -67,7 +67,7 @@ def check_images(images: Any) -> Tensor:
     return pixels
 
 
-def check_labels(labels: Any, count: int) -> Tensor:
+def check_class_numbers(labels: Any, count: int) -> Tensor:
     """Labels as int64 (N,) on the CPU. Raises ``ValueError``, in one sentence with the remedy."""
     kind = type(labels).__name__
     try:

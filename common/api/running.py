@@ -51,7 +51,7 @@ class QuietTask(RobustTask):
             recorded.records.close()
 
 
-def run(
+def run_evaluation(
     classifier: Classifier,
     data: ImageData,
     make: Callable[[int], Sequence[Evaluator]],

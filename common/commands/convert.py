@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from common.checkpoints.layouts import PUBLISHED
-from common.commands.arguments import Arguments
+from common.commands.parsing import Arguments
 
 
 def run(arguments: Sequence[str]) -> None:

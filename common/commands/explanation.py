@@ -28,7 +28,7 @@ class Place:
     value: str
 
 
-def reason(error: Exception) -> Exception:
+def own_error(error: Exception) -> Exception:
     """The error of our constructor inside jsonargparse's list of all types that a value did not fit."""
     while str(error).startswith("Does not validate") and isinstance(error.__cause__, OSError | ValueError):
         error = error.__cause__

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from common.commands.arguments import Arguments
+from common.commands.parsing import Arguments
 from common.hub.cache import cached_path, file_size, partial_path
 from common.hub.cards import CARDS, get_card
 from common.hub.fetching import fetch
@@ -27,10 +27,10 @@ def run(arguments: Sequence[str]) -> None:
         path = fetch(name, force=options.force)
         console.print(f"{name} is {path}", markup=False, soft_wrap=True, highlight=False)
     for name in () if options.names else CARDS:
-        console.print(f"[bold]{name}[/]: {describe(name)}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]{name}[/]: {describe_card(name)}", soft_wrap=True, highlight=False)
 
 
-def describe(name: str) -> str:
+def describe_card(name: str) -> str:
     """A card's use, size, checksum, licence, and the state of its file: fetched, partly fetched or missing."""
     card, path, (size, exact) = get_card(name), cached_path(name), file_size(name)
     checksum = "sha256 published" if card.sha256 else "checksum unpublished; pinned on first download"

@@ -20,12 +20,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.errors import UsageError
-from common.commands.explanation import explain, reason
-from common.experiments.layers import read_config
-from common.experiments.presets import with_remedy
+from common.commands.explanation import explain, own_error
+from common.experiments.preset_files import with_remedy
+from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
 from common.naming.nearest import did_you_mean
-from common.tasks.image_grids import ImageGrids
+from common.tasks.logged_images import ImageGrids
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
 
@@ -42,7 +42,7 @@ class Parser(LightningArgumentParser):
     """Lightning's parser: files may name what they build on, configurations are printed with short names."""
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
-        """Parse a file with the files that it builds on (`common.experiments.layers`)."""
+        """Parse a file with the files that it builds on (`common.experiments.preset_layers`)."""
         text = yaml.safe_dump(read_config(str(path)), allow_unicode=True)
         parsed: Namespace = self.parse_string(text, str(path), *args, **kwargs)
         return parsed
@@ -137,7 +137,7 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
             seed_everything_default=0,
         )
     except (OSError, ValueError) as error:
-        inner = with_remedy(reason(error))
+        inner = with_remedy(own_error(error))
         if inner is error:
             raise
         raise inner from None

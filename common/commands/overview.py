@@ -54,7 +54,7 @@ def overview() -> str:
     return "\n".join([*lines, "", START])
 
 
-def page(command: str) -> str:
+def help_page(command: str) -> str:
     """Purpose, common options and an example of one of Lightning's commands."""
     purpose, example, task = PAGES[command]
     usage = f"Usage: robust-diffusion {command} -c PRESET [-c FILE ...] [OPTIONS]"

@@ -7,14 +7,14 @@ from typing import Any
 
 import yaml
 
-from common.commands.arguments import Arguments
 from common.commands.errors import UsageError
+from common.commands.parsing import Arguments
+from common.experiments.preset_files import find_preset, makers, preset_files
 from common.experiments.preset_pages import PresetPage
-from common.experiments.presets import find_preset, makers, preset_files
 from common.hub.cache import cached_path, file_size
 from common.hub.cards import CARDS
+from common.naming.configs_folder import presets_root
 from common.naming.nearest import did_you_mean
-from common.naming.presets import presets_root
 
 NUMBERS = ("Published", "Measured", "Expected")
 INDENT, WIDTH = " " * 4, 110

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from common.commands.arguments import Arguments
+from common.commands.parsing import Arguments
 from common.report.build import build
 
 

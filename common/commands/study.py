@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from common.commands.arguments import Arguments
-from common.experiments.presets import STUDY, find_config
+from common.commands.parsing import Arguments
+from common.experiments.preset_files import STUDY, find_config
 from common.experiments.stages import Stage, run_stages
 from common.experiments.study import Study
 from common.report.build import build
@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, help="folder of the report; by default beside the records")
     options = parser.read(arguments)
     study, console, start = Study.read(find_config(options.file, STUDY)), Console(), time.monotonic()
-    part, parts = share(options.part)
+    part, parts = part_of_study(options.part)
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {options.jobs}")
     console.print(f"[bold]{study.name}[/]: {study.title}")
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
         build(done, options.out or study.records / "report", study, figures=True)
 
 
-def share(text: str) -> tuple[int, int]:
+def part_of_study(text: str) -> tuple[int, int]:
     """The part and the number of parts of ``--part``: ``"2/8"`` -> (2, 8)."""
     words = text.split("/")
     if len(words) != 2 or not all(word.isdigit() for word in words) or not 1 <= int(words[0]) <= int(words[1]):

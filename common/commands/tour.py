@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.commands.arguments import Arguments
+from common.commands.parsing import Arguments
 from common.experiments.stages import Stage, run_stages
-from common.naming.presets import presets_root
+from common.naming.configs_folder import presets_root
 from common.report.build import build
 
 

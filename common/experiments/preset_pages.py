@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.experiments.layers import layers, read_config
-from common.experiments.presets import preset_name
+from common.experiments.preset_files import preset_name
+from common.experiments.preset_layers import layers, read_config
 
 ENTRIES = ("Published", "Measured", "Expected", "Cost", "Weights", "First")
 

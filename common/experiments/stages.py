@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from common.experiments.layers import read_config
+from common.experiments.preset_layers import read_config
 from common.records.store import Records
 from common.records.summary import summarise
 
@@ -148,11 +148,13 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
 def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:
     if stage.process is not None and stage.process.returncode:
         log = stage.log(logs).read_text(errors="replace")
-        raise StageError(f"{stage.name} failed: {reason(log)}\nIts log is {stage.log(logs)}; the same command goes on.")
+        raise StageError(
+            f"{stage.name} failed: {logged_reason(log)}\nIts log is {stage.log(logs)}; the same command goes on."
+        )
     console.print(f"[dim]{elapsed:4.0f} s[/]  finished  {stage.name}  [bold]{stage.summary()}[/]")
 
 
-def reason(log: str) -> str:
+def logged_reason(log: str) -> str:
     """The error that a log ends with: what follows ``error:``, else its last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     start = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), len(lines) - 1)

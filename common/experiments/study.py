@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from common.experiments.layers import find_base, read_config
+from common.experiments.preset_layers import find_base, read_config
 
 RECORDS = "model.init_args.records"
 CONFIGS = "configs"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from common.naming.presets import presets_root
+from common.naming.configs_folder import presets_root
 from common.naming.short_names import SHORT_NAMES
 from common.robustness.evaluation.evaluator import Evaluator
 

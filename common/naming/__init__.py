@@ -1,7 +1,7 @@
 """Names: public and short names of classes and functions, differentiation modes, the folder of the presets."""
 
+from common.naming.configs_folder import presets_root
 from common.naming.differentiation_modes import APPROXIMATE, Mode
-from common.naming.presets import presets_root
 from common.naming.public_names import PACKAGES, import_public, is_ours, public_name
 from common.naming.short_names import SHORT_NAMES, nearest_short_names, resolve_short_name
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from common.experiments.study import Study
 from common.report.ending import print_ending
-from common.report.figures.accuracy import accuracy_bars, plane, plane_points
+from common.report.figures.accuracy_bars import accuracy_bars, plane, plane_points
 from common.report.figures.certified import certified_curves
 from common.report.figures.convergence import convergence
 from common.report.figures.drawing import LIGHT, Figure, to_png
 from common.report.figures.image_grids import grid, grid_plot
-from common.report.figures.study import study_figures
+from common.report.figures.study_figures import study_figures
 from common.report.headline import headline
 from common.report.metrics import write_metrics
 from common.report.page.page import Panel, page
 from common.report.runs import Run, by_name, read_runs
 from common.report.tables.comparisons import attack_table, run_table
-from common.report.tables.study import outcomes, study_table
+from common.report.tables.study_table import outcomes, study_table
 from common.report.tables.table import write_table
 
 MOST_IMAGES = 10  # in the grid of an evaluation

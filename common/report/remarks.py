@@ -14,7 +14,7 @@ from common.report.scores import HeadlineRow, headline_rows, main_budget
 from common.report.tables.gradients import gradients
 from common.report.tables.table import percent
 
-Level = Literal["failed", "warning", "note"]
+Severity = Literal["failed", "warning", "note"]
 MOST = 5  # sentences
 WIDE = 0.1  # width of an interval from which on it is a caveat
 AIM = 0.06  # width of an interval that the sentence on images aims at
@@ -25,7 +25,7 @@ SOUND = ("exact", "unknown")  # states of the gradients of a run that may lead
 class Remark:
     """One ``sentence`` and its gravity: a "failed" check, a "warning" that a number may be too high, or a "note"."""
 
-    level: Level
+    level: Severity
     sentence: str
 
 

@@ -6,11 +6,11 @@ from rich.table import Table
 from rich.text import Text
 
 from common.report.headline_table import Stacked, headline_table
-from common.report.remarks import Level, Remark
+from common.report.remarks import Remark, Severity
 from common.report.scores import HeadlineRow
 
 MOST = 20  # rows
-MARKS: dict[Level, tuple[str, str]] = {"failed": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
+MARKS: dict[Severity, tuple[str, str]] = {"failed": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
 
 def score_table(rows: Sequence[HeadlineRow]) -> Table:

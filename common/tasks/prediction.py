@@ -39,7 +39,7 @@ class Prediction:
     failure: str = ""
 
 
-def predict(classifier: Classifier, batch: Batch, seed: int = 0) -> Prediction:
+def predict_batch(classifier: Classifier, batch: Batch, seed: int = 0) -> Prediction:
     """One draw per image of a batch (image, label, index), with the noise of an evaluator's first scored draw.
 
     A network that rejects the images' size gives a `Prediction` with a ``failure``. Raises ``ValueError`` if memory

@@ -23,7 +23,7 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import gradient_checks, masking_variants
-from common.tasks.prediction import Prediction, predict, smoothed_predictions
+from common.tasks.prediction import Prediction, predict_batch, smoothed_predictions
 from common.tasks.recording import RecordedSuite, dataset_of, first_batch
 from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
 
@@ -125,7 +125,7 @@ class RobustTask(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Predictions for a batch: before and after purification if the classifier is a purified one, and smoothed."""
-        prediction = predict(self.classifier, batch)
+        prediction = predict_batch(self.classifier, batch)
         if len(prediction.index) and not prediction.failure:
             prediction.smoothed = smoothed_predictions(self.classifier, batch, self.evaluators)
         return prediction

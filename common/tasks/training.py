@@ -74,7 +74,7 @@ class TrainingTask(L.LightningModule):
     def image_rows(self, batch: Batch) -> Tensor | None:
         """Images of the training's state for a few validation images, rows (R,B,C,H,W) in pixels; None for none.
 
-        They are logged at each validation (`common.tasks.image_grids`), with the same noise every time.
+        They are logged at each validation (`common.tasks.logged_images`), with the same noise every time.
         """
         return None
 

@@ -22,7 +22,7 @@ COARSE = 64  # images up to this width are shown with their pixels
 
 
 @dataclass(frozen=True)
-class Grid:
+class ImageGrid:
     """``views`` are rows of images by name, ``records`` the columns; the perturbation is shown times ``factor``."""
 
     records: list[AttackedRecord]
@@ -51,8 +51,8 @@ class Grid:
         return f"{predictions[0]} {'✓' if correct else f'✗ not {record.label}'}", correct
 
 
-def grid(records: Sequence[AttackedRecord]) -> Grid:
-    """Grid of the images of some records of one evaluation.
+def grid(records: Sequence[AttackedRecord]) -> ImageGrid:
+    """ImageGrid of the images of some records of one evaluation.
 
     The perturbation is magnified until eps fills half the range for an L∞ threat, so that grey is unchanged and black
     or white changed by eps; for all others until the largest change of any pixel in the grid does.
@@ -63,10 +63,10 @@ def grid(records: Sequence[AttackedRecord]) -> Grid:
     between = [PERTURBATION] if changes else []
     largest = max((float(np.abs(change).max()) for change in changes), default=0.0)
     half = records[0].eps if records[0].norm == "Linf" else largest
-    return Grid(list(records), [*first, *between, *sorted(names - set(first))], 0.5 / half if half > 0 else 1.0)
+    return ImageGrid(list(records), [*first, *between, *sorted(names - set(first))], 0.5 / half if half > 0 else 1.0)
 
 
-def grid_plot(shown: Grid, style: Style) -> "Canvas":
+def grid_plot(shown: ImageGrid, style: Style) -> "Canvas":
     """The grid as a figure, one column per image."""
     figure, axes = new_figure(0.95 * len(shown.records) + 1.3, 1.1 * len(shown.views) + 0.3)
     for column, record in enumerate(shown.records):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.report.figures.drawing import Figure
-from common.report.figures.image_grids import Grid, grid
+from common.report.figures.image_grids import ImageGrid, grid
 from common.report.headline import headline
 from common.report.headline_table import headline_table
 from common.report.page.banners import all_checks, banners
@@ -26,10 +26,10 @@ SYMBOLS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
 @dataclass(frozen=True)
 class Panel:
-    """Grid of images of one evaluation of a run."""
+    """ImageGrid of images of one evaluation of a run."""
 
     title: str
-    grid: Grid
+    grid: ImageGrid
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _images(run: Run, seeds: Seeds) -> str:
 _SETTINGS: list[tuple[str, Setting]] = [
     ("Attack", _attack),
     ("Threat", _threat),
-    ("The attacker knows", _knows),
+    ("Attacker's knowledge", _knows),
     ("Steps", _of_attack("steps")),
     ("Step size", _of_attack("step_size")),
     ("EOT draws per step", _of_attack("eot")),

@@ -5,10 +5,10 @@ import yaml
 
 import cli
 from common.commands.errors import UsageError
-from common.experiments.layers import read_config
-from common.experiments.presets import preset_files
+from common.experiments.preset_files import preset_files
+from common.experiments.preset_layers import read_config
 from common.hub.cache import cached_path
-from common.naming.presets import presets_root
+from common.naming.configs_folder import presets_root
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 import cli
 from common.commands.errors import LINES, concise
-from common.experiments.stages import Stage, StageError, reason, run_stages
+from common.experiments.stages import Stage, StageError, logged_reason, run_stages
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from common.experiments.stages import Stage, StageError, reason, run_stages
     ],
 )
 def test_the_reason_of_a_log(log, found):
-    assert reason(log) == found
+    assert logged_reason(log) == found
 
 
 def test_a_failed_stage_is_reported_in_few_lines(tmp_path):

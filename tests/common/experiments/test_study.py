@@ -7,9 +7,9 @@ from common.commands import study as command
 from common.experiments.study import Study, put
 from common.records.store import Records
 from common.report.build import build
-from common.report.figures.study import study_figures
+from common.report.figures.study_figures import study_figures
 from common.report.runs import read_runs
-from common.report.tables.study import outcomes, study_table
+from common.report.tables.study_table import outcomes, study_table
 from tests.common.records.made import clean_record
 
 INIT = {"records": "runs/x", "steps": 5, "evaluators": [{"eps": 0.1}, {"eps": 0.2}]}

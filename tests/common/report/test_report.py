@@ -19,7 +19,7 @@ from common.records.schema import ClaimedRecord
 from common.records.store import Records
 from common.report.build import build
 from common.report.ending import end_of_test
-from common.report.figures import accuracy, drawing
+from common.report.figures import accuracy_bars, drawing
 from common.report.figures import certified as certified_figure
 from common.report.figures.drawing import DARK, LIGHT
 from common.report.figures.image_grids import grid
@@ -209,13 +209,13 @@ def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
 
 def test_matplotlib_settings_are_not_changed(built):
     before = dict(matplotlib.rcParams)
-    drawing.to_svg(lambda style: accuracy.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    drawing.to_svg(lambda style: accuracy_bars.accuracy_bars(read_runs(built[0]), style), LIGHT)
     assert dict(matplotlib.rcParams) == before
 
 
 def test_bars_and_whiskers_have_the_length_of_the_numbers(built):
     runs = read_runs(built[0][:1])
-    (axes,) = accuracy.accuracy_bars(runs, LIGHT).axes
+    (axes,) = accuracy_bars.accuracy_bars(runs, LIGHT).axes
     clean, pgd = runs[0].clean[0].summary.metrics, runs[0].attacks[0].summary.metrics
     metrics = [clean["Avg"], pgd["Avg"], pgd[f"Wor@{DRAWS}"]]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * value for value, _, _ in metrics])
@@ -279,7 +279,7 @@ def test_budgets_name_their_norm():
 
 
 def test_dark_figures_are_the_light_ones_in_other_colours(built):
-    light = drawing.to_svg(lambda style: accuracy.accuracy_bars(read_runs(built[0]), style), LIGHT)
+    light = drawing.to_svg(lambda style: accuracy_bars.accuracy_bars(read_runs(built[0]), style), LIGHT)
     dark = drawing.darkened(light)
     colours = [set(re.findall(rb"#[0-9a-f]{6}", svg)) for svg in (light, dark)]
     assert LIGHT.colour(0).encode() in colours[0]

@@ -21,7 +21,7 @@ from common.noise import Noise
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.clean_and_certified import Clean
 from common.robustness.voting import Voting
-from common.tasks.prediction import Prediction, predict
+from common.tasks.prediction import Prediction, predict_batch
 from common.tasks.prediction_folder import save_png, target_names
 from common.tasks.robust import RobustTask
 from common.tasks.save_predictions import SavePredictions
@@ -278,7 +278,7 @@ def test_voting_predicts_its_vote(defence, digits):
     image, index = digits.images[:6], torch.arange(6)
     voting = Voting(defence, 3)
     noise = Noise.of(0, index).stream("score")
-    found = predict(voting, (image, digits.labels[:6], index))
+    found = predict_batch(voting, (image, digits.labels[:6], index))
     with torch.no_grad():
         assert torch.allclose(found.after.log(), voting(image, noise).log_softmax(1), atol=1e-4)
         assert torch.allclose(found.before.log(), defence.classifier(image).log_softmax(1), atol=1e-4)
@@ -297,7 +297,9 @@ def test_guidance_works_in_inference_mode(digits):
 
     with torch.inference_mode():
         image = digits.images[:2].clone()
-        found = predict(Purified(Guided(), NetworkClassifier(Picky())), (image, torch.zeros(2).long(), torch.arange(2)))
+        found = predict_batch(
+            Purified(Guided(), NetworkClassifier(Picky())), (image, torch.zeros(2).long(), torch.arange(2))
+        )
     assert torch.allclose(found.purified, digits.images[:2] / 2)
 
 
@@ -308,12 +310,12 @@ def test_out_of_memory_names_the_batch_size():
 
     batch = torch.zeros(3, 1, 8, 9), torch.zeros(3).long(), torch.arange(3)
     with pytest.raises(ValueError, match=r"3 images of 8x9 pixels.*batch_size"):
-        predict(NetworkClassifier(Large()), batch)
+        predict_batch(NetworkClassifier(Large()), batch)
 
 
 def test_a_prediction_of_no_image_is_empty():
     nothing = torch.zeros(0, 3, 1, 1), torch.zeros(0).long(), torch.zeros(0).long()
-    found = predict(NetworkClassifier(Picky()), nothing)
+    found = predict_batch(NetworkClassifier(Picky()), nothing)
     assert isinstance(found, Prediction) and len(found.index) == 0 and not found.failure
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.records.intervals import interval
-from common.report.figures.accuracy import plane, plane_points
+from common.report.figures.accuracy_bars import plane, plane_points
 from common.report.figures.drawing import LIGHT
 from common.report.page.page import page
 from common.report.runs import read_runs

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from common.commands.errors import UsageError
-from common.experiments.layers import read_config
-from common.experiments.presets import find_config
+from common.experiments.preset_files import find_config
+from common.experiments.preset_layers import read_config
 from common.naming.nearest import did_you_mean
 
 CONFIG = ("-c", "--config")

@@ -15,7 +15,7 @@ from common.data.digits import Digits
 from common.diffusion.denoisers import Denoiser
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks.denoiser import DenoiserTask
-from common.tasks.image_grids import IMAGES, NAME, ImageGrids, image_grid
+from common.tasks.logged_images import IMAGES, NAME, ImageGrids, image_grid
 from common.units import to_model
 
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from common.experiments.layers import layers, merge, read_config
+from common.experiments.preset_layers import layers, merge_layers, read_config
 
 MODEL = {"class_path": "DiffPureTask", "init_args": {"threat": {"eps": 0.5}, "evaluators": [1, 2]}}
 
@@ -34,7 +34,7 @@ def write(tmp_path):
     ],
 )  # fmt: skip
 def test_later_layers_win(earlier, later, merged):
-    assert merge(earlier, later) == merged
+    assert merge_layers(earlier, later) == merged
 
 
 def test_bases_apply_from_left_to_right_and_then_the_file(write):

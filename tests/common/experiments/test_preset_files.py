@@ -2,9 +2,17 @@
 
 import pytest
 
+from common.experiments.preset_files import (
+    STUDY,
+    find_config,
+    find_preset,
+    makers,
+    preset_files,
+    preset_name,
+    with_remedy,
+)
 from common.experiments.preset_pages import PresetPage, entries
-from common.experiments.presets import STUDY, find_config, find_preset, makers, preset_files, preset_name, with_remedy
-from common.naming.presets import presets_root
+from common.naming.configs_folder import presets_root
 
 ROOT = presets_root()
 

@@ -4,8 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+from common.naming.configs_folder import presets_root
 from common.naming.nearest import did_you_mean
-from common.naming.presets import presets_root
 
 KINDS, STUDY = (".test", ".fit", ""), (".study", "")  # before .yaml
 BASES = "bases"

@@ -15,7 +15,7 @@ from common.report.figures.drawing import (
     new_figure,
     plain_axes,
 )
-from common.report.tables.study import Outcome, score_names
+from common.report.tables.study_table import Outcome, score_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
-from common.experiments.presets import find_preset
+from common.experiments.preset_files import find_preset
+from common.naming.configs_folder import presets_root
 from common.naming.nearest import did_you_mean
-from common.naming.presets import presets_root
 
 BASE = "base"
 
@@ -45,14 +45,17 @@ def find_base(name: str, path: Path) -> Path:
     return found
 
 
-def merge(earlier: Any, later: Any) -> Any:
+def merge_layers(earlier: Any, later: Any) -> Any:
     """``later`` over ``earlier``: mappings of one class merge key by key, everything else is replaced."""
     if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
         return later
     classes = {part["class_path"] for part in (earlier, later) if "class_path" in part}
     if len(classes) > 1:
         return dict(later)
-    return {**earlier, **{key: merge(earlier[key], value) if key in earlier else value for key, value in later.items()}}
+    return {
+        **earlier,
+        **{key: merge_layers(earlier[key], value) if key in earlier else value for key, value in later.items()},
+    }
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -61,9 +64,9 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{path} builds on itself, by way of {' and '.join(one.name for one in above)}")
     content, config = _load(path), dict[str, Any]()
     for name in _names(content, path):
-        config = merge(config, _read(find_base(name, path), (*above, place)))
+        config = merge_layers(config, _read(find_base(name, path), (*above, place)))
     own = {key: value for key, value in content.items() if key != BASE}
-    merged: dict[str, Any] = merge(config, own)
+    merged: dict[str, Any] = merge_layers(config, own)
     return merged
 
 
