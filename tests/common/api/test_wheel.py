@@ -76,7 +76,7 @@ def test_the_package_is_imported_from_the_wheel_without_torch(installed, tmp_pat
 
 
 def test_its_presets_are_found(installed, tmp_path):
-    code = "from common.naming.configs_folder import presets_root as r; print(r(), *(p.stem for p in r().glob('tour/*.yaml')))"
+    code = "from common.naming import presets_root as r; print(r(), *(p.stem for p in r().glob('tour/*.yaml')))"
     folder, *stages = run(installed, code, cwd=tmp_path).split()
     assert Path(folder) == installed / "robust_diffusion" / "configs"
     assert len(stages) == len(list((ROOT / "configs" / "tour").glob("*.yaml"))) > 5

@@ -152,4 +152,4 @@ def test_the_command_shares_out_runs_and_reports(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/2/3"])
 def test_a_share_is_k_of_n(part):
     with pytest.raises(ValueError, match="K/N"):
-        command.share(part)
+        command.part_of_study(part)
