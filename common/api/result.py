@@ -116,5 +116,9 @@ def _columns(row: Record) -> dict[str, Any]:
 
 
 def compare(results: Sequence[Result]) -> Headline:
-    """Headline of several results, one row each."""
+    """Headline of several results, one row each. Raises ``ValueError`` without a result."""
+    if not results:
+        raise ValueError(
+            "compare needs at least one result; got none. Pass those of evaluate: compare([first, second])"
+        )
     return headline([result.run for result in results])

@@ -15,6 +15,7 @@ from jsonargparse import get_loader
 from common.experiments.preset_files import find_preset
 from common.naming.configs_folder import presets_root
 from common.naming.nearest import did_you_mean
+from common.naming.short_names import SHORT_NAMES
 
 BASE = "base"
 
@@ -49,7 +50,8 @@ def merge_layers(earlier: Any, later: Any) -> Any:
     """``later`` over ``earlier``: mappings of one class merge key by key, everything else is replaced."""
     if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
         return later
-    classes = {part["class_path"] for part in (earlier, later) if "class_path" in part}
+    named = [part["class_path"] for part in (earlier, later) if "class_path" in part]
+    classes = {SHORT_NAMES.get(str(name), name) for name in named}
     if len(classes) > 1:
         return dict(later)
     return {

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.markup import escape
 
 from common.engine.meter import Meter
 
@@ -37,7 +38,9 @@ class LiveProgressBar(RichProgressBar):
             return
         self._close_meter()
         metrics = self.get_metrics(trainer, pl_module)
-        self._metrics = tuple(f"{name} {value:.1%}" for name, value in metrics.items() if isinstance(value, float))
+        self._metrics = tuple(
+            f"{escape(name)} {value:.1%}" for name, value in metrics.items() if isinstance(value, float)
+        )
         self._describe()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

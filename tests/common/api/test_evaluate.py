@@ -203,6 +203,8 @@ def test_results_are_shown_compared_and_written(tmp_path):
     assert {row.role.value for row in result.records} == {"result"}
     other = certify(network, images[:8], labels[:8], sigma=0.1, n=100, n0=10, **QUIET)
     assert [row.name for row in compare([result, other]).rows] == ["Linear", "Linear"]
+    with pytest.raises(ValueError, match="compare needs at least one result"):
+        compare([])
     page = result.report(tmp_path / "page")
     assert page == tmp_path / "page" / "report.html"
     assert "Linear" in page.read_text()

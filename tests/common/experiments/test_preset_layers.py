@@ -31,6 +31,8 @@ def write(tmp_path):
         ({"class_path": "X", "init_args": {"a": 1}}, {"init_args": {"b": 2}},
          {"class_path": "X", "init_args": {"a": 1, "b": 2}}),
         ({"class_path": "X", "init_args": {"a": 1}}, {"class_path": "Y"}, {"class_path": "Y"}),
+        ({"class_path": "common.robustness.PGD", "init_args": {"a": 1}}, {"class_path": "PGD", "init_args": {"b": 2}},
+         {"class_path": "PGD", "init_args": {"a": 1, "b": 2}}),
     ],
 )  # fmt: skip
 def test_later_layers_win(earlier, later, merged):

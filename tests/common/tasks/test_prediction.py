@@ -350,7 +350,7 @@ def test_the_bar_moves_with_every_step_of_a_purification(tiny_test, tmp_path, fo
             seen.extend((task.description, round(task.completed, 2)) for task in tasks)
             super().refresh(hard)
 
-    monkeypatch.setattr(cli, "LiveProgressBar", Recorder)
+    monkeypatch.setattr("common.commands.lightning_commands.LiveProgressBar", Recorder)
     config = yaml.safe_load(tiny_test().read_text())
     config["trainer"]["enable_progress_bar"] = True
     (tmp_path / "bar.yaml").write_text(yaml.safe_dump(config))

@@ -19,7 +19,7 @@ def descriptions(monkeypatch):
             super().refresh(hard)
 
     monkeypatch.setattr(progress_bar, "INTERVAL", 0.0)
-    monkeypatch.setattr(cli, "LiveProgressBar", Recorder)
+    monkeypatch.setattr("common.commands.lightning_commands.LiveProgressBar", Recorder)
     return seen
 
 
@@ -35,6 +35,15 @@ def test_the_bar_shows_the_cost_of_the_batch_and_the_accuracies(tiny_test, tmp_p
     spent = [int(text.rsplit(" · ", 1)[1].split(" evaluations, ")[0]) for text in descriptions if "/s" in text]
     assert spent[0] == 0 and len(set(spent)) > 2 and max(spent) > 0
     assert "%" in descriptions[-1] and "evaluations" not in descriptions[-1]
+
+
+def test_brackets_in_the_name_of_an_evaluator_are_shown(tiny_test, tmp_path, capsys):
+    arguments = with_bar(tiny_test, tmp_path / "bar.yaml")
+    config = yaml.safe_load((tmp_path / "bar.yaml").read_text())
+    config["model"]["init_args"]["evaluators"][0]["init_args"] = {"name": "[/odd] name"}
+    (tmp_path / "bar.yaml").write_text(yaml.safe_dump(config))
+    cli.main(arguments)
+    assert "[/odd] name" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("fails", [False, True])
