@@ -159,6 +159,18 @@ def test_records_of_another_configuration_are_refused_and_kept(tiny_test, rows, 
     assert rows(tmp_path / "records") == before
 
 
+def test_a_short_test_goes_on_with_more_images(tiny_test, rows, tmp_path, monkeypatch):
+    """Too few images for the masking variants at first: their later records are of the same configuration."""
+    monkeypatch.setattr("common.tasks.diagnostics.SHARE", 4)
+    monkeypatch.setattr("common.tasks.diagnostics.MIN_IMAGES", 2)
+    diagnostics = tmp_path / "records" / "diagnostics"
+    cli.main(["test", "-c", str(tiny_test(data={"test_images": 4}))])
+    assert {row["evaluator"] for row in rows(diagnostics)} == {"verify"}
+    cli.main(["test", "-c", str(tiny_test(data={"test_images": 8}))])
+    assert {row["evaluator"] for row in rows(diagnostics)} > {"verify"}
+    assert {row["index"] for row in rows(tmp_path / "records")} == set(range(8))
+
+
 def test_records_that_cannot_be_written_are_refused_before_any_work(tiny_test, tmp_path):
     occupied = tmp_path / "occupied"
     occupied.write_text("something of the user's")

@@ -24,11 +24,16 @@ def masking_variants(
 ) -> list[Evaluator]:
     """Variants of the first white-box attack, and the same attack without the defence, on the first test images.
 
-    They see ``most`` images, at most one in sixteen of the test. Empty without such an attack, or for fewer than 12.
+    They see ``most`` images, at most one in sixteen of the test, and are run if `enough`. Empty without such an attack.
     """
-    limit = min(most, len(images) // SHARE)
+    limit = max(1, min(most, len(images) // SHARE))
     attacked = [e for e in evaluators if isinstance(e, Attacked) and e.uses_gradients][:1]
-    if limit < MIN_IMAGES or not attacked:
+    if not len(images) or not attacked:
         return []
     pixels = images[0][0].numel()
     return [*masking_suite(attacked[0], limit, pixels), Baseline(attacked[0], limit=limit)]
+
+
+def enough(images: LabelledImages | Sequence[Any], most: int) -> bool:
+    """True if the masking variants see at least 12 images."""
+    return min(most, len(images) // SHARE) >= MIN_IMAGES

@@ -22,7 +22,7 @@ from common.robustness.evaluation.suite import suite
 from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
-from common.tasks.diagnostics import gradient_checks, masking_variants
+from common.tasks.diagnostics import enough, gradient_checks, masking_variants
 from common.tasks.prediction import Prediction, predict_batch, smoothed_predictions
 from common.tasks.recording import RecordedSuite, dataset_of, first_batch
 from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
@@ -84,13 +84,20 @@ class RobustTask(L.LightningModule):
         check_trainer(self.trainer)
         self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
         self._check_certifiers()
-        checks = gradient_checks(self.evaluators) if self.verify != "off" else []
-        diagnostics = [*checks, *masking_variants(self.evaluators, dataset_of(self.trainer), self.masking)]
+        images, checks = dataset_of(self.trainer), gradient_checks(self.evaluators)
+        variants = masking_variants(self.evaluators, images, self.masking)
+        wanted = [
+            *(checks if self.verify != "off" else []),
+            *(variants if enough(images, self.masking) else []),
+        ]
         self._results = self._open(self.path, self.evaluators)
-        self._diagnostics = self._open(Path(self.path) / DIAGNOSTICS, diagnostics) if diagnostics else None
+        if wanted:  # all of them identify the records, since more images may follow
+            diagnostics = self._open(Path(self.path) / DIAGNOSTICS, [*checks, *variants])
+            self._diagnostics = replace(diagnostics, evaluators=wanted)
         self._accuracy = {evaluator.source: _accuracy(evaluator).to(self.device) for evaluator in self.evaluators}
         for check in checks:
-            self._check_gradients(check)
+            if check in wanted:
+                self._check_gradients(check)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         batch = check_batch(batch)
