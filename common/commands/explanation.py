@@ -56,6 +56,10 @@ def explain(message: str, options: Sequence[str]) -> str:
         return f"{where}{_not_importable(place)}"
     if wrong := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", place.text):
         return f"{where}{short_path(wrong[1])} is no {wrong[2]}, which is needed here; --help {wrong[2]} describes it."
+    if "has no attribute 'keys'" in place.text:
+        return f"{where}the settings must be a mapping, lines NAME: VALUE without dashes; got a list or a value."
+    if place.text == "a class path (str)":  # with keys beside class_path, or without it
+        return f"{where}a class is given by class_path and init_args, its settings below init_args."
     if place.allowed:
         name = place.key or "the value"
         return f"{name} must be {place.allowed}; got {place.value or 'another type'}."
@@ -119,6 +123,8 @@ def _no_setting(place: Place, name: str, options: Sequence[str]) -> str:
     if not place.owner:
         return _no_section(name, options)
     owner = short_path(place.owner)
+    if owner.startswith("lightning."):
+        return f"{name} is a setting of a class that no layer names. Name a test first: -c tour/06-diffpure -c FILE."
     advice = did_you_mean(name, parameters(resolve_name(place.owner)))
     return f"{owner} has no setting {name!r}.{advice} --help {owner} lists them."
 

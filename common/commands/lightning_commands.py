@@ -161,5 +161,12 @@ def check_device(trainer: Namespace) -> None:
     devices = trainer.devices
     if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d+(,\d*)*", devices):
         raise ValueError(f"--trainer.devices must be a number, a list such as 0,1 or auto; got {devices!r}")
-    if name in ("gpu", "cuda", "mps") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if name in ("gpu", "cuda", "mps") and not _sees_gpu():
         raise ValueError(f"--trainer.accelerator {name}: torch sees no such device here. Use cpu or auto.")
+    on_cpu = name == "cpu" or (name == "auto" and not _sees_gpu())
+    if devices == 0 or devices == "0" or (on_cpu and not re.fullmatch(r"auto|[1-9]\d*", str(devices))):
+        raise ValueError(f"--trainer.devices must be at least 1, on a CPU a number of processes; got {devices}. Use 1")
+
+
+def _sees_gpu() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

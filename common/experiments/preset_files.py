@@ -35,7 +35,7 @@ def find_preset(name: str, kinds: tuple[str, ...] = KINDS) -> Path | None:
 def find_config(name: str, kinds: tuple[str, ...] = KINDS) -> Path:
     """The file that ``-c NAME`` means: a local path, else a preset.
 
-    Raises ``FileNotFoundError`` with the nearest names.
+    Raises ``FileNotFoundError`` with the nearest names, or with the command of a preset of another kind.
     """
     local, preset = Path(name).expanduser(), find_preset(name, kinds)
     if local.is_file():
@@ -44,6 +44,11 @@ def find_config(name: str, kinds: tuple[str, ...] = KINDS) -> Path:
         return local
     if preset is not None:
         return preset
+    if local.is_dir():
+        raise FileNotFoundError(f"{name} is a folder: name a file in it, or a preset (robust-diffusion presets)")
+    if (other := find_preset(name, KINDS if kinds == STUDY else STUDY)) is not None:
+        command = "study" if kinds != STUDY else "fit -c" if other.name.endswith(".fit.yaml") else "test -c"
+        raise FileNotFoundError(f"the preset {name} is run by another command: robust-diffusion {command} {name}")
     beside = [str(path) for path in local.parent.glob("*.yaml")] if local.parent.is_dir() else []
     short = name.removeprefix("configs/").removesuffix(".yaml")
     advice = did_you_mean(name, beside) or did_you_mean(short, preset_files())

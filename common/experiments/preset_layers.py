@@ -12,12 +12,23 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
-from common.experiments.preset_files import find_preset
+from common.experiments.preset_files import find_preset, preset_name
 from common.naming.configs_folder import presets_root
 from common.naming.nearest import did_you_mean
 from common.naming.short_names import SHORT_NAMES
 
 BASE = "base"
+
+REMEDIES = {  # by a part of the YAML reader's message
+    "mapping values are not allowed": "The line before may lack its colon, or this one is indented too far",
+    "cannot start any token": "Indent with spaces, not tabs, and quote a value that begins with a special character",
+    "expected key": "Indent the settings of one mapping alike",
+    "block end": "Indent the settings of one mapping alike",
+    "could not find expected ':'": "A line lacks its colon",
+    "end of stream": "A quotation mark or bracket is not closed",
+    "flow": "A bracket or comma is missing",
+    "',' or": "A bracket or comma is missing",
+}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -41,7 +52,7 @@ def find_base(name: str, path: Path) -> Path:
     found = next((one for one in beside if one.is_file()), None) or find_preset(name)
     if found is None:
         root = presets_root()
-        known = [one.relative_to(root).as_posix().removesuffix(".yaml") for one in root.rglob("*.yaml")]
+        known = [preset_name(one) for one in root.rglob("*.yaml")]
         raise ValueError(f"{path} builds on {name}: no file beside it, no preset.{did_you_mean(name, known)}")
     return found
 
@@ -78,9 +89,13 @@ def _load(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""
-        raise ValueError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = str(getattr(error, "problem", None) or error)
+        advice = next((f". {remedy}" for part, remedy in REMEDIES.items() if part in problem), "")
+        raise ValueError(f"{path}{line} is not YAML: {problem}{advice}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"a configuration maps names to settings; {path} holds {type(content).__name__}")
+        kinds = {type(None): "nothing", list: "a list. Write NAME: VALUE, without dashes"}
+        kind = kinds.get(type(content), f"a {type(content).__name__}")
+        raise ValueError(f"a configuration maps names to settings; {path} holds {kind}")
     return content
 
 

@@ -88,6 +88,8 @@ def parse(path: Path) -> tuple[Header | None, list[Record]]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines) and path.name != MERGED and not isinstance(error, _OtherFormatError):
                 break
+            if number == 1 and path.suffix != ".jsonl":
+                raise ValueError(f"{path} holds no records. Name the directory of a test run.") from error
             raise ValueError(f"{path}, line {number} is damaged ({error}). Repair or delete that line.") from error
     return header, rows
 

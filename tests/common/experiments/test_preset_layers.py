@@ -75,7 +75,7 @@ def test_a_circle_of_bases_is_refused(write):
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("tour/06-difpure", r"no preset. Did you mean tour/06-diffpure\.test\?"),
+        ("tour/06-difpure", r"no preset. Did you mean tour/06-diffpure\?"),
         (3, "base must be a name or a list of names"),
         ([{"a": 1}], "base must be a name or a list of names"),
     ],
@@ -85,7 +85,10 @@ def test_bases_that_are_none_are_refused(write, base, message):
         read_config(write("top", base=base))
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "x.yaml, line 2 is not YAML"), ("- 1", "holds list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "x.yaml, line 2 is not YAML"), ("- 1", "holds a list. Write NAME: VALUE"), ("", "holds nothing")],
+)
 def test_files_that_are_no_configuration_are_refused(tmp_path, text, message):
     (tmp_path / "x.yaml").write_text(text + "\n")
     with pytest.raises(ValueError, match=message):
