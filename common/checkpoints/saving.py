@@ -30,7 +30,7 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
         raise ValueError(f"our checkpoints are .safetensors files; got {path.name!r}. Use {path.stem}.safetensors.")
     description = {**description_of(module), "notes": dict(notes or {})}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         unfinished.touch()
@@ -41,6 +41,17 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a file that is to be written. Raises ``ValueError`` if the file cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path.parent} cannot be a folder ({error.strerror}). Name another path") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        reason = "is a folder" if path.is_dir() else f"cannot be written into {path.parent}"
+        raise ValueError(f"{path} {reason}. Name another path")
 
 
 def description_of(module: nn.Module) -> dict[str, Any]:

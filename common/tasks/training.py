@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.checkpoints.saving import description_of, save
+from common.checkpoints.saving import description_of, make_folder, save
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch, check_labels
@@ -84,7 +84,8 @@ class TrainingTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.export is not None:
-            description_of(self.trained())  # raises ValueError before training
+            description_of(self.trained())  # both raise ValueError before training
+            make_folder(Path(self.export).expanduser())
         if not self.trained().training:  # loaded networks are in evaluation mode, which Lightning keeps
             self.trained().train()
         averaging = any(isinstance(part, WeightAveraging) for part in _callbacks(self.trainer))

@@ -68,6 +68,14 @@ def test_a_bad_recipe_is_refused(arguments):
         Recipe(**arguments)
 
 
+def test_an_export_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    network = NetworkClassifier(SmallCNN(num_classes=10, in_channels=1))
+    task = ClassifierTask(network, export=str(tmp_path / "file" / "weights.safetensors"))
+    with pytest.raises(ValueError, match=r"file cannot be a folder .*Name another path"):
+        task.on_fit_start()
+
+
 def test_an_export_is_a_safetensors_file():
     with pytest.raises(ValueError, match=r"must name a \.safetensors file"):
         ClassifierTask(NetworkClassifier(SmallCNN(num_classes=10, in_channels=1)), export="weights.pt")
