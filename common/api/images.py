@@ -46,7 +46,8 @@ def check_images(images: Any) -> Tensor:
         raise ValueError(f"images must be a tensor (N,C,H,W) in [0,1]; got {type(images).__name__}")
     images, shape = images.detach(), tuple(images.shape)
     if images.ndim == 3:
-        raise ValueError(f"images must have shape (N,C,H,W); got {shape}. Write images[None] for a single image")
+        remedy = "images[None] for a single image" if shape[0] in CHANNELS else "images[:, None] for grey images"
+        raise ValueError(f"images must have shape (N,C,H,W); got {shape}. Write {remedy}")
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images must have shape (N,C,H,W) with N >= 1; got {shape}")
     if shape[3] in CHANNELS and shape[1] not in CHANNELS:
@@ -57,11 +58,10 @@ def check_images(images: Any) -> Tensor:
         raise ValueError("images must be finite; got NaN or infinity")
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
-        remedy = (
-            "Write images / 255"
-            if low >= 0 and high > 2
-            else "Undo their normalisation, and move it into the network: NetworkClassifier(network, mean, std)"
-        )
+        if low < 0 or high <= 2:
+            remedy = "Undo their normalisation, and move it into the network: NetworkClassifier(network, mean, std)"
+        else:
+            remedy = "Write images / 255" if high > 128 else "Divide by the largest value that a pixel can have"
         raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. {remedy}")
     pixels: Tensor = images.to("cpu", torch.float32)
     return pixels

@@ -21,7 +21,7 @@ def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) 
     with deployed(classifier), torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
         try:
             logits = classifier(rows, noise)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, IndexError) as error:
             reason = str(error).split("\n")[0]
             raise ValueError(
                 f"the defence fails on images of shape {tuple(rows.shape)}: {reason}{_remedy(classifier)}"

@@ -93,10 +93,15 @@ def _labels(images: Any) -> torch.Tensor:
 
 
 def choose_device(classifier: Classifier, accelerator: str) -> torch.device:
-    """The module's own accelerator, else the machine's CUDA device if there is one, else the CPU."""
+    """The module's own accelerator, else the machine's CUDA device if there is one, else the CPU.
+
+    Raises ``ValueError`` for a GPU that torch does not see.
+    """
     own = device_of(classifier)
     if accelerator != "auto":
         wanted = torch.device("cuda" if accelerator == "gpu" else accelerator)
+        if wanted.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"accelerator {accelerator!r}: torch sees no such device here. Use 'cpu' or 'auto'")
         return own if own.type == wanted.type else wanted
     return torch.device("cuda", 0) if own.type == "cpu" and torch.cuda.is_available() else own
 

@@ -72,6 +72,9 @@ class DiffusionPurifier(Purifier):
         t_end: float = 1e-5,
     ) -> None:
         super().__init__()
+        if not isinstance(denoiser, nn.Module):
+            kind = type(denoiser).__name__
+            raise ValueError(f"denoiser must be a module; got a {kind}. Load a file by load_denoiser(path)")
         self.denoiser = denoiser.requires_grad_(False).eval()
         self.schedule = schedule
         self.grid = TimeGrid.uniform(t_star, t_end, steps, t_max=schedule.t_max)

@@ -110,3 +110,8 @@ def test_a_clean_image_survives_a_small_t_star():
     label = torch.arange(100) % 2
     kept = DiffPure(ExactDenoiser(mixture), 0.1, steps=20)((means[label] + 1) / 2, Noise.of(0, torch.arange(100)))
     assert (mixture.bayes_logits(2 * kept - 1, 0.0).argmax(1) == label).all()
+
+
+def test_a_path_in_place_of_a_denoiser_is_refused():
+    with pytest.raises(ValueError, match=r"got a str. Load a file by load_denoiser\(path\)"):
+        DiffPure("runs/denoiser.safetensors", t_star=0.1)

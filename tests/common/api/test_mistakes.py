@@ -42,6 +42,8 @@ class Overwriting(nn.Module):
 IMAGE_MISTAKES = {
     "bytes": (IMAGES.mul(255).byte(), r"torch.uint8. Write images.float\(\) / 255"),
     "0 to 255": (IMAGES * 255, r"in \[0,1\]; got .* to 25\d.*. Write images / 255"),
+    "0 to 16": (IMAGES * 16, r"got .* to 1\d.*. Divide by the largest value that a pixel can have"),
+    "no channels": (IMAGES[:, 0], r"\(6, 4, 4\). Write images\[:, None\] for grey images"),
     "normalised": ((IMAGES - 0.5) / 0.2, r"in \[0,1\].*NetworkClassifier\(network, mean, std\)"),
     "channels last": (IMAGES.permute(0, 2, 3, 1), r"\(6, 4, 4, 3\). Write images.permute\(0, 3, 1, 2\)"),
     "one image": (IMAGES[0], r"\(3, 4, 4\). Write images\[None\]"),
@@ -96,13 +98,15 @@ def test_labels(name):
         ({"draws": 0}, "draws must be at least 1"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"verify": "maybe"}, "verify must be one of refuse, warn, off"),
+        ({"accelerator": "gpu"}, "accelerator 'gpu': torch sees no such device here"),
         ({"masking": -1}, "masking must be a number of images"),
     ],
 )
-def test_other_arguments_of_evaluate(arguments, message):
+def test_other_arguments_of_evaluate(arguments, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     network = Net()
     with pytest.raises(ValueError, match=message):
-        evaluate(network, IMAGES, LABELS, **QUIET, **arguments)
+        evaluate(network, IMAGES, LABELS, **{**QUIET, **arguments})
     assert len(network._calls) <= 1
 
 
@@ -133,6 +137,7 @@ def test_other_arguments_of_certify(arguments, message):
         (Net(lambda z: z * math.nan), LABELS, "logits are NaN or infinite on the first images"),
         (Net(), LABELS + 1, r"in 0..2, the defence has 3 classes; got 3. Subtract 1"),
         (Net(), LABELS * 4, r"in 0..2, the defence has 3 classes; got 8.$"),
+        (Net(lambda z: z.sum(4)), LABELS, r"fails on images of shape \(2, 3, 4, 4\): Dimension out of range"),
         (nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), LABELS, r"fails on images of shape \(2, 3, 4, 4\): mat1"),
         (Net().double(), LABELS, r"fails on .* parameters torch.float64: pass module.float\(\)"),
         (nn.Sequential(nn.ReLU6(inplace=True), Overwriting(), Net()), LABELS, "overwrites its input: write x = x - "),
