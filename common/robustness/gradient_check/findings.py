@@ -40,7 +40,8 @@ def same_noise(first: ForwardBackward, second: ForwardBackward) -> Finding:
         ROUNDING,
         "The same noise gives the same logits and the same gradient.",
         "The same noise gave other logits or another gradient: the defence draws random numbers from elsewhere, so an "
-        "attack and its score see different defences. Take all of them from the noise in forward.",
+        "attack and its score see different defences. Take all of them from the noise in forward, "
+        "such as noise.normal(0, image.shape[1:]) for torch.randn_like(image).",
     )
 
 
