@@ -49,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *SHORT_NAMES})
+    return sorted([*SHORT_NAMES, *(name for name in globals() if name.startswith("__"))])

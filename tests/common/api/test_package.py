@@ -29,6 +29,7 @@ def test_each_name_is_the_one_object_of_its_room(name):
 def test_names_are_listed_for_completion():
     assert rd.__all__ == [*SHORT_NAMES]
     assert {*SHORT_NAMES, "__version__"} <= set(dir(rd))
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(rd))
 
 
 def test_editors_and_type_checkers_see_every_room_of_the_table():
