@@ -53,7 +53,8 @@ def test_small_cnn_rows_are_independent():
 
 
 def test_small_cnn_learns_digits():
-    """15 epochs reach 99 %; a third of them must reach 97 % on held-out digits."""
+    """Held-out accuracy after 8 epochs: eight seeds gave 95.9 to 98.8 %, and rounding, which differs between processors,
+    acts like a seed. Four standard deviations below their mean is 93.6 %."""
     digits = load_digits()
     image, label = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None], torch.tensor(digits.target)
     torch.manual_seed(0)
@@ -61,13 +62,15 @@ def test_small_cnn_learns_digits():
     image, label = image[order], label[order]
     assert 45_000 <= sum(p.numel() for p in network.parameters()) <= 100_000
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(5):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 8 * 21)
+    for _ in range(8):
         for rows in torch.randperm(1285).split(64):
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(network(image[rows]), label[rows]).backward()
             optimiser.step()
+            schedule.step()
     accuracy = (network.eval()(image[1285:]).argmax(1) == label[1285:]).float().mean()
-    assert accuracy > 0.97
+    assert accuracy > 0.936
 
 
 @pytest.mark.parametrize(("change", "message"), [({"activation": "tanh"}, "activation"), ({"width": 12}, "width")])
