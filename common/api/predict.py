@@ -67,6 +67,8 @@ def predict(
 
     Raises ``ValueError`` for arguments of another form.
     """
+    if isinstance(sigma, Tensor):
+        raise ValueError("predict takes no labels: write predict(defence, images, sigma=0.25)")
     classifier = as_classifier(defence)
     check_level(classifier, sigma)
     arguments = {"sigma": sigma, "n0": 1, "n": n, "alpha": alpha, "batch_size": batch_size}

@@ -89,9 +89,12 @@ class Result:
         return pandas.DataFrame([_columns(row) for row in self.records])
 
     def report(self, path: str | Path = "runs/report") -> Path:
-        """Write the HTML page with tables and figures into a folder, or to ``path`` if it ends in ``.html``."""
+        """Write the HTML page with tables and figures into a folder, or to ``path`` if it ends in ``.html``.
+
+        Returns the path of the page, and prints nothing.
+        """
         with tempfile.TemporaryDirectory() as folder:
-            return build([self._written(folder)], path)
+            return build([self._written(folder)], path, quiet=True)
 
     def _written(self, folder: str) -> Path:
         """The records as a directory named as the run."""

@@ -30,6 +30,7 @@ def build(
     out: str | Path = Path("runs/report"),
     study: Study | None = None,
     figures: bool = False,
+    quiet: bool = False,
 ) -> Path:
     """Write ``report.html``, ``report.csv`` and tables of comparisons; print the headline and the path of the page.
 
@@ -38,6 +39,7 @@ def build(
         out: folder for everything, or the page itself if it ends in ``.html``; other files go to the same folder.
         study: the runs are its combinations; its table and figures then come first.
         figures: also write every figure of the page as PNG and SVG.
+        quiet: print nothing.
 
     Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
     """
@@ -64,7 +66,8 @@ def build(
         target.write_text(page(runs, list(compared.values()), [results, converging], panels), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
-    print_ending(shown, f"All tables: {target.resolve()}")
+    if not quiet:
+        print_ending(shown, f"All tables: {target.resolve()}")
     return target
 
 

@@ -80,7 +80,7 @@ def _failures(runs: Sequence[Run]) -> Iterator[Remark]:
 def _failed(run: Run) -> str:
     known = gradients(run)
     if known is not None and known.state == "failed":
-        return f"the gradient check failed, so the robust accuracy is invalid. {known.sentences[0]}"
+        return f"the gradient check failed, so the robust accuracy is only an upper bound. {known.sentences[0]}"
     failed = [check for check in run.checks if state(check) == "failed"]
     if not failed:
         return ""

@@ -191,7 +191,7 @@ def test_seed_and_draws_replace_those_of_the_suite():
         as_suite([PGD], None, None)
 
 
-def test_results_are_shown_compared_and_written(tmp_path):
+def test_results_are_shown_compared_and_written(tmp_path, capsys):
     network = Linear()
     images, labels = gaussian_classes(network, 200, 0.2)
     result = evaluate(network, images, labels, f"Linf {EPS}", **QUIET)
@@ -205,7 +205,9 @@ def test_results_are_shown_compared_and_written(tmp_path):
     assert [row.name for row in compare([result, other]).rows] == ["Linear", "Linear"]
     with pytest.raises(ValueError, match="compare needs at least one result"):
         compare([])
+    capsys.readouterr()
     page = result.report(tmp_path / "page")
+    assert capsys.readouterr().out == ""
     assert page == tmp_path / "page" / "report.html"
     assert "Linear" in page.read_text()
     assert math.isclose(result.summaries[0].metrics["Avg"][0], result.clean.value)

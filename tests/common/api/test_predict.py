@@ -50,6 +50,7 @@ def test_it_names_the_certified_classes():
         ({"n": 0}, "n must be an integer >= 1"),
         ({"alpha": 2}, "alpha"),
         ({"defence": "resnet"}, "defence must be an nn"),
+        ({"sigma": torch.tensor([3, 1])}, "predict takes no labels"),
     ],
 )
 def test_mistakes_are_refused(arguments, message):

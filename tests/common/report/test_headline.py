@@ -104,7 +104,9 @@ def test_failed_checks_come_first_and_five_sentences_are_the_most(tmp_path):
     assert [remark.level for remark in shown.remarks[:3]] == ["failed", "failed", "warning"]
     assert shown.sentences[0].startswith("masked: the numbers may be too high, a masking check failed")
     assert "The loss gradient is zero" in shown.sentences[0]
-    assert shown.sentences[1].startswith("wrong: the gradient check failed, so the robust accuracy is invalid")
+    assert shown.sentences[1].startswith(
+        "wrong: the gradient check failed, so the robust accuracy is only an upper bound"
+    )
     assert "white-box attack pgd leaves" in shown.sentences[2] and "black-box attack square" in shown.sentences[2]
     many = headline([Run(f"m{i}", "", CONFIG, attacked(chance=0.9, zero_gradient=True)) for i in range(4)])
     assert [remark.level for remark in many.remarks[:3]] == ["failed", "failed", "warning"]
