@@ -1,13 +1,13 @@
 """Examples of the page of common/api: run from its text, in a folder with the tour's networks."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import cli
 from common.records.store import Records
 
 ROOT = Path(__file__).parents[3]
@@ -35,11 +35,9 @@ def folder(weights, tmp_path, monkeypatch):
 
 
 def run(folder: Path, config: dict) -> list:
-    """Rows of a test on the command line."""
+    """Rows of a test by YAML."""
     (folder / "test.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, str(ROOT / "cli.py"), "test", "-c", "test.yaml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    cli.main(["test", "-c", "test.yaml"])
     return Records.read(config["model"]["init_args"]["records"])
 
 

@@ -120,7 +120,7 @@ def test_a_mistake_is_answered_in_five_lines_with_the_remedy(mistake, folder):
         assert noise not in str(raised.value)
 
 
-@pytest.mark.parametrize("mistake", ["command", "preset", "no YAML", "number", "type"])
+@pytest.mark.parametrize("mistake", ["command", "type"])
 def test_on_the_command_line_it_is_all_there_is(mistake, folder):
     """Exit status 2, nothing on standard output, and on standard error the same text."""
     arguments, remedy = MISTAKES[mistake]
