@@ -41,9 +41,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def layers(path: str | Path) -> list[Path]:
     """The files that make up a configuration, in the order in which they apply."""
-    content = _load(Path(path))
-    below = [found for name in _names(content, Path(path)) for found in layers(find_base(name, Path(path)))]
-    return [*below, Path(path)]
+    return _layers(Path(path), ())
 
 
 def find_base(name: str, path: Path) -> Path:
@@ -71,16 +69,28 @@ def merge_layers(earlier: Any, later: Any) -> Any:
     }
 
 
+def _layers(path: Path, above: tuple[Path, ...]) -> list[Path]:
+    _, bases, above = _opened(path, above)
+    return [*(file for base in bases for file in _layers(base, above)), path]
+
+
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    place = path.resolve()
-    if place in above:
-        raise ValueError(f"{path} builds on itself, by way of {' and '.join(one.name for one in above)}")
-    content, config = _load(path), dict[str, Any]()
-    for name in _names(content, path):
-        config = merge_layers(config, _read(find_base(name, path), (*above, place)))
+    content, bases, above = _opened(path, above)
+    config: dict[str, Any] = {}
+    for base in bases:
+        config = merge_layers(config, _read(base, above))
     own = {key: value for key, value in content.items() if key != BASE}
     merged: dict[str, Any] = merge_layers(config, own)
     return merged
+
+
+def _opened(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[Path], tuple[Path, ...]]:
+    """Content of a file, its bases, and the files on the way to them; ``ValueError`` for one that builds on itself."""
+    place = path.resolve()
+    if place in above:
+        raise ValueError(f"{path} builds on itself, by way of {' and '.join(one.name for one in above)}")
+    content = _load(path)
+    return content, [find_base(name, path) for name in _names(content, path)], (*above, place)
 
 
 def _load(path: Path) -> dict[str, Any]:

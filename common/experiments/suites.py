@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import yaml
-
+from common.experiments.preset_layers import read_config
 from common.naming.configs_folder import presets_root
+from common.naming.nearest import nearest
 from common.naming.short_names import SHORT_NAMES
 from common.robustness.evaluation.evaluator import Evaluator
 
@@ -32,10 +31,10 @@ def read_suite(name: str) -> NamedSuite:
     names = suite_names()
     path = presets_root() / "suites" / f"{name}.yaml" if name in names else Path(name)
     if not path.is_file():
-        nearest = get_close_matches(name, names, n=2)
-        advice = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"the suites are {', '.join(names)}"
+        near = nearest(name, names)
+        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the suites are {', '.join(names)}"
         raise ValueError(f"no suite is named {name!r}: {advice}")
-    arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
+    arguments = read_config(path)["model"]["init_args"]
     return NamedSuite([_built(part) for part in arguments["evaluators"]], arguments.get("masking"))
 
 

@@ -12,7 +12,7 @@ from common.api import certify, compare, evaluate
 from common.api.arguments import as_suite
 from common.checkpoints import load_classifier, load_denoiser
 from common.data import Digits
-from common.experiments.suites import suite_names
+from common.experiments.suites import read_suite, suite_names
 from common.records.fingerprint import identify
 from common.records.store import Records
 from common.robustness import PGD, Attacked, Clean, Evaluator, ThreatModel
@@ -211,3 +211,9 @@ def test_results_are_shown_compared_and_written(tmp_path, capsys):
     assert page == tmp_path / "page" / "report.html"
     assert "Linear" in page.read_text()
     assert math.isclose(result.summaries[0].metrics["Avg"][0], result.clean.value)
+
+
+def test_a_suite_file_builds_on_others(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: suites/quick\nmodel: {init_args: {masking: 3}}\n")
+    mine, quick = read_suite(str(tmp_path / "mine.yaml")), read_suite("quick")
+    assert mine.masking == 3 and mine.evaluators == quick.evaluators

@@ -65,11 +65,12 @@ def test_numbers_are_read_as_the_command_line_reads_them(tmp_path):
     assert read_config(tmp_path / "x.yaml") == {"a": 0.001, "b": "8/255", "c": "2020-01-01"}
 
 
-def test_a_circle_of_bases_is_refused(write):
+@pytest.mark.parametrize("walk", [read_config, layers])
+def test_a_circle_of_bases_is_refused(write, walk):
     write("one", base="two")
     path = write("two", base="one")
     with pytest.raises(ValueError, match=r"two\.yaml builds on itself, by way of two\.yaml and one\.yaml"):
-        read_config(path)
+        walk(path)
 
 
 @pytest.mark.parametrize(
