@@ -6,16 +6,8 @@ import re
 import tokenize
 from pathlib import Path
 
-import pytest
+from tests.sources import CODE, CONFIGS, ROOT, TESTS, nodes_of, text_of, violations
 
-ROOT = Path(__file__).parent.parent
-CODE = [
-    ROOT / "cli.py",
-    *(path for name in ("agdm", "common", "diffpure", "ndc") for path in (ROOT / name).rglob("*.py")),
-]
-FILES = sorted(CODE)
-TEST_FILES = sorted(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__))  # it lists the words
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".git", "runs", ".venv"} & set(path.parts))
 
 RIDDLE = re.compile(
@@ -43,13 +35,9 @@ INSTEAD = {
 """Words with a better term in the field."""
 
 
-def identify(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
 def prose(path: Path) -> list[tuple[int, str]]:
     """(line, text) of every comment and string literal of a Python file, of every comment of YAML, of a whole page."""
-    text = path.read_text()
+    text = text_of(path)
     if path.suffix == ".yaml":
         return [(i, line.partition("#")[2]) for i, line in enumerate(text.splitlines(), 1) if "#" in line]
     if path.suffix == ".md":
@@ -60,10 +48,10 @@ def prose(path: Path) -> list[tuple[int, str]]:
     return [(line, re.sub(r"</?picture>", "", string)) for line, string in pairs]  # an element of HTML
 
 
-def riddles(source: str) -> list[str]:
+def riddles(path: Path) -> list[str]:
     """First lines of docstrings that begin with one of ``RIDDLE``."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
-    found = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    found = [ast.get_docstring(node) or "" for node in nodes_of(path) if isinstance(node, documented)]
     return [text.splitlines()[0] for text in found if RIDDLE.match(text)]
 
 
@@ -77,22 +65,19 @@ def misfits(path: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", [*FILES, *TEST_FILES, Path(__file__)], ids=identify)
-def test_docstrings_name_the_thing(path):
-    assert not riddles(path.read_text())
+def test_docstrings_name_the_thing():
+    assert not violations(riddles, [*CODE, *TESTS])
 
 
-@pytest.mark.parametrize("path", [*FILES, *TEST_FILES, *CONFIGS, *PAGES], ids=identify)
-def test_terms_are_the_fields(path):
-    assert not misfits(path)
+def test_terms_are_the_fields():
+    listed = Path(__file__)  # lists the words
+    assert not violations(misfits, [*CODE, *(path for path in TESTS if path != listed), *CONFIGS, *PAGES])
 
 
 def test_the_checks_recognise_what_they_forbid(tmp_path):
-    file = tmp_path / "x.py"
-    file.write_text('def f():\n    """What f does."""\n    pictures = f"{1} whole number"  # is asked twice\n')
-    assert riddles(file.read_text()) == ["What f does."]
-    assert riddles('"""Where f begins."""\nclass A:\n    """Asks the network."""\n') == [
-        "Where f begins.",
-        "Asks the network.",
-    ]
-    assert [found.partition(" (")[0] for found in misfits(file)] == ["3: 'whole number'", "3: 'is asked'"]
+    first, second = tmp_path / "x.py", tmp_path / "y.py"
+    first.write_text('def f():\n    """What f does."""\n    pictures = f"{1} whole number"  # is asked twice\n')
+    second.write_text('"""Where f begins."""\nclass A:\n    """Asks the network."""\n')
+    assert riddles(first) == ["What f does."]
+    assert riddles(second) == ["Where f begins.", "Asks the network."]
+    assert [found.partition(" (")[0] for found in misfits(first)] == ["3: 'whole number'", "3: 'is asked'"]

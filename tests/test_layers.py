@@ -2,11 +2,13 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.sources import FILES, ROOT, identify, tree_of, violations
+
 METHODS = {"agdm", "diffpure", "ndc"}
 ROOMS = {p.name for p in (ROOT / "common").iterdir() if p.is_dir() and not p.name.startswith("_")}
 LOOSE = {"noise", "units", "exact"}
@@ -14,7 +16,6 @@ PROJECT = {*METHODS, "common", "cli", "robust_diffusion", "tests"}
 IMPORTERS = {"import_module", "__import__", "import_public", "resolve_name"}  # functions that import by a string
 BY_NAME = {"importlib", "pkgutil", "pydoc", "runpy", "imp"}  # modules that import by a string
 INTERFACE = "robust_diffusion"  # the package that re-exports everything; it lies in common/api
-FILES = sorted(path for name in (*METHODS, "common") for path in (ROOT / name).rglob("*.py"))
 
 # Allowed imports of each room of common, beside itself. Every other pair is forbidden.
 GROUND = {"naming", "noise", "units"}  # open to every room above them
@@ -61,14 +62,15 @@ TABLES = {"common/naming/short_names.py"}  # names of all rooms, of which it imp
 DOTTED = re.compile(rf"({'|'.join(sorted(PROJECT))})([.:]\w+)+")
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Dotted names of every project module that a file imports, wherever in the file, by a statement or a string.
 
     A string that is the name of a module counts wherever it stands, in a variable or a list as well.
     """
     names: set[str] = set()
-    tree = ast.parse(path.read_text())
-    if str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) not in TABLES:
+    tree = tree_of(path)
+    if identify(path) not in TABLES:
         names |= named_modules(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -80,7 +82,7 @@ def imported(path: Path) -> set[str]:
             texts = [*node.args, *(keyword.value for keyword in node.keywords)]
             names |= {text.value for text in texts if isinstance(text, ast.Constant) and isinstance(text.value, str)}
     names = {name.replace(":", ".") for name in names}
-    return {name for name in names if name.split(".")[0] in PROJECT}
+    return frozenset(name for name in names if name.split(".")[0] in PROJECT)
 
 
 def named_modules(tree: ast.AST) -> set[str]:
@@ -136,18 +138,22 @@ def is_allowed(module: str, name: str) -> bool:
     return inner[0] in MAY_IMPORT[rest[0]]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_downwards(path):
-    bad = {name for name in imported(path) if not is_allowed(module_of(path), name)}
-    assert not bad, f"{module_of(path)} imports {sorted(bad)}"
+def forbidden_imports(path: Path) -> list[str]:
+    return sorted(name for name in imported(path) if not is_allowed(module_of(path), name))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_are_statements(path):
-    """A computed name hides an import from the rule."""
-    means = imports_by_name(ast.parse(path.read_text()))
-    listed = {str(place.relative_to(ROOT)) for place in (path, path.parent)} & IMPORTS_BY_NAME
-    assert not means or listed, f"{module_of(path)} uses {sorted(means)}; list it in IMPORTS_BY_NAME, with the reason"
+def test_imports_point_downwards():
+    assert not violations(forbidden_imports, FILES)
+
+
+def unlisted_imports_by_name(path: Path) -> list[str]:
+    listed = {identify(place) for place in (path, path.parent)} & IMPORTS_BY_NAME
+    return [] if listed else sorted(imports_by_name(tree_of(path)))
+
+
+def test_imports_are_statements():
+    """A computed name hides an import from the rule; list its file in IMPORTS_BY_NAME, with the reason."""
+    assert not violations(unlisted_imports_by_name, FILES)
 
 
 def test_every_file_that_may_import_by_name_does():

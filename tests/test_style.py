@@ -2,17 +2,15 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
-FILES = [
-    ROOT / "cli.py",
-    *sorted(path for name in ("agdm", "common", "diffpure", "ndc") for path in (ROOT / name).rglob("*.py")),
-]
+from tests.sources import CODE, TESTS, identify, nodes_of, text_of, tree_of, violations
+
 MEDIAN, LINES, BODY_LINES = 130, 250, 450  # of files; bodies of networks are long lists of layers
 TEST_LINES = 450
 FUNCTION_LINES, BODY_FUNCTION_LINES = 45, 70
@@ -46,94 +44,124 @@ MORE_PARAMETERS: dict[str, int] = {
 dataclass around some of them would nest the keys of every configuration and change the fingerprint of every run."""
 
 
-def identify(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
 def lines_of(path: Path) -> int:
-    return len(path.read_text().splitlines())
+    return len(text_of(path).splitlines())
 
 
 def is_body(path: Path) -> bool:
     """True for bodies of networks."""
-    return "networks" in path.relative_to(ROOT).parts
+    return "networks" in Path(identify(path)).parts
 
 
+@cache
 def parameters_of(path: Path) -> dict[str, int]:
     """Number of parameters of every function of a file, ``self`` aside, by ``Class.function``."""
     counts = {}
-    tree = ast.parse(path.read_text())
-    owners = {
-        id(child): f"{node.name}." for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body
-    }
-    for node in ast.walk(tree):
+    nodes = nodes_of(path)
+    owners = {id(child): f"{node.name}." for node in nodes if isinstance(node, ast.ClassDef) for child in node.body}
+    for node in nodes:
         if isinstance(node, ast.FunctionDef):
             names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             counts[owners.get(id(node), "") + node.name] = len([name for name in names if name not in ("self", "cls")])
     return counts
 
 
-@pytest.mark.parametrize("path", FILES, ids=identify)
-def test_files_and_functions_stay_small(path):
-    assert lines_of(path) <= (BODY_LINES if is_body(path) else LINES)
-    for node in ast.walk(ast.parse(path.read_text())):
+def too_long(path: Path) -> Iterator[str]:
+    if lines_of(path) > (BODY_LINES if is_body(path) else LINES):
+        yield f"{lines_of(path)} lines"
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
             documented = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
             length = node.end_lineno - node.lineno - documented
-            assert length <= (BODY_FUNCTION_LINES if is_body(path) else FUNCTION_LINES), f"{node.name} is long"
+            if length > (BODY_FUNCTION_LINES if is_body(path) else FUNCTION_LINES):
+                yield f"{node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=identify)
-def test_test_files_have_one_subject(path):
-    assert lines_of(path) <= TEST_LINES, "split it by subject; what both parts use goes to a module beside them"
+def test_files_and_functions_stay_small():
+    assert not violations(too_long, CODE)
+
+
+def test_test_files_have_one_subject():
+    """Split a longer one by subject; what both parts use goes to a module beside them."""
+    assert not [identify(path) for path in TESTS if lines_of(path) > TEST_LINES]
 
 
 def test_most_files_are_short():
-    assert median(lines_of(path) for path in FILES if path.name != "__init__.py") <= MEDIAN
-    assert max(map(lines_of, FILES)) <= BODY_LINES
+    assert median(lines_of(path) for path in CODE if path.name != "__init__.py") <= MEDIAN
+    assert max(map(lines_of, CODE)) <= BODY_LINES
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if not is_body(path)], ids=identify)
-def test_functions_have_few_parameters(path):
-    """Bodies of networks take the publishers' options; constructors that YAML names are listed above."""
+def many_parameters(path: Path) -> Iterator[str]:
     for name, count in parameters_of(path).items():
-        assert count <= MORE_PARAMETERS.get(f"{identify(path)}::{name}", PARAMETERS), f"{name} has {count} parameters"
+        if count > MORE_PARAMETERS.get(f"{identify(path)}::{name}", PARAMETERS):
+            yield f"{name} has {count} parameters"
+
+
+def test_functions_have_few_parameters():
+    """Bodies of networks take the publishers' options; constructors that YAML names are listed above."""
+    assert not violations(many_parameters, [path for path in CODE if not is_body(path)])
 
 
 def test_exceptions_are_constructors_and_needed():
-    counts = {f"{identify(path)}::{name}": count for path in FILES for name, count in parameters_of(path).items()}
+    counts = {f"{identify(path)}::{name}": count for path in CODE for name, count in parameters_of(path).items()}
     for name, limit in MORE_PARAMETERS.items():
         assert name.endswith("__init__") or name.startswith("common/api/"), name
         assert PARAMETERS < counts[name] <= limit, name
 
 
-@pytest.mark.parametrize("path", FILES, ids=identify)
-def test_public_definitions_have_docstrings(path):
-    tree = ast.parse(path.read_text())
-    if path.name != "__init__.py":
-        assert ast.get_docstring(tree), "a module says what it is for"
+def undocumented(path: Path) -> Iterator[str]:
+    """Modules and public definitions without a docstring."""
+    tree = tree_of(path)
+    if path.name != "__init__.py" and not ast.get_docstring(tree):
+        yield "the module"
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{node.name} has no docstring"
+        public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if public and not ast.get_docstring(node):
+            yield node.name
 
 
-@pytest.mark.parametrize("path", FILES, ids=identify)
-def test_no_global_randomness_and_no_stray_frame_conversion(path):
-    text = path.read_text()
+def test_public_definitions_have_docstrings():
+    assert not violations(undocumented, CODE)
+
+
+FORBIDDEN = {
     # for torchattacks alone global generators are seeded, inside a context that restores them
-    for pattern in (
-        () if path.name == "global_state.py" else (r"manual_seed\(", r"seed_everything\(", r"np\.random\.seed")
-    ):
-        assert not re.search(pattern, text), pattern
-    if path.name != "units.py":
-        assert not re.search(r"\b2\.? ?\* ?(image|adv|x0?|images)\b ?- ?1", text), "use common.units.to_model"
-    assert not re.search(r"\.backward\(", text), "attacks use torch.autograd.grad; Lightning calls backward"
+    r"manual_seed\(|seed_everything\(|np\.random\.seed": "global_state.py",
+    r"\b2\.? ?\* ?(image|adv|x0?|images)\b ?- ?1": "units.py",  # elsewhere common.units.to_model
+    r"\.backward\(": "",  # attacks use torch.autograd.grad; Lightning calls backward
+}
+"""Patterns of code, and the one file that each of them is allowed in."""
 
 
-@pytest.mark.parametrize("path", FILES, ids=identify)
-def test_names(path):
-    assert path.stem not in {"utils", "helpers", "misc", "base", "core"}
+def forbidden(path: Path) -> Iterator[str]:
+    for pattern, home in FORBIDDEN.items():
+        if path.name != home and (match := re.search(pattern, text_of(path))):
+            yield match[0]
+
+
+def test_no_global_randomness_and_no_stray_frame_conversion():
+    assert not violations(forbidden, CODE)
+
+
+def test_names():
+    assert not [identify(path) for path in CODE if path.stem in {"utils", "helpers", "misc", "base", "core"}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "seen"),
+    [
+        (too_long, "def f():\n" + "    x = 1\n" * 46, ["f has 46 lines"]),
+        (many_parameters, "class A:\n    def f(self, a, b, c, d, *, e, f, g): ...", ["A.f has 7 parameters"]),
+        (undocumented, "class A:\n    pass\ndef _f(): ...", ["the module", "A"]),
+        (forbidden, "torch.manual_seed(0)\ny = 2 * image - 1\nloss.backward()",
+         ["manual_seed(", "2 * image - 1", ".backward("]),
+    ],
+)  # fmt: skip
+def test_a_violation_is_seen(rule, text, seen, tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(text)
+    assert violations(rule, [file]) == [f"{file}: {one}" for one in seen]
 
 
 CHECKS = ("check_", "assert_", "expect_")  # names of helpers that contain the assertion
@@ -155,12 +183,16 @@ def has_an_assertion(function: ast.AST) -> bool:
     return any(name in OUTSIDE or name.startswith(CHECKS) for name in names)
 
 
-@pytest.mark.parametrize("path", TEST_FILES, ids=identify)
-def test_every_test_asserts_something(path):
+def without_assertion(path: Path) -> Iterator[str]:
+    for node in nodes_of(path):
+        checks = isinstance(node, ast.FunctionDef) and node.name.startswith(("test_", *CHECKS))
+        if checks and not has_an_assertion(node):
+            yield node.name
+
+
+def test_every_test_asserts_something():
     """Its own assertion or a named check's; a named check defined in the same file must contain one."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith(("test_", *CHECKS)):
-            assert has_an_assertion(node), f"{node.name} asserts nothing"
+    assert not violations(without_assertion, [path for path in TESTS if path.name.startswith("test_")])
 
 
 @pytest.mark.parametrize(

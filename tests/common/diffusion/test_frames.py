@@ -7,6 +7,7 @@ call of the denoiser's network and of the guidance network, forward and recomput
 import inspect
 from itertools import groupby
 from pathlib import Path
+from traceback import walk_stack
 
 import pytest
 import torch
@@ -95,8 +96,8 @@ def watched(network: nn.Module, stacks: list[list[str]]) -> nn.Module:
     """The network, whose calls append the project's files on the stack, outermost first, from ``forward`` on."""
 
     def hook(*_):
-        files = [frame.filename for frame in inspect.stack(context=0)[::-1] if frame.filename.startswith(ROOMS)]
-        stacks.append(files)
+        files = [frame.f_code.co_filename for frame, _ in walk_stack(None)]
+        stacks.append([file for file in reversed(files) if file.startswith(ROOMS)])
 
     network.register_forward_pre_hook(hook)
     return network
