@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-import yaml
 from filelock import FileLock
+
+from tests.tiny_test import write_tiny_test
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,55 +83,7 @@ def _train(folder: Path) -> None:
 @pytest.fixture
 def tiny_test(weights: Path, tmp_path: Path) -> Callable[..., Path]:
     """Writer of the YAML of a small DiffPure test on 13 digits; keyword arguments replace entries."""
-
-    def write(records: Path | str | None = None, attack: dict[str, Any] | None = None, **changes: Any) -> Path:
-        part = {
-            name: {
-                "class_path": f"common.checkpoints.load_{name}",
-                "init_args": {"path": str(weights / f"{name}.safetensors")},
-            }
-            for name in ("denoiser", "classifier")
-        }
-        purifier = {"denoiser": part["denoiser"], "t_star": 0.1, "steps": 2, **changes.pop("purifier", {})}
-        threat = {"norm": "inf", "eps": "51/255", **changes.pop("threat", {})}
-        attacked = {
-            "attack": {
-                "class_path": "common.robustness.PGD",
-                "init_args": {"steps": 3, "eot": 2} | (attack or {}),
-            },
-            "threat": {"class_path": "common.robustness.ThreatModel", "init_args": threat},
-            "draws": 3,
-            "keep_images": 2,
-        }
-        config = {
-            "model": {
-                "class_path": "diffpure.DiffPureTask",
-                "init_args": {
-                    "purifier": {"class_path": "diffpure.DiffPure", "init_args": purifier},
-                    "classifier": part["classifier"],
-                    "evaluators": [
-                        {"class_path": "common.robustness.Clean", "init_args": {"draws": 2}},
-                        {"class_path": "common.robustness.Attacked", "init_args": attacked},
-                    ],
-                    "records": str(records or tmp_path / "records"),
-                },
-            },
-            "data": {"class_path": "common.data.Digits", "init_args": {"batch_size": 7, "test_images": 13}},
-            "trainer": {
-                "logger": False,
-                "enable_progress_bar": False,
-                "default_root_dir": str(tmp_path),
-                "accelerator": "cpu",
-            },
-        }
-        config["data"]["init_args"] |= changes.pop("data", {})
-        config["trainer"] |= changes.pop("trainer", {})
-        assert not changes, f"unknown parts {sorted(changes)}"
-        path = tmp_path / f"test-{len(list(tmp_path.glob('test-*.yaml')))}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        return path
-
-    return write
+    return partial(write_tiny_test, weights, tmp_path)
 
 
 @pytest.fixture

@@ -29,7 +29,12 @@ def test_fit_exports_a_classifier_that_works(weights):
     assert accuracy > 0.9
 
 
-def test_test_writes_one_row_per_image_and_evaluator(tiny_test, rows, tmp_path, capsys):
+def test_a_test_writes_rows_and_metrics_prints_the_headline_and_can_be_reported(
+    tiny_test, rows, tmp_path, capsys, monkeypatch
+):
+    metrics = {}
+    keep = lambda self: metrics.update(self.trainer.callback_metrics)  # noqa: E731
+    monkeypatch.setattr(CLI, "after_test", keep, raising=False)
     cli.main(["test", "-c", str(tiny_test())])
     found = rows(tmp_path / "records")
     assert [(row["evaluator"], row["index"]) for row in found] == [
@@ -43,21 +48,9 @@ def test_test_writes_one_row_per_image_and_evaluator(tiny_test, rows, tmp_path, 
     assert "Defence" in printed and "Robust" in printed and "L∞ ≤ 0.2" in printed
     assert "Test metric" not in printed  # Lightning's table of metrics
     assert f"All tables: robust-diffusion report {tmp_path / 'records'}" in printed
-
-
-def test_the_metrics_of_a_test_stay_available(tiny_test, rows, tmp_path, monkeypatch):
-    known = []
-    keep = lambda self: known.append(dict(self.trainer.callback_metrics))  # noqa: E731
-    monkeypatch.setattr(CLI, "after_test", keep, raising=False)
-    cli.main(["test", "-c", str(tiny_test())])
-    assert known[0].keys() == {"clean", "attacked"}
-    attacked = [row for row in rows(tmp_path / "records") if row["evaluator"] == "attacked"]
+    assert metrics.keys() == {"clean", "attacked"}
     right = [row["predictions"].count(row["label"]) / 3 for row in attacked]
-    assert float(known[0]["attacked"]) == pytest.approx(sum(right) / 13)
-
-
-def test_report_is_built_from_records(tiny_test, tmp_path):
-    cli.main(["test", "-c", str(tiny_test())])
+    assert float(metrics["attacked"]) == pytest.approx(sum(right) / 13)
     cli.main(["report", str(tmp_path / "records"), f"--out={tmp_path / 'report'}"])
     assert "DiffPure" in (tmp_path / "report" / "report.html").read_text()
 

@@ -4,7 +4,7 @@ Published weights are tiny stand-ins in a cache of their own: cards with small n
 """
 
 import re
-from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -22,20 +22,26 @@ from torch import nn
 import cli
 import common.hub.published as hub
 from agdm.networks import GuidanceNetwork
+from agdm.steering import Steering
 from common import checkpoints
 from common.checkpoints.formats.bodies import build_body
 from common.commands.lightning_commands import CLI
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
+from common.engine.engine import Engine
 from common.engine.precision import has_bf16_units
 from common.experiments.preset_files import find_preset
 from common.experiments.preset_layers import layers, read_config
 from common.experiments.study import Study
 from common.hub.cards import CARDS
-from common.naming.short_names import SHORT_NAMES
+from common.naming.public_names import import_public
+from common.naming.short_names import SHORT_NAMES, resolve_short_name
 from common.networks import CIFARResNet, SmallCNN, WideResNet
 from common.records.schema import CertifiedRecord
 from common.robustness.classifiers import NetworkClassifier
+from diffpure.gradual import Block
+from ndc.elimination import Elimination
+from ndc.nodes import Nodes
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs").rglob("*.study.yaml"))
@@ -269,42 +275,41 @@ def on_meta(constructor):
     return construct
 
 
-@pytest.mark.parametrize("path", TESTS, ids=identify)
-def test_a_test_is_built(path, construct, stand_ins):
-    model, data = construct("test", path)
-    config = read_config(path)
-    assert type(model).__name__ == config["model"]["class_path"]
-    assert model.path == config["model"]["init_args"]["records"]
-    assert len(model.evaluators) == len(config["model"]["init_args"]["evaluators"])
-    assert sorted(stand_ins) == sorted([*loads(path), *cards(path)])
-    assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
-    assert type(data).__name__ == config["data"]["class_path"]
+UNNAMED = {"nodes": Nodes, "engine": Engine, "elimination": Elimination, "steering": Steering, "blocks": Block}
+"""Classes that jsonargparse takes from an argument's type, where a file gives a dictionary of their fields."""
 
 
-def arguments_of(part: Any) -> Iterator[tuple[str, ...]]:
-    """Each class of a configuration with the names of its arguments."""
+def build(part: Any, key: str = "") -> Any:
+    """The object that a part of a configuration describes, without the second that jsonargparse takes to parse it."""
     if isinstance(part, list):
-        for item in part:
-            yield from arguments_of(item)
-    if isinstance(part, dict):
-        if "class_path" in part:
-            yield (part["class_path"], *sorted(part.get("init_args", {})))
-        for item in part.values():
-            yield from arguments_of(item)
+        return [build(item, key) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "class_path" not in part:
+        return UNNAMED.get(key, dict)(**{name: build(value, name) for name, value in part.items()})
+    kind = import_public(resolve_short_name(part["class_path"]))
+    return kind(**{name: build(value, name) for name, value in part.get("init_args", {}).items()})
+
+
+@pytest.mark.parametrize("path", TESTS, ids=identify)
+def test_the_settings_of_a_test_are_valid(path, stand_ins):
+    """At full size; the command line reads a smaller version in ``test_a_batch_runs_end_to_end``."""
+    assert build(read_config(path)["model"]).evaluators
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=identify)
 def test_the_cases_of_a_study_are_built(path, construct, stand_ins, tmp_path, monkeypatch):
-    """One of all cases with the same classes and arguments: parsing one takes a second, and their values are alike."""
+    """All of them directly, and one by the command line."""
     monkeypatch.chdir(ROOT)
     study = Study.read(path)
     assert study.title and not study.title.startswith("base:")
     assert len({*(str(Study.read(other).records) for other in STUDIES)}) == len(STUDIES)
-    for one in {frozenset(arguments_of(one.settings)): one for one in study.combinations}.values():
-        file = tmp_path / "one.test.yaml"
-        file.write_text(yaml.safe_dump(one.settings))
-        model, _ = construct("test", file)
-        assert model.path == str(study.records / one.name)
+    for case in study.combinations:
+        assert build(case.settings["model"]).path == str(study.records / case.name)
+    file = tmp_path / "one.test.yaml"
+    file.write_text(yaml.safe_dump(case.settings))
+    model, _ = construct("test", file)
+    assert model.path == str(study.records / case.name)
 
 
 SMALLER: dict[str, dict[str, Any]] = {  # by class
@@ -347,10 +352,17 @@ def reduce(config: dict[str, Any]) -> dict[str, Any]:
 def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path, monkeypatch):
     ten = replace(CARDS["edm_imagenet64_conditional"], filename="ten.safetensors")
     monkeypatch.setitem(CARDS, "edm_imagenet64_conditional", replace(ten, config=ten.config | {"label_dim": 10}))
+    config = read_config(path)
     small = tmp_path / "small.yaml"
-    small.write_text(yaml.safe_dump(reduce(read_config(path))))
-    model, _ = construct("test", small)
-    grey = "runs/tour/" in str(read_config(path))  # the networks of digits
+    small.write_text(yaml.safe_dump(reduce(deepcopy(config))))
+    model, data = construct("test", small)
+    assert type(model).__name__ == config["model"]["class_path"]
+    assert model.path == config["model"]["init_args"]["records"]
+    assert len(model.evaluators) == len(config["model"]["init_args"]["evaluators"])
+    assert sorted(stand_ins) == sorted([*loads(path), *cards(path)])
+    assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
+    assert type(data).__name__ == config["data"]["class_path"]
+    grey = "runs/tour/" in str(config)  # the networks of digits
     shape = (1, 8, 8) if grey else (3, 7, 7) if path.name == "imagenet.yaml" else (3, SIDE, SIDE)
     image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     batch = (image, torch.tensor([0, 1]), torch.tensor([3, 5]))

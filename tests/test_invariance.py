@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import yaml
 import cli
 from common.checkpoints.loading import load_denoiser
 from common.checkpoints.saving import save
+from tests.tiny_test import write_tiny_test
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,10 +37,17 @@ def exact_part(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not isinstance(v, float) and k != "images"} for row in rows]
 
 
+@pytest.fixture(scope="module")
+def finished(weights, tmp_path_factory):
+    """Records of one uninterrupted run on one process."""
+    folder = tmp_path_factory.mktemp("finished")
+    cli.main(["test", "-c", str(write_tiny_test(weights, folder))])
+    return folder / "records"
+
+
 @pytest.fixture
-def reference(tiny_test, rows, tmp_path):
-    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "reference"))])
-    return rows(tmp_path / "reference")
+def reference(finished, rows):
+    return rows(finished)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
@@ -136,10 +145,11 @@ def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows,
     assert len(certificates) == 13
 
 
-def test_a_finished_run_has_nothing_left_to_do(reference, tiny_test, rows, tmp_path, monkeypatch):
+def test_a_finished_run_has_nothing_left_to_do(finished, reference, tiny_test, rows, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "finished")
     monkeypatch.setattr("common.robustness.Attacked._search", lambda *_: pytest.fail("attacked again"))
-    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "reference"))])
-    assert rows(tmp_path / "reference") == reference
+    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "finished"))])
+    assert rows(tmp_path / "finished") == reference
 
 
 def test_guidance_fits_on_two_processes(tmp_path):

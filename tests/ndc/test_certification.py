@@ -178,7 +178,7 @@ def test_unsound_randomness_is_refused(tmp_path, source, message, votes):
 def test_logits_that_noise_seldom_changes_pass(votes):
     classifier = Shaky("hard") if votes == 1 else Voting(Shaky("hard"), votes)
     refused = []
-    for seed in range(200):
+    for seed in range(80):
         image = torch.rand(1, 1, 2, 2, generator=torch.Generator().manual_seed(seed))
         try:
             check_sound(classifier, image, SIGMA, Noise.of(seed, torch.tensor([seed])))

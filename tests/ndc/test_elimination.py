@@ -67,7 +67,7 @@ def test_same_class_where_classes_are_spread_unequally(variant, nodes):
 def test_sift_and_refine_of_many_classes():
     """100 classes, two nodes of 16 for all of them, at most ten refined: 8 times fewer rows at best, at least 7."""
     mixture = world(100, 16, 0.5, 0.2)
-    image, noise = noisy(mixture, 300, 0.25)
+    image, noise = noisy(mixture, 100, 0.25)
     sift = Elimination(stages=(2, 4), keep=10)
     full, sifted, saved = both(ExactDenoiser(mixture), image, noise, sift, 0.25, "apndc")
     assert torch.equal(full.argmax(1), sifted.argmax(1))
