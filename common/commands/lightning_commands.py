@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_warn
 
 from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.errors import UsageError
@@ -75,6 +76,11 @@ class CLI(LightningCLI):
         Lightning's own method replaces arguments, even the model's class, by the checkpoint's hyper-parameters.
         """
         path = self.config[self.config.subcommand].get("ckpt_path")
+        if self.config.subcommand == "validate" and not path:
+            rank_zero_warn(
+                "validate without --ckpt_path: the networks are as the configuration builds them, untrained unless it "
+                "loads their weights. Give the checkpoint of the fit, such as --ckpt_path runs/…/last.ckpt"
+            )
         if path and path not in ("best", "last", "hpc", "registry") and not zipfile.is_zipfile(path):
             raise ValueError(
                 f"--ckpt_path must be a complete Lightning checkpoint (.ckpt); {path} is missing, truncated or of "

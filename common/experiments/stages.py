@@ -20,7 +20,7 @@ from rich.table import Table
 
 from common.experiments.preset_layers import read_config
 from common.records.store import Records
-from common.records.summary import summarise
+from common.records.summary import main_metric, summarise
 
 ROOT = Path(__file__).parents[2]  # of the project: cli.py, configs
 WEIGHTS = ".safetensors"
@@ -109,9 +109,8 @@ class Stage:
             rows = Records.read(self.records) if self.records is not None else []
         except ValueError:  # no record yet
             return ""
-        metrics = ("Avg", "certified@0")
-        pairs = [(s, m) for s in summarise(rows) for m in metrics if m in s.metrics]
-        return " · ".join(f"{s.source.title} {s.metrics[m][0]:.1%} of {s.n}" for s, m in pairs)
+        pairs = [(s, main_metric(s)) for s in summarise(rows)]
+        return " · ".join(f"{_shown(s.source.title, m)} {s.metrics[m][0]:.1%} of {s.n}" for s, m in pairs)
 
 
 def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console) -> None:
@@ -159,6 +158,11 @@ def logged_reason(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     start = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), len(lines) - 1)
     return " ".join(lines[start:]).removeprefix("error: ") or "its log is empty"
+
+
+def _shown(title: str, metric: str) -> str:
+    """Title of an evaluation, of certificates with the radius."""
+    return title if metric == "Avg" else f"{title} at {metric.partition('@')[2]}"
 
 
 def _status(running: Sequence[Stage]) -> Table:

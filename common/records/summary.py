@@ -45,6 +45,11 @@ class Summary:
         return self.source.evaluator
 
 
+def main_metric(summary: Summary) -> str:
+    """Metric that one number of an evaluation stands for: ``Avg``, of certificates the share at the radius 0.25."""
+    return "Avg" if "Avg" in summary.metrics else f"certified@{RADIUS_STEP:g}"
+
+
 def summarise(records: Iterable[Record]) -> list[Summary]:
     """One `Summary` per evaluation, in the order of names. Raises ``ValueError`` for rows without a score."""
     groups = groupby(sorted(records, key=lambda record: record.key), key=lambda record: record.source)

@@ -13,15 +13,13 @@ from torchmetrics import Metric
 
 from common.records.schema import CertifiedRecord, PredictionRecord, Record
 from common.records.store import Records
-from common.records.summary import is_certified, summarise
+from common.records.summary import RADIUS_STEP, is_certified, main_metric, summarise
 
 
 def final_accuracies(records: str | Path) -> dict[str, Tensor]:
-    """By evaluator the accuracy of a single query, or the certified accuracy at radius 0, of a records directory."""
+    """By evaluator the `main_metric` of a records directory: accuracy of one query, or certified at radius 0.25."""
     scored = [row for row in Records.read(records) if isinstance(row, PredictionRecord | CertifiedRecord)]
-    metrics = {summary.source.title: summary.metrics for summary in summarise(scored)}
-    shares = {title: known["Avg" if "Avg" in known else "certified@0"] for title, known in metrics.items()}
-    return {title: torch.tensor(share[0]) for title, share in shares.items()}
+    return {known.source.title: torch.tensor(known.metrics[main_metric(known)][0]) for known in summarise(scored)}
 
 
 class _Share(Metric):
@@ -71,7 +69,7 @@ class RobustAccuracy(_Share):
 class CertifiedAccuracy(_Share):
     """Share of certified records with the right class and a radius of at least ``radius`` (L2, pixels)."""
 
-    def __init__(self, radius: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, radius: float = RADIUS_STEP, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if radius < 0:
             raise ValueError(f"radius must be at least 0, in pixel units; got {radius}")

@@ -7,6 +7,9 @@ from rich.console import Console
 import cli
 from common.commands.errors import LINES, concise
 from common.experiments.stages import Stage, StageError, logged_reason, run_stages
+from common.tasks.running_metrics import final_accuracies
+from tests.common.records.made import certified_record
+from tests.common.report.pages import write
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,13 @@ def test_a_failed_stage_is_reported_in_few_lines(tmp_path):
     assert cli.is_expected(raised.value)
     assert str(tmp_path / "logs" / "1-wrong.test.log") in str(raised.value)
     assert len(concise(str(raised.value)).splitlines()) <= LINES
+
+
+def test_certificates_are_summed_up_at_a_radius_above_zero(tmp_path):
+    """Radius 0 would count images whose class alone is certain."""
+    rows = [certified_record(index, radius=radius) for index, radius in enumerate((0.0, 0.1, 0.25, 0.7))]
+    write(tmp_path / "r", rows)
+    path = tmp_path / "1-certified.test.yaml"
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"records": str(tmp_path / "r")}}}))
+    assert Stage(path).summary() == "certified at 0.25 50.0% of 4"
+    assert float(final_accuracies(tmp_path / "r")["certified"]) == 0.5

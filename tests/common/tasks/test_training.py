@@ -90,3 +90,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     root = Path(cli.__file__).parent
     with pytest.raises(ValueError, match="complete Lightning checkpoint"):
         cli.main(["validate", "-c", str(root / config), f"--ckpt_path={broken}"])
+
+
+def test_validation_without_a_checkpoint_says_whose_weights_it_measures(monkeypatch):
+    import cli
+    from common.commands.lightning_commands import CLI
+
+    monkeypatch.setattr(CLI, "_run_subcommand", lambda self, _: None)
+    monkeypatch.setattr(CLI, "_dump_config", lambda self: vars(self).setdefault("config_dump", {}))
+    config = Path(cli.__file__).parent / "configs/tour/01-classifier.fit.yaml"
+    with pytest.warns(UserWarning, match=r"untrained unless it loads their weights.*--ckpt_path"):
+        cli.main(["validate", "-c", str(config), "--trainer.logger=false"])
