@@ -14,6 +14,7 @@ from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
 from common.diffusion.schedules import per_row
 from common.diffusion.solvers import Ancestral, Solver, noised
 from common.diffusion.steps import Step
+from common.numerics.copies import copied
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,21 @@ class GuidedDenoiser(BoundDenoiser):
         if self.steering.at == "denoised":
             point = self.denoised_point(x, sigma)
             with torch.enable_grad():  # one graph in forward pass and recomputation, so that they agree bit for bit
-                cotangent = self.guidance.gradient_at(point.value, sigma.new_zeros(()), *self.tensors)
+                cotangent = self.potential_gradient(point.value, sigma.new_zeros(()), *self.tensors)
             denoised, g = point.value, point.pulled_back(cotangent)
         else:
-            denoised = self.denoiser(x, sigma)
-            g = self.guidance.gradient_at(x, sigma, *self.embedding(x, sigma))
+            denoised = self.plain(x, sigma)
+            g = self.potential_gradient(x, sigma, *self.embedding(x, sigma))
         guided: Tensor = denoised + self.scale * per_row(sigma, x) ** 2 * g
         return guided
 
+    def potential_gradient(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
+        """∇_x log-potential at x, (B,C,H,W). The guidance gets copies, since it may write into its input."""
+        return self.guidance.gradient_at(*copied(x, sigma, *embedding))
+
     def gradient(self, x: Tensor, sigma: Tensor) -> Tensor:
         """g at x (B,C,H,W), without ``scale``."""
-        return self.guidance.gradient_at(x, sigma, *self.embedding(x, sigma))
+        return self.potential_gradient(x, sigma, *self.embedding(x, sigma))
 
     def embedding(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         """Embedding of the reference for a state x at noise level σ."""
@@ -55,7 +60,7 @@ class GuidedDenoiser(BoundDenoiser):
         recording = records_gradient(x, *self.tensors)
         with torch.enable_grad():
             x = as_variable(x)
-            return DenoisedPoint(x, self.denoiser(x, sigma), recording)
+            return DenoisedPoint(x, self.plain(x, sigma), recording)
 
 
 @dataclass(frozen=True)
@@ -104,16 +109,16 @@ class GuidedAncestral(Solver):
             raise TypeError(f"GuidedAncestral needs a GuidedDenoiser; got {type(denoise).__name__}")
         y, scale = x / per_row(step.scale, x), step.scale
         if self.steering.at == "mean":
-            denoised, scale = denoise.denoiser(y, step.level), step.scale_next
+            denoised, scale = denoise.plain(y, step.level), step.scale_next
             mean = self.solver.mean(step, x, denoised)
             g = denoise.scale * denoise.gradient(mean / per_row(scale, x), step.next.level)
         elif self.steering.at == "denoised":
             point = denoise.denoised_point(y, step.level)
             with torch.enable_grad():  # as in GuidedDenoiser
-                cotangent = denoise.guidance.gradient_at(point.value, step.level.new_zeros(()), *denoise.tensors)
+                cotangent = denoise.potential_gradient(point.value, step.level.new_zeros(()), *denoise.tensors)
             denoised, g = point.value, point.pulled_back(denoise.scale * cotangent)
         else:
-            denoised, g = denoise.denoiser(y, step.level), denoise.scale * denoise.gradient(y, step.level)
+            denoised, g = denoise.plain(y, step.level), denoise.scale * denoise.gradient(y, step.level)
         std = self.solver.deviation(step)
         if self.steering.form == "tweedie":
             return noised(step, self.solver.mean(step, x, denoised + per_row(step.level, x) ** 2 * g), std)

@@ -149,6 +149,10 @@ class Noise:
         """Rows selected by a mask, indices or a slice."""
         return Noise(self.seed, self.index[selection], self.draw[selection])
 
+    def clone(self) -> "Noise":
+        """The same noise in tensors of its own."""
+        return Noise(self.seed, self.index.clone(), self.draw.clone())
+
     def to(self, device: torch.device | str) -> "Noise":
         return Noise(self.seed, self.index.to(device), self.draw.to(device))
 

@@ -79,7 +79,7 @@ class AnchoredDenoiser(BoundDenoiser):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         (anchor,), s = self.tensors, per_row(self.scale, x)
-        denoised: Tensor = self.denoiser(x, sigma)
+        denoised = self.plain(x, sigma)
         return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * (s * x - anchor)
 
 

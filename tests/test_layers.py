@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exact": GROUND,
     "numerics": GROUND,
     "records": GROUND | {"numerics"},
-    "engine": GROUND,
+    "engine": GROUND | {"numerics"},
     "data": GROUND | {"exact"},
     "networks": GROUND,
     "diffusion": GROUND | {"numerics"},
@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": GROUND | {"diffusion", "networks", "robustness"},
     "hub": GROUND | {"checkpoints", "diffusion", "robustness"},
     "report": GROUND | {"numerics", "records", "experiments"},
-    "tasks": GROUND | {"checkpoints", "data", "diffusion", "engine", "networks", "records", "report", "robustness"},
+    "tasks": GROUND
+    | {"checkpoints", "data", "diffusion", "engine", "networks", "numerics", "records", "report", "robustness"},
     "experiments": GROUND | {"records", "robustness"},
     "commands": GROUND | {"checkpoints", "experiments", "hub", "report", "tasks"},
 }

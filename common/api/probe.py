@@ -13,10 +13,9 @@ def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) 
     """Number of classes K, from a forward pass of at most two images on the classifier's device.
 
     ``labels`` are those of all images. Raises ``ValueError`` for logits of another shape than (B,K) or not finite, for
-    a defence that overwrites its input or is not in float32, and for labels outside 0..K-1; warns if the outputs are
-    probabilities.
+    a defence that is not in float32, and for labels outside 0..K-1; warns if the outputs are probabilities.
     """
-    rows = images[:2].clone()
+    rows = images[:2]
     noise = Noise.of(0, torch.arange(len(rows), device=rows.device)).stream("probe")
     with deployed(classifier), torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
         try:
@@ -26,8 +25,6 @@ def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) 
             raise ValueError(
                 f"the defence fails on images of shape {tuple(rows.shape)}: {reason}{_remedy(classifier)}"
             ) from error
-    if not torch.equal(rows, images[:2]):
-        raise ValueError("the defence overwrites its input: write x = x - mean instead of x.sub_(mean) or x -= mean")
     _check_logits(logits, len(rows))
     classes: int = logits.shape[1]
     if labels is not None and (largest := int(labels.max())) >= classes:

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from common.numerics.copies import copied
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``denoise(x, sigma)`` = E[x0 | x = x0 + sigma n], x (B,C,H,W) in the model frame, sigma (B,)."""
 
@@ -24,7 +26,11 @@ class BoundDenoiser:
     tensors: tuple[Tensor, ...] = ()
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        denoised: Tensor = self.denoiser(x, sigma)
+        return self.plain(x, sigma)
+
+    def plain(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D(x, sigma) without guidance. The denoiser gets copies, since it may write into its input."""
+        denoised: Tensor = self.denoiser(*copied(x, sigma))
         return denoised
 
     def over(self: B, tensors: Sequence[Tensor]) -> B:

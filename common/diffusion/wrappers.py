@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from common.diffusion.denoisers import Denoiser
+from common.numerics.copies import copied
 
 
 class Wrapper(Denoiser):
@@ -49,7 +50,7 @@ class ClassifierFree(Wrapper):
         self._set_levels(denoiser.sigma_min, denoiser.sigma_max, denoiser.num_classes)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        unconditional: Tensor = self.denoiser(x, sigma)
+        unconditional: Tensor = self.denoiser(*copied(x, sigma))
         if label is None:
             return unconditional
         conditional: Tensor = self.denoiser(x, sigma, label)

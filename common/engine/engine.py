@@ -11,6 +11,7 @@ from common.engine.compiled import Compiled
 from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
 from common.engine.networks import networks
 from common.engine.precision import Precision
+from common.numerics.copies import copied
 
 
 @dataclass(frozen=True)
@@ -78,5 +79,5 @@ class Engine:
             x = x.contiguous(memory_format=torch.channels_last)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         with torch.autocast(x.device.type, dtype=dtype, enabled=self.precision != "32"):
-            x0: Tensor = denoiser(x, sigma, label)
+            x0: Tensor = denoiser(*copied(x, sigma, label))
         return x0.to(x.dtype)

@@ -7,12 +7,13 @@ certifier adds Gaussian noise to its images. The range is checked where data and
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.robustness.protocols import Randomised, SupportsDiffuse
 
 C = TypeVar("C", bound="Classifier")
@@ -23,11 +24,16 @@ class Classifier(nn.Module):
 
     ``randomised`` is True if two draws may differ. A deterministic classifier ignores the noise; a randomised one
     without noise draws its own, for interactive use. ``num_classes`` is K; None if it is not declared.
+    A call hands ``forward`` copies of image and noise, so a defence may write into them.
     """
 
     randomised: bool = False
     num_classes: int | None = None
     _frozen: bool = False
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """``forward`` of copies of the inputs, with the module's hooks."""
+        return super().__call__(*copied(*inputs), **dict(zip(named, copied(*named.values()), strict=True)))
 
     @property
     def evaluations(self) -> int | None:
@@ -100,15 +106,17 @@ class Purified(Classifier):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
-        logits: Tensor = self.classifier(self.purifier(image, noise), noise.stream("classifier"))
+        logits: Tensor = self.classifier(self.purifier(*copied(image, noise)), noise.stream("classifier"))
         return logits
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """``diffused`` (of a purifier with `SupportsDiffuse`) and ``purified``, under the same noise."""
         noise = Noise.or_fresh(noise, image)
         purifier = self.purifier
-        diffused = {"diffused": purifier.diffuse(image, noise)} if isinstance(purifier, SupportsDiffuse) else {}
-        return {**diffused, "purified": self.purifier(image, noise)}
+        views = {"purified": purifier(*copied(image, noise))}
+        if isinstance(purifier, SupportsDiffuse):
+            views = {"diffused": purifier.diffuse(*copied(image, noise)), **views}
+        return views
 
 
 class ClassifierWrapper(Classifier):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.robustness.certification.forecast import Forecast
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction
 from common.robustness.certification.smoothing import Smoothing
@@ -75,7 +76,7 @@ def smoothed_predictions(
             defence = unpadded(classifier)
             with torch.inference_mode(False), torch.no_grad():
                 image, noise = batch[0].clone(), Noise.of(evaluator.single_seed, batch[2].clone())
-                smoothing.check(defence, image[:1], noise.rows(slice(0, 1)).stream("soundness"))
+                smoothing.check(defence, *copied(image[:1], noise.rows(slice(0, 1)).stream("soundness")))
                 return smoothing.predict(defence, image, noise.stream("smoothing"))
     return None
 
@@ -91,7 +92,7 @@ def _probabilities(defence: Classifier, image: Tensor, noise: Noise) -> tuple[Te
     if not isinstance(inner, Purified):
         return defence(image, noise).float().softmax(1), None, None
     if inner is defence:
-        purified: Tensor = inner.purifier(image, noise)
+        purified: Tensor = inner.purifier(*copied(image, noise))
         after = inner.classifier(purified, noise.stream("classifier"))
     else:
         purified, after = defence.views(image, noise)["purified"], defence(image, noise)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.records.rows import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
 from common.report.ending import end_of_test
@@ -146,7 +147,7 @@ class RobustTask(L.LightningModule):
         if certifiers and (first := first_batch(self.trainer, 1, self.device)) is not None:
             image, _, index = first
             for certifier in certifiers:
-                certifier.check(self.classifier, image, Noise.of(0, index).stream("soundness"))
+                certifier.check(self.classifier, *copied(image, Noise.of(0, index).stream("soundness")))
 
     def _check_gradients(self, check: GradientCheck) -> None:
         """Run the gradient check on every rank, with the same result; rank 0 records it. ``ValueError`` if it fails."""
@@ -164,7 +165,7 @@ class RobustTask(L.LightningModule):
             self._unverified = True
 
     def _evaluate(self, evaluator: Evaluator, batch: Batch) -> Sequence[Record]:
-        rows = evaluator(self.classifier, batch)
+        rows = evaluator(self.classifier, copied(*batch))
         if self._unverified and evaluator.uses_gradients:
             return [replace(row, verified=False) for row in rows if isinstance(row, AttackedRecord)]
         return rows

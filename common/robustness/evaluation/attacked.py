@@ -4,6 +4,7 @@ The noise of the scored decisions is independent of the attack's, unless ``knows
 result are checked here.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from common.engine.meter import Meter
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.records.schema import AttackedRecord, Knowledge, Rule
 from common.robustness.attacks.attack import Attack, AttackResult, merge_results
 from common.robustness.attacks.function_attack import as_attack
@@ -95,10 +97,10 @@ class Attacked(Evaluator):
             signs = self._masking_signs(defence, image, label, noise.stream("control"), control[0])
             results = self._attack(classifier, defence, image, label, noise)
             scored = self._decide(defence, results, label, noise.stream("score"))
-            moved = threat.random_like(image, results[0].adv, noise.stream("places"))
+            moved = threat.random_like(*copied(image, results[0].adv, noise.stream("places")))
             random = decide(defence, moved, label, noise.stream("random"), self.draws)
             views = stored_images(classifier, image, results[0].adv, noise.stream("score"), self.keep_images)
-        distance = torch.stack([threat.distance(image, result.adv) for result in results]).amax(0)
+        distance = torch.stack([threat.distance(*copied(image, result.adv)) for result in results]).amax(0)
         attacked, clean, perturbed = predictions(scored), predictions(control), predictions(random)
         fields, statistics = self.record_fields(label, index, meter), merge_results(results)
         return [
@@ -130,11 +132,11 @@ class Attacked(Evaluator):
         ]
 
     def _search(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> AttackResult:
-        """The attack's result on copies of image and label, within the threat model."""
-        arguments = (classifier, image.clone(), label.clone(), self.given_threat, noise)
+        """The attack's result on copies of images, labels, threat and noise, within the threat model."""
+        own_image, own_label, own_noise = copied(image, label, noise)
         with deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            result = self.attack.search(*arguments)
-        result = replace(result, adv=result.adv.detach())
+            result = self.attack.search(classifier, own_image, own_label, copy.copy(self.given_threat), own_noise)
+        result = replace(result, adv=result.adv.detach().clone())
         self._check_budget(image, result.adv, noise)
         return result
 
@@ -143,9 +145,9 @@ class Attacked(Evaluator):
         if adv.shape != image.shape or adv.dtype != image.dtype:
             got = f"{adv.dtype} of shape {tuple(adv.shape)} for {image.dtype} of shape {tuple(image.shape)}"
             raise ValueError(f"{self.name!r}: an attack must keep type and shape of its images; it returned {got}")
-        allowed = threat.check(image, adv)
+        allowed = threat.check(*copied(image, adv))
         if not bool(allowed.all()):
-            distance = threat.distance(image, adv)
+            distance = threat.distance(*copied(image, adv))
             worst = int(torch.where(allowed, -torch.inf, distance.nan_to_num(torch.inf)).argmax())
             raise ValueError(
                 f"{self.name!r}: the attack left {threat} on {int((~allowed).sum())} of {len(adv)} images, "

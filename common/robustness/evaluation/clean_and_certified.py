@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.engine.meter import Meter
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.records.rounding import rounded_down
 from common.records.schema import CertifiedRecord, ClaimedRecord, CleanRecord, ForecastRecord, Rule
 from common.robustness.certification.certificate import Certificate, Certifier
@@ -81,10 +82,11 @@ class Certified(Evaluator):
         check_labels(label, self.smoothing.num_classes)
         noise = Noise.of(self.single_seed, index)
         if len(image):
-            self.smoothing.check(classifier, image[:1], noise.rows(slice(0, 1)).stream("soundness"))
+            self.smoothing.check(classifier, *copied(image[:1], noise.rows(slice(0, 1)).stream("soundness")))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
-            labelled = {"label": label} if self.smoothing.labelled else {}
-            certificates = self.smoothing.certify(classifier, image, noise.stream("smoothing"), **labelled)
+            labelled = {"label": label.clone()} if self.smoothing.labelled else {}
+            own_image, own_noise = copied(image, noise.stream("smoothing"))
+            certificates = self.smoothing.certify(classifier, own_image, own_noise, **labelled)
         return _certified_records(self.record_fields(label, index, meter), certificates, image)
 
 

@@ -45,7 +45,7 @@ def decide(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, d
             if not bool(logits.isfinite().all()):
                 where = noise.index[~logits.isfinite().all(1)].tolist()
                 raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
-            decisions.append(logits)
+            decisions.append(logits.clone())  # a defence may return a buffer that its next call overwrites
     return torch.stack(decisions)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from common.numerics.copies import copied
 from common.robustness.threats.threat import Threat, in_box
 from common.units import parse_number
 
@@ -85,7 +86,7 @@ class Perceptual(Threat):
 
     def distance(self, image: Tensor, adv: Tensor) -> Tensor:
         """``metric(image, adv)``, (B,) float64; differentiable."""
-        distance: Tensor = self.metric.to(image.device)(image, adv)
+        distance: Tensor = self.metric.to(image.device)(*copied(image, adv))
         if distance.shape != image.shape[:1]:
             got = f"{tuple(distance.shape)} for {len(image)} images"
             raise ValueError(f"a metric returns one distance per image, (B,); {self.name} returned {got}")
