@@ -1,16 +1,22 @@
-"""Lines of a records file, as JSON: a `Header` with the fingerprint of the configuration, then a `Record` each."""
+"""Lines of a records file, as JSON: a `Header` with the fingerprint of the configuration, then a `Record` each.
+
+Every line ends with the CRC-32 of its other text, ``"crc": "…"``: edited and damaged lines are found on reading.
+"""
 
 import json
+import zlib
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common.records.dotted_paths import differences
-from common.records.schema import KINDS, Kind, Record
+from common.records.schema import KINDS, Kind, Record, Role
 
-FORMAT = "robust-diffusion records 1"
+FORMAT = "robust-diffusion records 2"
 PARTS, MERGED = "part-*.jsonl", "records.jsonl"
+_SEAL = len(', "crc": "01234567"}')
 DIAGNOSTICS = "diagnostics"  # directory beside a run's records: gradient check and masking variants
 
 
@@ -25,7 +31,7 @@ class Header:
 def header_line(header: Header) -> bytes:
     """First line of a file."""
     row = {"format": FORMAT, "fingerprint": header.fingerprint, "config": header.config}
-    return json.dumps(row, sort_keys=True).encode() + b"\n"
+    return sealed(json.dumps(row, sort_keys=True))
 
 
 def record_line(record: Record, cost: bool = True) -> bytes:
@@ -33,7 +39,23 @@ def record_line(record: Record, cost: bool = True) -> bytes:
     row = {name: value for name, value in values(record).items() if value != _defaults(record.kind).get(name, MISSING)}
     if cost and record.cost is not None:
         row["cost"] = {name: value for name, value in asdict(record.cost).items() if value is not None}
-    return json.dumps({"kind": record.kind, **row}, sort_keys=True, allow_nan=False, default=asdict).encode() + b"\n"
+    return sealed(json.dumps({"kind": record.kind, **row}, sort_keys=True, allow_nan=False, default=asdict))
+
+
+def sealed(text: str) -> bytes:
+    """Line of a JSON object, with its checksum as the last key."""
+    body = text.encode()
+    return body[:-1] + f', "crc": "{zlib.crc32(body):08x}"}}\n'.encode()
+
+
+def unsealed(line: bytes) -> Any:
+    """Object of a line, without its checksum. Raises ``ValueError`` if it has none or another one."""
+    body, seal = line[:-_SEAL], line[-_SEAL:]
+    if not (seal.startswith(b', "crc": "') and seal.endswith(b'"}')):
+        raise ValueError("it has no checksum at its end")
+    if int(seal[10:18], 16) != zlib.crc32(b"}", zlib.crc32(body)):
+        raise ValueError("its checksum is that of another text: it was edited or damaged")
+    return json.loads(body + b"}")
 
 
 def read_record(row: dict[str, Any]) -> Record:
@@ -41,7 +63,10 @@ def read_record(row: dict[str, Any]) -> Record:
     kind = row.pop("kind", None)
     if kind not in KINDS:
         raise ValueError(f"its kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    return KINDS[kind](**row)
+    record = KINDS[kind](**row)
+    if record.role is Role.WORST_CASE:
+        raise ValueError(f"a record's role must not be {Role.WORST_CASE.value!r}, which is derived from several rows")
+    return record
 
 
 def values(record: Record) -> dict[str, Any]:
@@ -52,17 +77,22 @@ def values(record: Record) -> dict[str, Any]:
 def read_rows(path: Path, expected: Header | None = None) -> tuple[Header, list[Record]]:
     """Header and rows, unmerged, of a directory or of one file.
 
-    All files with rows must carry one fingerprint, that of ``expected`` where given. Raises ``ValueError`` if they do
-    not, if a line is damaged, or if there is no file at all and nothing was expected.
+    All files with rows must carry one fingerprint, that of ``expected`` where given, and all rows of an image one
+    label. Raises ``ValueError`` if they do not, if a line is damaged, or if there is no file at all and nothing was
+    expected.
     """
     files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
     parsed = [(file, *parse(file)) for file in files]
     parsed.sort(key=lambda entry: not entry[2])  # files without rows come last: their header does not count
-    header, rows = expected, []
+    header, rows, labels = expected, [], dict[int, Record]()
     for file, own, records in parsed:
         if header is not None and own is not None and records and own.fingerprint != header.fingerprint:
             raise ValueError(_other_configuration(file, own, header))
         header = header or own
+        for number, row in enumerate(records, start=2):
+            first = labels.setdefault(row.index, row)
+            if first.label != row.label and first.key != row.key:
+                raise damaged(file, number, f"its label is {row.label}, but {first.evaluator!r} has {first.label}")
         rows += records
     if header is None:
         raise ValueError(f"no records in {path}: expected {PARTS} or {MERGED}. Name the directory of a test run.")
@@ -72,35 +102,48 @@ def read_rows(path: Path, expected: Header | None = None) -> tuple[Header, list[
 def parse(path: Path) -> tuple[Header | None, list[Record]]:
     """Header and rows of one file; the header is None when a kill came before the first line was finished.
 
-    An unreadable last line is a torn row, left by a kill, and is skipped. A merged file is written in one piece, so
-    there it is damage, as everywhere else: ``ValueError`` with file and line.
+    A last line without its line feed is a torn row, left by a kill, and is skipped unless it is whole. A merged file is
+    written in one piece, so there it is damage, as every other unreadable line: ``ValueError`` with file and line.
     """
     header, rows = None, []
-    *lines, rest = path.read_bytes().split(b"\n")
-    lines += [rest] if rest else []
-    for number, line in enumerate(lines, start=1):
+    for number, line, ended in _lines(path):
         try:
-            row = json.loads(line)
             if number == 1:
-                header = _header(row)
+                header = _header(line)
             else:
-                rows.append(read_record(row))
+                rows.append(read_record(unsealed(line)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if number == len(lines) and path.name != MERGED and not isinstance(error, _OtherFormatError):
+            if not ended and path.name != MERGED:
                 break
             if number == 1 and path.suffix != ".jsonl":
                 raise ValueError(f"{path} holds no records. Name the directory of a test run.") from error
-            raise ValueError(f"{path}, line {number} is damaged ({error}). Repair or delete that line.") from error
+            raise damaged(path, number, str(error)) from error
     return header, rows
 
 
-class _OtherFormatError(ValueError):
-    """Complete header of another format."""
+def damaged(path: Path, number: int, reason: str) -> ValueError:
+    """Error of a line that is not as it was written, with file, line and remedy."""
+    what = "the file" if number == 1 else "that line, from every file of the directory that holds it,"
+    return ValueError(
+        f"{path}, line {number} is damaged ({reason}). Delete {what} and run the same test again, which evaluates anew "
+        "what is missing."
+    )
 
 
-def _header(row: Any) -> Header:
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """(number, line, True if it ended in a line feed) of a file."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        yield number, line, True
+    if rest:
+        yield len(lines) + 1, rest, False
+
+
+def _header(line: bytes) -> Header:
+    row = json.loads(line)  # first as it is: files of another format have no checksum
     if not isinstance(row, dict) or row.get("format") != FORMAT:
-        raise _OtherFormatError(f"its format is not {FORMAT!r}")
+        raise ValueError(f"its format is not {FORMAT!r}: another version or program wrote it")
+    row = unsealed(line)
     return Header(str(row["fingerprint"]), dict(row["config"]))
 
 

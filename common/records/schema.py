@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from common.numerics.finding import Finding
+from common.records import consistency
 from common.records.fields import check_fields
 
 ABSTAIN = -1  # the prediction of a certifier that names no class
@@ -72,7 +73,8 @@ class Record:
 
     ``index`` is the image's index in the data set, ``label`` its class. Floats are rounded to six significant digits,
     so that a row is equal before and after it went through a file. ``cost`` is no result: it takes no part in equality
-    and is left out of the merged file. Raises ``ValueError`` for a field of another type, NaN and infinity.
+    and is left out of the merged file. Raises ``ValueError`` for a field of another type, NaN and infinity, and for
+    values that contradict each other (``common.records.consistency``).
     """
 
     kind: ClassVar[Kind]
@@ -87,6 +89,11 @@ class Record:
         if not self.evaluator:
             raise ValueError("a record's evaluator must be a non-empty name; got ''")
         check_fields(self)
+        self._check()
+
+    def _check(self) -> None:
+        """Check the values against each other. Subclasses add their own rules."""
+        consistency.check_key(self.index, self.label, self.seed)
 
     @property
     def source(self) -> Source:
@@ -109,6 +116,10 @@ class PredictionRecord(Record):
     def correct(self) -> list[bool]:
         """Correctness of each decision."""
         return [prediction == self.label for prediction in self.predictions]
+
+    def _check(self) -> None:
+        super()._check()
+        consistency.check_classes("predictions", self.predictions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +167,16 @@ class AttackedRecord(PredictionRecord):
     baseline: str | None = None
     verified: bool | None = None
 
+    def _check(self) -> None:
+        super()._check()
+        consistency.check_distance(self.distance, self.eps, self.norm, self.within_budget)
+        consistency.check_protocol(self.rule, self.votes, self.resubmissions)
+        consistency.check_statistics(self.queries, self.curve, self.dead)
+        if self.role is not Role.WORST_CASE:
+            consistency.check_classes("clean_predictions", self.clean_predictions, len(self.predictions))
+            if self.random_predictions:
+                consistency.check_classes("random_predictions", self.random_predictions, len(self.predictions))
+
     def control(self, predictions: list[int]) -> CleanRecord:
         """Row of matched decisions on the same image: ``clean_predictions`` or ``random_predictions``."""
         common = {name: getattr(self, name) for name in ("evaluator", "index", "label", "seed", "role")}
@@ -182,6 +203,11 @@ class CertifiedRecord(Record):
         """Right class, not abstained."""
         return self.prediction == self.label
 
+    def _check(self) -> None:
+        super()._check()
+        consistency.check_certificate(self.prediction, self.radius, self.radius_linf, self.p_lower)
+        consistency.check_samples(self.count, self.samples)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRecord(CertifiedRecord):
@@ -195,6 +221,10 @@ class ForecastRecord(CertifiedRecord):
     procedure: int
     undecided: list[float] = field(default_factory=list)
     evaluations: int | None = None
+
+    def _check(self) -> None:
+        super()._check()
+        consistency.check_forecast(self.procedure, self.samples, self.undecided, self.evaluations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +241,10 @@ class GradientCheckRecord(Record):
     kind = Kind.GRADIENT_CHECK
     verified: bool
     findings: list[Finding]
+
+    def _check(self) -> None:
+        super()._check()
+        consistency.check_verdict(self.verified, all(finding.passed for finding in self.findings))
 
 
 KINDS: dict[str, type[Record]] = {

@@ -11,8 +11,10 @@ def clean_record(index: int = 0, predictions: Any = (1,), label: int = 1, evalua
 
 
 def attacked_record(index: int = 0, predictions: Any = (1,), label: int = 1, evaluator: str = "pgd", **fields: Any):
-    """Clean predictions are correct, the distance is eps = 8/255 in L-inf, unless given."""
-    fields = {"clean_predictions": [label] * len(predictions), "norm": "Linf", "eps": 8 / 255, **fields}
+    """Clean predictions are correct, the distance is eps in L-inf, and eps 8/255 or a larger distance, unless given."""
+    far = fields.get("distance", 0.0)
+    eps = max(8 / 255, far) if isinstance(far, int | float) else 8 / 255
+    fields = {"clean_predictions": [label] * len(predictions), "norm": "Linf", "eps": eps, **fields}
     fields = {"distance": fields["eps"], **fields}
     return AttackedRecord(evaluator=evaluator, index=index, label=label, predictions=list(predictions), **fields)
 

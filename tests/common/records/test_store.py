@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import zlib
 from itertools import pairwise, product
 from math import comb
 from pathlib import Path
@@ -272,17 +273,17 @@ def test_lines_do_not_depend_on_the_order_of_keys():
     first = attacked_record(images={"clean": "a", "adversarial": "b"})
     second = attacked_record(images={"adversarial": "b", "clean": "a"})
     assert row_format.record_line(first) == row_format.record_line(second)
-    assert json.loads(row_format.record_line(row(2, [3]))) == {
-        "kind": "clean", "evaluator": "clean", "index": 2, "label": 1, "predictions": [3],
-    }  # fmt: skip
+    text = '{"evaluator": "clean", "index": 2, "kind": "clean", "label": 1, "predictions": [3]}'
+    seal = f', "crc": "{zlib.crc32(text.encode()):08x}"}}\n'
+    assert row_format.record_line(row(2, [3])).decode() == text[:-1] + seal
 
 
 @pytest.mark.parametrize("line", [{"kind": "odd"}, {}, {"kind": "clean", "predictions": [1], "extra": 1}])
 def test_unknown_kinds_and_keys_are_damage(tmp_path, line):
     Records(tmp_path, "f").append([row(0)])
     part = the_part(tmp_path)
-    line = json.dumps({"evaluator": "clean", "index": 1, "label": 1, **line})
-    part.write_bytes(part.read_bytes() + line.encode() + b"\n" + row_format.record_line(row(2)))
+    line = row_format.sealed(json.dumps({"evaluator": "clean", "index": 1, "label": 1, **line}))
+    part.write_bytes(part.read_bytes() + line + row_format.record_line(row(2)))
     with pytest.raises(ValueError, match="line 3 is damaged"):
         Records.read(tmp_path)
 
