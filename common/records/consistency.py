@@ -3,6 +3,7 @@
 Rows are read a million at a time, so a message is made only where a rule is broken.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 LARGEST_INDEX = 2**32 - 1
@@ -97,3 +98,40 @@ def check_verdict(verified: bool, passed: bool) -> None:
     """Verdict of a gradient check, which is that of its findings."""
     if verified != passed:
         raise contradiction("verified", f"{passed}, as its findings say", verified)
+
+
+def _attacked(row: Any) -> None:
+    check_classes("predictions", row.predictions)
+    check_distance(row.distance, row.eps, row.norm, row.within_budget)
+    check_protocol(row.rule, row.votes, row.resubmissions)
+    check_statistics(row.queries, row.curve, row.dead)
+    if row.role.value != "worst_case":  # derived from several rows, on some of their draws
+        check_classes("clean_predictions", row.clean_predictions, len(row.predictions))
+        if row.random_predictions:
+            check_classes("random_predictions", row.random_predictions, len(row.predictions))
+
+
+def _certified(row: Any) -> None:
+    check_certificate(row.prediction, row.radius, row.radius_linf, row.p_lower)
+    check_samples(row.count, row.samples)
+
+
+def _forecast(row: Any) -> None:
+    _certified(row)
+    check_forecast(row.procedure, row.samples, row.undecided, row.evaluations)
+
+
+_RULES: dict[str, Callable[[Any], None]] = {
+    "clean": lambda row: check_classes("predictions", row.predictions),
+    "attacked": _attacked,
+    "certified": _certified,
+    "forecast": _forecast,
+    "claimed": _certified,
+    "gradient_check": lambda row: check_verdict(row.verified, all(one.passed for one in row.findings)),
+}
+
+
+def check_record(row: Any) -> None:
+    """Check a `Record` by the rules of its kind. Raises ``ValueError`` with the name of a field that breaks one."""
+    check_key(row.index, row.label, row.seed)
+    _RULES[row.kind.value](row)

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from common.numerics.finding import Finding
-from common.records import consistency
+from common.records.consistency import check_record
 from common.records.fields import check_fields
 
 ABSTAIN = -1  # the prediction of a certifier that names no class
@@ -89,11 +89,7 @@ class Record:
         if not self.evaluator:
             raise ValueError("a record's evaluator must be a non-empty name; got ''")
         check_fields(self)
-        self._check()
-
-    def _check(self) -> None:
-        """Check the values against each other. Subclasses add their own rules."""
-        consistency.check_key(self.index, self.label, self.seed)
+        check_record(self)
 
     @property
     def source(self) -> Source:
@@ -116,10 +112,6 @@ class PredictionRecord(Record):
     def correct(self) -> list[bool]:
         """Correctness of each decision."""
         return [prediction == self.label for prediction in self.predictions]
-
-    def _check(self) -> None:
-        super()._check()
-        consistency.check_classes("predictions", self.predictions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +159,6 @@ class AttackedRecord(PredictionRecord):
     baseline: str | None = None
     verified: bool | None = None
 
-    def _check(self) -> None:
-        super()._check()
-        consistency.check_distance(self.distance, self.eps, self.norm, self.within_budget)
-        consistency.check_protocol(self.rule, self.votes, self.resubmissions)
-        consistency.check_statistics(self.queries, self.curve, self.dead)
-        if self.role is not Role.WORST_CASE:
-            consistency.check_classes("clean_predictions", self.clean_predictions, len(self.predictions))
-            if self.random_predictions:
-                consistency.check_classes("random_predictions", self.random_predictions, len(self.predictions))
-
     def control(self, predictions: list[int]) -> CleanRecord:
         """Row of matched decisions on the same image: ``clean_predictions`` or ``random_predictions``."""
         common = {name: getattr(self, name) for name in ("evaluator", "index", "label", "seed", "role")}
@@ -203,11 +185,6 @@ class CertifiedRecord(Record):
         """Right class, not abstained."""
         return self.prediction == self.label
 
-    def _check(self) -> None:
-        super()._check()
-        consistency.check_certificate(self.prediction, self.radius, self.radius_linf, self.p_lower)
-        consistency.check_samples(self.count, self.samples)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRecord(CertifiedRecord):
@@ -221,10 +198,6 @@ class ForecastRecord(CertifiedRecord):
     procedure: int
     undecided: list[float] = field(default_factory=list)
     evaluations: int | None = None
-
-    def _check(self) -> None:
-        super()._check()
-        consistency.check_forecast(self.procedure, self.samples, self.undecided, self.evaluations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,10 +214,6 @@ class GradientCheckRecord(Record):
     kind = Kind.GRADIENT_CHECK
     verified: bool
     findings: list[Finding]
-
-    def _check(self) -> None:
-        super()._check()
-        consistency.check_verdict(self.verified, all(finding.passed for finding in self.findings))
 
 
 KINDS: dict[str, type[Record]] = {
