@@ -88,7 +88,7 @@ def test_the_certified_table_holds_the_numbers_computed_from_the_rows(built):
 def test_claims_have_a_table_of_their_own_and_no_certified_accuracy(tmp_path):
     """Claimed radii are no bounds: a table of their own, no certified accuracy, no curve; the protocol names them."""
     settings = {"kind": ClaimedRecord, "evaluator": "published", "samples": 1}
-    claims = [certified_record(i, 1, 2.0 + i, label=1 if i else 2, **settings) for i in range(4)]
+    claims = [certified_record(i, 1 if i else 2, 2.0 + i, **settings) for i in range(4)]
     names = {"published": "ndc.Claimed", "certified": "ndc.Lipschitz"}
     config = {"evaluators": [{"name": name, "smoothing": {"class": kind}} for name, kind in names.items()]}
     run = write(tmp_path / "both", certified(), claims, config=config)

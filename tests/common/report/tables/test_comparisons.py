@@ -147,8 +147,9 @@ def test_different_settings_are_noted(made, tmp_path):
 
 def test_incomparable_runs_are_noted(made, tmp_path):
     first, second = made(n=20).clean().attacked("pgd"), made(n=20, seed=1).clean().attacked("pgd")
+    smaller = {"eps": 4 / 255, "distance": 4 / 255}
     second.rows = [
-        replace(r, label=r.label if r.index else r.label + 1, **({"eps": 4 / 255} if r.evaluator == "pgd" else {}))
+        replace(r, label=r.label if r.index else r.label + 1, **(smaller if r.evaluator == "pgd" else {}))
         for r in second.rows
     ]
     table = run_table(read_runs([first.write(tmp_path / "a"), second.write(tmp_path / "b")]))
