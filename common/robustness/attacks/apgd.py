@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.apgd_steps import APGDSteps, SparseAPGDSteps
+from common.robustness.attacks.apgd_steps import APGDSteps, SparseAPGDSteps, shrinking_balls
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTLoss, check_counts, most_likely_classes, usable
@@ -37,6 +37,9 @@ class APGD(Attack):
     classifier a misclassified iterate, if there is any, ranks above all others; with ``early_stop`` an image is done at
     its first.
 
+    ``large_eps``, in L1 alone: each climb takes 30 % of its steps in the ball of 3 eps, 30 % in that of 2 eps and the
+    rest in that of eps, each run from the best point of the one before (`shrinking_balls`).
+
     Raises ``RuntimeError`` where the classifier gives no gradient at all, or a loss that is never finite, and
     ``ValueError`` for DLR with fewer than three classes, targeted DLR with fewer than four.
     """
@@ -48,6 +51,7 @@ class APGD(Attack):
     targets: int | None = None
     early_stop: bool = False
     chunk: int | None = None
+    large_eps: bool = False
 
     threat_kind = ThreatModel
 
@@ -59,11 +63,16 @@ class APGD(Attack):
             names = ", ".join(TARGETED)
             raise ValueError(f"targets={self.targets} needs a targeted loss, one of {names}; got {self.loss!r}")
 
+    def check(self, threat: Threat) -> None:
+        super().check(threat)
+        self._balls(threat)
+
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
-        ball = require_norm_ball(threat, type(self).__name__)
-        eot, rounds = EOTLoss(classifier, label, noise, self.eot, self.chunk), self.restarts * (self.steps + 1)
+        balls = self._balls(threat)
+        rounds = self.restarts * (self.steps + len(balls))
+        eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             if self.loss in TARGETED:
                 clean = eot(image, margin, "clean", differentiate=False)
@@ -74,24 +83,60 @@ class APGD(Attack):
                 targets = [None]
                 best = BestIterates(image, rounds, eot.deterministic, self.early_stop)
             for number, target in enumerate(targets):
+                climb = _Climb(image, _NAMED[self.loss] if isinstance(self.loss, str) else self.loss, target, balls)
                 for restart in range(self.restarts):
-                    rows, name = best.active, f"target {number} restart {restart}"
-                    start = ball.random_start(image[rows], noise.rows(rows).stream(f"{name} start"))
-                    iterate = (SparseAPGDSteps if ball.norm == 1 else APGDSteps)(ball, image[rows], start, self.steps)
-                    self._run(eot, best, iterate, target, name)
+                    if len(best.active):
+                        climb(eot, best, f"target {number} restart {restart}")
         return best.result()
 
-    def _run(self, eot: EOTLoss, best: BestIterates, iterate: APGDSteps, target: Tensor | None, name: str) -> None:
-        """All steps of one restart against one target, for the images that are not done."""
-        rows, loss = best.active, _NAMED[self.loss] if isinstance(self.loss, str) else self.loss
-        for step in range(self.steps + 1):
+    def _balls(self, threat: Threat) -> list[tuple[ThreatModel, int]]:
+        """The balls of a climb, one after the other, and the steps in each."""
+        ball = require_norm_ball(threat, type(self).__name__)
+        if not self.large_eps:
+            return [(ball, self.steps)]
+        if ball.norm != 1:
+            raise ValueError(f"large_eps is the schedule of APGD in L1; the threat is {threat}. Leave it out.")
+        return shrinking_balls(ball, self.steps)
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """A climb of the ``loss`` (towards ``target``, (B,), if there is one): a run in each of the ``balls``, each from
+    the best point of the run before, the first from a random point of the last, which is the threat's."""
+
+    image: Tensor
+    loss: Loss | TargetedLoss
+    target: Tensor | None
+    balls: list[tuple[ThreatModel, int]]
+
+    def __call__(self, eot: EOTLoss, best: BestIterates, name: str) -> None:
+        """Climb for the images that are not done."""
+        rows = best.active
+        image = self.image[rows]
+        start = self.balls[-1][0].random_start(image, eot.noise.rows(rows).stream(f"{name} start"))
+        for number, (ball, steps) in enumerate(self.balls):
+            start = start if number == 0 else ball.project(image, start)
+            if ball.norm == 1:
+                iterate: APGDSteps = SparseAPGDSteps(ball, image, start, steps, continued=number > 0)
+            else:
+                iterate = APGDSteps(ball, image, start, steps)
+            last = number == len(self.balls) - 1
+            self._run(eot, best, iterate, name if last else f"{name} radius {number}", last)
+            start = iterate.best
+
+    def _run(self, eot: EOTLoss, best: BestIterates, iterate: APGDSteps, name: str, inside: bool) -> None:
+        """All steps in one ball; its points are candidates if it lies ``inside`` the threat model."""
+        rows = best.active
+        for step in range(iterate.steps + 1):
             if not len(rows):
                 return
-            classes = None if target is None else target[rows]
-            estimate = eot(iterate.x, loss, f"{name} step {step}", rows, step < self.steps, classes)
-            ranked = estimate if target is None else replace(estimate, loss=estimate.margin)
-            going = best.update(rows, iterate.x, ranked)
-            if estimate.gradient is not None:
+            classes = None if self.target is None else self.target[rows]
+            estimate = eot(iterate.x, self.loss, f"{name} step {step}", rows, step < iterate.steps, classes)
+            ranked = estimate if classes is None else replace(estimate, loss=estimate.margin)
+            going = best.update(rows, iterate.x if inside else None, ranked)
+            if estimate.gradient is None:
+                iterate.keep(estimate.loss)
+            else:
                 iterate.step(estimate.loss, usable(estimate.gradient))
             rows = rows[going]
             iterate.select(going)

@@ -37,6 +37,7 @@ class APGDSteps:
 
     def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int) -> None:
         self.ball, self.image, self.x, self.previous = ball, image, start, start
+        self.steps = steps
         self._checkpoints = self._schedule(steps)
         self._step = self._last = 0
         self.best, self.gradient, self.best_gradient = start, torch.zeros_like(start), torch.zeros_like(start)
@@ -56,11 +57,9 @@ class APGDSteps:
         """Move ``x`` to the next iterate, given loss (A,) and gradient (A,C,H,W) at ``x``."""
         if self._step:
             self.rises = self.rises + (loss > self.loss)
-        higher = loss > self.best_loss
         self.loss, self.gradient = loss, gradient
-        self.best_loss = torch.where(higher, loss, self.best_loss)
-        self.best = torch.where(per_image(higher, self.x), self.x, self.best)
-        self.best_gradient = torch.where(per_image(higher, self.x), gradient, self.best_gradient)
+        higher = per_image(self.keep(loss), self.x)
+        self.best_gradient = torch.where(higher, gradient, self.best_gradient)
         if not self._step:
             self.marked_loss = self.best_loss
         elif self._step in self._checkpoints:
@@ -69,6 +68,13 @@ class APGDSteps:
         following = self.ball.project(self.image, self._moved())
         self.previous, self.x = self.x, following
         self._step += 1
+
+    def keep(self, loss: Tensor) -> Tensor:
+        """Make ``x`` the best point where its ``loss`` (A,) is the highest so far; returns where, (A,) bool."""
+        higher = loss > self.best_loss
+        self.best_loss = torch.where(higher, loss, self.best_loss)
+        self.best = torch.where(per_image(higher, self.x), self.x, self.best)
+        return higher
 
     def _schedule(self, steps: int) -> set[int]:
         return checkpoints(steps)
@@ -102,10 +108,11 @@ class APGDSteps:
 class SparseAPGDSteps(APGDSteps):
     """One run of APGD in L1 (Croce & Hein, arXiv 2103.01208): ``x_(k+1) = P(x_k + eta s(g_k))``, eta = eps at first.
 
-    s is the gradient on the k coordinates where it is largest, over its L1 norm. k is a fifth of all at first. Every
-    4 % of the steps k becomes the number of coordinates at which the best point so far differs from the image, over
-    1.5. Where that number fell by more than 5 %, eta is eps again and the run goes on from the best point; elsewhere
-    eta is divided by 1.5, down to eps / 100.
+    s is the gradient on the k coordinates where it is largest, over its L1 norm. k is a fifth of all at first; of a run
+    that is ``continued`` from another one's best point, the number of coordinates at which the start differs from the
+    image, over 1.5. Every 4 % of the steps k becomes that number for the best point so far, over 1.5. Where the number
+    fell by more than 5 %, eta is eps again and the run goes on from the best point; elsewhere eta is divided by 1.5,
+    down to eps / 100.
 
     Difference from the paper: its s is the sign of those k entries, regardless of the box, and eta stays above
     eps / 10. All k entries are then equal, so that too large a k is never corrected, and steps push against the box: on
@@ -113,11 +120,11 @@ class SparseAPGDSteps(APGDSteps):
     the box does not hold: 99.4 to 100 %.
     """
 
-    def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int) -> None:
+    def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int, continued: bool = False) -> None:
         super().__init__(ball, image, start, steps)
         dimension = image[0].numel()
-        self.kept = torch.full_like(self.loss, dimension / 5)
-        self.support = torch.full_like(self.loss, dimension)
+        self.support = self._support(start) if continued else torch.full_like(self.loss, dimension)
+        self.kept = self.support / _THINNING if continued else torch.full_like(self.loss, dimension / 5)
 
     def _schedule(self, steps: int) -> set[int]:
         period = max(4 * steps // 100, 1)
@@ -135,9 +142,24 @@ class SparseAPGDSteps(APGDSteps):
         return self.x + per_image(self.size, self.x) * direction.view_as(self.x)
 
     def _adapt(self) -> None:
-        support = (self.best != self.image).flatten(1).sum(1).to(self.loss)
+        support = self._support(self.best)
         sparser = support < _SPARSER * self.support
         self.kept, self.support = support / _THINNING, support
         smaller = (self.size / _THINNING).clamp(min=self.ball.eps / 100)
         self.size = torch.where(sparser, self.ball.eps, smaller)
         self._jump(sparser)
+
+    def _support(self, x: Tensor) -> Tensor:
+        """Number of coordinates at which ``x`` differs from the image, (A,)."""
+        return (x != self.image).flatten(1).sum(1).to(self.loss)
+
+
+def shrinking_balls(ball: ThreatModel, steps: int) -> list[tuple[ThreatModel, int]]:
+    """The large-eps schedule in L1: radii of 3, 2 and 1 eps for 30, 30 and 40 % of the steps. arXiv 2103.01208.
+
+    The first two shares are rounded up. Of one, two or four steps they would leave none: all are taken at eps.
+    """
+    part = math.ceil(0.3 * steps)
+    if steps <= 2 * part:
+        return [(ball, steps)]
+    return [(ball.scaled(3), part), (ball.scaled(2), part), (ball, steps - 2 * part)]

@@ -1,5 +1,7 @@
 """AutoAttack: a parameter-free ensemble of attacks, by the reference implementation or assembled from our attacks."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -8,8 +10,8 @@ from torch import Tensor
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
-from common.robustness.attacks.best_iterates import BestIterates
-from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts
+from common.robustness.attacks.ensemble import Ensemble
+from common.robustness.attacks.eot import EOTLoss, check_counts
 from common.robustness.attacks.fab import FAB
 from common.robustness.attacks.library_model import installed
 from common.robustness.attacks.reference_auto_attack import ReferenceAutoAttack
@@ -24,6 +26,7 @@ Implementation = Literal["auto", "reference", "assembled"]
 _PUBLISHED = {"standard": {"steps": 100, "queries": 5000}, "rand": {"steps": 100, "eot": 20}}
 _CLASSES = {"standard": 4, "rand": 3}  # least number of classes for DLR
 _TARGETS = 9
+_SPARSE_RESTARTS, _SPARSE_TARGETS = 5, 5  # in L1: restarts of APGD-CE, classes of APGD-DLR
 _CHOICE = 20  # draws that select the worst of several results, against a randomised classifier
 
 
@@ -31,12 +34,14 @@ class AutoAttack(Attack):
     """AutoAttack (Croce & Hein, arXiv 2003.01690); ``str`` lists its parts.
 
     - ``"standard"``: APGD-CE, targeted APGD-DLR and targeted FAB at the 9 most likely classes, ``steps`` each, and
-      Square with ``queries`` queries. Without EOT: for deterministic classifiers.
-    - ``"rand"``: APGD-CE and APGD-DLR, ``steps`` each, with ``eot`` draws.
+      Square with ``queries`` queries. In L1, both APGDs in the large-eps schedule (`APGD.large_eps`), APGD-CE with five
+      restarts and APGD-DLR at five classes. Without EOT: for deterministic classifiers.
+    - ``"rand"``: APGD-CE and APGD-DLR, ``steps`` each, with ``eot`` draws, the same in all norms.
 
     ``implementation``: the authors' package where it is installed (`ReferenceAutoAttack`; see there for randomised
     classifiers), else ``"assembled"`` from our `APGD`, `FAB` and `Square`. With other numbers than the published 100,
-    5,000 and 20 it is assembled, and called reduced. The attributes ``implementation`` and ``parts`` hold the choice.
+    5,000 and 20 it is assembled, and called reduced. The attributes ``implementation``, ``parts`` (in L-inf and L2) and
+    ``sparse_parts`` (in L1) hold the choice; ``str`` lists them.
 
     Assembled, against a deterministic classifier: the parts run in turn, each on the images that no part before it
     broke, and stop at the first success; of an image that none breaks, the point with the highest margin is returned.
@@ -68,7 +73,7 @@ class AutoAttack(Attack):
         if implementation == "auto":
             implementation = "reference" if installed("autoattack") and not self._reduced else "assembled"
         self.implementation = implementation
-        self.parts = self._parts()
+        self.parts, self.sparse_parts = self._parts(sparse=False), self._parts(sparse=True)
 
     def __str__(self) -> str:
         """Name in tables: version, implementation, parts and steps."""
@@ -77,66 +82,35 @@ class AutoAttack(Attack):
             return f"{name}, reference implementation"
         if self.version == "rand":
             return f"{name}, assembled (APGD-CE {self.steps} + APGD-DLR {self.steps}, EOT {self.eot})"
-        numbers = {"APGD-CE": str(self.steps), "Square": str(self.queries)}
-        parts = " + ".join(f"{part} {numbers.get(part, f'{_TARGETS}x{self.steps}')}" for part in self.parts)
-        return f"{name}, assembled ({parts})"
+        return f"{name}, assembled ({_listed(self.parts)}; L1: {_listed(self.sparse_parts)})"
 
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
-        require_norm_ball(threat, type(self).__name__)
+        ball = require_norm_ball(threat, type(self).__name__)
+        parts = self.sparse_parts if ball.norm == 1 else self.parts
         eot = EOTLoss(classifier, label, noise, _CHOICE, self.chunk)
         with attacking(classifier, image, label, noise):
             first = torch.arange(1, device=image.device)
             self._check_classes(eot(image[:1], margin, "classes", first, differentiate=False).logits.shape[1])
             if self.implementation == "reference":
-                return self.parts["reference"].search(classifier, image, label, threat, noise)
-            return (self._in_turn if eot.deterministic else self._worst)(eot, image, threat)
+                return parts["reference"].search(classifier, image, label, threat, noise)
+            ensemble = Ensemble(parts, eot, image, threat)
+            return ensemble.in_turn() if eot.deterministic else ensemble.worst()
 
-    def _in_turn(self, eot: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
-        """Each part on the images that no part before it broke."""
-        best = BestIterates(image, 1 + len(self.parts), deterministic=True, early_stop=True)
-        best.update(best.active, image, eot(image, margin, "clean", differentiate=False))
-        for name in self.parts:
-            rows = best.active
-            if not len(rows):
-                break
-            result, estimate = self._run(name, eot, rows, image, threat)
-            best.update(rows, result.adv, estimate, 1 if result.queries is None else result.queries + 1)
-        return best.result(white_box=False)
-
-    def _worst(self, eot: EOTLoss, image: Tensor, threat: Threat) -> AttackResult:
-        """The result with the highest margin, image by image, of all parts on all images."""
-        every = torch.arange(len(image), device=image.device)
-        runs = [self._run(name, eot, every, image, threat) for name in self.parts]
-        loss, best = torch.stack([estimate.margin for _, estimate in runs]).max(0)
-        adv = torch.stack([result.adv for result, _ in runs])[best, every]
-        broken = torch.stack([estimate.accuracy < 1 for _, estimate in runs]).any(0)
-        queries = torch.zeros_like(every)
-        for result, estimate in runs:
-            broken |= False if result.broken is None else result.broken
-            queries += estimate.draws + (0 if result.queries is None else result.queries)
-        return AttackResult(adv, loss, queries, broken=broken)
-
-    def _run(
-        self, name: str, eot: EOTLoss, rows: Tensor, image: Tensor, threat: Threat
-    ) -> tuple[AttackResult, EOTEstimate]:
-        """The result of a part for the images ``rows``, and its margins, on the same draws for all parts."""
-        noise = eot.noise.rows(rows).stream(name)
-        result = self.parts[name].search(eot.classifier, image[rows], eot.label[rows], threat, noise)
-        return result, eot(result.adv, margin, "choice", rows, differentiate=False)
-
-    def _parts(self) -> dict[str, Attack]:
-        """The attacks by name, in their order."""
+    def _parts(self, sparse: bool) -> dict[str, Attack]:
+        """The attacks by name, in their order; ``sparse``: those in L1."""
         steps, chunk = self.steps, self.chunk
         if self.implementation == "reference":
             return {"reference": ReferenceAutoAttack(self.version, chunk)}
         if self.version == "rand":
             losses = {"APGD-CE": "cross_entropy", "APGD-DLR": "dlr"}
             return {name: APGD(steps, self.eot, loss=x, early_stop=True, chunk=chunk) for name, x in losses.items()}
+        restarts, targets = (_SPARSE_RESTARTS, _SPARSE_TARGETS) if sparse else (1, _TARGETS)
+        apgd = APGD(steps, early_stop=True, chunk=chunk, large_eps=sparse)
         return {
-            "APGD-CE": APGD(steps, early_stop=True, chunk=chunk),
-            "APGD-DLR-T": APGD(steps, loss="targeted_dlr", targets=_TARGETS, early_stop=True, chunk=chunk),
+            "APGD-CE": replace(apgd, restarts=restarts),
+            "APGD-DLR-T": replace(apgd, loss="targeted_dlr", targets=targets),
             "FAB-T": FAB(steps, targets=_TARGETS, early_stop=True, chunk=chunk),
             "Square": Square(self.queries, early_stop=True, chunk=chunk),
         }
@@ -152,6 +126,17 @@ class AutoAttack(Attack):
                 f"AutoAttack {self.version} needs at least {needed} classes for its DLR loss; got {classes}. "
                 "Use APGD with the losses cross_entropy and margin, and Square."
             )
+
+
+def _listed(parts: Mapping[str, Attack]) -> str:
+    """``"APGD-CE 5x100 from 3 eps + FAB-T 9x100 + Square 5000"``."""
+    texts = []
+    for name, part in parts.items():
+        rounds = part.queries if isinstance(part, Square) else part.settings()["steps"]
+        times = max(part.settings().get("targets") or 1, part.settings().get("restarts", 1))
+        large = " from 3 eps" if part.settings().get("large_eps") else ""
+        texts.append(f"{name} {f'{times}x' if times > 1 else ''}{rounds}{large}")
+    return " + ".join(texts)
 
 
 def _check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:

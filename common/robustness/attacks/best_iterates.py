@@ -34,17 +34,30 @@ class BestIterates:
     def update(
         self,
         rows: Tensor,
-        points: Tensor,
+        points: Tensor | None,
         estimate: EOTEstimate,
         queries: int | Tensor | None = None,
         renew: bool = False,
     ) -> Tensor:
         """Add a round of the images ``rows`` (A,) at ``points`` (A,C,H,W); returns which of them go on, (A,) bool.
 
+        Points None are outside the threat model: the round counts, and its points are no candidates.
         ``queries``: forward passes of the round per image, by default the draws of the estimate. ``renew``: the points
         are the best iterates themselves, and their new estimate replaces the old one. A round with a gradient is a
         step, and counts for `AttackResult.dead`.
         """
+        if points is not None:
+            self._compare(rows, points, estimate, renew)
+        self._queries[rows] += estimate.draws if queries is None else queries
+        self._curve[rows, self._rounds[rows]] = self._accuracy[rows]
+        self._rounds[rows] += 1
+        if estimate.gradient is not None:
+            self._steps[rows] += 1
+            self._dead[rows] += ~is_usable(estimate.gradient)
+        return ~self._done[rows]
+
+    def _compare(self, rows: Tensor, points: Tensor, estimate: EOTEstimate, renew: bool) -> None:
+        """Keep the points that are better than the best ones."""
         wrong = (estimate.accuracy < 1) & ~estimate.loss.isnan()
         better = (estimate.loss > self.loss[rows]) | renew
         if self._deterministic:
@@ -56,13 +69,6 @@ class BestIterates:
         self.loss[rows] = torch.where(better, estimate.loss, self.loss[rows])
         self._accuracy[rows] = torch.where(better, estimate.accuracy, self._accuracy[rows])
         self._broken[rows] |= wrong
-        self._queries[rows] += estimate.draws if queries is None else queries
-        self._curve[rows, self._rounds[rows]] = self._accuracy[rows]
-        self._rounds[rows] += 1
-        if estimate.gradient is not None:
-            self._steps[rows] += 1
-            self._dead[rows] += ~is_usable(estimate.gradient)
-        return ~self._done[rows]
 
     def result(self, white_box: bool = True) -> AttackResult:
         """Best iterates and statistics, with ``dead`` for a white-box attack only.

@@ -1,6 +1,7 @@
 """Norm balls in pixel space: L-inf, L2 and L1."""
 
 import math
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -37,6 +38,12 @@ class ThreatModel(Threat):
     def name(self) -> str:
         """``"L1"``, ``"L2"`` or ``"Linf"``."""
         return _NAMES[self.norm]
+
+    def scaled(self, factor: float) -> "ThreatModel":
+        """The ball of radius ``factor * eps``, which may exceed what the constructor accepts."""
+        ball = copy(self)
+        ball.eps = factor * self.eps
+        return ball
 
     def distance(self, image: Tensor, adv: Tensor) -> Tensor:
         """``||adv - image||_p`` per image, (B,) float64."""
