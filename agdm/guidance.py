@@ -95,6 +95,10 @@ class AdversarialGuidance(Potential):
         self.label = label
         self.distance = distance
 
+    def surrogate(self) -> GuidanceClassifier:
+        """φ as a classifier: images that are adversarial to it are often adversarial to AGDM."""
+        return GuidanceClassifier(self.network).eval()
+
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """c_φ (B,F) and log p_φ (B,K) of the reference x' (B,C,H,W), model frame, at ``sigma`` (None: 0).
 

@@ -19,6 +19,7 @@ from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.reference_auto_attack import ReferenceAutoAttack
 from common.robustness.attacks.square import Square
 from common.robustness.attacks.stadv import StAdv
+from common.robustness.attacks.staged import Staged
 from common.robustness.attacks.through import Through
 from common.robustness.attacks.transfer import Transfer
 from common.robustness.certification.certificate import Certificate, Certifier
@@ -76,6 +77,7 @@ __all__ = [
     "SpatialThreat",
     "Square",
     "StAdv",
+    "Staged",
     "Threat",
     "ThreatModel",
     "Through",

@@ -26,6 +26,15 @@ def margin(logits: Tensor, label: Tensor) -> Tensor:
     return _best_other(logits, label) - _at(logits, label)
 
 
+def soft_margin(logits: Tensor, label: Tensor) -> Tensor:
+    """``log sigmoid(m)`` of the margin m: rises as m where it is far below 0, and levels off where m is above.
+
+    A mean over draws of a randomised classifier therefore follows the draws that are still classified correctly, where
+    that of the margin also follows those that are misclassified already.
+    """
+    return functional.logsigmoid(margin(logits, label))
+
+
 def dlr(logits: Tensor, label: Tensor) -> Tensor:
     """Difference of logits ratio, ``-(z_y - max_{k != y} z_k) / (z_(1) - z_(3))`` with z sorted in decreasing order.
 
@@ -66,7 +75,12 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
     return (log_q.exp() * (log_q - logits.log_softmax(1))).sum(1)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "soft_margin": soft_margin,
+    "dlr": dlr,
+}
 TARGETED: dict[str, TargetedLoss] = {
     "targeted_cross_entropy": targeted_cross_entropy,
     "targeted_margin": targeted_margin,

@@ -62,6 +62,16 @@ class SupportsDifferentiation(Protocol):
     def differentiated(self, mode: Any) -> AbstractContextManager[bool]: ...
 
 
+@runtime_checkable
+class SupportsSurrogate(Protocol):
+    """A part with a classifier whose adversarial images transfer to the defence: the guidance network of AGDM.
+
+    ``surrogate()`` is that classifier, deterministic, on the part's own networks.
+    """
+
+    def surrogate(self) -> Any: ...
+
+
 class RecordedTrajectory(Protocol):
     """The states of one purification whose gradient is recorded."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from common.noise import Noise
@@ -71,7 +72,7 @@ class APGD(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         balls = self._balls(threat)
-        rounds = self.restarts * (self.steps + len(balls))
+        rounds = self.restarts * (balls[-1][1] + 1)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             if self.loss in TARGETED:
@@ -133,7 +134,11 @@ class _Climb:
             classes = None if self.target is None else self.target[rows]
             estimate = eot(iterate.x, self.loss, f"{name} step {step}", rows, step < iterate.steps, classes)
             ranked = estimate if classes is None else replace(estimate, loss=estimate.margin)
-            going = best.update(rows, iterate.x if inside else None, ranked)
+            if inside:
+                going = best.update(rows, iterate.x, ranked)
+            else:
+                best.count(rows, estimate)
+                going = torch.ones_like(rows, dtype=torch.bool)
             if estimate.gradient is None:
                 iterate.keep(estimate.loss)
             else:

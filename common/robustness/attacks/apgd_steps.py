@@ -162,4 +162,4 @@ def shrinking_balls(ball: ThreatModel, steps: int) -> list[tuple[ThreatModel, in
     part = math.ceil(0.3 * steps)
     if steps <= 2 * part:
         return [(ball, steps)]
-    return [(ball.scaled(3), part), (ball.scaled(2), part), (ball, steps - 2 * part)]
+    return [(ball.resized(3 * ball.eps), part), (ball.resized(2 * ball.eps), part), (ball, steps - 2 * part)]

@@ -34,27 +34,31 @@ class BestIterates:
     def update(
         self,
         rows: Tensor,
-        points: Tensor | None,
+        points: Tensor,
         estimate: EOTEstimate,
         queries: int | Tensor | None = None,
         renew: bool = False,
     ) -> Tensor:
         """Add a round of the images ``rows`` (A,) at ``points`` (A,C,H,W); returns which of them go on, (A,) bool.
 
-        Points None are outside the threat model: the round counts, and its points are no candidates.
         ``queries``: forward passes of the round per image, by default the draws of the estimate. ``renew``: the points
-        are the best iterates themselves, and their new estimate replaces the old one. A round with a gradient is a
-        step, and counts for `AttackResult.dead`.
+        are the best iterates themselves, and their new estimate replaces the old one.
         """
-        if points is not None:
-            self._compare(rows, points, estimate, renew)
-        self._queries[rows] += estimate.draws if queries is None else queries
+        self._compare(rows, points, estimate, renew)
+        self.count(rows, estimate, queries)
         self._curve[rows, self._rounds[rows]] = self._accuracy[rows]
         self._rounds[rows] += 1
+        return ~self._done[rows]
+
+    def count(self, rows: Tensor, estimate: EOTEstimate, queries: int | Tensor | None = None) -> None:
+        """Count the passes of an estimate, also of points that are no candidates.
+
+        One with a gradient is a step, and counts for `AttackResult.dead`.
+        """
+        self._queries[rows] += estimate.draws if queries is None else queries
         if estimate.gradient is not None:
             self._steps[rows] += 1
             self._dead[rows] += ~is_usable(estimate.gradient)
-        return ~self._done[rows]
 
     def _compare(self, rows: Tensor, points: Tensor, estimate: EOTEstimate, renew: bool) -> None:
         """Keep the points that are better than the best ones."""

@@ -18,7 +18,7 @@ from common.units import parse_number
 
 Direction = Literal["steepest", "sign"]
 
-_PATHS = {math.inf: 2.5, 2.0: 5.0, 1.0: 20.0}  # default sum of all steps, in eps
+PATHS = {math.inf: 2.5, 2.0: 5.0, 1.0: 20.0}  # default sum of all steps, in eps
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PGD(Attack):
 
     def _default_size(self, ball: ThreatModel, dimension: int) -> float:
         """Step size that makes the steps add up to the norm's default path."""
-        length = _PATHS[ball.norm] * ball.eps / self.steps
+        length = PATHS[ball.norm] * ball.eps / self.steps
         return length / dimension ** (1 / ball.norm) if self.direction == "sign" else length
 
     def _ascend(self, ball: ThreatModel, adv: Tensor, gradient: Tensor, size: float) -> Tensor:

@@ -1,6 +1,5 @@
 """Variants of one attack for the masking checks: other budgets, fewer steps, one draw."""
 
-import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -58,11 +57,4 @@ def _budgets(threat: ThreatModel, pixels: int | None) -> dict[str, ThreatModel]:
     if threat.norm in GREY_EXPONENTS and pixels is not None:
         sizes[0.5 * pixels ** GREY_EXPONENTS[threat.norm]] = GREY
     most = 1.0 if threat.norm == math.inf else math.inf
-    return {name: _enlarged(threat, eps) for eps, name in sizes.items() if threat.eps < eps <= most}
-
-
-def _enlarged(threat: ThreatModel, eps: float) -> ThreatModel:
-    """The threat with a larger ``eps``, past the constructor's bound, which is for values in 0..255 units."""
-    larger = copy.copy(threat)
-    larger.eps = eps
-    return larger
+    return {name: threat.resized(eps) for eps, name in sizes.items() if threat.eps < eps <= most}

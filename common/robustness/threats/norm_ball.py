@@ -39,10 +39,10 @@ class ThreatModel(Threat):
         """``"L1"``, ``"L2"`` or ``"Linf"``."""
         return _NAMES[self.norm]
 
-    def scaled(self, factor: float) -> "ThreatModel":
-        """The ball of radius ``factor * eps``, which may exceed what the constructor accepts."""
+    def resized(self, eps: float) -> "ThreatModel":
+        """The ball of another radius, which may exceed what the constructor accepts as a threat."""
         ball = copy(self)
-        ball.eps = factor * self.eps
+        ball.eps = eps
         return ball
 
     def distance(self, image: Tensor, adv: Tensor) -> Tensor:

@@ -83,5 +83,5 @@ def test_too_few_classes_and_unknown_names_raise():
         dlr(LOGITS[:, :2], LABEL % 2)
     with pytest.raises(ValueError, match="targeted_dlr needs at least 4 classes; got 3"):
         targeted_dlr(LOGITS[:, :3], LABEL % 3, TARGET % 3)
-    with pytest.raises(ValueError, match="cross_entropy, margin, dlr; got 'hinge'"):
+    with pytest.raises(ValueError, match="cross_entropy, margin, soft_margin, dlr; got 'hinge'"):
         as_loss("hinge")

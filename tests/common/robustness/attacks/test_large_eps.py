@@ -48,7 +48,7 @@ def test_only_points_of_the_threat_model_are_returned_or_count_as_broken(digits_
     wrong = classifier(result.adv).argmax(1) != label
     assert torch.equal(result.broken, wrong) and not bool(wrong.all())
     assert result.queries.tolist() == [2 * (20 + 3)] * len(image)
-    assert result.curve.shape == (len(image), 2 * (20 + 3))
+    assert result.curve.shape == (len(image), 2 * (8 + 1))  # the points in the ball of the threat
     larger = ThreatModel(1, 1.5)
     assert (
         int((classifier(APGD(20)(classifier, image, label, larger, rows(40))).argmax(1) != label).sum()) > wrong.sum()
