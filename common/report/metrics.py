@@ -13,7 +13,7 @@ def write_metrics(runs: Sequence[Run], path: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["defence", "evaluator", "seed", "images", "metric", "value", "low", "high"])
         for run in runs:
-            for evaluation in [*run.results, *run.comparisons]:
+            for evaluation in [*run.results, *run.minima, *run.comparisons]:
                 summary = evaluation.summary
                 for metric, share in summary.metrics.items():
                     writer.writerow([run.name, *evaluation.source[:2], summary.n, metric, *share])

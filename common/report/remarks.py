@@ -8,9 +8,12 @@ from typing import Literal
 from common.records.intervals import Share
 from common.records.paired import Outcomes, paired
 from common.records.schema import AttackedRecord
+from common.records.worst_case import protocol
 from common.report.header import budget, find
+from common.report.leader import leader
 from common.report.runs import Evaluation, Run, state
-from common.report.scores import HeadlineRow, headline_rows, main_budget
+from common.report.scores import HeadlineRow, headline_rows
+from common.report.shared_attacks import listed
 from common.report.tables.gradients import gradients
 from common.report.tables.table import percent
 
@@ -18,7 +21,6 @@ Severity = Literal["failed", "warning", "note"]
 MOST = 5  # sentences
 WIDE = 0.1  # width of an interval from which on it is a caveat
 AIM = 0.06  # width of an interval that the sentence on images aims at
-SOUND = ("exact", "unknown")  # states of the gradients of a run that may lead
 
 
 @dataclass(frozen=True)
@@ -38,31 +40,15 @@ def remarks(runs: Sequence[Run]) -> list[Remark]:
         *_approximate(runs),
         *_transfer(runs),
         *_unknown(runs),
+        *_unequal(runs, rows),
         *_leader(runs),
         *_images(rows),
         *_undecided(runs),
         *_draws(runs, rows),
+        *_minima(runs),
         *_bounds(rows),
     ]
     return found[:MOST]
-
-
-def is_sound(run: Run) -> bool:
-    """False if a check failed, or the gradients of its attacks failed theirs or are approximate."""
-    known = gradients(run)
-    return all(state(check) != "failed" for check in run.checks) and (known is None or known.state in SOUND)
-
-
-def leader(runs: Sequence[Run]) -> list[tuple[Run, Evaluation[AttackedRecord]]]:
-    """Sound runs under their worst attack within one budget, the most robust first.
-
-    The budget is the main one of these runs. Empty unless at least two share it.
-    """
-    sound = [run for run in runs if is_sound(run)]
-    key = main_budget(sound)
-    found = [(run, run.worst_by_budget[key]) for run in sound if key in run.worst_by_budget] if key else []
-    found.sort(key=lambda pair: pair[1].summary.metrics["Avg"][0], reverse=True)
-    return found if len(found) > 1 else []
 
 
 def _failures(runs: Sequence[Run]) -> Iterator[Remark]:
@@ -129,21 +115,35 @@ def _unknown(runs: Sequence[Run]) -> Iterator[Remark]:
 
 
 def _leader(runs: Sequence[Run]) -> Iterator[Remark]:
-    order = leader(runs)
-    if not order:
+    found = leader(runs)
+    if found is None:
         return
-    (best, worst), (second, other) = order[:2]
+    order, shared = found
+    if not shared.worst:
+        names = listed([run.name for run in order])
+        yield Remark("warning", f"Not ranked, as no attack on the same images was met by all: {names}.")
+        return
+    (best, second), (worst, other) = order[:2], shared.worst[:2]
     share: Share = worst.summary.metrics["Avg"]
     threat = budget(worst.rows[0].norm, worst.rows[0].eps)
-    said = f"{best.name} has the highest robust accuracy ({percent(share[0])} %, {threat})"
+    under = f", under {listed([one.title for one in shared.attacks])}, which all met" if shared.left_out else ""
+    said = f"{best.name} has the highest robust accuracy ({percent(share[0])} %, {threat}{under})"
     try:
         test = paired(_outcomes(worst), _outcomes(other))
-    except ValueError:  # no image in common, or other data
+    except ValueError:  # other data
         yield Remark("note", f"{said}.")
         return
     gap = f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]".replace("-", "−")
     verdict = "" if test.low > 0 else ": not significant"
     yield Remark("note", f"{said}; its difference to {second.name} is {gap} points on {test.n} images{verdict}.")
+
+
+def _unequal(runs: Sequence[Run], rows: Sequence[HeadlineRow]) -> Iterator[Remark]:
+    """Runs that have fewer images than others, as an unfinished one has."""
+    counts = {row.name: row.robust.images for row in rows if row.robust is not None}
+    most = max(counts.values(), default=0)
+    if fewer := [f"{name} {count}" for name, count in counts.items() if count < most]:
+        yield Remark("warning", f"Attacked on fewer than {most} images, perhaps unfinished: {', '.join(fewer)}.")
 
 
 def _outcomes(evaluation: Evaluation[AttackedRecord]) -> Outcomes:
@@ -194,6 +194,23 @@ def _draws(runs: Sequence[Run], rows: Sequence[HeadlineRow]) -> Iterator[Remark]
         yield Remark(
             "note", f"Randomised, but scored on one draw per image: {', '.join(names)}. More draws show a retry."
         )
+
+
+def _minima(runs: Sequence[Run]) -> Iterator[Remark]:
+    """The loss to an attacker who chooses the attack by the scored draws, where it is largest."""
+    gaps: list[tuple[float, str]] = []
+    for run in runs:
+        least = {protocol(one.rows[0]): one.summary.metrics["Avg"][0] for one in run.minima}
+        for worst in run.worst_cases:
+            fitted, minimum = worst.summary.metrics["Avg"][0], least.get(protocol(worst.rows[0]), 1.0)
+            sentence = (
+                f"{run.name}: the per-image minimum of its attacks leaves {percent(minimum)} % correct, their "
+                f"cross-fitted worst case {percent(fitted)} %."
+            )
+            gaps.append((fitted - minimum, sentence))
+    gap, sentence = max(gaps, default=(0.0, ""))
+    if gap > 0:
+        yield Remark("note", sentence)
 
 
 def _lost(row: HeadlineRow) -> float:

@@ -23,7 +23,7 @@ from common.records.schema import (
 )
 from common.records.store import merge
 from common.records.summary import Summary, summary
-from common.records.worst_case import worst_case
+from common.records.worst_case import per_image_minimum, worst_case
 from common.report.header import evaluator_parts
 
 R = TypeVar("R", bound=Record)
@@ -88,6 +88,12 @@ class Run:
     def worst_cases(self) -> list[Evaluation[AttackedRecord]]:
         """Worst case of several attacks within one budget, see `worst_case`."""
         return _grouped(worst_case(row for attack in self.attacks for row in attack.rows), self._part)
+
+    @cached_property
+    def minima(self) -> list[Evaluation[AttackedRecord]]:
+        """Per-image minimum of the attacks of each worst case, where it differs: see `per_image_minimum`."""
+        least = _grouped(per_image_minimum(row for attack in self.attacks for row in attack.rows), self._part)
+        return [one for one in least if len(one.rows[0].predictions) > 1]
 
     @property
     def attacked(self) -> list[Evaluation[AttackedRecord]]:
@@ -190,11 +196,14 @@ def state(check: MaskingCheck | Finding) -> CheckState:
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     """Runs in the order of ``paths``; a directory without records stands for those of its folders that hold some.
 
-    Raises ``ValueError`` when there are no paths, or no records in one of them.
+    A run that is named twice is read once. Raises ``ValueError`` when there are no paths, or no records in one of them.
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"a report needs a list of directories; got {paths!r}. Write [{str(paths)!r}].")
-    places = [place for path in paths for place in _record_folders(Path(path))]
+    named: dict[Path, Path] = {}
+    for place in (place for path in paths for place in _record_folders(Path(path))):
+        named.setdefault(_identity(place), place)
+    places = list(named.values())
     if not places:
         raise ValueError("a report needs at least one records directory; got none")
     absolute = [place.resolve() for place in places]
@@ -204,6 +213,12 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
         _read(name if names.count(name) == 1 else f"{folder.parent.name}/{name}", place)
         for name, folder, place in zip(names, folders, places, strict=True)
     ]
+
+
+def _identity(place: Path) -> Path:
+    """The same path for one directory of records, by whatever name, and for its merged file."""
+    resolved = place.resolve()
+    return resolved.parent if resolved.is_file() and resolved.name == MERGED else resolved
 
 
 def _read(name: str, place: Path) -> Run:

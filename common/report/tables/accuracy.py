@@ -10,14 +10,20 @@ from common.report.header import budget
 from common.report.runs import Evaluation, Run, by_name
 from common.report.tables.table import Cell, Entry, Table, bounds, percent
 
+CROSS_FITTED = (
+    "“Worst of” several attacks is cross-fitted: the attack on each image is chosen on one half of its draws and "
+    "scored on the other, which favours no lucky attack but understates an attacker who may query at will. “Per-image "
+    "minimum” chooses and scores on all draws, and leaves what such an attacker leaves."
+)
+
 Column = tuple[str, dict[int, list[PredictionRecord]]]  # heading, and rows by class
 
 
 def accuracy_table(runs: Sequence[Run]) -> Table:
-    """One row per run and clean or attacked evaluation."""
+    """One row per run and clean or attacked evaluation, worst cases and per-image minima last."""
     columns = ["Defence", "Evaluation", "Images", "Draws", "Average", "Worst draw", "Majority", "Worst draw, no attack"]
-    rows = [_accuracies(run, evaluation) for run in runs for evaluation in [*run.clean, *run.attacked]]
-    return Table("Accuracy, %", columns, rows)
+    rows = [_accuracies(run, evaluation) for run in runs for evaluation in [*run.clean, *run.attacked, *run.minima]]
+    return Table("Accuracy, %", columns, rows, notes=[CROSS_FITTED] if any(run.minima for run in runs) else [])
 
 
 def _accuracies(run: Run, evaluation: Evaluation[PredictionRecord]) -> list[Entry]:
@@ -41,8 +47,13 @@ def class_table(run: Run) -> Table:
 
 
 def worst_case_titles(run: Run) -> dict[str, str]:
-    """Short names of derived worst cases: ``"worst attack, L∞ ≤ 8/255"``."""
-    return {one.title: f"worst attack, {budget(one.rows[0].norm, one.rows[0].eps)}" for one in run.worst_cases}
+    """Short names of derived worst cases: ``"worst attack, L∞ ≤ 8/255"``, and with ``, per-image minimum``."""
+    kinds = ((run.worst_cases, ""), (run.minima, ", per-image minimum"))
+    return {
+        one.title: f"worst attack, {budget(one.rows[0].norm, one.rows[0].eps)}{kind}"
+        for derived, kind in kinds
+        for one in derived
+    }
 
 
 def _by_class(rows: Sequence[PredictionRecord]) -> dict[int, list[PredictionRecord]]:

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from common.records.dotted_paths import differences
 from common.records.paired import Outcomes, Paired, holm, paired
-from common.records.schema import AttackedRecord, PredictionRecord, Role, Source
+from common.records.schema import AttackedRecord, PredictionRecord
 from common.records.summary import is_certified, radius_grid
-from common.report.header import budget, expression
-from common.report.runs import Evaluation, Run, by_name
+from common.report.header import budget
+from common.report.runs import Budget, Evaluation, Run, by_name
+from common.report.shared_attacks import listed, settings_changed, shared_worst
 from common.report.tables.certification import Certificates, is_undecided, targets
 from common.report.tables.table import Cell, Entry, Table, percent
 
 SIGNIFICANCE = 0.05  # of all comparisons of a table together
 WORST = "worst attack"
-NOT_SETTINGS = ("name", "role", "keep_images", "limit")
 Seeds = Sequence[Evaluation[Any]]  # the seeds of one evaluator
 Pair = tuple[tuple[Run, Seeds], tuple[Run, Seeds]]
 
@@ -32,15 +31,15 @@ class Comparison:
 
 
 def run_table(runs: Sequence[Run]) -> Table:
-    """Every two runs, on each evaluation of both: accuracies, their difference, its interval, the corrected p."""
+    """Every two runs, on each evaluation of both: accuracies, their difference, its interval, the corrected p.
+
+    Worst attacks are compared over the attacks that both runs met.
+    """
     rows, notes = list[Comparison](), list[str]()
-    evaluated = [(run, _evaluations(run)) for run in runs]
-    for (first, one), (second, other) in combinations(evaluated, 2):
-        for source in one:
-            if source in other and not _same_single_attack(one[source], other[source], source):
-                compared, remarks = _compare_runs(((first, one[source]), (second, other[source])), source)
-                rows += compared
-                notes += remarks
+    for pair in combinations(runs, 2):
+        compared, remarks = _compare_runs(*pair)
+        rows += compared
+        notes += remarks
     columns = ["Defences", "Evaluation", "Score", "Images", "First", "Second", "First − second", "p", "p, Holm"]
     entries: list[list[Entry]] = [
         [" − ".join(row.pair), row.evaluation, row.score, *numbers]
@@ -50,12 +49,12 @@ def run_table(runs: Sequence[Run]) -> Table:
 
 
 def attack_table(runs: Sequence[Run]) -> Table:
-    """In each run and budget, the strongest attack against every other one, on their common images."""
-    rows, shown = list[Comparison](), list[bool]()
+    """In each run and budget, the strongest attack on most images against every other one, on their common images."""
+    rows, shown, notes = list[Comparison](), list[bool](), list[str]()
     for run in runs:
         for threat, attacks in _by_budget(run).items():
             outcomes = {name: _pool(seeds) for name, seeds in attacks.items()}
-            strongest = min(outcomes, key=lambda name: _accuracy(outcomes[name]))
+            strongest = min(outcomes, key=lambda name: (-len(outcomes[name]), _accuracy(outcomes[name])))
             for a, b in combinations(outcomes, 2):
                 if outcomes[a].keys() & outcomes[b].keys():
                     first, second = (b, a) if b == strongest else (a, b)
@@ -63,19 +62,42 @@ def attack_table(runs: Sequence[Run]) -> Table:
                         Comparison((first, second), run.name, threat, paired(outcomes[first], outcomes[second]))
                     )
                     shown.append(first == strongest)
+            counts = {name: len(images) for name, images in outcomes.items()}
+            if len(set(counts.values())) > 1:
+                notes.append(f"{run.name}, {threat}: attacks on unequally many images, {_counted(counts)}.")
     columns = ["Defence", "Threat", "Attacks", "Images", "First", "Second", "First − second", "p", "p, Holm"]
     entries: list[list[Entry]] = [
         [row.evaluation, row.score, " − ".join(row.pair), *numbers]
         for row, numbers, keep in zip(rows, _numbers(rows), shown, strict=True)
         if keep
     ]
-    return Table("Attacks compared on their common images, average accuracy in %", columns, entries, names=3)
+    title = "Attacks compared on their common images, average accuracy in %"
+    return Table(title, columns, entries, names=3, notes=notes if entries else [])
 
 
-def _compare_runs(pair: Pair, source: Source) -> tuple[list[Comparison], list[str]]:
-    """Comparisons of two runs in one evaluation, and notes; a note alone where they cannot be compared."""
+def _compare_runs(first: Run, second: Run) -> tuple[list[Comparison], list[str]]:
+    """Comparisons of two runs, and notes; a note alone where they cannot be compared."""
+    if is_same(first, second):
+        return [], [f"{first.name} and {second.name} hold the same records: a run is not compared with itself."]
+    rows, notes = list[Comparison](), list[str]()
+    ours, theirs = (_evaluations(run) for run in (first, second))
+    common = [name for name in ours if name in theirs]
+    for name in common:
+        compared, remarks = _compare_evaluations(((first, ours[name]), (second, theirs[name])), name)
+        rows += compared
+        notes += remarks
+    for key in first.worst_by_budget:
+        if key in second.worst_by_budget:
+            compared, remarks = _compare_worst(first, second, key)
+            rows += compared
+            notes += remarks
+    return rows, [*notes, *_unequal_images((first, second), [(ours[name], theirs[name]) for name in common])]
+
+
+def _compare_evaluations(pair: Pair, name: str) -> tuple[list[Comparison], list[str]]:
+    """Comparisons in one evaluation of both runs, and notes."""
     (first, ours), (second, theirs) = pair
-    names, name = (first.name, second.name), source.evaluator
+    names = (first.name, second.name)
     label = f"{' and '.join(names)}, {name}"
     budgets = [_budget(seeds[0]) for seeds in (ours, theirs)]
     if budgets[0] != budgets[1]:
@@ -86,9 +108,59 @@ def _compare_runs(pair: Pair, source: Source) -> tuple[list[Comparison], list[st
     except ValueError as error:
         return [], [f"{label}: not compared, {error}."]
     notes = [note for run, seeds in pair for note in _undecided(run, seeds[0], radii)]
-    if source.role is not Role.WORST_CASE and (changed := _changed(ours[0].part, theirs[0].part)):
+    if changed := settings_changed(ours[0].part, theirs[0].part):
         notes.append(f"{' and '.join(names)} attack or score differently in {name}: {'; '.join(changed)}.")
     return rows, notes
+
+
+def _compare_worst(first: Run, second: Run, key: Budget) -> tuple[list[Comparison], list[str]]:
+    """Comparisons of the worst attack within a budget over the attacks of both, and a note on all others.
+
+    A single attack of both is compared under its own name alone.
+    """
+    titles = [[one.title for one in run.attacks if _budget(one) == budget(*key)] for run in (first, second)]
+    if titles[0] == titles[1] and len(titles[0]) == 1:
+        return [], []
+    shared, name = shared_worst((first, second), key), f"{WORST}, {budget(*key)}"
+    label = f"{first.name} and {second.name}, {name}"
+    others = f" ({'; '.join(shared.left_out)})" if shared.left_out else ""
+    if len(shared.attacks) < 2:
+        met = f"{shared.attacks[0].title} alone" if shared.attacks else "no attack with the same settings"
+        return [], [f"{label}: not compared, both met {met}{others}."] if others else []
+    ours, theirs = shared.worst
+    try:
+        scores = list(_scores([ours], [theirs], None))
+        rows = [Comparison((first.name, second.name), name, score, paired(a, b)) for score, a, b in scores]
+    except ValueError as error:
+        return [], [f"{label}: not compared, {error}."]
+    both = listed([source.title for source in shared.attacks])
+    return rows, [f"{label}: over the attacks of both, {both}{others}."] if others else []
+
+
+def is_same(first: Run, second: Run) -> bool:
+    """True if one run holds the rows of the other, as a copy of it or a part of it does."""
+    known, other = sorted(({row.key: row for row in run.records} for run in (first, second)), key=len)
+    return first.fingerprint == second.fingerprint and all(other.get(key) == row for key, row in known.items())
+
+
+def _unequal_images(pair: tuple[Run, Run], evaluated: Sequence[tuple[Seeds, Seeds]]) -> Iterator[str]:
+    """Notes on evaluations of which one run has more images than the other: it may be unfinished."""
+    counts: dict[tuple[int, ...], list[str]] = {}
+    for seeds in evaluated:
+        images = [set().union(*(one.indices for one in each)) for each in seeds]
+        if images[0] != images[1]:
+            sizes = (len(images[0] & images[1]), *map(len, images))
+            counts.setdefault(sizes, []).append(seeds[0][0].name)
+    for (common, ours, theirs), names in counts.items():
+        first, second = (run.name for run in pair)
+        yield (
+            f"{first} has {ours} and {second} {theirs} images in {listed(names)}, {common} in common: a run may be "
+            "unfinished."
+        )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return listed([f"{name} {count}" for name, count in counts.items()])
 
 
 def _budget(evaluation: Evaluation[Any]) -> str:
@@ -102,20 +174,9 @@ def _undecided(run: Run, evaluation: Evaluation[Any], radii: Sequence[float] | N
             yield f"{run.name}, {evaluation.title}: forecast; {count} undecided at {radius:g}, taken as the likelier."
 
 
-def _same_single_attack(one: Seeds, other: Seeds, source: Source) -> bool:
-    """True for a worst case that is, in both runs, the run's only attack: it is compared under its own name."""
-    single = all(seeds[0].source.role is Role.RESULT for seeds in (one, other))
-    return single and source.role is Role.WORST_CASE and one[0].name == other[0].name
-
-
-def _evaluations(run: Run) -> dict[Source, Seeds]:
-    """Evaluations of a run, the seeds of each together (seed 0 in the key), and the worst case per budget."""
-    own: dict[str, Seeds] = {**by_name(run.clean), **by_name(run.attacks), **by_name(run.certified)}
-    worst = {f"{WORST}, {budget(*key)}": one for key, one in run.worst_by_budget.items()}
-    return {
-        **{Source(name): seeds for name, seeds in own.items()},
-        **{Source(name, role=Role.WORST_CASE): [one] for name, one in worst.items()},
-    }
+def _evaluations(run: Run) -> dict[str, Seeds]:
+    """Evaluations of a run by name, the seeds of each together."""
+    return {**by_name(run.clean), **by_name(run.attacks), **by_name(run.certified)}
 
 
 def _common_targets(first: Evaluation[Any], second: Evaluation[Any]) -> list[float] | None:
@@ -166,13 +227,6 @@ def _by_budget(run: Run) -> dict[str, Mapping[str, Seeds]]:
 
 def _accuracy(outcomes: Outcomes) -> float:
     return sum(sum(correct) / len(correct) for _, correct in outcomes.values()) / max(1, len(outcomes))
-
-
-def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    parts = [{k: v for k, v in part.items() if k not in NOT_SETTINGS} for part in (first, second)]
-    if not all(parts):
-        return []
-    return [f"{path} {expression(a)} and {expression(b)}" for path, a, b in differences(parts[0], parts[1])]
 
 
 def _numbers(rows: Sequence[Comparison]) -> list[list[Entry]]:

@@ -34,7 +34,7 @@ def outcomes(study: Study, runs: Sequence[Run]) -> list[Outcome]:
 
 
 def run_scores(run: Run) -> dict[str, Share]:
-    """Clean accuracy; average and worst draw under each attack and their worst case; certified accuracies."""
+    """Clean accuracy; average and worst draw under each attack, their worst case, per-image minimum; certified ones."""
     scores = {one.title: one.summary.metrics["Avg"] for one in run.clean}
     if not scores and run.attacked:
         scores["clean"] = run.attacked[0].summary.metrics["clean Avg"]
@@ -44,6 +44,7 @@ def run_scores(run: Run) -> dict[str, Share]:
         scores[name] = metrics["Avg"]
         several = [key for key in metrics if key.startswith("Wor@")]
         scores |= {f"{name}, worst of {key[4:]}": metrics[key] for key in several}
+    scores |= {titles[one.title]: one.summary.metrics["Avg"] for one in run.minima}
     for one in run.certified:
         for radius in targets(one) or radius_grid(one.rows):
             scores[f"{one.title} at {radius:g}"] = certified_share(one.rows, radius)

@@ -5,9 +5,10 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, binomtest, ttest_rel
+from scipy.special import ndtri
+from scipy.stats import binom, binomtest
 
-from common.records.paired import holm, paired, sign_flip, student, tango
+from common.records.paired import holm, paired, sign_flip, tango
 
 
 def outcomes(right, label=0):
@@ -103,11 +104,72 @@ def test_tangos_interval_covers():
 def test_several_decisions_are_compared_by_their_shares():
     first, second = decisions(80, 5, draws=6)
     found = paired(outcomes(first), outcomes(second))
-    expected = ttest_rel(first.mean(1), second.mean(1)).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    gain = first.mean(1) - second.mean(1)
+    expected = tango(gain[gain > 0].sum(), -gain[gain < 0].sum(), 80)
+    assert (found.low, found.high) == pytest.approx(expected)
     assert found.difference == pytest.approx(first.mean() - second.mean())
     assert found.p == sign_flip((first.sum(1) - second.sum(1)).tolist())
     assert not found.single
+
+
+def covers(won, lost, n, delta):
+    """Tango's interval around many tables at once, by the sign of the score at ``delta``: no end is computed."""
+    b = (2 * n - won + lost) * delta - won - lost
+    q = (np.sqrt(np.maximum(b**2 + 8 * n * lost * delta * (1 - delta), 0)) - b) / (4 * n)
+    variance, gap = n * (2 * q + delta * (1 - delta)), won - lost - n * delta
+    return np.where(variance > 1e-12, gap**2 <= ndtri(0.975) ** 2 * variance, abs(gap) < 1e-9)
+
+
+LAWS = [
+    (n, draws, share, bias, size)
+    for n in (20, 40, 128, 512)
+    for draws in (1, 4, 10)
+    for share in (0.03, 0.1, 0.5, 1.0)  # of the images that differ
+    for bias in (0.0, 0.5, 1.0)
+    for size in ("one draw", "some draws", "all draws")
+]
+
+
+def test_the_interval_of_shares_misses_at_most_7_percent_in_every_law():
+    """2000 samples of each of 432 laws, among them few images that change, and by few draws.
+
+    The largest share of misses exceeds the true one, at most 6.6 %, by chance: 7 % bounds the mean of four neighbours,
+    and 8.5 %, four standard errors above 6.6 %, each.
+    """
+    random, missed = np.random.default_rng(0), []
+    for n, draws, share, bias, size in LAWS:
+        counts = {"one draw": (1, 2), "some draws": (1, draws + 1), "all draws": (draws, draws + 1)}[size]
+        changed = random.binomial(n, share, 2000)
+        won = random.binomial(changed, (1 + bias) / 2)
+        sums = [_sum_of_counts(random, k, *counts) / draws for k in (won, changed - won)]
+        delta = share * bias * (counts[0] + counts[1] - 1) / 2 / draws
+        missed.append(1 - covers(*sums, n, delta).mean())
+    assert max(missed) < 0.085
+    assert max(np.convolve(missed, np.ones(4) / 4, "valid")) < 0.07
+    assert max(missed) > 0.04  # and it is no interval of everything
+
+
+def _sum_of_counts(random, many, low, high):
+    """Sums of as many draws of a uniform count in low .. high - 1."""
+    if high - low == 1:
+        return many * low
+    drawn = random.integers(low, high, (len(many), max(1, many.max())))
+    return np.where(np.arange(drawn.shape[1]) < many[:, None], drawn, 0).sum(1)
+
+
+def test_the_ends_agree_with_the_score_for_shares_too():
+    random = np.random.default_rng(2)
+    for n, won, lost in zip(random.integers(20, 500, 100), *random.random((2, 100)) * 10, strict=True):
+        low, high = tango(won, lost, int(n))
+        inside, outside = np.array([low + 1e-9, high - 1e-9]), np.array([low - 1e-9, high + 1e-9])
+        assert covers(won, lost, n, inside).all() and not covers(won, lost, n, outside).any()
+
+
+def test_where_every_image_loses_one_draw_the_interval_covers_it():
+    """Student's has no width here."""
+    gain = {i: (0, [True] * 10) for i in range(40)}
+    found = paired(gain, {i: (0, [True] * 9 + [False]) for i in range(40)})
+    assert found.low < 0.1 < found.high and (found.low, found.high) == pytest.approx(tango(4, 0, 40))
 
 
 def test_different_numbers_of_decisions_have_a_common_unit():
@@ -118,12 +180,6 @@ def test_different_numbers_of_decisions_have_a_common_unit():
     found = paired(outcomes(first), outcomes(second))
     assert found.p == pytest.approx(np.mean(np.abs(patterns @ gaps) >= abs(gaps.sum())))
     assert found.difference == pytest.approx(gaps.sum() / 12 / 9)
-
-
-def test_equal_differences_do_not_collapse_the_interval():
-    low, high = student([0.0] * 50)
-    assert (low, high) == tango(0, 0, 50)
-    assert student([0.5] * 50) == pytest.approx(tango(25, 0, 50))
 
 
 def test_only_common_images_count():

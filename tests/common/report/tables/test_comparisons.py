@@ -66,11 +66,15 @@ def test_runs_are_compared_on_their_common_images(two):
 
 def test_an_attack_named_like_a_worst_case_is_compared_as_an_attack(made, tmp_path):
     name = "worst attack, L∞ ≤ 8/255"
-    pair = [made(n=20, seed=k).attacked(name, steps=20 + k).attacked("pgd").write(tmp_path / f"r{k}") for k in (0, 1)]
+    pair = [
+        made(n=20, seed=k).attacked(name, eot=2 + k).attacked("a").attacked("b").write(tmp_path / f"r{k}")
+        for k in (0, 1)
+    ]
     table = run_table(read_runs(pair))
     compared = [row[1] for row in table.rows if row[2] == "average"]
-    assert compared == ["pgd", name, name]  # the attack, and the worst case of both
+    assert compared == ["a", "b", name, name]  # the attack, and the worst case of those with the same settings
     assert any(f"score differently in {name}" in note for note in table.notes)
+    assert any(f"{name}: over the attacks of both, a and b (r0 also met {name}" in note for note in table.notes)
 
 
 def test_p_values_are_corrected_for_all_of_the_table(two):
