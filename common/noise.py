@@ -90,11 +90,15 @@ class Noise:
 
     ``seed`` is an int in [0, 2^63), ``index`` (B,) int64 the image of each row, and ``draw`` (B,) int64 the number of
     the row among the independent draws for its image; both in [0, 2^32). All methods are pure.
+
+    ``depth`` counts the calls of `draws` on the way to these rows: draws of draws come from another stream, so that they
+    share no number with the draws themselves.
     """
 
     seed: int
     index: Tensor
     draw: Tensor
+    depth: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -129,35 +133,40 @@ class Noise:
     def stream(self, name: str) -> "Noise":
         """Independent noise for another purpose: the seed becomes a hash of (seed, name)."""
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        return Noise(int.from_bytes(digest[:8], "big") >> 1, self.index, self.draw)
+        return Noise(int.from_bytes(digest[:8], "big") >> 1, self.index, self.draw, self.depth)
 
     def draws(self, n: int, start: int = 0) -> "Noise":
         """B*n rows, image-major: row b*n+j is draw start+j of image b.
 
-        Rows that are themselves draws (d > 0) get the blocks d*n+j, so that draws of draws never coincide; this needs
-        ``start == 0``. Raises ``ValueError`` otherwise.
+        Of rows with a draw d the new draws are d*n+j, which needs ``start == 0`` if any d > 0. Draws of draws
+        (``depth`` > 0) come from a stream of their own for each n and need ``start == 0``: ``draws(10)`` and
+        ``draws(10).draws(3)`` share no row. Raises ``ValueError`` otherwise.
         """
         if n < 1 or start < 0:
             raise ValueError(f"draws needs n >= 1 and start >= 0; got n={n}, start={start}")
-        if start and bool(self.draw.any()):
+        if start and (self.depth or bool(self.draw.any())):
             raise ValueError(f"draws of draws need start = 0, else blocks overlap; got start={start}. Use stream(name)")
+        source = self.stream(f"{n} draws of draws") if self.depth else self
         block = torch.arange(start, start + n, device=self.index.device)
         draw = self.draw[:, None] * n + block
-        return Noise(self.seed, self.index.repeat_interleave(n), draw.flatten())
+        return Noise(source.seed, self.index.repeat_interleave(n), draw.flatten(), self.depth + 1)
 
     def rows(self, selection: Tensor | slice) -> "Noise":
         """Rows selected by a mask, indices or a slice."""
-        return Noise(self.seed, self.index[selection], self.draw[selection])
+        return Noise(self.seed, self.index[selection], self.draw[selection], self.depth)
 
     def clone(self) -> "Noise":
         """The same noise in tensors of its own."""
         return Noise(self.seed, self.index.clone(), self.draw.clone())
 
     def to(self, device: torch.device | str) -> "Noise":
-        return Noise(self.seed, self.index.to(device), self.draw.to(device))
+        return Noise(self.seed, self.index.to(device), self.draw.to(device), self.depth)
 
     def normal(self, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normals (B, *shape): the same bits whatever the batch, rank, order or device."""
+        """Standard normals (B, *shape): the same bits whatever the batch, rank, order or device.
+
+        Not independent of ``uniform(step, ...)`` of the same step.
+        """
         return self.normals((step,), shape, dtype)[0]
 
     def normals(self, steps: Sequence[int], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -174,7 +183,11 @@ class Noise:
         return self._arrange((cos.mul_(radius), sin.mul_(radius)), steps, shape, dtype)
 
     def uniform(self, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniforms in (0,1), (B, *shape), on a grid of 2^-24 that float32 holds exactly."""
+        """Uniforms in (0,1), (B, *shape), on a grid of 2^-24 that float32 holds exactly.
+
+        They are made of the same bits as ``normal(step, shape)``, so the two are dependent: take one kind of number
+        from a step, and another step or `stream` for the other.
+        """
         words = self._words((step,), math.prod(shape))
         u = tuple(((w >> 9).to(torch.float64) + 0.5) * 2.0**-23 for w in words)
         return self._arrange(u, (step,), shape, dtype)[0]

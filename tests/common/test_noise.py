@@ -81,6 +81,36 @@ def test_draws_are_image_major_and_never_coincide():
     assert len(set(zip(nested.index.tolist(), nested.draw.tolist(), strict=True))) == 12
     with pytest.raises(ValueError, match="blocks overlap"):
         noise.draws(3).draws(2, start=1)
+    with pytest.raises(ValueError, match="blocks overlap"):
+        noise.draws(1).draws(2, start=1)  # draw 0 is a draw like others
+
+
+def test_draws_of_draws_share_no_row_with_draws():
+    """Numbers, not names of rows, are compared; 2^24 values of a uniform coincide four at a time with chance 1e-24."""
+    noise = Noise.of(3, torch.tensor([8, 9]))
+    kinds = {
+        "draws": noise.draws(10),
+        "of draws": noise.draws(10).draws(3),
+        "another number of draws": noise.draws(10).draws(4),
+        "three deep": noise.draws(2).draws(3).draws(2),
+        "of the first draw": noise.draws(10).rows(slice(0, 1)).draws(3).to("cpu"),
+        "another stream": noise.draws(10).stream("x").draws(3),
+    }
+    rows = {name: set(map(tuple, one.uniform(0, (4,)).tolist())) for name, one in kinds.items()}
+    assert [len(rows[name]) for name in kinds] == [20, 60, 80, 24, 3, 60]
+    assert rows["of the first draw"] < rows["of draws"]
+    disjoint = [rows[name] for name in kinds if name != "of the first draw"]
+    assert len(set.union(*disjoint)) == sum(map(len, disjoint))
+
+
+def test_draws_of_an_image_have_the_words_of_its_rows():
+    """The first level of draws is the noise at that draw, in every version: records depend on it."""
+    noise = Noise.of(3, torch.tensor([8]))
+    assert torch.equal(
+        noise.draws(4).normal(1, (6,))[2:3], Noise(3, torch.tensor([8]), torch.tensor([2])).normal(1, (6,))
+    )
+    expected = torch.tensor([-1.6333, -1.2790])
+    assert torch.allclose(noise.draws(4).normal(1, (2,))[3], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

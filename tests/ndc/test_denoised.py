@@ -156,7 +156,7 @@ def test_certificates_are_sound_and_tight_on_a_half_space(gaussian, steps, votes
     distance = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=F64)
     image = (0.5 + distance / 2).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     classifier = DenoisedClassifier(gaussian, Side(), 0.25, steps, votes)
-    smoothing = Smoothing(0.25, n0=10, n=4000, num_classes=2, batch_size=2048)
+    smoothing = Smoothing(0.25, n0=100, n=4000, num_classes=2, batch_size=2048)
     for found, truth in zip(smoothing.certify(classifier, image, noise(4)), distance.tolist(), strict=True):
         assert found.prediction == 1
         assert truth - close < found.radius <= truth
