@@ -91,8 +91,8 @@ class Noise:
     ``seed`` is an int in [0, 2^63), ``index`` (B,) int64 the image of each row, and ``draw`` (B,) int64 the number of
     the row among the independent draws for its image; both in [0, 2^32). All methods are pure.
 
-    ``depth`` counts the calls of `draws` on the way to these rows: draws of draws come from another stream, so that they
-    share no number with the draws themselves.
+    ``depth`` counts the calls of `draws` on the way to these rows: draws of draws come from another stream, so
+    that they share no number with the draws themselves.
     """
 
     seed: int

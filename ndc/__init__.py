@@ -10,7 +10,7 @@ from ndc.denoised import DenoisedClassifier, Denoising
 from ndc.elimination import Elimination
 from ndc.lipschitz import Lipschitz
 from ndc.nodes import Nodes
-from ndc.noise_weights import ELBO, Flat, LogNormal, Weight
+from ndc.noise_weights import ELBO, Flat, LogNormal, ReferenceWeight, Weight
 from ndc.posterior import Posterior
 from ndc.task import NDCTask
 
@@ -28,5 +28,6 @@ __all__ = [
     "Nodes",
     "NoisedDiffusionClassifier",
     "Posterior",
+    "ReferenceWeight",
     "Weight",
 ]

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
+import torch
 from torch import Tensor
 
 from common.noise import Noise
@@ -88,8 +89,15 @@ def reference_slopes(dc: NoisedDiffusionClassifier, dimension: int) -> Tensor:
 
     sigma_i and v_i, the weight of a mean squared error, are of the model frame, but the radius is read in pixels. The
     division by T makes the Lipschitz constant a mean over nodes, while the logits are a sum: radii T times too large.
+
+    The script takes the mean over the left ends of its grid's intervals, 125 for the 124 nodes of its logits: so are
+    they for nodes of the rule "reference". For others they are the nodes themselves.
     """
     weight, level = _weight_of_mean(dc, dimension), dc.bound.sigma
+    if dc.nodes.rule == "reference":
+        width = (level[-1] - level[0]) / (len(level) - 1)
+        level = torch.cat((level[:1] - width, level))
+        weight = dimension * dc.weight(level) * width / dc.temperature(dimension)
     return 2 * weight / level * (1 + math.sqrt(2 / math.pi)) / len(level)
 
 

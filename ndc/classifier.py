@@ -41,7 +41,8 @@ class NoisedDiffusionClassifier(Classifier):
             - "apndc": the same, denoised once without a label, then treated as clean on levels above its noise.
 
         nodes: their number, or `Nodes` for the rule, the range, antithetic noise and EPNDC's control variate.
-        weight: "lognormal" (EDM's training weight), "reference" (the published code's), "elbo", "flat" or a `Weight`.
+        weight: "lognormal" (EDM's training weight), "reference" (the published code's sum, with nodes of its rule),
+            "narrow" (the published code's log-normal, for any nodes), "elbo", "flat" or a `Weight`.
         posterior: temperature and prior.
         engine: precision and call size of the networks.
         elimination: early elimination of classes; None evaluates all classes at every node.

@@ -3,7 +3,7 @@
 from common.diffusion.denoisers import Denoiser
 from ndc.likelihood import Bound
 from ndc.nodes import Nodes
-from ndc.noise_weights import Weight
+from ndc.noise_weights import ReferenceWeight, Weight
 
 SMALLEST = 0.002  # lower limit of the nodes where neither they nor the denoiser set one: EDM's smallest level
 
@@ -15,7 +15,11 @@ def check_input_level(denoiser: Denoiser, sigma_tau: float) -> None:
 
 
 def bound_within(denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Nodes, weight: Weight) -> Bound:
-    """The bound between the limits of ``nodes``. Raises ``ValueError`` where they leave the denoiser's range."""
+    """The bound between the limits of ``nodes``.
+
+    Raises ``ValueError`` where they leave the denoiser's range, and for the published code's nodes or weight elsewhere.
+    """
+    _check_reference(variant, nodes, weight)
     low, high = denoiser.sigma_min, denoiser.sigma_max
     lower = nodes.sigma_min if nodes.sigma_min is not None else sigma_tau or low or SMALLEST
     upper = nodes.sigma_max if nodes.sigma_max is not None else min(max(3.0, 3 * sigma_tau), high)
@@ -27,6 +31,17 @@ def bound_within(denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Node
         got = f"{first:.4g} .. {last:.4g}"
         raise ValueError(f"the nodes must lie in {_range(denoiser)}; got {got}. Set sigma_min and sigma_max of Nodes")
     return bound
+
+
+def _check_reference(variant: str, nodes: Nodes, weight: Weight) -> None:
+    if nodes.rule == "reference" and (variant == "epndc" or nodes.antithetic):
+        got = "antithetic noise" if nodes.antithetic else "EPNDC"
+        raise ValueError(f"nodes of the rule 'reference' are the published code's, of DC and APNDC; got {got}")
+    if isinstance(weight, ReferenceWeight) and nodes.rule != "reference":
+        raise ValueError(
+            "the weight 'reference' is the published code's sum over its own nodes; got nodes of the rule "
+            f"{nodes.rule!r}. Use Nodes(124, 'reference'), or the weight 'narrow', its log-normal for any nodes"
+        )
 
 
 def _range(denoiser: Denoiser) -> str:

@@ -73,7 +73,7 @@ class Bound:
         # The step that ends in sigma_tau itself is the reconstruction term: the paper's sum starts at t = tau + 1.
         sigma, width = nodes.place(weight, lower, upper, skip=int(chain and lower == sigma_tau))
         spread = ((sigma - sigma_tau) * (sigma + sigma_tau)).sqrt()
-        w = weight(sigma) * width
+        w = weight.of_nodes(sigma, width)
         if chain:
             w = w * chain_ratio(sigma, width, sigma_tau)
         return cls(sigma, spread, sigma_tau**2 / spread, w, nodes.antithetic)

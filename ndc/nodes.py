@@ -10,7 +10,7 @@ from torch import Tensor
 from common.units import check_integer
 from ndc.noise_weights import Weight
 
-NodeRule = Literal["equal", "log", "linspace"]
+NodeRule = Literal["equal", "log", "linspace", "reference"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class Nodes:
             - "equal": the middles of ``count`` equal shares of int density d sigma; for the log-normal weights the
               quantiles (i + 1/2) / count of the log-normal truncated to the range. Second order; best for few nodes.
             - "log": geometric midpoints, equally spaced in ln sigma. Second order.
-            - "linspace": the right ends of a uniform grid, the reference procedure's Riemann sum. First order. For
-              EPNDC it is the bound of the Markov chain on that grid, see `chain_ratio`.
+            - "linspace": the right ends of a uniform grid, a Riemann sum. First order. For EPNDC it is the bound of the
+              Markov chain on that grid, see `chain_ratio`.
+            - "reference": the inner points of a uniform grid of count + 2, as in the published code, whose 126 points
+              are 124 nodes: the last interval is left out. Not for EPNDC.
         sigma_min: lower limit; None is sigma_tau, or the denoiser's smallest level for a clean input.
         sigma_max: upper limit; None is the paper's 3, or 3 sigma_tau if that is more, at most the denoiser's largest.
         antithetic: nodes 2j and 2j+1 use z_j and -z_j, at no cost: terms odd in z nearly cancel between neighbours.
@@ -46,7 +48,7 @@ class Nodes:
     def __post_init__(self) -> None:
         check_integer("the count of nodes, levels of an integral,", self.count, 2)
         if self.rule not in get_args(NodeRule):
-            raise ValueError(f"the rule of the nodes must be 'equal', 'log' or 'linspace'; got {self.rule!r}")
+            raise ValueError(f"the rule of the nodes must be one of {', '.join(get_args(NodeRule))}; got {self.rule!r}")
 
     def place(self, weight: Weight, lower: float, upper: float, skip: int = 0) -> tuple[Tensor, Tensor]:
         """Nodes sigma (count,) ascending in (lower, upper] and widths (count,): int f ~= sum_i width_i f(sigma_i).
@@ -58,6 +60,9 @@ class Nodes:
         if self.rule == "linspace":
             edges = torch.linspace(lower, upper, self.count + 1 + skip, dtype=torch.float64)
             return edges[1 + skip :], edges.diff()[skip:]
+        if self.rule == "reference":
+            edges = torch.linspace(lower, upper, self.count + 2, dtype=torch.float64)
+            return edges[1:-1], edges.diff()[:-1]
         middle = (torch.arange(self.count, dtype=torch.float64) + 0.5) / self.count
         limits = torch.tensor([lower, upper], dtype=torch.float64)
         if self.rule == "log":

@@ -15,7 +15,7 @@ from torch import Tensor
 from common.diffusion.denoising_loss import edm_weight
 from common.naming.choices import choose
 
-NamedWeight = Literal["lognormal", "reference", "elbo", "flat"]
+NamedWeight = Literal["lognormal", "reference", "narrow", "elbo", "flat"]
 
 
 class Weight(ABC):
@@ -29,6 +29,10 @@ class Weight(ABC):
     def __call__(self, sigma: Tensor) -> Tensor:
         """w(sigma)."""
         return edm_weight(sigma, self.sigma_data) * self.density(sigma)
+
+    def of_nodes(self, sigma: Tensor, width: Tensor) -> Tensor:
+        """Weights of quadrature nodes: w(sigma) width, shapes (T,)."""
+        return self(sigma) * width
 
     @abstractmethod
     def density(self, sigma: Tensor) -> Tensor:
@@ -87,13 +91,31 @@ class LogNormal(Weight):
         return float(dimension)
 
 
-def reference_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogNormal:
-    """The weight of the published code, whose exponent -(ln sigma - mean)^2 / 2 * std^2 multiplies by std^2.
+def narrow_weight(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> LogNormal:
+    """Log-normal weight of the published code, whose exponent -(ln sigma - mean)^2 / 2 * std^2 multiplies by std^2.
 
     That is a log-normal of standard deviation 1/std with a total of 1/std^2 = 0.694: more weight near the mean, less on
-    large sigma. Offered so that published numbers can be compared.
+    large sigma. For any nodes; `ReferenceWeight` is the published sum.
     """
     return LogNormal(mean, 1 / std, sigma_data, total=1 / std**2)
+
+
+@dataclass(frozen=True)
+class ReferenceWeight(LogNormal):
+    """Weight of the published code: lambda and the noise at a node, the density at the left end of its interval.
+
+        w_i width_i = lambda(sigma_i) p(sigma_i - width) width,    p of `narrow_weight`
+
+    For nodes of the rule "reference", on which the loop of the published code runs; together they reproduce its logits,
+    so that published numbers can be compared. `narrow_weight` has density and lambda at the same level: its differences
+    between classes are 1 to 6 % off with 124 nodes.
+    """
+
+    std: float = 1 / 1.2
+    total: float = 1 / 1.2**2
+
+    def of_nodes(self, sigma: Tensor, width: Tensor) -> Tensor:
+        return edm_weight(sigma, self.sigma_data) * self.density(sigma - width) * width
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,8 @@ def _check_positive(name: str, value: float) -> None:
 
 WEIGHTS: dict[str, Weight] = {
     "lognormal": LogNormal(),
-    "reference": reference_weight(),
+    "reference": ReferenceWeight(),
+    "narrow": narrow_weight(),
     "elbo": ELBO(),
     "flat": Flat(),
 }

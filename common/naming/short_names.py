@@ -15,7 +15,7 @@ _EXPORTS = {
         Block DiffPure DiffPureTask FixedLevel GradualNoise Langevin LangevinDiffPure RandomisedDiffPure""",
     "ndc": """
         BoundedDiffusionClassifier Claimed DenoisedClassifier Denoising ELBO Elimination Flat Lipschitz LogNormal
-        NDCTask Nodes NoisedDiffusionClassifier Posterior Weight""",
+        NDCTask Nodes NoisedDiffusionClassifier Posterior ReferenceWeight Weight""",
     "common.api": "Predictions Result certify compare evaluate predict",
     "common.checkpoints": "load_classifier load_denoiser load_network save",
     "common.data": """

@@ -57,11 +57,13 @@ def test_nodes_integrate_polynomials_with_their_order(rule, order):
         assert coarse / fine == pytest.approx(2**order, rel=0.1)
 
 
-def test_linspace_is_the_reference_grid():
+def test_linspace_is_a_uniform_grid_and_the_reference_leaves_out_its_last_interval():
     """Right ends of linspace(sigma_tau, 3, 126); the published code calls the network at all of these but the last."""
-    sigma, width = Nodes(125, "linspace").place(LogNormal(), 0.5, 3.0)
-    torch.testing.assert_close(sigma, torch.linspace(0.5, 3.0, 126, dtype=torch.float64)[1:])
-    torch.testing.assert_close(width, torch.full((125,), 2.5 / 125, dtype=torch.float64))
+    grid, step = torch.linspace(0.5, 3.0, 126, dtype=torch.float64), torch.tensor(2.5 / 125, dtype=torch.float64)
+    for count, rule, nodes in ((125, "linspace", grid[1:]), (124, "reference", grid[1:-1])):
+        sigma, width = Nodes(count, rule).place(LogNormal(), 0.5, 3.0)
+        torch.testing.assert_close(sigma, nodes)
+        torch.testing.assert_close(width, step.expand(count))
 
 
 def gaussian_conditional(v_t, v_next, covariance, mean_t, mean_next, x_next):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
@@ -165,18 +166,27 @@ def test_it_is_tested_like_smoothing():
 
 
 def test_the_references_radius_is_its_mean_over_nodes():
-    """Its widest radius, 0.388, is that of a difference of 1 on linspace(0.5, 3, 126) without weights: 1 / (2 L)."""
-    dc = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc", Nodes(125, "linspace", 0.5, 3.0), "flat")
-    width = 2.5 / 125
-    assert width / reference_slopes(dc, 1).sum().item() == pytest.approx(0.388, rel=0.01)  # right ends, not left
-    assert width / reference_slopes(dc, 3072).sum().item() == pytest.approx(0.388, rel=0.01)
-    sound = BoundedDiffusionClassifier(Halves(), 2, Nodes(125, "linspace", 0.5, 3.0), "flat", None)
+    """Its widest radius, 0.384, is that of a difference of 1 without weights, 1 / (2 L), L over 125 left ends.
+
+    The 124 right ends at which the logits are evaluated would give 1.0144 times as much.
+    """
+    nodes = Nodes(124, "reference", 0.5, 3.0)
+    dc = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc", nodes, "flat")
+    width, grid = 2.5 / 125, np.linspace(0.5, 3, 126)
+    factor = 1 + math.sqrt(2 / math.pi)
+    for dimension in (1, 3072):
+        widest = width / reference_slopes(dc, dimension).sum().item()
+        assert widest == pytest.approx(1 / (2 * factor * np.mean(1 / grid[:-1])), rel=1e-12)
+        assert 1 / (2 * factor * np.mean(1 / grid[1:-1])) / widest == pytest.approx(1.0144, abs=5e-5)
+    sound = BoundedDiffusionClassifier(Halves(), 2, nodes, "flat", None)
     white = torch.zeros(1, 3, 32, 32, dtype=F64)  # the farthest reach: r = 4 D
     ratio = slopes(sound, white).sum() / reference_slopes(dc, 3072).sum()
     level = dc.bound.sigma
     expected = 8 * math.sqrt(2 / math.pi) / level + 8 / math.sqrt(3072)
-    assert ratio.item() == pytest.approx((expected.sum() / (2 * (1 + math.sqrt(2 / math.pi)) / level).mean()).item())
-    assert ratio > 124
+    assert ratio.item() == pytest.approx(expected.sum().item() / (2 * factor * np.mean(1 / grid[:-1])))
+    assert ratio > 120
+    few = NoisedDiffusionClassifier(Halves(), 2, 0.0, "dc", Nodes(7, "log", 0.5, 3.0), "flat")
+    assert len(reference_slopes(few, 1)) == 7
 
 
 def test_the_papers_constant_is_unsound_at_large_noise():

@@ -5,25 +5,32 @@ import math
 import pytest
 import torch
 
-from ndc.noise_weights import ELBO, WEIGHTS, Flat, LogNormal, reference_weight
+from ndc.noise_weights import ELBO, WEIGHTS, Flat, LogNormal, ReferenceWeight, narrow_weight
 
 SIGMA = torch.logspace(-2, 1, 31, dtype=torch.float64)
 U = torch.linspace(-14, 12, 40_001, dtype=torch.float64)  # ln sigma, over more than ten standard deviations
 
 
 @pytest.mark.parametrize(
-    ("weight", "total"), [(LogNormal(), 1.0), (LogNormal(-0.4, 0.7), 1.0), (reference_weight(), 1 / 1.44)]
+    ("weight", "total"), [(LogNormal(), 1.0), (LogNormal(-0.4, 0.7), 1.0), (narrow_weight(), 1 / 1.44)]
 )
 def test_the_lognormal_integrates_to_one_and_the_reference_to_less(weight, total):
     """Trapezoids in ln sigma converge exponentially here; 1e-12 is rounding. 1 / 1.44 = 0.694."""
     assert torch.trapezoid(weight.density(U.exp()) * U.exp(), U).item() == pytest.approx(total, abs=1e-12)
 
 
-def test_the_reference_density_is_the_misplaced_parenthesis():
+def test_the_narrow_density_is_the_misplaced_parenthesis():
     density = torch.exp(-((SIGMA.log() + 1.2) ** 2) / 2 * 1.2**2) / (SIGMA * 1.2 * math.sqrt(2 * math.pi))
-    torch.testing.assert_close(reference_weight().density(SIGMA), density)
+    torch.testing.assert_close(narrow_weight().density(SIGMA), density)
     assert (LogNormal().density(SIGMA) - density).abs().max() > 0.1
-    assert WEIGHTS["reference"] == reference_weight()
+    assert WEIGHTS["narrow"] == narrow_weight()
+
+
+def test_the_reference_weight_takes_the_density_at_the_left_end():
+    sigma, width = SIGMA + 0.1, torch.full_like(SIGMA, 0.1)
+    ratio = ReferenceWeight().of_nodes(sigma, width) / (narrow_weight()(sigma) * width)
+    torch.testing.assert_close(ratio, narrow_weight().density(SIGMA) / narrow_weight().density(sigma))
+    torch.testing.assert_close(LogNormal().of_nodes(sigma, width), LogNormal()(sigma) * width)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.9])
@@ -38,7 +45,7 @@ def test_training_weight_over_elbo_between_half_and_three():
     assert 0.5 < ratio.min() < ratio.max() < 2
 
 
-@pytest.mark.parametrize("weight", [LogNormal(), reference_weight(), ELBO(0.7), Flat()])
+@pytest.mark.parametrize("weight", [LogNormal(), narrow_weight(), ELBO(0.7), Flat()])
 def test_mass_is_the_antiderivative_and_inverse_its_inverse(weight):
     sigma = SIGMA.clone().requires_grad_()
     (slope,) = torch.autograd.grad(weight.mass(sigma).sum(), sigma)
