@@ -164,40 +164,6 @@ def test_the_practical_logit_is_the_papers_formula(exact):
     torch.testing.assert_close(classifier(image, noise)[0, 1], -total)
 
 
-@pytest.mark.parametrize(("variant", "sigma", "points"), [("apndc", 0.25, 126), ("apndc", 0.5, 20), ("dc", 0.0, 126)])
-def test_the_reference_is_the_published_loop(exact, variant, sigma, points):
-    """Noise and lambda at point i + 1 of the grid, density and width at point i; i up to points - 3.
-
-    Written out from the description of the published code, whose exponent divides by 2 and multiplies by 1.44. With
-    density and lambda at the same level ("narrow") the differences between classes are off by per cents.
-    """
-    nodes = Nodes(points - 2, "reference", sigma_min=None if sigma else 0.05)
-    classifier = NoisedDiffusionClassifier(exact, 3, sigma, variant, nodes, "reference")
-    image, noise = to_pixel(POINTS[0]), Noise.of(1, torch.tensor([4]))
-    x0 = exact(to_model(image), torch.tensor(2 * sigma), None) if sigma else to_model(image)
-    grid = torch.linspace(2 * sigma or 0.05, 3, points, dtype=torch.float64)
-    loss = torch.zeros(3, dtype=torch.float64)
-    for i in range(points - 2):
-        z = noise.stream("ndc").normal(i, (1, 1, 2), torch.float64)
-        density = torch.exp(-((grid[i].log() + 1.2) ** 2) / 2 * 1.44) / (grid[i] * 1.2 * math.sqrt(2 * math.pi))
-        scale = (grid[i + 1] ** 2 + 0.25) / (grid[i + 1] * 0.5) ** 2 * density * (grid[i + 1] - grid[i])
-        for y in range(3):
-            denoised = exact(x0 + grid[i + 1] * z, grid[i + 1], torch.tensor([y]))
-            loss[y] += scale * (denoised - x0).square().mean()
-    torch.testing.assert_close(classifier(image, noise)[0], -loss)
-    narrow = NoisedDiffusionClassifier(exact, 3, sigma, variant, nodes, "narrow")(image, noise)[0]
-    gaps = [differences(logits)[1:] for logits in (-loss, narrow)]
-    assert (gaps[0] / gaps[1] - 1).abs().max() > 0.005
-
-
-def test_the_published_procedure_evaluates_1241_rows_per_sample():
-    """124 nodes of ten classes and the first denoising: 12.53 million with n0 = 100 and n = 10,000."""
-    denoiser = Recorder()
-    denoiser.num_classes = 10
-    classifier = NoisedDiffusionClassifier(denoiser, 10, 0.25, "apndc", Nodes(124, "reference"), "reference")
-    assert classifier.evaluations == 1241 and 10_100 * classifier.evaluations == 12_534_100
-
-
 def test_temperature_and_prior_act_on_the_sum():
     image, noise = images(2), Noise.of(0, torch.arange(2))
     plain = recorded()[1]
@@ -432,10 +398,6 @@ def test_it_is_certified_like_any_classifier():
         ({"nodes": Nodes(sigma_min=0.4)}, "must not lie below 2 sigma"),
         ({"nodes": Nodes(sigma_max=0.5)}, "0 < sigma_min < sigma_max"),
         ({"nodes": Nodes(8, "linspace", sigma_max=100.0)}, "nodes must lie in the denoiser's range"),
-        ({"weight": "reference"}, "nodes of the rule 'equal'. Use Nodes"),
-        ({"weight": "reference", "nodes": Nodes(8, "linspace")}, "the weight 'narrow', its log-normal for any nodes"),
-        ({"nodes": Nodes(8, "reference"), "variant": "epndc"}, "of DC and APNDC; got EPNDC"),
-        ({"nodes": Nodes(8, "reference", antithetic=True)}, "got antithetic noise"),
         ({"variant": "dc", "sigma": 0.0, "nodes": Nodes(64, "log", sigma_min=1e-4)}, "nodes must lie in"),
         ({"weight": "snr"}, "weight must be one of"),
         ({"posterior": Posterior(log_prior=[0.0, 0.0])}, "3 finite numbers"),

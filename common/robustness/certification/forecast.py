@@ -25,7 +25,7 @@ class Forecast(Smoothing):
     """Predicted verdicts of `Smoothing` with the same n0, n and alpha on the radii ``targets``.
 
     A study of certification costs needs the verdicts of a procedure that is too expensive to run: 10,100 samples of 124
-    nodes and 10 classes are 12.53 million network evaluations per image. `Smoothing` certifies a radius r if at least k*
+    nodes and 10 classes are 12.53 million network evaluations an image. `Smoothing` certifies a radius r if at least k*
     of its n samples agree, k* the smallest count whose Clopper-Pearson bound reaches Phi(r / sigma). The n samples are
     exchangeable: if exactly K of all n agree, the number among the first m is hypergeometric, for any classifier. After
     m samples with k agreements, the verdict is
