@@ -135,3 +135,23 @@ def test_a_bad_step_is_refused():
 def test_same_bits_on_the_accelerator():
     noise = Noise(5, torch.arange(100), torch.arange(100) * 3)
     assert torch.equal(noise.to("cuda").normal(2, (3, 32, 32)).cpu(), noise.normal(2, (3, 32, 32)))
+
+
+def test_streams_are_as_many_as_seeds():
+    """No two of 5,000 names share a seed (by chance once in 10^12), and each of its 63 bits is set in half of them."""
+    noise = Noise.of(3, torch.tensor([0]))
+    seeds = [noise.stream(f"restart {k} step {k % 7}").seed for k in range(5_000)]
+    assert len({*seeds}) == len(seeds)
+    shares = [sum(seed >> bit & 1 for seed in seeds) / len(seeds) for bit in range(63)]
+    assert all(abs(share - 0.5) < 0.04 for share in shares)  # 5.6 standard errors
+    assert {noise.stream(f"{k}").seed for k in range(100)}.isdisjoint(
+        Noise.of(4, noise.index).stream(f"{k}").seed for k in range(100)
+    )
+
+
+def test_streams_of_streams_are_independent():
+    noise = Noise.of(3, torch.arange(4))
+    names = [noise, noise.stream("a"), noise.stream("b"), noise.stream("a").stream("a"), noise.stream("aa")]
+    rows = torch.stack([each.normal(0, (2000,)).flatten() for each in names]).double()
+    correlations = torch.corrcoef(rows) - torch.eye(len(names), dtype=torch.float64)
+    assert float(correlations.abs().max()) < 5 / 8000**0.5
