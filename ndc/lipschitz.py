@@ -70,7 +70,8 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
         law: "strong", or "weak" for a Lipschitz constant proper, `slopes`.
 
     Raises ``ValueError`` for settings out of range, for a classifier without bounds or of other classes, and for a
-    subclass with a ``forward``, logits or losses of its own, to which the bounds do not apply.
+    subclass with a ``forward``, logits or losses of its own, to which the bounds do not apply; in a test also for
+    ``samples`` that never certify.
     """
 
     num_classes: int = 10
@@ -85,6 +86,19 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
         if self.law not in get_args(Law):
             raise ValueError(f"law must be 'strong' or 'weak'; got {self.law!r}")
+
+    def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
+        """Check the classifier as `ExpectedLogits` does, and that ``samples`` draws can certify an image at all."""
+        super().check(classifier, image, noise)
+        dc = self._checked(classifier)
+        zero = image.new_zeros(len(dc.bound), 1, self.num_classes, dtype=torch.float64)
+        prior = dc.logits(zero, image[0].numel())  # of classes of equal losses
+        widest = self._half(dc, image) + float(prior.max() - prior.min())
+        if float(self._gap(dc, image, prior.new_full((self.samples, 1), widest))) <= 0:
+            raise ValueError(
+                f"samples = {self.samples} draws never certify at alpha = {self.alpha:g}, {self.num_classes} classes: "
+                "even the widest gap between logits stays undecided. Raise samples or alpha"
+            )
 
     def _supported(self, classifier: Classifier) -> BoundedDiffusionClassifier:
         if not isinstance(classifier, BoundedDiffusionClassifier):
@@ -120,6 +134,9 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
 
     def _gap(self, dc: BoundedDiffusionClassifier, image: Tensor, differences: Tensor) -> Tensor:
         """Lower bounds (K-1,) on the expected logit differences to the other classes, from draws (n,K-1)."""
-        half = (dc.bound.weight * dc.term_bounds(image)).sum().item() / dc.temperature(image[0].numel())
         level = self.alpha if self.law == "weak" else self.alpha / 2
-        return mean_lower(differences, 2 * half, level / (self.num_classes * (self.num_classes - 1)))
+        return mean_lower(differences, 2 * self._half(dc, image), level / (self.num_classes * (self.num_classes - 1)))
+
+    def _half(self, dc: BoundedDiffusionClassifier, image: Tensor) -> float:
+        """Largest difference of two logits at an image, but for the prior."""
+        return (dc.bound.weight * dc.term_bounds(image)).sum().item() / dc.temperature(image[0].numel())

@@ -258,3 +258,15 @@ def test_nan_losses_give_no_certificate(certifier):
     dc = BoundedDiffusionClassifier(Broken(0), 3, Nodes(3, "log", 0.25, 1.0), "lognormal", None)
     with pytest.raises(ValueError, match="a certificate needs finite losses; got NaN or infinity"):
         certifier.certify(dc, point(0.1, 0.1), Noise.of(0, torch.tensor([0])))
+
+
+@pytest.mark.parametrize("law", ["strong", "weak"])
+def test_samples_that_never_certify_are_refused(law):
+    """Empirical Bernstein without variance, 1 > 14 ln(2 / level) / (3 (n - 1)) at alpha or alpha / 2 over K (K - 1)."""
+    level = 0.001 / (2 if law == "weak" else 4)
+    least = math.floor(1 + 14 / 3 * math.log(2 / level)) + 1
+    with pytest.raises(ValueError, match=f"samples = {least - 1} draws never certify at alpha = 0.001, 2 classes"):
+        Lipschitz(2, least - 1, law=law).check(narrow(0.1, Halves()), point(-0.9), noise(1))
+    Lipschitz(2, least, law=law).check(narrow(0.1, Halves()), point(-0.9), noise(1))
+    prior = BoundedDiffusionClassifier(Halves(), 2, 4, posterior=Posterior(1.0, [0.0, -1e6]))
+    Lipschitz(2, 2, law=law).check(prior, point(-0.9), noise(1))  # the prior alone decides

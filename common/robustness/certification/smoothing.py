@@ -1,5 +1,6 @@
 """Randomised smoothing: a certified L2 radius around each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Smoothing(Certifier):
         num_classes: K, the classifier's.
         batch_size: noisy images per call of the classifier, at most.
 
-    Raises ``ValueError`` for settings out of range.
+    Raises ``ValueError`` for settings out of range, and for n samples that never certify: alpha <= 2^-n.
     """
 
     sigma: float | str
@@ -56,6 +57,11 @@ class Smoothing(Certifier):
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
+        if self.alpha <= 0.5**self.n:
+            raise ValueError(
+                f"n = {self.n} samples never certify at alpha = {self.alpha:g}: even if all agree, the bound is not "
+                f"above 1/2. Raise n to {_least_samples(self.alpha)} or more, or raise alpha"
+            )
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each.
@@ -77,6 +83,11 @@ class Smoothing(Certifier):
         the two leading classes. As `certify`, a direct call does not check the preconditions.
         """
         check_rows(image, noise)
+        if self.alpha < 2 * 0.5**self.n:
+            raise ValueError(
+                f"n = {self.n} samples never decide a prediction at alpha = {self.alpha:g}: even if all agree, the "
+                f"p-value is 2^(1 - n). Raise n to {self.n + 1} or more, or raise alpha"
+            )
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             return decide_by_counts(self.counts(classifier, image, noise.stream("predict"), self.n), self.alpha)
 
@@ -112,3 +123,8 @@ class Smoothing(Certifier):
             raise ValueError(
                 "a certificate needs logits that are numbers; this classifier's logits are NaN or -inf on noisy images"
             )
+
+
+def _least_samples(alpha: float) -> int:
+    """Smallest n at which n equal samples certify: alpha > 2^-n."""
+    return math.floor(-math.log2(alpha)) + 1

@@ -73,7 +73,7 @@ def row():
 
 
 def smoothing(sigma):
-    return Smoothing(sigma, n0=1, n=2, num_classes=2)
+    return Smoothing(sigma, n0=1, n=2, alpha=0.3, num_classes=2)
 
 
 class Images(torch.utils.data.Dataset):

@@ -10,6 +10,8 @@ from scipy.stats import binom, norm
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
+from common.robustness.certification.forecast import Forecast
+from common.robustness.certification.sequential import Sequential
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.classifiers import Classifier
 
@@ -148,7 +150,9 @@ def test_a_randomised_classifier_is_certified_for_the_probability_over_its_own_d
 
 def test_certifying_restores_the_mode_and_needs_no_gradient():
     classifier = HalfSpace().train()
-    Smoothing(0.25, n0=1, n=2, num_classes=2).certify(classifier, at_distances(0.4).requires_grad_(), rows(1))
+    Smoothing(0.25, n0=1, n=2, alpha=0.3, num_classes=2).certify(
+        classifier, at_distances(0.4).requires_grad_(), rows(1)
+    )
     assert classifier.training
     assert not classifier.images[0].requires_grad
 
@@ -172,11 +176,31 @@ def test_invalid_settings_are_refused(settings, message):
         Smoothing(**settings)
 
 
+@pytest.mark.parametrize("kind", [Smoothing, Sequential, Forecast])
+def test_samples_that_never_certify_are_refused(kind):
+    """With all of n samples agreeing the bound is alpha^(1/n); it must be above 1/2, or every image abstains."""
+    for n, alpha in ((9, 0.001), (6, 2**-6), (1, 0.5), (20, 1e-12)):
+        with pytest.raises(ValueError, match=f"n = {n} samples never certify at alpha = {alpha:g}"):
+            kind(0.25, n0=1, n=n, alpha=alpha)
+    for n, alpha in ((10, 0.001), (7, 2**-6), (2, 0.5), (40, 1e-12)):
+        assert clopper_pearson_lower(n, n, alpha) > 0.5
+    certified = Smoothing(0.25, n0=1, n=10, num_classes=2).certify(HalfSpace(), at_distances(9.0), rows(1))
+    assert certified[0].radius > 0
+
+
+def test_samples_that_never_decide_a_prediction_are_refused():
+    """Two-sided: 2^(1 - n) <= alpha takes one sample more than a certificate."""
+    arguments = HalfSpace(), at_distances(9.0), rows(1)
+    with pytest.raises(ValueError, match="n = 10 samples never decide a prediction at alpha = 0"):
+        Smoothing(0.25, n0=1, n=10, num_classes=2).predict(*arguments)
+    assert Smoothing(0.25, n0=1, n=11, num_classes=2).predict(*arguments)[0].prediction == 1
+
+
 def test_mismatches_are_refused():
     with pytest.raises(ValueError, match="num_classes must be the classifier's: the classifier has 2, Smoothing 10"):
-        Smoothing(0.25, n0=1, n=2).certify(HalfSpace(), at_distances(0.4), rows(1))
+        Smoothing(0.25, n0=1, n=2, alpha=0.3).certify(HalfSpace(), at_distances(0.4), rows(1))
     with pytest.raises(ValueError, match="a row of noise per image; got 1 images, 2 rows"):
-        Smoothing(0.25, n0=1, n=2, num_classes=2).certify(HalfSpace(), at_distances(0.4), rows(2))
+        Smoothing(0.25, n0=1, n=2, alpha=0.3, num_classes=2).certify(HalfSpace(), at_distances(0.4), rows(2))
     with pytest.raises(ValueError, match="0 <= k <= n"):
         clopper_pearson_lower(3, 2, 0.1)
 
@@ -187,6 +211,6 @@ def test_nan_logits_are_refused():
             return torch.full((len(image), 3), torch.nan)
 
     with pytest.raises(ValueError, match="certificate needs logits that are numbers"):
-        Smoothing(0.25, n0=2, n=4, num_classes=3).certify(
+        Smoothing(0.25, n0=2, n=4, alpha=0.1, num_classes=3).certify(
             Broken(), torch.rand(2, 1, 4, 4), Noise.of(0, torch.arange(2))
         )
