@@ -324,6 +324,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "Claimed": {"samples": 1},
     "PGD": {"steps": 1, "eot": 2, "chunk": 16},
     "APGD": {"steps": 1, "eot": 2},
+    "Staged": {"pool_targets": 1, "pool_steps": 1, "kept": 1, "steps": 1, "eot": 2, "refine_eot": 2, "draws": 2},
     "Surrogate": {"steps": 1},
     "TorchAttacks": {"options": {"steps": 1}},
     "StAdv": {"steps": 1, "eot": 2, "chunk": 16},

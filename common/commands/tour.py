@@ -33,4 +33,4 @@ def run(arguments: Sequence[str]) -> None:
         console.print(f"[bold]{stage.name}[/]{'' if stage in pending else ' (finished)'}: {stage.title}")
     run_stages(pending, Path(options.out).parent / "logs", options.jobs, console)
     console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes")
-    build([stage.records for stage in stages if stage.records is not None], options.out)
+    build([stage.records for stage in stages if stage.records is not None and stage.on_test_images], options.out)

@@ -71,6 +71,12 @@ class Stage:
         """The directory of the stage's records, if it tests."""
         return self._path("records")
 
+    @property
+    def on_test_images(self) -> bool:
+        """False of a test on validation images, which chooses a setting and is no result."""
+        data = (self.settings.get("data") or {}).get("init_args") or {}
+        return bool(data.get("test_on", "test") == "test")
+
     def _path(self, key: str) -> Path | None:
         value = self.settings["model"]["init_args"].get(key)
         return None if value is None else Path(value)

@@ -40,7 +40,7 @@ _EXPORTS = {
         APGD Attack AttackResult Attacked AutoAttack Baseline Certificate Certified Certifier Classifier
         ClassifierWrapper Clean DiffAttack DiffHammer EOTLoss Evaluator FAB Forecast FunctionAttack GradientCheck
         KnownNoise LPIPS LowFrequency NetworkClassifier Objective PGD PGDTraining Perceptual Purified
-        ReferenceAutoAttack Sequential SmoothedPrediction Smoothing SpatialThreat Square StAdv Threat ThreatModel
+        ReferenceAutoAttack Sequential SmoothedPrediction Smoothing SpatialThreat Square StAdv Staged Threat ThreatModel
         Through TorchAttacks TradesTraining Transfer Voting attacking cross_entropy require_norm_ball""",
     "common.tasks": """
         ClassifierTask DenoiserTask FastClassifierTask Muon MuonRecipe OpenEndedDenoiserTask OpenEndedRecipe

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from common.records.intervals import Share
 from common.records.schema import CertifiedRecord
 from common.records.summary import RADIUS_STEP, average, certified_share
-from common.report.header import budget
+from common.report.header import budget, find
 from common.report.runs import Budget, Evaluation, Run
 from common.report.tables.certification import is_forecast, targets
 
@@ -40,6 +40,7 @@ class HeadlineRow:
     - ``clean``: accuracy of one query on clean images.
     - ``robust``: accuracy of one query under ``attack``, the worst within the budget ``threat``: `worst_by_budget`.
     - ``worst_draw``: share of images that are correct on all ``draws`` queries under that attack; None for one query.
+      Of a deterministic defence, all of whose draws are equal, it is ``robust``.
     - ``certified``: certified accuracy at the L2 ``radius`` in pixels, by ``certifier``; no forecasts, no claims.
     """
 
@@ -97,10 +98,17 @@ def _row(run: Run, threat: Budget | None, radius: float) -> HeadlineRow:
         control = average([one.control(one.clean_predictions) for one in worst.rows])
         row = replace(row, clean=Score.of(control, images))
     draws = len(first.predictions)
-    if draws > 1:
-        row = replace(row, worst_draw=Score.of(metrics[f"Wor@{draws}"], images), draws=draws)
+    share, set_draws = metrics["Avg" if draws == 1 else f"Wor@{draws}"], _set_draws(run) if draws == 1 else draws
+    if set_draws > 1:
+        row = replace(row, worst_draw=Score.of(share, images), draws=set_draws)
     named = replace(row, attack=worst.title, threat=budget(first.norm, first.eps))
     return replace(named, robust=Score.of(metrics["Avg"], images))
+
+
+def _set_draws(run: Run) -> int:
+    """Number of draws in the settings of the attacks of a deterministic defence, all equal; 1 of a randomised one."""
+    randomised = find(run.config.get("classifier"), "randomised") is True
+    return 1 if randomised else max((one.part.get("draws") or 1 for one in run.attacked), default=1)
 
 
 def _certified(row: HeadlineRow, run: Run, radius: float) -> HeadlineRow:

@@ -43,3 +43,16 @@ def test_certificates_are_summed_up_at_a_radius_above_zero(tmp_path):
     path.write_text(yaml.safe_dump({"model": {"init_args": {"records": str(tmp_path / "r")}}}))
     assert Stage(path).summary() == "certified at 0.25 50.0% of 4"
     assert float(final_accuracies(tmp_path / "r")["certified"]) == 0.5
+
+
+def test_a_test_on_validation_images_is_no_result(tmp_path):
+    """The page leaves such stages out: their indices are those of other images in the results."""
+    for name, given in {"result": {}, "choice": {"test_on": "validation"}, "named": {"test_on": "test"}}.items():
+        config = {"model": {"init_args": {"records": name}}, "data": {"class_path": "Digits", "init_args": given}}
+        (tmp_path / f"1-{name}.test.yaml").write_text(yaml.safe_dump(config))
+    stages = [Stage(path) for path in sorted(tmp_path.glob("*.yaml"))]
+    assert {str(stage.records): stage.on_test_images for stage in stages} == {
+        "result": True,
+        "choice": False,
+        "named": True,
+    }

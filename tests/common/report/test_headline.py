@@ -152,6 +152,17 @@ def test_several_queries_lower_the_accuracy_and_a_single_draw_is_mentioned():
     assert found.rows[0].worst_draw is None
 
 
+def test_the_worst_draw_of_a_deterministic_defence_is_its_accuracy():
+    """Scored once, whatever the number of draws that its test asks for, and shown beside randomised defences."""
+    asked = {"class": "x.Attacked", "name": "pgd", "draws": 10}
+    config = {"classifier": {"class": "x.NetworkClassifier"}, "evaluators": [asked]}
+    rows = [attacked_record(i, [1 if i < 30 else 2], evaluator="pgd") for i in range(40)]
+    runs = [Run("plain", "", config, rows), Run("run", "", CONFIG, attack("pgd", "1" * 10))]
+    deterministic, other = headline(runs).rows
+    assert triple(deterministic.worst_draw) == triple(deterministic.robust) == pytest.approx(exact(30, 40), abs=1e-9)
+    assert deterministic.draws == other.draws == 10
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_no_number_is_wrapped_in_80_columns(tmp_path, width):
     name = "a-rather-long-name-of-a-defence"
