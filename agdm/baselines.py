@@ -21,6 +21,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from agdm.distances import hard, soft
 from agdm.networks import variance_preserving
 from agdm.potential import Potential
+from common.checks.settings import check_count, check_flag, check_one_of, check_part, check_positive
 from common.data.image_data import ImageData
 from common.robustness.classifiers import Classifier
 from common.units import to_model, to_pixel
@@ -50,9 +51,9 @@ class PixelGuidance(Potential):
 
     def __init__(self, distance: PixelDistance = "mse", weighted: bool = False, window: float = 1.5) -> None:
         super().__init__()
-        if distance not in get_args(PixelDistance) or not window > 0:
-            raise ValueError(f'distance must be "mse" or "ssim", window > 0; got {distance!r} and {window}')
-        self.distance, self.weighted, self.window = distance, weighted, window
+        check_one_of("distance", distance, get_args(PixelDistance))
+        check_positive("window", window)
+        self.distance, self.weighted, self.window = distance, check_flag("weighted", weighted), window
 
     def embed(self, reference: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
         """x'_t (B,C,H,W); x' itself at level 0."""
@@ -102,9 +103,8 @@ class ClassifierGuidance(Potential):
 
     def __init__(self, classifier: Classifier, label: Belief = "hard") -> None:
         super().__init__()
-        if label not in get_args(Belief):
-            raise ValueError(f"label must be one of {', '.join(get_args(Belief))}; got {label!r}")
-        if classifier.randomised:
+        check_one_of("label", label, get_args(Belief))
+        if check_part("classifier", classifier, Classifier).randomised:
             raise ValueError("a guiding classifier must be deterministic; got a randomised one. Use its network")
         self.classifier = classifier.requires_grad_(False).eval()
         self.label = label
@@ -140,8 +140,10 @@ class ContrastiveGuidance(Potential):
         self, network: nn.Module, negatives: Tensor | ImageData, temperature: float = 1.0, count: int = 128
     ) -> None:
         super().__init__()
-        if not temperature > 0 or count < 1:
-            raise ValueError(f"temperature must be > 0 and count >= 1; got {temperature} and {count}")
+        check_part("network", network, nn.Module, "a module")
+        check_part("negatives", negatives, Tensor | ImageData, "images (M,C,H,W), or a data module")
+        check_positive("temperature", temperature)
+        check_count("count", count)
         images = negatives if isinstance(negatives, Tensor) else _training_images(negatives, count)
         if images.ndim != 4 or not len(images) or not images.is_floating_point():
             raise ValueError(f"negatives must be floating-point images (M,C,H,W); got {tuple(images.shape)}")

@@ -10,7 +10,6 @@ with c_φ a latent of the network and p_φ its class probabilities. The true lab
 prediction for x' stands in for it.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from agdm.distances import cosine, hard, mse, relative, soft
 from agdm.potential import Potential, check_gradients_allowed
+from common.checks.settings import check_not_negative, check_one_of, check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import to_model
@@ -35,9 +35,8 @@ class GuidanceClassifier(Classifier):
 
     def __init__(self, network: nn.Module, sigma: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"sigma must be >= 0 and finite, in the model frame; got {sigma}")
-        self.network = network
+        check_not_negative("sigma, in the model frame,", sigma)
+        self.network = check_part("network", network, nn.Module, "a module")
         self.sigma = sigma
         self.randomised = sigma > 0
 
@@ -83,12 +82,11 @@ class AdversarialGuidance(Potential):
         distance: Distance = "relative",
     ) -> None:
         super().__init__()
-        if not (0 <= latent_scale < math.inf and 0 <= label_scale < math.inf):
-            got = f"latent_scale={latent_scale}, label_scale={label_scale}"
-            raise ValueError(f"scales must be >= 0 and finite; got {got}")
-        if distance not in (*_DISTANCES, "kl") or label not in _LABELS:
-            choices = f"distance in {[*_DISTANCES, 'kl']} and label in {[*_LABELS]}"
-            raise ValueError(f"expected {choices}; got distance={distance!r}, label={label!r}")
+        check_part("network", network, nn.Module, "a module")
+        check_not_negative("latent_scale", latent_scale)
+        check_not_negative("label_scale", label_scale)
+        check_one_of("distance", distance, (*_DISTANCES, "kl"))
+        check_one_of("label", label, _LABELS)
         self.network = network.requires_grad_(False).eval()
         self.latent_scale = latent_scale
         self.label_scale = label_scale

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.checks.settings import check_count, check_flag, check_optional, check_part, check_sequence, check_text
 from common.units import to_pixel
 
 
@@ -93,9 +94,11 @@ class GuidanceNetwork(nn.Module):
         time: bool = True,
     ) -> None:
         super().__init__()
-        if not strides or min(in_channels, width, *strides) < 1 or num_classes < 2:
-            got = f"in_channels={in_channels}, num_classes={num_classes}, width={width}, strides={tuple(strides)}"
-            raise ValueError(f"channels, width and every stride must be >= 1 and num_classes >= 2; got {got}")
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes, 2)
+        check_count("width", width)
+        check_sequence("strides", strides, check_count)
+        check_flag("time", time)
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "num_classes": num_classes,
@@ -163,8 +166,11 @@ class AdaptedNetwork(nn.Module):
         time_dim: int = 128,
     ) -> None:
         super().__init__()
-        if time_dim < 1:
-            raise ValueError(f"time_dim must be >= 1; got {time_dim}")
+        check_part("network", network, nn.Module, "a module")
+        check_flag("time", time)
+        check_optional(check_text, "film", film)
+        check_optional(check_text, "head", head)
+        check_count("time_dim", time_dim)
         linear = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
         if not linear or (head is not None and head not in linear):
             raise ValueError(f"head must name a linear layer, one of {linear[-3:]}; got {head!r}")

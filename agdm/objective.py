@@ -4,11 +4,12 @@ The adversary perturbs the clean image in pixels, the network reads the diffused
 generated through the diffusion model: that makes retraining φ for another threat cheap (AGDM, arXiv 2403.16067).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_flag, check_part
 from common.diffusion.schedules import Schedule, per_row
 from common.noise import Noise
 from common.robustness.adversarial_training import Inner, InnerMaximum, check_trades, inner_loss
@@ -30,13 +31,18 @@ def draw_sigma(noise: Noise, schedule: Schedule, t_max: float, clean: float = 0.
     return torch.where(u > 0, schedule.sigma(u.clamp(min=0) * t_max), 0.0)
 
 
-class TradesLoss(NamedTuple):
+@dataclass(frozen=True)
+class TradesLoss:
     """Per image (B,): ``natural`` = CE(p_φ(. | x_t), y), ``robust`` = KL(p_φ(. | x_t) || p_φ(. | x_t')), and
     ``total = natural + λ robust``."""
 
     natural: Tensor
     robust: Tensor
     total: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("natural", "robust", "total"):
+            check_part(name, getattr(self, name), Tensor)
 
 
 class Trades:
@@ -76,7 +82,7 @@ class Trades:
     ) -> None:
         check_trades(weight, inner)
         self.threat, self.weight, self.steps = threat, weight, steps
-        self.inner, self.shared_noise = inner, shared_noise
+        self.inner, self.shared_noise = inner, check_flag("shared_noise", shared_noise)
         self.ascent = InnerMaximum(threat, steps, step_size)
         self.step_size = self.ascent.length
 

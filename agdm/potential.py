@@ -5,6 +5,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_part
+
 P = TypeVar("P", bound="Potential")
 
 
@@ -48,6 +50,7 @@ class PlainGuidance(Guidance, nn.Module):
 
     def __init__(self, guidance: SupportsGradient) -> None:
         super().__init__()
+        check_part("guidance", guidance, SupportsGradient, "a Guidance, or have gradient(x, sigma, reference)")
         self.guidance = guidance
 
     def gradient_at(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:

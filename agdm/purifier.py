@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from agdm.guided import GuidedAncestral, GuidedDenoiser
 from agdm.potential import Guidance, SupportsGradient, as_guidance
 from agdm.steering import Steering
+from common.checks.settings import check_not_negative, check_optional
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.reverse_process import Sampler
-from common.diffusion.schedules import VP, Schedule
+from common.diffusion.schedules import VP, Schedule, check_schedule
 from common.diffusion.solvers import Ancestral, Solver
 from common.noise import Noise
 from common.units import to_model
@@ -59,8 +60,8 @@ class AGDM(DiffusionPurifier):
         t_end: float = 1e-5,
         steering: Steering | None = None,
     ) -> None:
-        if not 0 <= scale < float("inf"):
-            raise ValueError(f"scale must be finite and >= 0, 0 for no guidance; got {scale}")
+        check_not_negative("scale", scale, note="0 is no guidance")
+        check_optional(check_schedule, "schedule", schedule)
         if steering is not None and not isinstance(steering, Steering):
             raise ValueError(f'steering must be a Steering, such as Steering(at="mean"), or None; got {steering!r}')
         self.scale, self.steering = scale, steering or Steering()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from common.checks.settings import check_one_of
+
 Reference = Literal["clean", "diffused", "independent"]
 At = Literal["x", "mean", "denoised"]
 Form = Literal["tweedie", "sigma"]
@@ -46,9 +48,9 @@ class Steering:
     form: Form = "tweedie"
 
     def __post_init__(self) -> None:
-        _check_choice("reference", self.reference, get_args(Reference))
-        _check_choice("at", self.at, get_args(At))
-        _check_choice("form", self.form, get_args(Form))
+        check_one_of("reference", self.reference, get_args(Reference))
+        check_one_of("at", self.at, get_args(At))
+        check_one_of("form", self.form, get_args(Form))
         if self.at == "denoised" and self.reference != "clean":
             raise ValueError(f'at="denoised" compares clean images, reference="clean"; got {self.reference!r}')
 
@@ -56,8 +58,3 @@ class Steering:
     def needs_step(self) -> bool:
         """True if the guidance uses the mean or the variance of a step, beyond a guided denoiser."""
         return self.at == "mean" or self.form == "sigma"
-
-
-def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}; got {value!r}")

@@ -9,8 +9,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from agdm.guidance import GuidanceClassifier
 from agdm.objective import Trades, draw_sigma
 from agdm.purifier import AGDM
+from common.checks.settings import check_count, check_function, check_number, check_part
 from common.diffusion.purifiers import Purifier
-from common.diffusion.schedules import VP, Schedule
+from common.diffusion.schedules import VP, Schedule, check_schedule
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, Purified
 from common.robustness.evaluation.batches import Batch
@@ -68,13 +69,16 @@ class GuidanceTask(TrainingTask):
         t_max: float | None = None,
     ) -> None:
         super().__init__(recipe, export)
-        schedule = VP() if schedule is None else schedule
-        if not 0 < t_star <= schedule.t_max:
+        check_part("network", network, nn.Module, "a module")
+        check_function("objective", objective)
+        schedule = VP() if schedule is None else check_schedule("schedule", schedule)
+        check_count("val_steps", val_steps, 0)
+        check_count("num_classes", num_classes, 2)
+        if not 0 < check_number("t_star", t_star) <= schedule.t_max:
             raise ValueError(f"t_star must be a time in (0, {schedule.t_max:g}]; got {t_star}")
-        if not 0 <= clean < 1:
-            raise ValueError(f"clean, the share of images without noise, must be in [0, 1); got {clean}")
+        check_number("clean, the share of images without noise,", clean, at_least=0, below=1)
         t_max = min(schedule.t_max, 1.2 * t_star) if t_max is None else t_max
-        if not 0 < t_max <= schedule.t_max:
+        if not 0 < check_number("t_max", t_max) <= schedule.t_max:
             raise ValueError(f"t_max must be a time in (0, {schedule.t_max:g}]; got {t_max}")
         self.t_max, self.attack = t_max, validation_attack(val_steps)
         self.network, self.objective, self.t_star, self.clean = network, objective, t_star, clean
@@ -155,6 +159,7 @@ class AGDMTask(RobustTask):
     """
 
     def __init__(self, purifier: Purifier, classifier: Classifier, *args: Any, **kwargs: Any) -> None:
+        check_part("purifier", purifier, nn.Module, "a purifier")
         if not any(isinstance(part, AGDM) for part in purifier.modules()):
             kind = type(purifier).__name__
             raise ValueError(f"purifier must be an AGDM, or one of common.diffusion.composed around it; got {kind}")

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_not_negative, check_optional, check_part
+
 __all__ = ["ExactDenoiser", "GaussianMixture"]
 
 
@@ -46,19 +48,27 @@ class GaussianMixture(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        count = len(means)
-        weights = torch.ones(count) if weights is None else weights
-        labels = torch.arange(count) if labels is None else labels
-        if weights.shape != (count,) or not bool((weights > 0).all()):
-            raise ValueError(f"weights must be {count} positive numbers, one per component; got {weights}")
-        if labels.shape != (count,) or labels.dtype != torch.int64:
-            raise ValueError(f"labels must be {count} int64 classes, one per component; got {labels}")
+        if (
+            not check_part("means", means, Tensor).is_floating_point()
+            or means.ndim < 1
+            or not bool(means.isfinite().all())
+        ):
+            raise ValueError(f"means must be finite floats (M, ...); got {means.dtype} of shape {tuple(means.shape)}")
+        stds = check_part("stds", stds, Tensor) if isinstance(stds, Tensor) else check_not_negative("stds", stds)
+        check_optional(check_count, "num_classes", num_classes)
+        components = len(means)
+        weights = torch.ones(components) if weights is None else check_part("weights", weights, Tensor)
+        labels = torch.arange(components) if labels is None else check_part("labels", labels, Tensor)
+        if weights.shape != (components,) or not bool(((weights > 0) & (weights < math.inf)).all()):
+            raise ValueError(f"weights must be {components} positive numbers, one per component; got {weights}")
+        if labels.shape != (components,) or labels.dtype != torch.int64:
+            raise ValueError(f"labels must be {components} int64 classes, one per component; got {labels}")
         self.num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
         if (classes := set(labels.tolist())) != set(range(self.num_classes)):
             raise ValueError(f"labels must use every class 0..{self.num_classes - 1}; got {sorted(classes)}")
-        stds = torch.as_tensor(stds, dtype=means.dtype, device=means.device).expand(count)
-        if not bool((stds >= 0).all()):
-            raise ValueError(f"stds must not be negative; got {stds}")
+        stds = torch.as_tensor(stds, dtype=means.dtype, device=means.device).expand(components)
+        if not bool(((stds >= 0) & (stds < math.inf)).all()):
+            raise ValueError(f"stds must be finite and not negative; got {stds}")
         self.register_buffer("means", means)
         self.register_buffer("stds", stds.clone())
         self.register_buffer("log_weights", weights.to(means).log().log_softmax(0))
@@ -129,6 +139,7 @@ class ExactDenoiser(nn.Module):
 
     def __init__(self, mixture: GaussianMixture) -> None:
         super().__init__()
+        check_part("mixture", mixture, GaussianMixture)
         self.mixture = mixture
         self.num_classes: int | None = mixture.num_classes
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_part, check_seed
+
 __all__ = ["Noise"]
 
 _MASK = 0xFFFFFFFF
@@ -101,9 +103,9 @@ class Noise:
     depth: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be in 0 .. 2^63 - 1; got {self.seed}")
+        check_seed("seed", self.seed)
         for name, value in (("index", self.index), ("draw", self.draw)):
+            check_part(name, value, Tensor, "an int64 tensor (B,), one per image")
             if value.dtype != torch.int64 or value.ndim != 1 or value.shape != self.index.shape:
                 got = f"{value.dtype} of shape {tuple(value.shape)} beside index {tuple(self.index.shape)}"
                 raise ValueError(f"{name} must be an int64 tensor (B,), one per image; got {got}")

@@ -39,11 +39,5 @@ def parse_number(value: float | str) -> float:
     """
     try:
         return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-    except (ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"expected a number or a ratio such as 8/255; got {value!r}") from error
-
-
-def check_integer(name: str, value: object, least: int) -> None:
-    """Raise ``ValueError`` unless the setting ``name`` is an integer of at least ``least`` (a bool is none)."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}")

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
+from common.checks.settings import check_count, check_optional, check_part, check_positive, check_sequence
 from common.diffusion.composed import Chain, Repeated
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.modes import Surrogate, as_differentiation
-from common.diffusion.schedules import DDPM, Schedule
+from common.diffusion.schedules import DDPM, Schedule, check_schedule
 from common.diffusion.solvers import Solver
 from diffpure.purifier import DiffPure
 
@@ -26,8 +28,9 @@ class Block:
     surrogate: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"a block needs rounds >= 1; got {self.rounds}")
+        check_positive("t_star", self.t_star)
+        check_count("rounds", self.rounds)
+        check_optional(check_count, "surrogate", self.surrogate)
 
     def mode(self, exact: Differentiation) -> Differentiation:
         """Differentiation mode of the block: ``exact``, or its surrogate."""
@@ -55,6 +58,8 @@ class GradualNoise(Chain):
         schedule: Schedule | None = None,
         t_end: float = 0.0,
     ) -> None:
+        check_sequence("blocks", blocks, partial(check_part, kind=Block))
+        check_optional(check_schedule, "schedule", schedule)
         schedule, exact = schedule or DDPM(), as_differentiation(gradient)
         rounds = []
         for block in blocks:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_not_negative, check_optional, check_part, check_positive
 from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
 from common.diffusion.reverse_sde import score
-from common.diffusion.schedules import VP, Schedule, per_row
+from common.diffusion.schedules import VP, Schedule, check_schedule, per_row
 from common.diffusion.solvers import Solver
 from common.diffusion.steps import Step
 from common.noise import Noise
@@ -21,7 +22,8 @@ class FixedLevel:
     """``schedule`` held at the time ``t_score``: constant scale and noise level. Times are durations only."""
 
     def __init__(self, schedule: Schedule, t_score: float) -> None:
-        self.schedule, self.t_score, self.t_max = schedule, t_score, schedule.t_max
+        self.schedule, self.t_score = check_schedule("schedule", schedule), check_positive("t_score", t_score)
+        self.t_max = schedule.t_max
 
     def _held(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.t_score)
@@ -54,9 +56,9 @@ class Langevin(Solver):
     stochastic = True
 
     def __init__(self, lambda_ld: float = 1e-2, eta: float = 5.0, t_score: float = 1e-2) -> None:
-        if not (lambda_ld > 0 and eta >= 0 and t_score > 0):
-            got = f"lambda_ld={lambda_ld}, eta={eta}, t_score={t_score}"
-            raise ValueError(f"Langevin needs lambda_ld > 0, eta >= 0 and t_score > 0; got {got}")
+        check_positive("lambda_ld", lambda_ld)
+        check_not_negative("eta", eta)
+        check_positive("t_score", t_score)
         self.lambda_ld, self.eta, self.t_score = lambda_ld, eta, t_score
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
@@ -109,8 +111,10 @@ class LangevinDiffPure(DiffusionPurifier):
         gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
-        if not sigma2 > 0:
-            raise ValueError(f"sigma2, the variance around the anchor, must be > 0; got {sigma2}")
+        check_positive("sigma2, the variance around the anchor,", sigma2)
+        check_positive("t_star", t_star)
+        check_optional(check_part, "dynamics", dynamics, Langevin)
+        check_optional(check_schedule, "schedule", schedule)
         steps = max(1, round(t_star / STEP)) if steps is None else steps
         dynamics = dynamics or Langevin()
         schedule = FixedLevel(schedule or VP(), dynamics.t_score)

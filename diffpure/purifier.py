@@ -2,9 +2,10 @@
 
 from torch import nn
 
+from common.checks.settings import check_optional
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
-from common.diffusion.schedules import VP, Schedule
+from common.diffusion.schedules import VP, Schedule, check_schedule
 from common.diffusion.solvers import Solver
 
 
@@ -34,4 +35,5 @@ class DiffPure(DiffusionPurifier):
         schedule: Schedule | None = None,
         t_end: float = 1e-5,
     ) -> None:
+        check_optional(check_schedule, "schedule", schedule)
         super().__init__(denoiser, schedule or VP(), t_star, steps, solver, gradient, t_end)

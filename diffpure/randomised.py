@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from common.checks.settings import check_number
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.reverse_process import Sampler
 from common.diffusion.schedules import Schedule
@@ -37,7 +38,7 @@ class RandomisedDiffPure(DiffPure):
         t_end: float = 1e-5,
     ) -> None:
         super().__init__(denoiser, t_star, steps, solver, gradient, schedule, t_end)
-        if not 0 <= spread < t_star - t_end or t_star + spread > self.schedule.t_max:
+        if not 0 <= check_number("spread", spread) < t_star - t_end or t_star + spread > self.schedule.t_max:
             raise ValueError(
                 f"the drawn depths, t_star -+ spread, must lie in ({t_end:g}, {self.schedule.t_max:g}]; "
                 f"got t_star={t_star}, spread={spread}"

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from common.checks.settings import check_optional, check_positive
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.denoising_loss import edm_weight
 from common.diffusion.wrappers import Clipped
@@ -50,8 +51,7 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
         posterior: Posterior | None = None,
         engine: Engine | None = None,
     ) -> None:
-        if limit is not None and not 0 < limit < math.inf:
-            raise ValueError(f"limit, in units of EDM's loss, must be positive, or None for no limit; got {limit}")
+        check_optional(check_positive, "limit, in units of EDM's loss,", limit, note="None is no limit")
         super().__init__(Clipped(denoiser), num_classes, 0.0, "dc", nodes, weight, posterior=posterior, engine=engine)
         self.limit = limit
 

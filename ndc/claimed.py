@@ -7,10 +7,11 @@ from typing import Literal, TypeGuard, get_args
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
 from common.robustness.certification.certificate import Certificate
 from common.robustness.classifiers import Classifier
-from common.units import check_integer, sigma_to_pixel
+from common.units import sigma_to_pixel
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.classifier import NoisedDiffusionClassifier
 from ndc.expected_logits import ExpectedLogits, leading_class
@@ -37,10 +38,9 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
     constants: Constants = "reference"
 
     def __post_init__(self) -> None:
-        check_integer("num_classes", self.num_classes, 2)
-        check_integer("samples, draws of the noise,", self.samples, 1)
-        if self.constants not in get_args(Constants):
-            raise ValueError(f"constants must be 'reference' or 'paper'; got {self.constants!r}")
+        check_count("num_classes", self.num_classes, 2)
+        check_count("samples, draws of the noise,", self.samples)
+        check_one_of("constants", self.constants, get_args(Constants))
 
     def _supported(self, classifier: Classifier) -> NoisedDiffusionClassifier:
         if not isinstance(classifier, NoisedDiffusionClassifier) or classifier.variant != "dc":

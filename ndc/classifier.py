@@ -1,16 +1,17 @@
 """Diffusion classifiers: a class-conditional diffusion model as a classifier by Bayes' rule (DC, EPNDC, APNDC)."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from common.diffusion.denoisers import Denoiser
+from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_ratio
+from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.engine.engine import Engine
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
-from common.units import check_integer, parse_number, sigma_to_model, to_model, to_pixel
+from common.units import sigma_to_model, to_model, to_pixel
 from ndc.elimination import Elimination
 from ndc.levels import bound_within, check_input_level
 from ndc.likelihood import Bound
@@ -71,12 +72,14 @@ class NoisedDiffusionClassifier(Classifier):
         unconditional: Denoiser | None = None,
     ) -> None:
         super().__init__()
-        _check_type("nodes", nodes, int | Nodes)
-        _check_type("engine", engine, Engine | None)
-        _check_type("elimination", elimination, Elimination | None)
+        check_denoiser("denoiser", denoiser)
+        check_optional(check_part, "engine", engine, Engine)
+        check_optional(check_part, "elimination", elimination, Elimination)
+        check_optional(check_part, "posterior", posterior, Posterior)
+        check_optional(check_denoiser, "unconditional", unconditional)
         self.denoiser, self.unconditional = denoiser, unconditional
-        self.num_classes, self.sigma, self.variant = num_classes, parse_number(sigma), variant
-        self.nodes = Nodes(nodes) if isinstance(nodes, int) else nodes
+        self.num_classes, self.sigma, self.variant = num_classes, check_ratio("sigma", sigma), variant
+        self.nodes = nodes if isinstance(nodes, Nodes) else Nodes(check_count("nodes", nodes, 2))
         self.weight, self.elimination = weight_of(weight), elimination
         self.posterior = Posterior() if posterior is None else posterior
         self.engine = Engine() if engine is None else engine
@@ -153,14 +156,8 @@ class NoisedDiffusionClassifier(Classifier):
         return self.denoiser if self.unconditional is None else self.unconditional
 
 
-def _check_type(argument: str, value: object, types: Any) -> None:
-    if not isinstance(value, types):
-        raise TypeError(f"{argument}: expected {types}; got {value!r}")
-
-
 def _check_input(variant: str, sigma: float) -> None:
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}; got {variant!r}")
+    check_one_of("variant", variant, get_args(Variant))
     if variant == "dc" and sigma != 0:
         raise ValueError(f"variant 'dc' reads a clean image, sigma = 0; got {sigma}. Use 'apndc' for noisy images")
     if variant != "dc" and not 0 < sigma < math.inf:
@@ -168,7 +165,7 @@ def _check_input(variant: str, sigma: float) -> None:
 
 
 def _check_classes(denoiser: Denoiser, num_classes: int) -> None:
-    check_integer("num_classes", num_classes, 2)
+    check_count("num_classes", num_classes, 2)
     if denoiser.num_classes is None:
         raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")
     if denoiser.num_classes != num_classes:

@@ -1,14 +1,13 @@
 """Denoised smoothing: a denoiser before any classifier of clean images, so that smoothing may certify it."""
 
-import math
-
 import torch
 
-from common.diffusion.denoisers import Denoiser
+from common.checks.settings import check_count, check_pixels
+from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
-from common.diffusion.schedules import VP, Schedule
-from common.diffusion.solvers import DDIM, Solver
+from common.diffusion.schedules import VP, Schedule, check_schedule
+from common.diffusion.solvers import DDIM, Solver, as_solver
 from common.robustness.classifiers import Classifier, ClassifierWrapper, Purified
 from common.robustness.voting import Voting
 from common.units import parse_number, sigma_to_model
@@ -38,11 +37,12 @@ class Denoising(DiffusionPurifier):
         gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
-        level = sigma_to_model(parse_number(sigma))
-        if not 0 < level < math.inf:
-            raise ValueError(f"sigma, the noise in the image, must be above 0, in pixel units; got {sigma}")
+        level = sigma_to_model(check_pixels("sigma, the noise in the image,", sigma))
+        check_denoiser("denoiser", denoiser)
+        check_count("steps", steps)
+        as_solver(solver)  # of one step it has no effect
         check_input_level(denoiser, level)
-        schedule = VP() if schedule is None else schedule
+        schedule = VP() if schedule is None else check_schedule("schedule", schedule)
         t_star = float(schedule.time(torch.tensor(level, dtype=torch.float64)))
         super().__init__(denoiser, schedule, t_star, steps, DDIM() if steps == 1 else solver, gradient, t_end=0.0)
         self.randomised = self.solver.stochastic
@@ -83,6 +83,7 @@ class DenoisedClassifier(ClassifierWrapper):
         gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
+        check_count("votes", votes)
         purified = Purified(Denoising(denoiser, sigma, steps, solver, gradient, schedule), classifier)
         if votes > 1 and not purified.randomised:
             raise ValueError(

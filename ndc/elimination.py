@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from common.units import check_integer
+from common.checks.settings import check_count, check_not_negative, check_optional, check_sequence
 from ndc.node_order import default_stages, node_order
 from ndc.nodes import Nodes
 
@@ -68,18 +68,17 @@ class Elimination:
     keep: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.errors < math.inf and self.margin >= 0):
-            raise ValueError(f"errors and margin must not be negative; got {self.errors} and {self.margin}")
-        for stage in self.stages or ():
-            check_integer("each of the stages, numbers of nodes,", stage, 1)
+        check_not_negative("errors", self.errors)
+        if self.margin != math.inf:
+            check_not_negative("margin", self.margin, note="It may be infinite")
+        check_optional(check_sequence, "stages, numbers of nodes,", self.stages, check_count)
         self._check_keep()
         if self.stages is not None:
             self._check_stages(self.stages)
 
     def _check_keep(self) -> None:
         keep = self.keep if isinstance(self.keep, Sequence) else [] if self.keep is None else [self.keep]
-        for classes in keep:
-            check_integer("keep, a number of classes,", classes, 1)
+        check_sequence("keep, a number of classes,", keep, check_count, 0)
         if self.keep is not None and self.stages is None:
             raise ValueError(f"keep needs stages, the numbers of nodes after which it applies; got keep={self.keep}")
         if isinstance(self.keep, Sequence) and len(self.keep) != len(self.stages or ()):

@@ -41,11 +41,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_number, check_one_of
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.certificate import Certificate
 from common.robustness.classifiers import Classifier
-from common.units import check_integer
 from ndc.bounded import BoundedDiffusionClassifier
 from ndc.expected_logits import ExpectedLogits, leading_class
 from ndc.lipschitz_bounds import StrongLaw, mean_lower, slopes
@@ -80,12 +80,10 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
     law: Law = "strong"
 
     def __post_init__(self) -> None:
-        check_integer("num_classes", self.num_classes, 2)
-        check_integer("samples, draws of the noise,", self.samples, 2)
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
-        if self.law not in get_args(Law):
-            raise ValueError(f"law must be 'strong' or 'weak'; got {self.law!r}")
+        check_count("num_classes", self.num_classes, 2)
+        check_count("samples, draws of the noise,", self.samples, 2)
+        check_number("alpha, the chance of a wrong certificate,", self.alpha, above=0, below=1)
+        check_one_of("law", self.law, get_args(Law))
 
     def check(self, classifier: Classifier, image: Tensor, noise: Noise) -> None:
         """Check the classifier as `ExpectedLogits` does, and that ``samples`` draws can certify an image at all."""

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from common.units import check_integer
+from common.checks.settings import check_count, check_flag, check_one_of, check_optional, check_positive
 from ndc.noise_weights import Weight
 
 NodeRule = Literal["equal", "log", "linspace", "reference"]
@@ -46,9 +46,12 @@ class Nodes:
     control: bool = True
 
     def __post_init__(self) -> None:
-        check_integer("the count of nodes, levels of an integral,", self.count, 2)
-        if self.rule not in get_args(NodeRule):
-            raise ValueError(f"the rule of the nodes must be one of {', '.join(get_args(NodeRule))}; got {self.rule!r}")
+        check_count("the count of nodes, levels of an integral,", self.count, 2)
+        check_one_of("rule", self.rule, get_args(NodeRule))
+        check_optional(check_positive, "sigma_min", self.sigma_min)
+        check_optional(check_positive, "sigma_max", self.sigma_max)
+        check_flag("antithetic", self.antithetic)
+        check_flag("control", self.control)
 
     def place(self, weight: Weight, lower: float, upper: float, skip: int = 0) -> tuple[Tensor, Tensor]:
         """Nodes sigma (count,) ascending in (lower, upper] and widths (count,): int f ~= sum_i width_i f(sigma_i).

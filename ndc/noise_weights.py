@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_number, check_part, check_positive
 from common.diffusion.denoising_loss import edm_weight
 from common.naming.choices import choose
 
@@ -69,11 +70,10 @@ class LogNormal(Weight):
     total: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("std of a log-normal weight", self.std)
-        _check_positive("sigma_data of a log-normal weight", self.sigma_data)
-        _check_positive("total of a log-normal weight", self.total)
-        if not math.isfinite(self.mean):
-            raise ValueError(f"mean of a log-normal weight, that of ln sigma, must be finite; got {self.mean}")
+        check_positive("std of a log-normal weight", self.std)
+        check_positive("sigma_data of a log-normal weight", self.sigma_data)
+        check_positive("total of a log-normal weight", self.total)
+        check_number("mean of a log-normal weight, that of ln sigma,", self.mean)
 
     def density(self, sigma: Tensor) -> Tensor:
         exponent = -((sigma.log() - self.mean) ** 2) / (2 * self.std**2)
@@ -130,7 +130,7 @@ class ELBO(Weight):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_positive("sigma_data of the ELBO weight", self.sigma_data)
+        check_positive("sigma_data of the ELBO weight", self.sigma_data)
 
     def density(self, sigma: Tensor) -> Tensor:
         return self.sigma_data**2 / (sigma * (sigma**2 + self.sigma_data**2))
@@ -152,7 +152,7 @@ class Flat(Weight):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_positive("sigma_data of the flat weight", self.sigma_data)
+        check_positive("sigma_data of the flat weight", self.sigma_data)
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return torch.ones_like(sigma)
@@ -171,11 +171,6 @@ class Flat(Weight):
         return float(dimension)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive; got {value}")
-
-
 WEIGHTS: dict[str, Weight] = {
     "lognormal": LogNormal(),
     "reference": ReferenceWeight(),
@@ -187,4 +182,6 @@ WEIGHTS: dict[str, Weight] = {
 
 def weight_of(weight: str | Weight) -> Weight:
     """A weight by its name, or the weight itself. Raises ``ValueError`` for an unknown name."""
-    return weight if isinstance(weight, Weight) else choose("weight", WEIGHTS, weight, " or a weight object")
+    if isinstance(weight, Weight):
+        return weight
+    return choose("weight", WEIGHTS, check_part("weight", weight, str, "a name or a Weight"), " or a weight object")

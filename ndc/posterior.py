@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.checks.settings import check_number, check_optional, check_positive, check_sequence
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -22,8 +24,8 @@ class Posterior:
     log_prior: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be positive, or None for the weight's own; got {self.temperature}")
+        check_optional(check_positive, "temperature", self.temperature, note="None is the weight's own")
+        check_optional(check_sequence, "log_prior", self.log_prior, check_number)
 
     def check(self, num_classes: int) -> None:
         """Raise ``ValueError`` unless the prior has one finite number per class."""

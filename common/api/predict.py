@@ -14,6 +14,7 @@ from common.api.images import check_images
 from common.api.probe import probe
 from common.api.running import choose_device
 from common.api.untouched import untouched
+from common.checks.settings import check_count, check_part
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.smoothing import Smoothing
@@ -32,6 +33,11 @@ class Predictions:
     p_values: Tensor
     counts: Tensor
     samples: int
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "p_values", "counts"):
+            check_part(name, getattr(self, name), Tensor)
+        check_count("samples", self.samples)
 
     @property
     def abstained(self) -> Tensor:

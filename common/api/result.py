@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from common.checks.settings import check_part
 from common.records.rows import values
 from common.records.schema import Record
 from common.records.store import Records
@@ -27,6 +28,9 @@ class Result:
     """
 
     run: Run
+
+    def __post_init__(self) -> None:
+        check_part("run", self.run, Run)
 
     @property
     def records(self) -> list[Record]:

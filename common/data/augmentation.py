@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
 
 Mirroring = Literal["never", "random", "alternating"]
@@ -27,10 +28,8 @@ class Augmentation:
     mirroring: Mirroring = "alternating"
 
     def __post_init__(self) -> None:
-        if self.shift < 0:
-            raise ValueError(f"shift must be >= 0, in pixels; got {self.shift}")
-        if self.mirroring not in get_args(Mirroring):
-            raise ValueError(f"mirroring must be one of {', '.join(get_args(Mirroring))}; got {self.mirroring!r}")
+        check_count("shift, in pixels,", self.shift, 0)
+        check_one_of("mirroring", self.mirroring, get_args(Mirroring))
 
     def __call__(self, image: Tensor, noise: Noise) -> Tensor:
         """Images (B,C,H,W) of this epoch, with one row of noise each.

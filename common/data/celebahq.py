@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from common.checks.settings import check_optional, check_text
 from common.data.crop import Crop
 from common.data.datasets import ImageFileDataset
 from common.data.decoding import list_image_files
@@ -50,7 +51,11 @@ class CelebAHQ(ImageFileData):
         **loading: Any,
     ) -> None:
         super().__init__(root, Crop(size, 1.0, "bilinear", timm_model), size=size, **loading)
-        self.attribute, self.images, self.attributes, self.partition = attribute, images, attributes, partition
+        self.attribute, self.images = check_text("attribute", attribute), check_text("images", images)
+        self.attributes, self.partition = (
+            check_text("attributes", attributes),
+            check_optional(check_text, "partition", partition),
+        )
         self.classes = self.classes or (f"not {attribute}", attribute)
 
     def load(self, stage: str | None = None) -> None:

@@ -7,6 +7,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, Normalize, ToTensor
 
+from common.checks.settings import check_count, check_number, check_one_of, check_optional, check_text
+
 CROP_ARGUMENTS = ("size", "crop_pct", "interpolation", "timm_model")  # of `Crop`, which its ``config`` states together
 
 
@@ -28,13 +30,11 @@ class Crop:
         interpolation: str = "bicubic",
         timm_model: str | None = None,
     ) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1 pixel, or null for no resizing; got {size}")
-        if not 0 < crop_pct <= 1:
-            raise ValueError(f"crop_pct, the share of the shorter side that is kept, must be in (0, 1]; got {crop_pct}")
+        check_optional(check_count, "size, in pixels,", size, note="null leaves the size as it is")
+        check_number("crop_pct, the share of the shorter side that is kept,", crop_pct, above=0, at_most=1)
+        check_optional(check_text, "timm_model", timm_model)
         modes = [mode.value for mode in InterpolationMode if mode != InterpolationMode.NEAREST_EXACT]
-        if interpolation not in modes:
-            raise ValueError(f"interpolation must be one of {', '.join(modes)}; got {interpolation!r}")
+        check_one_of("interpolation", interpolation, modes)
         self.config: dict[str, Any] | None = None
         self._transforms: list[Callable[[Any], Any]] = [ToTensor()]
         if timm_model is not None:

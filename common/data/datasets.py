@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.checks.settings import check_part
 from common.data.crop import Crop
 from common.data.decoding import UnreadableImageError, decode_image, image_size
 
@@ -33,8 +34,11 @@ class ImageDataset(Dataset[Example]):
     """Images in memory: ``images`` (N,C,H,W), float32 in [0,1] or uint8 in 0 .. 255; ``labels`` (N,) int64."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if len(images) != len(labels):
-            raise ValueError(f"one label per image; got {len(images)} images and {len(labels)} labels")
+        check_part("images", images, Tensor)
+        check_part("labels", labels, Tensor)
+        if images.ndim < 1 or labels.ndim != 1 or len(images) != len(labels):
+            got = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"images and labels must be one label per image; got shapes {got}")
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:

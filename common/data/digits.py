@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from common.checks.settings import check_flag
 from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 
@@ -28,7 +29,7 @@ class Digits(ImageData):
 
     def __init__(self, hold_out_validation: bool = True, **loading: Any) -> None:
         super().__init__(**loading)
-        self.hold_out_validation = hold_out_validation
+        self.hold_out_validation = check_flag("hold_out_validation", hold_out_validation)
 
     def load(self, stage: str | None = None) -> None:
         from sklearn.datasets import load_digits  # imported on use: takes a second

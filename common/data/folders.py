@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
+from common.checks.settings import check_part, check_path
 from common.data.crop import CROP_ARGUMENTS, Crop
 from common.data.datasets import ImageFileDataset
 from common.data.decoding import list_image_files
@@ -19,7 +20,7 @@ class ImageFileData(ImageData):
 
     def __init__(self, root: str | Path, crop: Crop, **loading: Any) -> None:
         super().__init__(**loading)
-        self.root, self.crop = Path(root).expanduser(), crop
+        self.root, self.crop = check_path("root", root), check_part("crop", crop, Crop)
         if crop.sides is not None:
             self.shape = (3, *crop.sides)
 

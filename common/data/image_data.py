@@ -9,6 +9,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 from torch.utils.data import Subset as Selection
 
+from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_path
 from common.data.crop import Crop
 from common.data.datasets import LabelledImages
 from common.data.samplers import ShardSampler, TrainingLoader, world_size
@@ -66,23 +67,20 @@ class ImageData(L.LightningDataModule):
         test_on: Literal["test", "validation"] = "test",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1; got {batch_size}")
-        if test_images is not None and test_images < 1:
-            raise ValueError(f"test_images must be >= 1, or null for all of them; got {test_images}")
-        if workers < 0:
-            raise ValueError(f"workers must be >= 0, the number of processes that load images; got {workers}")
-        if test_on not in ("test", "validation"):
-            raise ValueError(f"test_on must be 'test' or 'validation'; got {test_on!r}")
+        check_count("batch_size", batch_size)
+        check_optional(check_count, "test_images", test_images, note="null takes all of them")
+        check_count("workers, the number of processes that load images,", workers, 0)
+        check_optional(check_part, "subset", subset, Subset)
+        check_one_of("test_on", test_on, ("test", "validation"))
         if test_on == "validation" and subset is not None:
             raise ValueError(
                 f"test_on 'validation' takes no subset: {type(subset).__name__} selects test images. Leave one out."
             )
         self.batch_size, self.test_images, self.workers, self.test_on = batch_size, test_images, workers, test_on
-        self.subset, self.path, self.size = subset, None if path is None else Path(path).expanduser(), size
+        self.subset, self.path, self.size = subset, check_optional(check_path, "path", path), size
         self.crop = Crop(size)  # of the images of ``path``
         if class_file is not None:
-            self.classes = read_class_names(class_file)
+            self.classes = read_class_names(check_path("class_file", class_file))
         self.files: UnlabelledImages | None = None
         self._training: TrainingLoader | None = None
         self._resumed = NO_BATCH

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
+from common.checks.settings import check_one_of
 from common.data.crop import CROP_ARGUMENTS, Crop
 from common.data.image_data import ImageData
 
@@ -39,9 +40,8 @@ class ImageFiles(ImageData):
         **loading: Any,
     ) -> None:
         super().__init__(path=path, size=size, **loading)
-        self.crop, self.channels = Crop(size, crop_pct, interpolation, timm_model), channels
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 3 or 1; got {channels}")
+        self.crop = Crop(size, crop_pct, interpolation, timm_model)
+        self.channels = check_one_of("channels", channels, (1, 3))
 
     def load(self, stage: str | None = None) -> None:
         raise ValueError("images without labels can be predicted, not tested or trained on: use Folder for that")

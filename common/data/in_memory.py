@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_part
 from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 
@@ -18,6 +19,8 @@ class InMemory(ImageData):
 
     def __init__(self, images: Tensor, labels: Tensor, **loading: Any) -> None:
         super().__init__(**loading)
+        check_part("images", images, Tensor)
+        check_part("labels", labels, Tensor)
         if images.ndim != 4 or images.dtype != torch.float32 or labels.dtype != torch.int64:
             got = f"{images.dtype} of shape {tuple(images.shape)} and {labels.dtype}"
             raise ValueError(f"images must be float32 (N,C,H,W) and labels int64 (N,); got {got}")

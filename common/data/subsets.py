@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from common.checks.settings import MissingFileError, check_count, check_path, check_seed
+
 
 class Subset:
     """Base of the subsets."""
@@ -36,7 +38,7 @@ class Seeded(Subset):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        check_seed("seed, one of NumPy's,", self.seed, 2**32)
 
     def order(self, labels: Tensor) -> list[int]:
         return draw_without_replacement(self.seed, len(labels), len(labels))
@@ -52,7 +54,7 @@ class Balanced(Subset):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        check_seed("seed, one of NumPy's,", self.seed, 2**32)
 
     def order(self, labels: Tensor) -> list[int]:
         generator, label = np.random.RandomState(self.seed), labels.numpy()
@@ -69,8 +71,8 @@ class Every(Subset):
     start: int = 0
 
     def __post_init__(self) -> None:
-        if self.step < 1 or self.start < 0:
-            raise ValueError(f"need step >= 1 and start >= 0; got step={self.step}, start={self.start}")
+        check_count("step", self.step)
+        check_count("start", self.start, 0)
 
     def order(self, labels: Tensor) -> list[int]:
         return list(range(self.start, len(labels), self.step))
@@ -87,8 +89,8 @@ class Jobs(Subset):
     images: int
 
     def __post_init__(self) -> None:
-        if self.jobs < 1 or self.images < 1:
-            raise ValueError(f"need jobs >= 1 and images >= 1; got jobs={self.jobs}, images={self.images}")
+        check_count("jobs", self.jobs)
+        check_count("images", self.images)
 
     def order(self, labels: Tensor) -> list[int]:
         if self.images > len(labels):
@@ -104,9 +106,9 @@ class Listed(Subset):
     """
 
     def __init__(self, file: str | Path) -> None:
-        path = Path(file).expanduser()
+        path = check_path("file", file)
         if not path.is_file():
-            raise FileNotFoundError(f"no index file {path}; it holds the indices of test images, one per line")
+            raise MissingFileError(f"file: no index file {path}; it holds the indices of test images, one per line")
         text = re.sub(r"#.*", "", path.read_text(encoding="utf-8-sig", errors="replace")).strip()
         if text.startswith("[") and text.endswith("]"):
             text = text[1:-1]
@@ -131,8 +133,3 @@ def draw_without_replacement(seed: int, total: int, images: int) -> list[int]:
     """``images`` positions of ``total``, drawn by NumPy's ``RandomState(seed).choice``."""
     drawn: list[int] = np.random.RandomState(seed).choice(total, images, replace=False).tolist()
     return drawn
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"NumPy's seeds are in 0 .. 2^32 - 1; got {seed}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from common.checks.settings import check_count, check_not_negative, check_number, check_seed, check_sequence
 from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 from common.exact import GaussianMixture
@@ -34,11 +35,12 @@ class Synthetic(ImageData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be >= 2; got {num_classes}")
-        if not 0 < contrast <= 1 or std < 0:
-            raise ValueError(f"synthetic images need 0 < contrast <= 1 and std >= 0; got {contrast} and {std}")
-        self.num_classes, self.shape, self.seed = num_classes, shape, seed
+        check_count("num_classes", num_classes, 2)
+        check_number("contrast", contrast, above=0, at_most=1)
+        check_not_negative("std", std)
+        if len(check_sequence("shape, (C,H,W),", shape, check_count, 3)) != 3:
+            raise ValueError(f"shape must be (C,H,W); got {shape}")
+        self.num_classes, self.shape, self.seed = num_classes, shape, check_seed("seed", seed)
         self.channels, self.contrast, self.std = shape[0], contrast, std
         patterns = Noise.of(seed, torch.arange(num_classes)).stream("patterns").uniform(0, shape)
         self.mixture = GaussianMixture(contrast * (2 * patterns - 1), std)

@@ -11,6 +11,7 @@ import torch
 import torchvision.datasets
 from torch import Tensor
 
+from common.checks.settings import check_flag, check_path
 from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 
@@ -57,8 +58,8 @@ class TorchvisionData(ImageData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        self.root, self.download = Path(root).expanduser(), download
-        self.hold_out_validation = hold_out_validation
+        self.root, self.download = check_path("root", root), check_flag("download", download)
+        self.hold_out_validation = check_flag("hold_out_validation", hold_out_validation)
 
     def open(self, train: bool, download: bool) -> tuple[Tensor, Tensor]:
         """uint8 images (N,3,32,32) and labels (N,) of the training or the test split."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.checks.settings import MissingFileError
 from common.data.crop import Crop
 from common.data.decoding import SUFFIXES, UnreadableImageError, decode_image, image_size, list_image_files
 
@@ -107,7 +108,9 @@ def read_class_names(path: str | Path) -> list[str]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no file of class names {path}; it holds one name per line, that of class 0 first")
+        raise MissingFileError(
+            f"class_file: no file of class names {path}; it holds one name per line, that of class 0 first"
+        )
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")]
     if "" in names:
         raise ValueError(f"{path} must hold one class name per line; line {names.index('') + 1} is empty")

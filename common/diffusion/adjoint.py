@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from common.checks.settings import check_not_negative, check_one_of, check_optional, check_positive
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.solvers import EulerMaruyama, TorchSDE
@@ -29,9 +30,11 @@ class Adjoint(Differentiation):
     approximate = True
 
     def __init__(self, dt: float | None = None, t_end: float | None = None, adjoint_method: str | None = None) -> None:
-        self.dt = dt
-        self.t_end = t_end
-        self.adjoint_method = adjoint_method
+        self.dt = check_optional(check_positive, "dt", dt)
+        self.t_end = check_optional(check_not_negative, "t_end", t_end)
+        self.adjoint_method = check_optional(
+            check_one_of, "adjoint_method", adjoint_method, ("euler", "milstein", "srk")
+        )
 
     def attacked(self, sampler: Sampler) -> Sampler:
         if self.dt is None and self.t_end is None:

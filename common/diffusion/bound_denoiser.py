@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from common.checks.settings import check_function, refusal
 from common.numerics.copies import copied
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -24,6 +25,11 @@ class BoundDenoiser:
 
     denoiser: nn.Module
     tensors: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_function("denoiser", self.denoiser, "a function of (x, sigma)")
+        if not isinstance(self.tensors, tuple) or not all(isinstance(tensor, Tensor) for tensor in self.tensors):
+            raise ValueError(refusal("tensors", "a tuple of tensors", self.tensors))
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.plain(x, sigma)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.checks.settings import check_count, check_part, check_seed, check_sequence
 from common.diffusion.purifiers import Purifier
 from common.noise import Noise
 
@@ -20,9 +21,8 @@ class Chain(Purifier):
 
     def __init__(self, purifiers: Sequence[Purifier]) -> None:
         super().__init__()
-        if not purifiers:
-            raise ValueError("a Chain needs at least one purifier; got none")
-        for k, purifier in enumerate(purifiers):
+        stages = check_sequence("purifiers", purifiers, _check_purifier, note="a Chain needs at least one purifier")
+        for k, purifier in enumerate(stages):
             self.add_module(str(k), purifier)
 
     @property
@@ -48,9 +48,7 @@ class Repeated(Purifier):
 
     def __init__(self, purifier: Purifier, rounds: int) -> None:
         super().__init__()
-        if rounds < 1:
-            raise ValueError(f"rounds must be at least 1; got {rounds}")
-        self.purifier, self.rounds = purifier, rounds
+        self.purifier, self.rounds = _check_purifier("purifier", purifier), check_count("rounds", rounds)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
@@ -71,10 +69,11 @@ class Resized(Purifier):
 
     def __init__(self, purifier: Purifier, size: int | tuple[int, int]) -> None:
         super().__init__()
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        if min(self.size) < 1:
-            raise ValueError(f"size must be a side or (height, width) in pixels, at least 1; got {size}")
-        self.purifier = purifier
+        sides = check_sequence("size", size if isinstance(size, Sequence) else [size], check_count)
+        if len(sides) > 2:
+            raise ValueError(f"size must be a side or (height, width) in pixels; got {size}")
+        self.size: tuple[int, int] = (sides[0], sides[-1])
+        self.purifier = _check_purifier("purifier", purifier)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         return _resize(self.purifier(_resize(image, self.size), noise), image.shape[-2:])
@@ -93,9 +92,7 @@ class FixedNoise(Purifier):
 
     def __init__(self, purifier: Purifier, seed: int = 0) -> None:
         super().__init__()
-        if seed < 0:
-            raise ValueError(f"seed must not be negative; got {seed}")
-        self.purifier, self.seed = purifier, seed
+        self.purifier, self.seed = _check_purifier("purifier", purifier), check_seed("seed", seed)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         purified: Tensor = self.purifier(image, self._noise(image))
@@ -106,6 +103,10 @@ class FixedNoise(Purifier):
 
     def _noise(self, image: Tensor) -> Noise:
         return Noise.of(self.seed, torch.zeros(len(image), dtype=torch.int64, device=image.device))
+
+
+def _check_purifier(name: str, purifier: Purifier) -> Purifier:
+    return check_part(name, purifier, nn.Module, "a purifier")
 
 
 def _resize(image: Tensor, size: Sequence[int]) -> Tensor:

@@ -7,12 +7,23 @@ posterior mean of the image; score and noise follow from it (Tweedie's formula):
 """
 
 import math
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from common.diffusion.schedules import DDPM, VP, Schedule, per_row
+from common.checks.settings import (
+    check_count,
+    check_not_negative,
+    check_one_of,
+    check_optional,
+    check_part,
+    check_positive,
+    refusal,
+)
+from common.diffusion.schedules import DDPM, VP, Schedule, check_schedule, per_row
+
+D = TypeVar("D", bound=nn.Module)
 
 
 class Denoiser(nn.Module):
@@ -51,11 +62,19 @@ class Denoiser(nn.Module):
         return nn.functional.embedding(label + 1, rows)  # raises for labels outside -1..K-1, unsynchronised
 
     def _set_levels(self, sigma_min: float, sigma_max: float, num_classes: int | None) -> None:
-        if not 0 <= sigma_min < sigma_max:
+        check_not_negative("sigma_min", sigma_min)
+        if not sigma_min < check_positive("sigma_max", sigma_max):
             raise ValueError(f"a denoiser needs 0 <= sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be positive, or None for an unconditional denoiser; got {num_classes}")
+        check_optional(check_count, "num_classes", num_classes, note="None is an unconditional denoiser")
         self.sigma_min, self.sigma_max, self.num_classes = sigma_min, sigma_max, num_classes
+
+
+def check_denoiser(name: str, denoiser: D) -> D:
+    """The denoiser. Raises ``ValueError`` for an object other than a module with a noise range and classes."""
+    members = ("sigma_min", "sigma_max", "num_classes")
+    if not isinstance(denoiser, nn.Module) or any(not hasattr(denoiser, member) for member in members):
+        raise ValueError(refusal(name, "a Denoiser", denoiser, "Load a file by load_denoiser(path)"))
+    return denoiser
 
 
 @runtime_checkable
@@ -91,9 +110,8 @@ class EDMDenoiser(Denoiser):
         sigma_max: float = 80.0,
     ) -> None:
         super().__init__()
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data, the standard deviation of the data in [-1,1], must be > 0; got {sigma_data}")
-        self.network = network
+        check_positive("sigma_data, the standard deviation of the data in [-1,1],", sigma_data)
+        self.network = check_part("network", network, nn.Module, "a module")
         self.sigma_data = sigma_data
         self._set_levels(sigma_min, sigma_max, num_classes)
 
@@ -147,15 +165,15 @@ class EpsDenoiser(Denoiser):
         index_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if not index_scale > 0:
-            raise ValueError(f"index_scale, the factor of an index in the time label, must be > 0; got {index_scale}")
-        if rounding not in ("nearest", "interpolate", "continuous"):
-            raise ValueError(f'rounding must be "nearest", "interpolate" or "continuous"; got {rounding!r}')
+        check_positive("index_scale, the factor of an index in the time label,", index_scale)
+        check_positive("time_scale, the factor of the time in the time label,", time_scale)
+        check_one_of("rounding", rounding, ("nearest", "interpolate", "continuous"))
+        check_optional(check_schedule, "schedule", schedule)
         self.schedule = schedule or (VP() if rounding == "continuous" else DDPM())
         if rounding != "continuous" and not isinstance(self.schedule, DDPM):
             got = type(self.schedule).__name__
             raise ValueError(f'rounding={rounding!r} needs the indices of a DDPM schedule; got {got}. Use "continuous"')
-        self.network = network
+        self.network = check_part("network", network, nn.Module, "a module")
         self.rounding = rounding
         self.time_scale = time_scale
         self.index_scale = index_scale

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_flag
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.steps import Step
 
@@ -79,7 +80,7 @@ class Checkpoint(Full):
     """
 
     def __init__(self, verify: bool = False) -> None:
-        self.verify = verify
+        self.verify = check_flag("verify", verify)
 
     def advance(self, process: Process) -> Advance:
         return partial(_RecomputedStep.apply, process, self.verify, *process.denoise.tensors)

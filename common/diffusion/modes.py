@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from common.checks.settings import check_count, check_optional, check_part
 from common.diffusion.adjoint import Adjoint
 from common.diffusion.differentiation import BPDA, Checkpoint, Differentiation, Full
 from common.diffusion.reverse_process import Process, Sampler
@@ -29,8 +30,9 @@ class Surrogate(Differentiation):
         gradient: str | Differentiation = "checkpoint",
         solver: str | Solver | None = None,
     ) -> None:
-        if (solver if steps is None else steps) is None or (steps is not None and steps < 1):
-            raise ValueError(f"a surrogate needs steps >= 1, or None and another solver; got steps={steps}")
+        check_optional(check_count, "steps", steps)
+        if steps is None and solver is None:
+            raise ValueError("a surrogate needs steps >= 1, or None and another solver; got steps=None")
         self.steps = steps
         self.gradient = as_differentiation(gradient)
         self.solver = None if solver is None else as_solver(solver)
@@ -82,4 +84,5 @@ MODES: dict[Mode, Callable[[], Differentiation]] = {
 
 def as_differentiation(mode: str | Differentiation) -> Differentiation:
     """A mode by name, or the mode itself. Raises ``ValueError`` for an unknown name."""
-    return make("gradient", MODES, mode, ", or a Differentiation")
+    made = make("gradient", MODES, mode, ", or a Differentiation")
+    return check_part("gradient", made, Differentiation)

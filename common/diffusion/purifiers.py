@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_part
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import noise_range
 from common.diffusion.differentiation import Differentiation, Full
 from common.diffusion.gradient_check.purifier_checks import gradient_findings
 from common.diffusion.modes import as_differentiation
 from common.diffusion.reverse_process import Process, Sampler
-from common.diffusion.schedules import Schedule, per_row
+from common.diffusion.schedules import Schedule, check_schedule, per_row
 from common.diffusion.solvers import Solver, as_solver
 from common.diffusion.time_grids import TimeGrid
 from common.diffusion.trajectories import Trajectory
@@ -72,9 +73,8 @@ class DiffusionPurifier(Purifier):
         t_end: float = 1e-5,
     ) -> None:
         super().__init__()
-        if not isinstance(denoiser, nn.Module):
-            kind = type(denoiser).__name__
-            raise ValueError(f"denoiser must be a module; got a {kind}. Load a file by load_denoiser(path)")
+        check_part("denoiser", denoiser, nn.Module, "a module", note="Load a file by load_denoiser(path)")
+        check_schedule("schedule", schedule)
         self.denoiser = denoiser.requires_grad_(False).eval()
         self.schedule = schedule
         self.grid = TimeGrid.uniform(t_star, t_end, steps, t_max=schedule.t_max)

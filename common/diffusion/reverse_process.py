@@ -7,11 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_function, check_optional, check_part
 from common.diffusion.bound_denoiser import BoundDenoiser
-from common.diffusion.schedules import Schedule
+from common.diffusion.schedules import Schedule, check_schedule
 from common.diffusion.solvers import Solver
 from common.diffusion.steps import Draws, Step
-from common.diffusion.time_grids import Grid
+from common.diffusion.time_grids import Grid, check_grid
 from common.noise import Noise
 
 
@@ -22,6 +23,11 @@ class Sampler:
     schedule: Schedule
     solver: Solver
     grid: Grid
+
+    def __post_init__(self) -> None:
+        check_schedule("schedule", self.schedule)
+        check_part("solver", self.solver, Solver)
+        check_grid("grid", self.grid)
 
     @property
     def t_star(self) -> Tensor:
@@ -56,6 +62,12 @@ class Process:
     sampler: Sampler
     denoise: BoundDenoiser
     watch: Callable[[Step, Tensor], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("x0", Tensor), ("start", Tensor), ("noise", Noise), ("sampler", Sampler)):
+            check_part(name, getattr(self, name), kind)
+        check_function("denoise", self.denoise, "a BoundDenoiser")
+        check_optional(check_function, "watch", self.watch)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:

@@ -13,10 +13,12 @@ keep the argument's shape, dtype and device. Ranges are checked where grids are 
 """
 
 import math
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
+
+from common.checks.settings import check_count, check_one_of, check_positive, refusal
 
 
 class Schedule(Protocol):
@@ -36,6 +38,14 @@ class Schedule(Protocol):
     def drift(self, t: Tensor) -> Tensor: ...
 
     def diffusion(self, t: Tensor) -> Tensor: ...
+
+
+def check_schedule(name: str, schedule: object) -> Schedule:
+    """The schedule. Raises ``ValueError`` for an object without its members."""
+    members = ("t_max", "sigma", "scale", "time", "drift", "diffusion")
+    if isinstance(schedule, type) or any(not hasattr(schedule, member) for member in members):
+        raise ValueError(refusal(name, "a Schedule, such as VP()", schedule))
+    return cast(Schedule, schedule)
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:
@@ -81,7 +91,8 @@ class VP(_VariancePreserving):
     t_max = 1.0
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min <= beta_max:
+        check_positive("beta_min", beta_min)
+        if not 0 < beta_min <= check_positive("beta_max", beta_max):
             raise ValueError(f"VP needs 0 < beta_min <= beta_max; got beta_min={beta_min}, beta_max={beta_max}")
         self.beta_min = beta_min
         self.beta_max = beta_max
@@ -133,10 +144,10 @@ class DDPM(_VariancePreserving):
     def __init__(
         self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, betas: Betas = "linear"
     ) -> None:
-        if betas not in get_args(Betas):
-            raise ValueError(f"DDPM needs betas to be one of {', '.join(get_args(Betas))}; got {betas!r}")
-        if num_steps < 1:
-            raise ValueError(f"DDPM needs num_steps >= 1; got {num_steps}")
+        check_one_of("betas", betas, get_args(Betas))
+        check_count("num_steps", num_steps)
+        check_positive("beta_start", beta_start)
+        check_positive("beta_end", beta_end)
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"DDPM needs 0 < beta_start <= beta_end < 1; got {beta_start} and {beta_end}")
         self.num_steps, self.beta_start, self.beta_end, self.betas = num_steps, beta_start, beta_end, betas
@@ -197,9 +208,7 @@ class EDM:
     """
 
     def __init__(self, sigma_max: float = 80.0) -> None:
-        if not sigma_max > 0:
-            raise ValueError(f"EDM needs sigma_max > 0; got {sigma_max}")
-        self.t_max = sigma_max
+        self.t_max = check_positive("sigma_max", sigma_max)
 
     def sigma(self, t: Tensor) -> Tensor:
         return t

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_flag, check_optional, check_part, check_positive
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.schedules import per_row
 from common.units import sigma_to_pixel, to_pixel
@@ -32,11 +33,10 @@ class ScoreDenoiser(Denoiser):
         centered: bool = False,
     ) -> None:
         super().__init__()
-        if not sigma_min > 0:
-            raise ValueError(f"a ScoreDenoiser needs sigma_min > 0; got {sigma_min}")
-        if num_scales is not None and num_scales < 2:
-            raise ValueError(f"num_scales, the number of trained levels, must be at least 2 or None; got {num_scales}")
-        self.network, self.num_scales, self.centered = network, num_scales, centered
+        check_part("network", network, nn.Module, "a module")
+        check_positive("sigma_min", sigma_min)
+        check_optional(check_count, "num_scales, the number of trained levels,", num_scales, 2)
+        self.network, self.num_scales, self.centered = network, num_scales, check_flag("centered", centered)
         self._set_levels(sigma_min, sigma_max, None)
 
     def time_label(self, sigma: Tensor) -> tuple[Tensor, Tensor]:

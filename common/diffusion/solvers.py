@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from common.checks.settings import check_fraction, check_one_of, check_part
 from common.diffusion.bound_denoiser import Denoise
 from common.diffusion.reverse_sde import flow_drift, reverse_drift
 from common.diffusion.schedules import per_row
@@ -84,9 +85,7 @@ class DDIM(Solver):
     """
 
     def __init__(self, eta: float = 0.0) -> None:
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be in [0,1], 0 deterministic and 1 ancestral; got {eta}")
-        self.eta = eta
+        self.eta = check_fraction("eta", eta, note="0 is deterministic, 1 ancestral")
         self.stochastic = eta > 0
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
@@ -110,9 +109,7 @@ class Ancestral(Solver):
     stochastic = True
 
     def __init__(self, variance: Literal["fixed_small", "fixed_large"] = "fixed_small") -> None:
-        if variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(f'variance must be "fixed_small" or "fixed_large"; got {variance!r}')
-        self.variance = variance
+        self.variance = check_one_of("variance", variance, ("fixed_small", "fixed_large"))
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
         x0_hat = denoise(x / per_row(step.scale, x), step.level)
@@ -150,9 +147,7 @@ class TorchSDE(Solver):
     stochastic = True
 
     def __init__(self, method: Literal["euler", "midpoint"] = "euler") -> None:
-        if method not in ("euler", "midpoint"):
-            raise ValueError(f'method must be "euler" or "midpoint", which need one increment a step; got {method!r}')
-        self.method = method
+        self.method = check_one_of("method", method, ("euler", "midpoint"))  # need one increment a step
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
         import torchsde  # slow to import and rarely needed
@@ -180,4 +175,5 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 
 def as_solver(solver: str | Solver) -> Solver:
     """A solver by name, or the solver itself. Raises ``ValueError`` for an unknown name."""
-    return make("solver", SOLVERS, solver, ", or a Solver")
+    made: Solver = check_part("solver", make("solver", SOLVERS, solver, ", or a Solver"), Solver)
+    return made

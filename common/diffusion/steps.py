@@ -5,13 +5,14 @@ exactly and casts each result once, by ``per_row``, whatever the dtype and the d
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Protocol
 
 from torch import Tensor
 
-from common.diffusion.schedules import Schedule
+from common.checks.settings import check_count, check_flag, check_part, refusal
+from common.diffusion.schedules import Schedule, check_schedule
 from common.noise import Noise
 
 _DRAWN_AT_ONCE = 2**28  # bytes: below this one draw for all steps saves launches, above it memory is worth more
@@ -53,6 +54,10 @@ class Levels:
     diffusion: Tensor
     level: Tensor
 
+    def __post_init__(self) -> None:
+        for field in fields(Levels):
+            check_part(field.name, getattr(self, field.name), Tensor)
+
     @classmethod
     def along(cls, schedule: Schedule, times: Tensor, like: Tensor) -> list["Levels"]:
         """The levels at each of ``times`` (N,) or (N,B) float64, for a state ``like`` (B,C,H,W)."""
@@ -84,6 +89,15 @@ class Step(Levels):
     schedule: Schedule
     draws: Increments | None = None
     last: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("k", self.k)
+        check_part("next", self.next, Levels)
+        check_schedule("schedule", self.schedule)
+        if self.draws is not None and (isinstance(self.draws, str) or not hasattr(self.draws, "__getitem__")):
+            raise ValueError(refusal("draws", "normals by step", self.draws))
+        check_flag("last", self.last)
 
     @classmethod
     def between(

@@ -5,10 +5,12 @@ Times are float64 tensors: () and on the CPU where all rows share them, else (B,
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+
+from common.checks.settings import check_count, check_number, check_part, check_positive, check_sequence, refusal
 
 
 class Grid(Protocol):
@@ -26,6 +28,13 @@ class Grid(Protocol):
     def coarsen(self, steps: int) -> "Grid": ...
 
 
+def check_grid(name: str, grid: object) -> Grid:
+    """The grid. Raises ``ValueError`` for an object without its members."""
+    if isinstance(grid, type) or any(not hasattr(grid, member) for member in ("steps", "coarsen")):
+        raise ValueError(refusal(name, "a time grid, such as TimeGrid.uniform(t_star)", grid))
+    return cast(Grid, grid)
+
+
 @dataclass(frozen=True)
 class TimeGrid:
     """The times of a reverse process, float64, strictly descending from t_star to t_end.
@@ -36,7 +45,8 @@ class TimeGrid:
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.times) < 2 or not all(a > b >= 0 for a, b in zip(self.times, self.times[1:], strict=False)):
+        check_sequence("times", self.times, check_number, 2)
+        if not all(a > b >= 0 for a, b in zip(self.times, self.times[1:], strict=False)):
             raise ValueError(f"a TimeGrid needs two or more times, strictly descending and >= 0; got {self.times}")
 
     @classmethod
@@ -47,18 +57,16 @@ class TimeGrid:
 
         The latter counts down from t_star and its last step, to t_end, is shorter: 100 steps for t_star = 0.1.
         """
-        if not 0 < t_star <= t_max:
+        if check_number("t_star", t_star) > t_max or t_star <= 0:
             raise ValueError(
                 f"t_star must be a time in (0, {t_max:g}]; got {t_star}. DiffPure's t* = 100 of 1000 is t_star = 0.1"
             )
-        if not 0 <= t_end < t_star:
+        if not 0 <= check_number("t_end", t_end) < t_star:
             raise ValueError(f"t_end must be in [0, t_star); got t_end={t_end}, t_star={t_star}")
         if steps is not None:
-            if steps < 1:
-                raise ValueError(f"steps must be at least 1, or None for a step of dt; got {steps}")
+            check_count("steps", steps, note="None takes steps of dt")
             return cls((*(t_star + (t_end - t_star) * (k / steps) for k in range(steps)), t_end))
-        if not dt > 0:
-            raise ValueError(f"dt must be positive; got {dt}")
+        check_positive("dt", dt)
         count = max(1, math.ceil((t_star - t_end) / dt - 1e-9))
         return cls((*(t_star - k * dt for k in range(count)), t_end))
 
@@ -87,6 +95,10 @@ class RowGrid:
 
     grid: TimeGrid
     t_star: Tensor
+
+    def __post_init__(self) -> None:
+        check_part("grid", self.grid, TimeGrid)
+        check_part("t_star", self.t_star, Tensor, "a tensor (B,)")
 
     @property
     def steps(self) -> int:

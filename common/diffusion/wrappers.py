@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from common.diffusion.denoisers import Denoiser
+from common.checks.settings import check_number
+from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.numerics.copies import copied
 
 
@@ -10,6 +11,12 @@ class Wrapper(Denoiser):
     """Denoiser around ``denoiser``, for the same data."""
 
     denoiser: Denoiser
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = check_denoiser("denoiser", denoiser)
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.num_classes = denoiser.num_classes
 
     @property
     def data_deviation(self) -> float:
@@ -22,11 +29,6 @@ class Clipped(Wrapper):
     Guided diffusion's sampler does so at every step, and with it DiffPure's DDPM variant (arXiv 2205.07460). The
     gradient of a clipped value is zero: where much is clipped, an attack's gradient is masked.
     """
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self._set_levels(denoiser.sigma_min, denoiser.sigma_max, denoiser.num_classes)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         denoised: Tensor = self.denoiser(x, sigma, label)
@@ -42,12 +44,10 @@ class ClassifierFree(Wrapper):
     """
 
     def __init__(self, denoiser: Denoiser, weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(denoiser)
         if denoiser.num_classes is None:
             raise ValueError("ClassifierFree needs a class-conditional denoiser; this one has num_classes=None")
-        self.denoiser = denoiser
-        self.weight = weight
-        self._set_levels(denoiser.sigma_min, denoiser.sigma_max, denoiser.num_classes)
+        self.weight = check_number("weight", weight)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         unconditional: Tensor = self.denoiser(*copied(x, sigma))

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_flag, check_one_of
 from common.engine.compiled import Compiled
 from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
 from common.engine.networks import networks
@@ -41,8 +42,9 @@ class Engine:
     batch_size: BatchSize = 512
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; got {self.precision!r}")
+        check_one_of("precision", self.precision, get_args(Precision))
+        check_flag("channels_last", self.channels_last)
+        check_flag("compile", self.compile)
         MicroBatches(self.batch_size)
 
     @property

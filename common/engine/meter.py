@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.checks.settings import check_function, check_optional, check_part
 from common.engine.networks import networks
 
 
@@ -19,6 +20,8 @@ class Meter:
     """
 
     def __init__(self, classifier: nn.Module, listener: Callable[[int], None] | None = None) -> None:
+        check_part("classifier", classifier, nn.Module)
+        check_optional(check_function, "listener", listener)
         innermost = [module for module in classifier.modules() if not any(module.children())]
         self._networks = {id(network): network for network in networks(classifier) or innermost}
         self._rows, self._listener = 0, listener

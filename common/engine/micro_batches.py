@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from common.units import check_integer
+from common.checks.settings import check_count
 
 BatchSize = int | Literal["auto"]
 
@@ -32,7 +32,7 @@ class MicroBatches:
 
     def __init__(self, batch_size: BatchSize) -> None:
         if batch_size != "auto":
-            check_integer("batch_size", batch_size, 1)
+            check_count("batch_size", batch_size)
         self.batch_size = batch_size
         self._searches: dict[tuple[object, ...], SizeSearch] = {}
 

@@ -1,9 +1,10 @@
 """Cards of the weights that the papers use: address, licence, format, config and checksum of each file."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from common.checkpoints.layouts import Format
+from common.checks.settings import check_count, check_mapping, check_one_of, check_optional, check_text
 from common.naming.nearest import did_you_mean
 
 
@@ -26,6 +27,15 @@ class Card:
     sha256: str | None = None
     size: int | None = None
     parameters: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("use", "url", "page", "filename", "licence"):
+            check_text(name, getattr(self, name))
+        check_one_of("format", self.format, get_args(Format))
+        check_mapping("config", self.config)
+        check_optional(check_text, "sha256", self.sha256)
+        check_optional(check_count, "size", self.size)
+        check_count("parameters", self.parameters, 0)
 
 
 def _drive(identifier: str) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_sequence
+
 EXPANSION = 4
 
 
@@ -47,7 +49,9 @@ class CIFARResNet(nn.Module):
 
     def __init__(self, num_classes: int = 10, blocks: Sequence[int] = (3, 4, 6, 3), in_channels: int = 3) -> None:
         super().__init__()
-        if len(blocks) != 4 or min(blocks) < 1:
+        check_count("num_classes", num_classes)
+        check_count("in_channels", in_channels)
+        if len(check_sequence("blocks", blocks, check_count, 0)) != 4:
             raise ValueError(f"blocks must be four numbers of at least 1, e.g. [3, 4, 6, 3]; got {list(blocks)}.")
         self.config = {"num_classes": num_classes, "blocks": list(blocks), "in_channels": in_channels}
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)

@@ -4,6 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_number, check_one_of
+
 Activation = Literal["relu", "silu", "gelu", "softplus"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}
 
@@ -27,9 +29,11 @@ class SmallCNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        if width < 8 or width % 8:
+        check_count("num_classes", num_classes)
+        check_count("in_channels", in_channels)
+        check_one_of("activation", activation, ACTIVATIONS)
+        check_number("dropout", dropout, at_least=0, below=1)
+        if check_count("width", width, note="It is a multiple of 8") % 8:
             raise ValueError(f"width must be a positive multiple of 8; got {width}.")
         self.config = {
             "num_classes": num_classes,

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_flag, check_mapping, check_optional, check_text
+
 
 class TimmNetwork(nn.Module):
     """A timm model that takes pixels: (B,C,H,W) in [0,1] -> logits (B,K).
@@ -46,12 +48,19 @@ class TimmNetwork(nn.Module):
         small_images: bool = False,
     ) -> None:
         super().__init__()
+        check_text("name", name)
+        check_optional(check_count, "num_classes", num_classes)
+        check_count("in_channels", in_channels)
+        check_optional(check_mapping, "options", options)
+        flags = {"pretrained": pretrained, "normalise": normalise, "resize": resize, "small_images": small_images}
+        for argument, setting in flags.items():
+            check_flag(argument, setting)
         import timm  # imported on use: slow
 
         tagged = timm.list_models(pretrained=True)
         if not timm.is_model(name) or ("." in name and name not in tagged):
             close = ", ".join(get_close_matches(name, [*timm.list_models(), *tagged])) or "one of timm.list_models()"
-            raise ValueError(f"timm has no model {name!r}. Did you mean {close}?")
+            raise ValueError(f"name: timm has no model {name!r}. Did you mean {close}?")
         self.config: dict[str, Any] = {
             "name": name,
             "num_classes": num_classes,

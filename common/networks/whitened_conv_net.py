@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_positive, check_sequence
+
 PATCH = 2
 """Side of the whitened patches in pixels."""
 
@@ -30,8 +32,10 @@ class WhitenedConvNet(nn.Module):
         temperature: float = 9.0,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths must be the stages' channels, at least 1 each; got {list(widths)}.")
+        check_count("num_classes", num_classes)
+        check_count("in_channels", in_channels)
+        check_sequence("widths, the stages' channels,", widths, check_count)
+        check_positive("temperature", temperature)
         self.config = {
             "num_classes": num_classes,
             "in_channels": in_channels,

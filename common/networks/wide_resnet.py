@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_flag, check_number, check_one_of
 from common.networks.small_cnn import ACTIVATIONS, Activation
 
 Norm = Literal["batch", "group"]
@@ -90,9 +91,14 @@ class WideResNet(nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS or norm not in get_args(Norm):
-            choices = f"activation in {sorted(ACTIVATIONS)} and norm in {sorted(get_args(Norm))}"
-            raise ValueError(f"expected {choices}; got activation={activation!r}, norm={norm!r}.")
+        sizes = {"depth": depth, "widen_factor": widen_factor, "num_classes": num_classes, "in_channels": in_channels}
+        for name, size in sizes.items():
+            check_count(name, size)
+        check_number("dropout", dropout, at_least=0, below=1)
+        check_flag("sub_block1", sub_block1)
+        check_flag("bias_last", bias_last)
+        check_one_of("activation", activation, ACTIVATIONS)
+        check_one_of("norm", norm, get_args(Norm))
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"the depth of a wide ResNet must be 6n + 4 with n >= 1, e.g. 28; got {depth}.")
         changed = {"activation": (activation, "relu"), "norm": (norm, "batch")}

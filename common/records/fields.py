@@ -62,7 +62,7 @@ def _check(kind: Any) -> Check:
         return _list_check(arguments[0])
     if get_origin(kind) is dict:
         inner = _check(arguments[1])
-        return lambda value: {_plain(str, key): inner(entry) for key, entry in value.items()}
+        return lambda value: {_plain(str, key): inner(entry) for key, entry in _plain(dict, value).items()}
     if kind is float:
         return _finite
     if is_dataclass(kind):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from common.checks.settings import check_count, check_not_negative, check_optional
 from common.numerics.finding import Finding
 from common.records.consistency import check_record
 from common.records.fields import check_fields
@@ -65,6 +66,11 @@ class Cost:
     evaluations: float | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_optional(check_not_negative, "evaluations", self.evaluations)
+        check_optional(check_not_negative, "seconds", self.seconds)
+        check_optional(check_count, "peak_bytes", self.peak_bytes, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.checks.settings import check_count, check_mapping, check_optional, check_path, check_text
 from common.numerics.finding import Finding
 from common.records.rows import MERGED, Header, header_line, read_rows, record_line, values
 from common.records.schema import Record, Source
@@ -34,7 +35,10 @@ class Records:
     def __init__(
         self, path: str | Path, fingerprint: str, config: Mapping[str, Any] | None = None, rank: int = 0
     ) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
+        check_text("fingerprint", fingerprint)
+        check_optional(check_mapping, "config", config)
+        check_count("rank", rank, 0)
         self.header = Header(fingerprint, json.loads(json.dumps(dict(config or {}), default=str)))
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"records go to a directory, but {self.path} is a file. Name another path.")

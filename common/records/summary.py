@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from common.checks.settings import check_count, check_mapping, check_part
 from common.records.intervals import Share, share
 from common.records.schema import (
     ABSTAIN,
@@ -38,6 +39,11 @@ class Summary:
     source: Source
     n: int
     metrics: dict[str, Share]
+
+    def __post_init__(self) -> None:
+        check_part("source", self.source, Source)
+        check_count("n", self.n, 0)
+        check_mapping("metrics", self.metrics)
 
     @property
     def evaluator(self) -> str:

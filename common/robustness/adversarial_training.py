@@ -4,7 +4,6 @@ The adversary of training differs from attacks of an evaluation: few steps, one 
 in evaluation mode, whose weights change after each use.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -12,11 +11,12 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_not_negative, check_one_of, check_optional, check_pixels
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
-from common.units import check_integer, parse_number
+from common.units import parse_number
 
 Start = Literal["near", "random"]
 Inner = Literal["kl", "cross_entropy"]
@@ -43,11 +43,9 @@ class InnerMaximum:
 
     def __post_init__(self) -> None:
         require_norm_ball(self.threat, "adversarial training")
-        check_integer("steps of the inner maximum", self.steps, 1)
-        if self.step_size is not None and not 0 < parse_number(self.step_size) < math.inf:
-            raise ValueError(f"step_size of the inner maximum must be finite and > 0, in pixels; got {self.step_size}")
-        if self.start not in get_args(Start):
-            raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
+        check_count("steps of the inner maximum", self.steps)
+        check_optional(check_pixels, "step_size", self.step_size)
+        check_one_of("start", self.start, get_args(Start))
 
     @property
     def length(self) -> float:
@@ -151,5 +149,5 @@ def inner_loss(name: Inner) -> Callable[[Tensor, Tensor], Tensor]:
 
 def check_trades(weight: float, inner: str) -> None:
     """``ValueError`` for a weight that is negative or not finite, and for an unknown inner loss."""
-    if not 0 <= weight < math.inf or inner not in get_args(Inner):
-        raise ValueError(f"TRADES needs finite weight >= 0 and inner 'kl' or 'cross_entropy'; got {weight=}, {inner=}")
+    check_not_negative("weight", weight)
+    check_one_of("inner", inner, get_args(Inner))

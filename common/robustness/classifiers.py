@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_number, check_optional, check_part, check_positive, check_sequence
 from common.noise import Noise
 from common.numerics.copies import copied
 from common.robustness.protocols import Randomised, SupportsDiffuse
@@ -75,7 +76,10 @@ class NetworkClassifier(Classifier):
         super().__init__()
         if (mean is None) != (std is None):
             raise ValueError(f"mean and std must be given together; got mean={mean}, std={std}")
-        if mean is not None and std is not None and (len(mean) != len(std) or min(std) <= 0):
+        check_part("network", network, nn.Module, "a module")
+        check_optional(check_sequence, "mean", mean, check_number)
+        check_optional(check_sequence, "std", std, check_positive)
+        if mean is not None and std is not None and len(mean) != len(std):
             raise ValueError(f"mean and std need one entry per channel each and std > 0; got mean={mean}, std={std}")
         self.network = network
         for name, value in (("mean", mean), ("std", std)):
@@ -99,8 +103,8 @@ class Purified(Classifier):
 
     def __init__(self, purifier: nn.Module, classifier: Classifier):
         super().__init__()
-        self.purifier = purifier
-        self.classifier = classifier
+        self.purifier = check_part("purifier", purifier, nn.Module, "a purifier")
+        self.classifier = check_part("classifier", classifier, Classifier)
         declared = purifier.randomised if isinstance(purifier, Randomised) else True
         self.randomised = bool(declared) or classifier.randomised
 
@@ -124,6 +128,7 @@ class ClassifierWrapper(Classifier):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
+        check_part("classifier", classifier, Classifier)
         self.classifier, self.randomised = classifier, classifier.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:

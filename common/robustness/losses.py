@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from common.checks.settings import check_function
 from common.naming.choices import choose
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -90,7 +91,10 @@ TARGETED: dict[str, TargetedLoss] = {
 
 def as_loss(loss: str | Loss) -> Loss:
     """A loss of (logits, label), by its name in ``LOSSES`` or as it is; ``ValueError`` for an unknown name."""
-    return choose("loss", LOSSES, loss) if isinstance(loss, str) else loss
+    if isinstance(loss, str):
+        return choose("loss", LOSSES, loss)
+    checked: Loss = check_function("loss", loss, "a name of a loss, or a function of (logits, label)")
+    return checked
 
 
 def _at(logits: Tensor, label: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 
@@ -18,9 +19,7 @@ class Padded(ClassifierWrapper):
 
     def __init__(self, classifier: Classifier, rows: int = 16):
         super().__init__(classifier)
-        if rows < 1:
-            raise ValueError(f"rows must be at least 1; got {rows}")
-        self.rows = rows
+        self.rows = check_count("rows", rows)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         logits: Tensor = self.classifier(*self._padded(image, Noise.or_fresh(noise, image)))

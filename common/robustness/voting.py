@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 
@@ -23,10 +24,8 @@ class Voting(ClassifierWrapper):
 
     def __init__(self, classifier: Classifier, draws: int, rule: str = "majority"):
         super().__init__(classifier)
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1; got {draws}")
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule!r}")
+        check_count("draws", draws)
+        check_one_of("rule", rule, RULES)
         self.draws = draws if classifier.randomised else 1
         self.rule = rule
 

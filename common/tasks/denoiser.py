@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from common.diffusion.denoisers import Denoiser
+from common.checks.settings import check_fraction, check_number, check_positive
+from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.diffusion.denoising_loss import draw_sigma_lognormal, edm_loss
 from common.noise import Noise
 from common.robustness.evaluation.batches import Batch
@@ -48,10 +49,10 @@ class DenoiserTask(TrainingTask):
         export: str | None = None,
     ) -> None:
         super().__init__(recipe, export)
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"label_dropout must be a probability in [0, 1]; got {label_dropout}")
-        if p_std <= 0:
-            raise ValueError(f"p_std must be > 0; got {p_std}")
+        check_denoiser("denoiser", denoiser)
+        check_fraction("label_dropout, a probability,", label_dropout)
+        check_number("p_mean", p_mean)
+        check_positive("p_std", p_std)
         self.denoiser, self.label_dropout, self.p_mean, self.p_std = denoiser, label_dropout, p_mean, p_std
         self.val_loss = MeanMetric()
 

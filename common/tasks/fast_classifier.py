@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.checks.settings import check_number, check_optional, check_part
 from common.data.augmentation import Augmentation
 from common.networks.whitened_conv_net import WhitenedConvNet
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch
 from common.tasks.classifier import ClassifierTask
-from common.tasks.recipes import MuonRecipe
+from common.tasks.recipes import MuonRecipe, check_recipe
 
 WHITENING_IMAGES = 2000
 """Largest number of training images for the statistics of the whitening layer."""
@@ -47,8 +48,9 @@ class FastClassifierTask(ClassifierTask):
         export: str | None = None,
     ) -> None:
         super().__init__(classifier, num_classes=num_classes, export=export)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0,1); got {label_smoothing}")
+        check_number("label_smoothing", label_smoothing, at_least=0, below=1)
+        check_optional(check_part, "augmentation", augmentation, Augmentation)
+        check_optional(check_recipe, "recipe", recipe)
         self.recipe = recipe or MuonRecipe()
         self.augmentation, self.label_smoothing = augmentation or Augmentation(), label_smoothing
 

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from common.checks.settings import check_number, check_part, check_positive, check_sequence, refusal
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of K. Jordan, "Muon", 2024: five rounds bring singular values in (0,1] near 1."""
@@ -59,11 +62,15 @@ class Muon(Optimizer):
         vector_lr: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.98),
     ) -> None:
-        if not (0 < lr < math.inf and 0 < vector_lr < math.inf):
-            raise ValueError(f"lr and vector_lr must be finite and > 0; got {lr} and {vector_lr}")
-        if not all(0 <= value < 1 for value in (momentum, *betas)):
-            raise ValueError(f"momentum and betas must be in [0,1); got {momentum} and {betas}")
-        parameters = list(parameters)
+        check_positive("lr", lr)
+        check_positive("vector_lr", vector_lr)
+        decay = partial(check_number, at_least=0, below=1)
+        decay("momentum", momentum)
+        if len(check_sequence("betas", betas, decay)) != 2:
+            raise ValueError(f"betas must be two numbers; got {betas}")
+        if isinstance(parameters, str) or not isinstance(parameters, Iterable):
+            raise ValueError(refusal("parameters", "those to train", parameters))
+        parameters = check_sequence("parameters", list(parameters), partial(check_part, kind=Tensor))
         kernels = [p for p in parameters if p.ndim == 4]
         vectors = [p for p in parameters if p.ndim != 4]
         groups: list[dict[str, Any]] = [

@@ -1,12 +1,12 @@
 """OpenEndedDenoiserTask: train a denoiser without a planned end; averaging of its weights."""
 
-import math
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from common.checks.settings import check_not_negative
 from common.data.augmentation import Augmentation
 from common.diffusion.denoisers import Denoiser
 from common.robustness.evaluation.batches import Batch
@@ -38,7 +38,9 @@ class OpenEndedDenoiserTask(DenoiserTask):
         recipe: OpenEndedRecipe | None = None,
         export: str | None = None,
     ) -> None:
-        super().__init__(denoiser, label_dropout, p_mean, p_std, recipe or OpenEndedRecipe(), export)
+        super().__init__(
+            denoiser, label_dropout, p_mean, p_std, OpenEndedRecipe() if recipe is None else recipe, export
+        )
         self.augmentation = Augmentation(shift=0, mirroring="alternating")
 
     def setup(self, stage: str) -> None:
@@ -59,8 +61,7 @@ class PowerAveraging(WeightAveraging):
     """
 
     def __init__(self, power: float = 9.0) -> None:
-        if not 0 <= power < math.inf:
-            raise ValueError(f"power must be finite and >= 0; got {power}")
+        check_not_negative("power", power)
 
         @torch.no_grad()
         def average(averaged: Any, current: Any, updates: Tensor | int) -> None:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from common.checks.settings import check_count, check_not_negative, check_number, check_positive, check_seed, refusal
 from common.tasks.muon import Muon
 
 
@@ -25,6 +26,13 @@ class TrainingRecipe(Protocol):
         """Factor in [0,1] of the learning rate at optimiser step ``step`` of ``steps``, counted from 0."""
 
 
+def check_recipe(name: str, recipe: object) -> TrainingRecipe:
+    """The recipe. Raises ``ValueError`` for an object without its members."""
+    if isinstance(recipe, type) or any(not hasattr(recipe, member) for member in ("seed", "optimizer", "factor")):
+        raise ValueError(refusal(name, "a recipe, such as Recipe()", recipe))
+    return cast(TrainingRecipe, recipe)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """AdamW with a linear warm-up to ``lr`` over the first ``warmup`` share of the steps, then a cosine to zero.
@@ -38,8 +46,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup < 1):
-            raise ValueError(f"a recipe needs finite lr > 0 and weight_decay >= 0, and 0 <= warmup < 1; got {self}")
+        check_positive("lr", self.lr)
+        check_not_negative("weight_decay", self.weight_decay)
+        check_number("warmup, a share of the steps,", self.warmup, at_least=0, below=1)
+        check_seed("seed", self.seed)
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
@@ -66,8 +76,11 @@ class MuonRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"a recipe needs 0 <= warmup < 1, a share of the steps; got {self}")
+        check_positive("lr", self.lr)
+        check_number("momentum", self.momentum, at_least=0, below=1)
+        check_positive("vector_lr", self.vector_lr)
+        check_number("warmup, a share of the steps,", self.warmup, at_least=0, below=1)
+        check_seed("seed", self.seed)
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         return Muon(parameters, self.lr, self.momentum, self.vector_lr)
@@ -92,9 +105,11 @@ class OpenEndedRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
-            raise ValueError(f"a recipe needs finite lr > 0 and weight_decay >= 0; got {self}")
-        if not 1 <= self.warmup_steps <= self.hold_steps:
+        check_positive("lr", self.lr)
+        check_not_negative("weight_decay", self.weight_decay)
+        check_count("warmup_steps", self.warmup_steps)
+        check_seed("seed", self.seed)
+        if self.warmup_steps > check_count("hold_steps", self.hold_steps):
             raise ValueError(f"a recipe needs 1 <= warmup_steps <= hold_steps; got {self}")
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:

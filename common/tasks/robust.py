@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
+from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_path
 from common.noise import Noise
 from common.numerics.copies import copied
 from common.records.rows import DIAGNOSTICS
@@ -67,10 +68,10 @@ class RobustTask(L.LightningModule):
         masking: int = 16,
     ) -> None:
         super().__init__()
-        if masking < 0:
-            raise ValueError(f"masking must be a number of images, 0 for none; got {masking}")
-        if verify not in get_args(Verification):
-            raise ValueError(f"verify must be one of {', '.join(get_args(Verification))}; got {verify!r}")
+        check_count("masking, a number of images,", masking, 0, note="0 is for none")
+        check_one_of("verify", verify, get_args(Verification))
+        check_path("records", records)
+        check_optional(check_part, "threat", threat, Threat)
         check_classifier(classifier)
         self.evaluators, self.path = suite(evaluators, threat), records
         self.verify, self.masking = verify, masking

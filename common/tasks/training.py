@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints.saving import description_of, make_folder, save
+from common.checks.settings import check_optional, check_text
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch, check_labels
-from common.tasks.recipes import Recipe, TrainingRecipe
+from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
 
 
 class TrainingTask(L.LightningModule):
@@ -38,7 +39,8 @@ class TrainingTask(L.LightningModule):
 
     def __init__(self, recipe: TrainingRecipe | None, export: str | None) -> None:
         super().__init__()
-        if export is not None and Path(export).suffix != ".safetensors":
+        check_optional(check_recipe, "recipe", recipe)
+        if check_optional(check_text, "export", export) is not None and Path(str(export)).suffix != ".safetensors":
             raise ValueError(f"export must name a .safetensors file; got {export!r}")
         self.recipe: TrainingRecipe = recipe or Recipe()
         self.export = export

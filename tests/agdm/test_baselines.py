@@ -212,7 +212,7 @@ def test_it_is_frozen(guidance):
         (lambda: PixelGuidance("ssim").embed(randn(1, shape=(1, 5, 9))), "larger than its window"),
         (lambda: ClassifierGuidance(classifier(), "oracle"), "label must be one of"),
         (lambda: ClassifierGuidance(GuidanceClassifier(network(), 0.3)), "deterministic"),
-        (lambda: ContrastiveGuidance(network(), randn(2), temperature=0.0), "temperature must be > 0"),
+        (lambda: ContrastiveGuidance(network(), randn(2), temperature=0.0), "temperature must be a finite number > 0"),
         (lambda: ContrastiveGuidance(network(), randn(2)[0]), r"images \(M,C,H,W\)"),
         (lambda: gdmp_scale(60000, terms=0), "terms must be >= 1"),
     ],

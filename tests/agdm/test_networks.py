@@ -174,9 +174,9 @@ def test_a_resnet_of_timm_keeps_small_images(x):
             lambda: AdaptedNetwork(WideResNet(10, 1), time=True, film="("),
             r"film must be a regular expression; got '\('",
         ),
-        (lambda: AdaptedNetwork(WideResNet(10, 1), time=True, time_dim=0), "time_dim must be >= 1; got 0"),
-        (lambda: WideResNet(10, 1, norm="layer"), "norm in"),
-        (lambda: WideResNet(10, 1, activation="tanh"), "activation in"),
+        (lambda: AdaptedNetwork(WideResNet(10, 1), time=True, time_dim=0), "time_dim must be an integer >= 1; got 0"),
+        (lambda: WideResNet(10, 1, norm="layer"), "norm must be one of"),
+        (lambda: WideResNet(10, 1, activation="tanh"), "activation must be one of"),
         (lambda: TimmNetwork("test_convnext", 10, small_images=True), "small_images"),
     ],
 )

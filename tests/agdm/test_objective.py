@@ -245,9 +245,7 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_impossible_settings_are_refused(wrong):
     (name,) = wrong
-    with pytest.raises(
-        ValueError, match="needs .*weight" if name == "weight" else rf"^{name} of the inner maximum must be "
-    ):
+    with pytest.raises(ValueError, match=rf"^{name}( of the inner maximum)? must be "):
         Trades(ThreatModel("inf", 0.1), **wrong)
 
 
@@ -262,5 +260,5 @@ def test_a_threat_without_a_ball_is_refused(threat):
 
 
 def test_an_unknown_inner_loss_is_refused():
-    with pytest.raises(ValueError, match="inner 'kl' or 'cross_entropy'"):
+    with pytest.raises(ValueError, match="inner must be one of kl, cross_entropy"):
         Trades(ThreatModel("inf", 0.1), inner="dlr")

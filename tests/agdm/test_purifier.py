@@ -239,7 +239,7 @@ def test_guidance_is_frozen_and_grad_mode_is_respected(denoiser, guidance):
 
 @pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
 def test_impossible_scales_are_refused(denoiser, guidance, scale):
-    with pytest.raises(ValueError, match="scale must be finite"):
+    with pytest.raises(ValueError, match="scale must be a finite number >= 0"):
         AGDM(denoiser, guidance, 0.1, scale=scale)
 
 

@@ -112,7 +112,7 @@ def test_samples_follow_the_law(mixture):
         ({"labels": torch.tensor([0.0, 1.0])}, "labels must be"),
         ({"labels": torch.tensor([0, 2])}, "every class"),
         ({"num_classes": 3}, "every class"),
-        ({"stds": -0.1}, "stds must not"),
+        ({"stds": -0.1}, "stds must be a finite number >= 0"),
     ],
 )
 def test_impossible_mixtures_are_refused(arguments, message):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from common.units import check_integer, parse_number, sigma_to_model, sigma_to_pixel, to_model, to_pixel
+from common.units import parse_number, sigma_to_model, sigma_to_pixel, to_model, to_pixel
 
 
 def test_frames_are_inverse_and_noise_keeps_its_ratio():
@@ -18,10 +18,3 @@ def test_ratios_are_parsed():
     for bad in ("eight", "1/0", "8/255/3"):
         with pytest.raises(ValueError, match="ratio such as 8/255"):
             parse_number(bad)
-
-
-def test_integers():
-    check_integer("n0", 1, 1)
-    for bad in (0, 1.0, True, "1", None, float("nan")):
-        with pytest.raises(ValueError, match="n0 must be an integer >= 1; got"):
-            check_integer("n0", bad, 1)

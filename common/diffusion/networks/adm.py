@@ -6,12 +6,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_optional
 from common.diffusion.networks import layers
 from common.diffusion.networks.edm_blocks import BlockStyle, ResampledConv, UNetBlock, embed_class
 from common.diffusion.networks.layers import ConvUpsample
@@ -163,6 +164,7 @@ class ADM(nn.Module):
         arguments = layers.constructor_arguments(locals())
         super().__init__()
         self.config = arguments
+        _check_adm(arguments)
         layers.levels_of(image_size, channel_mult)
         self.model_channels, self.num_res_blocks, self.num_classes = model_channels, num_res_blocks, num_classes
         emb = 4 * model_channels
@@ -273,6 +275,22 @@ def _apply(block: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
 # EDM's naming ---------------------------------------------------------------------------------------------------------
 
 
+def _check_adm(arguments: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for arguments of an `ADM` that are no sizes, rates and flags."""
+    layers.check_body(
+        arguments,
+        counts="image_size in_channels model_channels out_channels num_res_blocks num_heads",
+        rates="dropout",
+        flags="conv_resample use_scale_shift_norm resblock_updown use_new_attention_order",
+        lists="attention_resolutions",
+        factors="channel_mult",
+    )
+    check_optional(check_count, "num_classes", arguments["num_classes"])
+    for name in ("num_head_channels", "num_heads_upsample"):
+        if isinstance(arguments[name], bool) or arguments[name] != -1:
+            check_count(name, arguments[name], note="-1 takes num_heads")
+
+
 class EDMADM(nn.Module):
     """ADM as EDM publishes it: 64 channels per attention head, residual blocks resample, classes are one-hot.
 
@@ -309,6 +327,14 @@ class EDMADM(nn.Module):
         arguments = layers.constructor_arguments(locals())
         super().__init__()
         self.config = arguments
+        layers.check_body(
+            arguments,
+            counts="img_resolution img_channels model_channels channel_mult_emb num_blocks",
+            sizes="label_dim augment_dim",
+            rates="dropout label_dropout",
+            lists="attn_resolutions",
+            multipliers="channel_mult",
+        )
         self.model_channels, self.label_dropout = model_channels, label_dropout
         emb_channels = model_channels * channel_mult_emb
         style = BlockStyle(

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.checks.settings import check_count, check_part
+
 
 class Blocked(nn.Module):
     """A network of images (B,C n²,H/n,W/n) as one of images (B,C,H,W): the pixels of n x n blocks become channels.
@@ -21,9 +23,8 @@ class Blocked(nn.Module):
 
     def __init__(self, network: nn.Module, block: int = 2) -> None:
         super().__init__()
-        if block < 1:
-            raise ValueError(f"block must be at least 1, the side of a block in pixels; got {block}.")
-        self.network, self.block = network, block
+        check_part("network", network, nn.Module, "a module")
+        self.network, self.block = network, check_count("block, the side of a block in pixels,", block)
 
     def forward(self, x: Tensor, *conditions: Tensor | None) -> Tensor:
         if x.shape[2] % self.block or x.shape[3] % self.block:

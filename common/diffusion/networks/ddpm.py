@@ -138,6 +138,14 @@ class DDPMUNet(nn.Module):
         arguments = layers.constructor_arguments(locals())
         super().__init__()
         self.config = arguments
+        layers.check_body(
+            arguments,
+            counts="image_size in_channels out_ch ch num_res_blocks",
+            rates="dropout",
+            flags="resamp_with_conv",
+            lists="attn_resolutions",
+            multipliers="ch_mult",
+        )
         self.num_res_blocks = num_res_blocks
         attends = [side in set(attn_resolutions) for side in layers.levels_of(image_size, ch_mult)]
         widths = [ch * mult for mult in ch_mult]

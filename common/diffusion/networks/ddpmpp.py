@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checks.settings import check_number, check_one_of, check_sequence
 from common.diffusion.networks import layers
 from common.diffusion.networks.edm_blocks import BlockStyle, Resample, ResampledConv, UNetBlock, embed_class
-from common.diffusion.networks.layers import check_choice
 
 
 class FourierNoise(nn.Module):
@@ -80,9 +80,18 @@ class DDPMpp(nn.Module):
         arguments = layers.constructor_arguments(locals())
         super().__init__()
         self.config = arguments
-        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
-        check_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
-        check_choice("decoder_type", decoder_type, ("standard", "skip"))
+        layers.check_body(
+            arguments,
+            counts="img_resolution img_channels model_channels channel_mult_emb num_blocks channel_mult_noise",
+            sizes="label_dim augment_dim",
+            rates="dropout label_dropout",
+            lists="attn_resolutions",
+            multipliers="channel_mult",
+        )
+        check_sequence("resample_filter", resample_filter, check_number)
+        check_one_of("embedding_type", embedding_type, ("positional", "fourier"))
+        check_one_of("encoder_type", encoder_type, ("standard", "skip", "residual"))
+        check_one_of("decoder_type", decoder_type, ("standard", "skip"))
         if model_channels < 4 or model_channels % 4:
             raise ValueError(f"model_channels must be a positive multiple of 4; got {model_channels}.")
         self.levels = layers.levels_of(img_resolution, channel_mult)

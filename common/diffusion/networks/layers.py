@@ -5,12 +5,15 @@ and an attack differentiates that.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from common.checks.settings import check_count, check_flag, check_number, check_positive, check_sequence
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -21,10 +24,25 @@ def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+def check_body(scope: Mapping[str, Any], **kinds: str) -> None:
+    """Check a body's arguments, ``locals()`` at the top of its constructor, by the names of each kind.
+
+    ``counts`` are integers of at least 1, ``sizes`` of at least 0, ``rates`` shares in [0, 1), ``flags`` booleans;
+    ``lists`` hold integers of at least 1, ``multipliers`` one entry or more, ``factors`` numbers above 0 as well.
+    Raises ``ValueError`` with the name.
+    """
+    checks: dict[str, Callable[[str, Any], Any]] = {
+        "counts": check_count,
+        "sizes": partial(check_count, at_least=0),
+        "rates": partial(check_number, at_least=0, below=1),
+        "flags": check_flag,
+        "lists": partial(check_sequence, check=check_count, at_least=0),
+        "factors": partial(check_sequence, check=check_positive),
+        "multipliers": partial(check_sequence, check=check_count),
+    }
+    for kind, names in kinds.items():
+        for name in names.split():
+            checks[kind](name, scope[name])
 
 
 def levels_of(resolution: int, channel_mult: Sequence[int | float]) -> list[int]:

@@ -13,8 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checks.settings import (
+    check_count,
+    check_not_negative,
+    check_number,
+    check_one_of,
+    check_positive,
+    check_sequence,
+)
 from common.diffusion.networks import layers
-from common.diffusion.networks.layers import Layer, check_choice
+from common.diffusion.networks.layers import Layer
 from common.units import to_model
 
 EPS = 1e-6  # of every group norm
@@ -168,6 +176,35 @@ class ResBlock(nn.Module):
         return ((shortcut if project is None else project(shortcut)) + branch) * self.scale
 
 
+CHOICES = {
+    "resblock_type": ("biggan", "ddpm"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+    "embedding_type": ("positional", "fourier"),
+    "nonlinearity": tuple(ACTIVATIONS),
+}
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for arguments of an `NCSNpp` out of range, and for unknown names."""
+    layers.check_body(
+        arguments,
+        counts="image_size num_channels nf num_res_blocks",
+        rates="dropout",
+        flags="resamp_with_conv conditional fir skip_rescale scale_by_sigma centered",
+        lists="attn_resolutions",
+        multipliers="ch_mult",
+    )
+    check_sequence("fir_kernel", arguments["fir_kernel"], check_number)
+    check_not_negative("init_scale", arguments["init_scale"])
+    check_positive("fourier_scale", arguments["fourier_scale"])
+    check_number("sigma_max", arguments["sigma_max"], above=check_positive("sigma_min", arguments["sigma_min"]))
+    check_count("num_scales", arguments["num_scales"], 2)
+    for name, choices in CHOICES.items():
+        check_one_of(name, arguments[name], choices)
+
+
 class NCSNpp(nn.Module):
     """The U-Net of DDPM++ and NCSN++ with the options of its publishers.
 
@@ -232,12 +269,7 @@ class NCSNpp(nn.Module):
         arguments = layers.constructor_arguments(locals())
         super().__init__()
         self.config = arguments
-        check_choice("resblock_type", resblock_type, ("biggan", "ddpm"))
-        check_choice("progressive", progressive, ("none", "output_skip", "residual"))
-        check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
-        check_choice("progressive_combine", progressive_combine, ("sum", "cat"))
-        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
-        check_choice("nonlinearity", nonlinearity, tuple(ACTIVATIONS))
+        _check_arguments(arguments)
         self.nf, self.num_res_blocks, self.conditional = nf, num_res_blocks, conditional
         self.biggan, self.embedding_type = resblock_type == "biggan", embedding_type
         self.progressive, self.progressive_input = progressive, progressive_input

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from common.checks.settings import check_mapping
+
 
 class UNet2D(nn.Module):
     """diffusers' ``UNet2DModel``: ``network(sample, timestep)`` is its prediction, (B,C,H,W).
@@ -16,6 +18,7 @@ class UNet2D(nn.Module):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__()
+        check_mapping("options", options, note="They are those of diffusers' UNet2DModel")
         options = {name: value for name, value in options.items() if not name.startswith("_")}
         if options.get("num_class_embeds") is not None or options.get("class_embed_type") is not None:
             raise ValueError("a UNet2DModel must be unconditional to be a denoiser here; this one takes classes.")

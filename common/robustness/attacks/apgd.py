@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_flag, check_function, check_optional
 from common.noise import Noise
 from common.robustness.attacks.apgd_steps import APGDSteps, SparseAPGDSteps, shrinking_balls
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
@@ -57,7 +58,11 @@ class APGD(Attack):
     threat_kind = ThreatModel
 
     def __post_init__(self) -> None:
-        check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts, targets=self.targets or 1)
+        check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
+        check_optional(check_count, "targets", self.targets)
+        check_flag("early_stop", self.early_stop)
+        if not isinstance(self.loss, str):
+            check_function("loss", self.loss, "a name of a loss, or a function of (logits, label)")
         if isinstance(self.loss, str) and self.loss not in _NAMED:
             raise ValueError(f"APGD's loss must be one of {', '.join(_NAMED)}; got {self.loss!r}")
         if self.targets is not None and self.loss not in TARGETED:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_optional, check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.threats.threat import Threat, require_threat
@@ -37,6 +38,11 @@ class AttackResult:
     curve: Tensor | None = None
     broken: Tensor | None = None
     dead: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_part("adv", self.adv, Tensor, "a tensor of images (B,C,H,W)")
+        for name in ("loss", "queries", "curve", "broken", "dead"):
+            check_optional(check_part, name, getattr(self, name), Tensor, "a tensor of statistics (B, ...)")
 
 
 class Attack:
@@ -85,6 +91,11 @@ class Attack:
     def vary(self: A, **changes: Any) -> A:
         """The same attack with other settings."""
         return replace(self, **changes)  # type: ignore[type-var]
+
+
+def check_attack(name: str, attack: Attack) -> Attack:
+    """The attack. Raises ``ValueError`` for anything else."""
+    return check_part(name, attack, Attack, "an Attack", note="Use PGD(), for example")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_one_of
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
@@ -65,8 +66,8 @@ class AutoAttack(Attack):
         implementation: Implementation = "auto",
     ) -> None:
         check_counts(chunk, steps=steps, queries=queries, eot=eot)
-        _check_one_of("version", version, get_args(Version))
-        _check_one_of("implementation", implementation, get_args(Implementation))
+        check_one_of("version", version, get_args(Version))
+        check_one_of("implementation", implementation, get_args(Implementation))
         self.version, self.steps, self.queries, self.eot, self.chunk = version, steps, queries, eot, chunk
         if implementation == "reference" and self._reduced:
             raise ValueError(f"the reference implementation runs with {_PUBLISHED[version]} only: leave them out")
@@ -137,8 +138,3 @@ def _listed(parts: Mapping[str, Attack]) -> str:
         large = " from 3 eps" if part.settings().get("large_eps") else ""
         texts.append(f"{name} {f'{times}x' if times > 1 else ''}{rounds}{large}")
     return " + ".join(texts)
-
-
-def _check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")

@@ -1,6 +1,5 @@
 """DiffAttack: a loss that also drives the reverse process away from the forward one."""
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_not_negative, check_optional
 from common.noise import Noise
 from common.robustness.attacks.attack import AttackResult
 from common.robustness.attacks.wrapper import GradientWrapper, loss_of
@@ -48,10 +48,8 @@ class DiffAttack(GradientWrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight must be finite and at least 0, which leaves the attack alone; got {self.weight}")
-        if self.times is not None and self.times < 1:
-            raise ValueError(f"times must be at least 1, or None for all times of the sampler; got {self.times}")
+        check_not_negative("weight", self.weight, note="0 leaves the attack alone")
+        check_optional(check_count, "times", self.times, note="None takes all times of the sampler")
         loss_of(self.attack)
 
     def search(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_flag, check_not_negative, check_positive
 from common.noise import Noise
 from common.robustness.attacks.attack import AttackResult
 from common.robustness.attacks.diffhammer_gradient import ReweightedGradient, graftable_purifier
@@ -61,9 +62,10 @@ class DiffHammer(GradientWrapper):
             raise ValueError("DiffHammer averages gradients over steps: use restarts=1, and several seeds instead")
         if self.chunk is not None and self.chunk % eot:
             raise ValueError(f"chunk must be a multiple of eot, {eot}: draws are weighed together; got {self.chunk}")
-        if not self.temperature > 0 or self.rounds < 1 or self.memory < 0:
-            got = f"temperature={self.temperature}, rounds={self.rounds}, memory={self.memory}"
-            raise ValueError(f"temperature must be above 0, rounds at least 1, memory at least 0; got {got}")
+        check_positive("temperature", self.temperature)
+        check_count("rounds", self.rounds)
+        check_not_negative("memory", self.memory)
+        check_flag("graft", self.graft)
 
     def check(self, threat: Threat) -> None:
         require_norm_ball(threat, "DiffHammer")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_optional, check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, TargetedLoss, margin
-from common.units import check_integer
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class EOTLoss:
     chunk: int | None = None
 
     def __post_init__(self) -> None:
+        check_part("classifier", self.classifier, Classifier)
+        check_part("label", self.label, Tensor)
+        check_part("noise", self.noise, Noise)
+        check_counts(self.chunk, draws=self.draws)
         if self.deterministic:
             object.__setattr__(self, "draws", 1)
 
@@ -102,9 +106,8 @@ def chunks(rows: int, size: int | None) -> Iterator[slice]:
 def check_counts(chunk: int | None, **counts: int) -> None:
     """``ValueError`` unless all ``counts`` of an attack are integers of at least 1, and ``chunk`` too, or None."""
     for name, value in counts.items():
-        check_integer(name, value, 1)
-    if chunk is not None:
-        check_integer("chunk, rows in a call or None for no limit,", chunk, 1)
+        check_count(name, value)
+    check_optional(check_count, "chunk, rows in a call or None for no limit,", chunk)
 
 
 def most_likely_classes(logits: Tensor, label: Tensor, count: int) -> list[Tensor]:

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_flag
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts, most_likely_classes, per_image, usable
@@ -49,6 +50,7 @@ class FAB(Attack):
 
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, targets=self.targets, eot=self.eot)
+        check_flag("early_stop", self.early_stop)
 
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.checks.settings import check_function
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack
 from common.robustness.classifiers import Classifier
@@ -17,6 +18,9 @@ class FunctionAttack(Attack):
     """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients."""
 
     function: Callable[..., Tensor]
+
+    def __post_init__(self) -> None:
+        check_function("function", self.function, "a function (classifier, image, label, threat, noise) -> images")
 
     @property
     def white_box(self) -> bool:  # type: ignore[override]

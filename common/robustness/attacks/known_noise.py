@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 from common.robustness.threats.threat import Threat
@@ -23,6 +24,7 @@ class KnownNoise(ClassifierWrapper):
 
     def __init__(self, classifier: Classifier, noise: Noise) -> None:
         super().__init__(classifier)
+        check_part("noise", noise, Noise)
         self.randomised, self.noise = False, noise
         self._sorted, self._order = noise.index.sort()
         if bool((self._sorted[1:] == self._sorted[:-1]).any()):

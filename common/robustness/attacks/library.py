@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from common.checks.settings import check_count, check_flag, check_mapping, check_number, check_optional, check_text
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
-from common.robustness.attacks.eot import check_counts
 from common.robustness.attacks.global_state import seeded_generators
 from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
 from common.robustness.attacks.library_model import LibraryModel
@@ -45,8 +45,9 @@ class TorchAttacks(Attack):
     """
 
     def __init__(self, name: str, options: Mapping[str, Any] | None = None, project: bool = False):
-        self.name = name
-        self.project = project
+        self.name = check_text("name", name)
+        self.project = check_flag("project", project)
+        check_optional(check_mapping, "options", options)
         self.white_box = name not in _BLACK_BOX
         self.options = {key: _read(value) for key, value in (options or {}).items()}
         self._attack = _find(name)
@@ -55,8 +56,11 @@ class TorchAttacks(Attack):
         if unknown:
             allowed = ", ".join(self._parameters) or "none"
             raise ValueError(f"torchattacks.{name} has no option {', '.join(unknown)}. Its options: {allowed}.")
-        for key in _COUNTS & set(self.options):
-            check_counts(None, **{key: self.options[key]})
+        for key, value in self.options.items():
+            if key in _COUNTS:
+                check_count(key, value)
+            elif not isinstance(value, bool | str | list | tuple | None):
+                check_number(f"options[{key!r}]", value)
 
     def check(self, threat: Threat) -> None:
         self._settings(require_norm_ball(threat, str(self)))
@@ -108,7 +112,7 @@ def _find(name: str) -> Any:
         raise ImportError(message) from error
     known = sorted(set(torchattacks.__all__) - set(_NOT_ATTACKS))
     if name not in known:
-        raise ValueError(f"torchattacks has no attack {name!r}. It has: {', '.join(known)}.")
+        raise ValueError(f"name: torchattacks has no attack {name!r}. It has: {', '.join(known)}.")
     return getattr(torchattacks, name)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_flag, check_number, check_positive, check_sequence
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
@@ -61,13 +62,12 @@ class LowFrequency(Attack):
 
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, eot=self.eot)
-        if not self.kernels or any(size < 3 or size % 2 == 0 for size in self.kernels):
+        if any(size < 3 or size % 2 == 0 for size in check_sequence("kernels", self.kernels, check_count)):
             raise ValueError(f"kernels must be odd sizes of at least 3 pixels; got {list(self.kernels)}")
         for name in ("filter_rate", "modifier_rate", "penalty"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
-        if not 0 < self.identity < 1:
-            raise ValueError(f"identity must be a share in (0,1); got {self.identity}")
+            check_positive(name, getattr(self, name))
+        check_number("identity, a share,", self.identity, above=0, below=1)
+        check_flag("early_stop", self.early_stop)
         as_loss(self.loss)
 
     def search(

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from common.checks.settings import check_flag, check_one_of, check_optional, check_pixels
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
@@ -63,10 +64,10 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
-        if self.direction not in get_args(Direction):
-            raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}; got {self.direction!r}")
-        if self.step_size is not None and not parse_number(self.step_size) > 0:
-            raise ValueError(f"step_size must be in pixel units and above 0; got {self.step_size}")
+        check_one_of("direction", self.direction, get_args(Direction))
+        check_optional(check_pixels, "step_size", self.step_size)
+        check_flag("random_start", self.random_start)
+        check_flag("early_stop", self.early_stop)
         as_loss(self.loss)
 
     def search(

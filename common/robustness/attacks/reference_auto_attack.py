@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from common.checks.settings import check_count, check_one_of, check_optional
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.global_state import restored_trace, seeded_generators
@@ -29,6 +30,8 @@ class ReferenceAutoAttack(Attack):
     threat_kind = ThreatModel
 
     def __init__(self, version: str = "standard", chunk: int | None = None) -> None:
+        check_one_of("version", version, ("standard", "plus", "rand"))
+        check_optional(check_count, "chunk", chunk)
         if not installed("autoattack"):
             raise ImportError("ReferenceAutoAttack needs the package autoattack of github.com/fra31/auto-attack")
         self.version, self.chunk = version, chunk

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_flag, check_number
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
@@ -52,8 +53,8 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         check_counts(self.chunk, queries=self.queries, eot=self.eot)
-        if not 0 < self.window <= 1:
-            raise ValueError(f"window must be a share of the pixels, 0 < window <= 1; got {self.window}")
+        check_number("window, a share of the pixels,", self.window, above=0, at_most=1)
+        check_flag("early_stop", self.early_stop)
 
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise

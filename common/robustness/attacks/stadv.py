@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_flag, check_not_negative, check_optional, check_positive
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
@@ -51,10 +52,10 @@ class StAdv(Attack):
 
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0; got {self.learning_rate}")
-        if self.smoothness is not None and not self.smoothness >= 0:
-            raise ValueError(f"smoothness must be at least 0, or None for {_SMOOTHNESS} / eps; got {self.smoothness}")
+        check_positive("learning_rate", self.learning_rate)
+        check_optional(check_not_negative, "smoothness", self.smoothness, note=f"None is {_SMOOTHNESS} / eps")
+        check_flag("random_start", self.random_start)
+        check_flag("early_stop", self.early_stop)
         as_loss(self.loss)
 
     def search(

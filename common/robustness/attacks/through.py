@@ -2,10 +2,11 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from torch import Tensor
 
+from common.checks.settings import check_one_of
 from common.naming.differentiation_modes import Mode
 from common.noise import Noise
 from common.robustness.attacks.attack import AttackResult
@@ -15,6 +16,7 @@ from common.robustness.protocols import SupportsDifferentiation
 from common.robustness.threats.threat import Threat
 
 
+@runtime_checkable
 class SupportsSampler(Protocol):
     """A differentiation mode that checks whether it applies to a sampler: a ``common.diffusion.Differentiation``."""
 
@@ -47,10 +49,8 @@ class Through(GradientWrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.gradient, str) and self.gradient not in get_args(Mode):
-            raise ValueError(
-                f"gradient must be one of {', '.join(get_args(Mode))}, or a Differentiation; got {self.gradient!r}"
-            )
+        if not isinstance(self.gradient, SupportsSampler):
+            check_one_of("gradient", self.gradient, get_args(Mode), ", or a Differentiation")
 
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise

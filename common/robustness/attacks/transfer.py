@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from common.checks.settings import check_part
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack
+from common.robustness.attacks.attack import Attack, check_attack
 from common.robustness.classifiers import Classifier
 from common.robustness.threats.threat import Threat
 
@@ -24,6 +25,10 @@ class Transfer(Attack):
     source: Classifier
     attack: Attack
     white_box = False
+
+    def __post_init__(self) -> None:
+        check_part("source", self.source, Classifier)
+        check_attack("attack", self.attack)
 
     def check(self, threat: Threat) -> None:
         self.attack.check(threat)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult
+from common.robustness.attacks.attack import Attack, AttackResult, check_attack
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, as_loss
 from common.robustness.threats.threat import Threat
@@ -22,7 +22,7 @@ class GradientWrapper(Attack):
     attack: Attack
 
     def __post_init__(self) -> None:
-        if not self.attack.white_box:
+        if not check_attack("attack", self.attack).white_box:
             raise ValueError(
                 f"{type(self).__name__} changes a gradient, and {type(self.attack).__name__} uses none. "
                 "Choose a white-box attack, such as PGD"

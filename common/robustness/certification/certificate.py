@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.checks.settings import (
+    check_count,
+    check_flag,
+    check_fraction,
+    check_not_negative,
+    check_optional,
+    check_sequence,
+)
 from common.noise import Noise
+from common.records.schema import ABSTAIN
 from common.robustness.certification.preconditions import check_once
 from common.robustness.classifiers import Classifier
 from common.units import parse_number
@@ -37,6 +46,17 @@ class Certificate:
     procedure: int | None = None
     undecided: tuple[float, ...] = ()
     evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("prediction", self.prediction, ABSTAIN)
+        check_not_negative("radius", self.radius)
+        check_fraction("p_lower", self.p_lower)
+        check_count("samples", self.samples, 0)
+        check_count("count", self.count, 0)
+        check_flag("sound", self.sound)
+        check_optional(check_count, "procedure", self.procedure)
+        check_sequence("undecided", self.undecided, check_not_negative, 0)
+        check_optional(check_count, "evaluations", self.evaluations, 0)
 
 
 class Certifier(ABC):

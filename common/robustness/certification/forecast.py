@@ -1,6 +1,5 @@
 """Forecast: the verdicts of a fixed-n smoothing procedure, predicted from a prefix of its samples. For cost studies."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,6 +8,7 @@ import torch
 from scipy.stats import binom, hypergeom, norm
 from torch import Tensor
 
+from common.checks.settings import check_count, check_number
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import needed_count
@@ -17,7 +17,6 @@ from common.robustness.certification.smoothing import Smoothing
 from common.robustness.certification.staged import StagedCounts, check_targets, stage_sizes
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import unpadded
-from common.units import check_integer
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,10 @@ class Forecast(Smoothing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.targets, zero=False)
-        check_integer("first, the samples of the first stage,", self.first, 1)
-        check_integer("limit", self.max_samples, self.first)
-        if self.max_samples > self.n or not 1 < self.growth < math.inf:
-            raise ValueError(f"stages need 1 <= first <= limit <= n and growth > 1; got {self.first}, {self.limit}")
-        if not 0 < self.error < 0.5:
-            raise ValueError(f"error, the chance of a wrong verdict, must be in (0, 0.5); got {self.error}")
+        check_count("first, the samples of the first stage,", self.first, 1, self.n)
+        check_count("limit, the most samples drawn,", self.max_samples, self.first, self.n)
+        check_number("growth", self.growth, above=1)
+        check_number("error, the chance of a wrong verdict,", self.error, above=0, below=0.5)
         if self.counts_needed[-1] > self.n:
             raise ValueError(f"{self.n} samples cannot certify {self.targets[-1]:g} at sigma {self.level:g}; raise n")
         chance = float(binom.cdf(self.n0 // 2, self.n0, self.counts_needed[0] / self.n))

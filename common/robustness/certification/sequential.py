@@ -1,6 +1,5 @@
 """Sequential smoothing: sampling stops once the target radii are decided."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,13 +7,13 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from common.checks.settings import check_count, check_flag, check_number
 from common.noise import Noise
 from common.robustness.certification.binomial import clopper_pearson_lower, needed_count, needed_probability
 from common.robustness.certification.certificate import Certificate, check_rows
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.certification.staged import StagedCounts, check_targets, stage_sizes
 from common.robustness.classifiers import Classifier, deployed
-from common.units import check_integer
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,10 @@ class Sequential(Smoothing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_targets(self.targets, zero=True)
-        check_integer("first, the samples of the first stage,", self.first, 1)
-        if self.first > self.n or not 1 < self.growth < math.inf:
-            raise ValueError(f"stages need 1 <= first <= n = {self.n} and growth > 1; got {self.first}, {self.growth}")
-        if not 0 <= self.futility < 0.5:
-            raise ValueError(f"futility, an error level, must be in [0, 0.5); got {self.futility}")
+        check_count("first, the samples of the first stage,", self.first, 1, self.n)
+        check_number("growth", self.growth, above=1)
+        check_number("futility, an error level,", self.futility, at_least=0, below=0.5)
+        check_flag("labelled", self.labelled)
         if needed_count(self.level, self.targets[-1], self.n, self._alpha_per_stage) > self.n:
             largest = self.level * float(norm.ppf(clopper_pearson_lower(self.n, self.n, self._alpha_per_stage)))
             raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from scipy.special import betainc
 from torch import Tensor
 
+from common.checks.settings import check_count, check_fraction
 from common.records.schema import ABSTAIN
 
 
@@ -28,6 +29,12 @@ class SmoothedPrediction:
     count: int
     second: int
     samples: int
+
+    def __post_init__(self) -> None:
+        check_count("prediction", self.prediction, ABSTAIN)
+        check_fraction("p_value", self.p_value)
+        for name in ("count", "second", "samples"):
+            check_count(name, getattr(self, name), 0)
 
 
 def decide_by_counts(counts: Tensor, alpha: float) -> list[SmoothedPrediction]:

@@ -8,13 +8,13 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from common.checks.settings import check_count, check_number, check_pixels
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.certificate import Certificate, Certifier, check_rows
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction, decide_by_counts
 from common.robustness.classifiers import Classifier, deployed
-from common.units import check_integer, parse_number
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,14 @@ class Smoothing(Certifier):
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", parse_number(self.sigma))  # "64/255" becomes a float
-        if not 0 < self.level < float("inf"):
-            raise ValueError(f"sigma must be above 0, in pixel units; got {self.sigma}")
-        check_integer("n0", self.n0, 1)
-        check_integer("n", self.n, 1)
-        check_integer("num_classes", self.num_classes, 2)
-        check_integer("batch_size", self.batch_size, 1)
+        object.__setattr__(self, "sigma", check_pixels("sigma", self.sigma))  # "64/255" becomes a float
+        check_count("n0", self.n0)
+        check_count("n", self.n)
+        check_count("num_classes", self.num_classes, 2)
+        check_count("batch_size", self.batch_size)
         if self.n0 > self.n:
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha, the chance of a wrong certificate, must be in (0,1); got {self.alpha}")
+        check_number("alpha, the chance of a wrong certificate,", self.alpha, above=0, below=1)
         if self.alpha <= 0.5**self.n:
             raise ValueError(
                 f"n = {self.n} samples never certify at alpha = {self.alpha:g}: even if all agree, the bound is not "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_not_negative, check_sequence
 from common.noise import Noise
 from common.records.rounding import DIGITS, rounded_down
 from common.robustness.certification.smoothing import Smoothing
@@ -25,9 +26,8 @@ def check_targets(targets: Sequence[float], zero: bool) -> None:
 
     ``zero``: the first may be 0.
     """
-    if not isinstance(targets, list | tuple):
-        raise ValueError(f"targets must be a list of radii, [r] for one; got {targets!r}")
-    ascending = targets and all(map(math.isfinite, targets)) and list(targets) == sorted(set(targets))
+    check_sequence("targets", targets, check_not_negative, note="Write [r] for one radius")
+    ascending = list(targets) == sorted(set(targets))
     if ascending and (long := [radius for radius in targets if rounded_down(radius) != radius]):
         raise ValueError(f"targets may have {DIGITS} digits, as records hold no more; got {long}")
     if not ascending or targets[0] < 0 or (targets[0] == 0 and not zero):

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_one_of
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -60,14 +61,13 @@ class Attacked(Evaluator):
         super().__post_init__()
         object.__setattr__(self, "attack", as_attack(self.attack))
         check_draws(self.draws, self.rule, self.votes)
-        if self.keep_images < 0:
-            raise ValueError(f"keep_images must be at least 0; got {self.keep_images}")
-        if not 1 <= self.resubmissions <= self.draws:
+        check_count("keep_images", self.keep_images, 0)
+        check_count("resubmissions", self.resubmissions)
+        if self.resubmissions > self.draws:
             raise ValueError(
                 f"resubmissions M must be in 1 .. draws N = {self.draws}: each is scored; got {self.resubmissions}"
             )
-        if self.knows not in get_args(Knowledge):
-            raise ValueError(f"knows must be one of {', '.join(get_args(Knowledge))}; got {self.knows!r}")
+        check_one_of("knows", self.knows, get_args(Knowledge))
         if self.threat is None:
             return
         if not isinstance(self.threat, Threat):

@@ -44,7 +44,7 @@ def check_classifier(classifier: object) -> None:
     """Raise ``ValueError`` unless ``classifier`` is a `Classifier`."""
     if not isinstance(classifier, Classifier):
         kind = type(classifier).__name__
-        raise ValueError(f"an evaluator needs a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
+        raise ValueError(f"classifier must be a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
 
 
 def check_labels(label: Tensor, num_classes: int) -> None:

@@ -5,6 +5,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
 from common.records.schema import Rule
 from common.robustness.classifiers import Classifier, deployed
@@ -14,11 +15,10 @@ from common.robustness.voting import Voting
 
 def check_draws(draws: int, rule: str, votes: int) -> None:
     """Raise ``ValueError`` for an unknown decision rule and for impossible numbers of draws or votes."""
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1; got {draws}")
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}; got {rule!r}")
-    if votes < 1 or (rule == "single") != (votes == 1):
+    check_count("draws", draws)
+    check_one_of("rule", rule, get_args(Rule))
+    check_count("votes", votes)
+    if (rule == "single") != (votes == 1):
         raise ValueError(f'votes must be 1 for rule "single" and at least 2 for a vote; got {votes} for {rule!r}')
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from common.checks.settings import check_count, check_optional, check_part, check_seed, check_sequence, check_text
 from common.engine.meter import Meter
 from common.records.fingerprint import PartlyIdentified
 from common.records.schema import Cost, Record, Role, Source
@@ -37,15 +38,13 @@ class Evaluator(PartlyIdentified, ABC):
     role: Role = Role.RESULT
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("an evaluator needs a name: it is the key of its records")
-        seeds = self.seeds
-        if not seeds or not all(0 <= value < 2**63 for value in seeds):
-            raise ValueError(f"seed must be in 0 .. 2^63 - 1, one or several; got {self.seed}")
+        check_text("name", self.name, note="It is the key of an evaluator's records")
+        seeds = self.seed if isinstance(self.seed, Sequence) else [self.seed]
+        seeds = check_sequence("seed, one or several,", seeds, check_seed)
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be distinct, else their draws are the same ones; got {seeds}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1 image, or None for all; got {self.limit}")
+        check_optional(check_count, "limit", self.limit, note="None takes all images")
+        check_part("role", self.role, Role)
 
     @abstractmethod
     def __call__(self, classifier: Classifier, batch: Batch) -> Sequence[Record]:

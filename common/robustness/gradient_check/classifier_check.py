@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.checks.settings import check_count
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.records.schema import GradientCheckRecord
@@ -52,8 +53,7 @@ class GradientCheck(Evaluator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.directions < 1:
-            raise ValueError(f"GradientCheck needs directions >= 1; got {self.directions}")
+        check_count("directions", self.directions)
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[GradientCheckRecord]:
         image, label, index = check_evaluation(classifier, batch)

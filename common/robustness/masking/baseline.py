@@ -2,6 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass, replace
 
+from common.checks.settings import check_optional, check_part, check_text
 from common.records.schema import AttackedRecord, Role
 from common.robustness.classifiers import Classifier, ClassifierWrapper, Purified
 from common.robustness.evaluation.attacked import Attacked
@@ -26,6 +27,11 @@ class Baseline(Evaluator):
     role: Role = Role.BASELINE
 
     def __post_init__(self) -> None:
+        check_part("attacked", self.attacked, Attacked)
+        check_optional(check_part, "classifier", self.classifier, Classifier)
+        check_text("called", self.called)
+        if self.seed not in (0, self.attacked.seed):
+            raise ValueError(f"seed must be left out, or be the attack's, {self.attacked.seed}; got {self.seed!r}")
         object.__setattr__(self, "seed", self.attacked.seed)
         super().__post_init__()
 

@@ -6,10 +6,10 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_ratio
 from common.noise import Noise
 from common.robustness.threats.projection import PROJECTIONS, row_norm
 from common.robustness.threats.threat import Threat, in_box, require_threat
-from common.units import parse_number
 
 _NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}
 _LARGEST = {1.0: 1000.0, 2.0: 100.0, math.inf: 1.0}
@@ -28,7 +28,7 @@ class ThreatModel(Threat):
 
     def __init__(self, norm: float | str, eps: float | str):
         self.norm = _norm(norm)
-        self.eps = parse_number(eps)
+        self.eps = check_ratio("eps", eps)
         largest = _LARGEST[self.norm]
         if not 0 < self.eps <= largest:
             ratio = f" Write {self.eps:g}/255." if self.eps > largest else ""
@@ -121,7 +121,7 @@ def over_largest(rows: Tensor) -> Tensor:
 
 
 def _norm(norm: float | str) -> float:
-    text = str(norm).lower().removeprefix("l")
+    text = "" if isinstance(norm, bool) else str(norm).lower().removeprefix("l")
     try:
         value = float(text)
     except ValueError:

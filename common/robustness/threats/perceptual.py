@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_positive, check_ratio
 from common.numerics.copies import copied
 from common.robustness.threats.threat import Threat, in_box
-from common.units import parse_number
 
 Net = Literal["vgg", "alex", "squeeze"]
 
@@ -29,10 +29,8 @@ class LPIPS(nn.Module):
 
     def __init__(self, net: Net = "vgg", resize: int | None = None):
         super().__init__()
-        if net not in get_args(Net):
-            raise ValueError(f"net must be one of {', '.join(get_args(Net))}; got {net!r}")
-        if resize is not None and resize < _SMALLEST[net]:
-            raise ValueError(f"resize must be at least {_SMALLEST[net]} pixels for {net}, or None; got {resize}")
+        check_one_of("net", net, get_args(Net))
+        check_optional(check_count, f"resize, in pixels for {net},", resize, _SMALLEST[net])
         self.config = {"net": net, "resize": resize}
         self._net, self._resize = net, resize
         self._loaded: list[nn.Module] = []  # not a submodule: its published weights are not part of the state
@@ -74,9 +72,8 @@ class Perceptual(Threat):
     constructor = "a perceptual distance, Perceptual(eps, metric)"
 
     def __init__(self, eps: float | str = 0.05, metric: nn.Module | None = None):
-        self.eps = parse_number(eps)
-        if not 0 < self.eps < torch.inf:
-            raise ValueError(f"eps must be a distance above 0, in the units of the metric; got {self.eps}")
+        self.eps = check_positive("eps, in the units of the metric,", check_ratio("eps", eps))
+        check_optional(check_part, "metric", metric, nn.Module, "a module")
         self.metric = (LPIPS() if metric is None else metric).requires_grad_(False).eval()
 
     @property

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from common.checks.settings import check_ratio
 from common.noise import Noise
 from common.robustness.threats.threat import Threat, in_box
-from common.units import parse_number
 
 _LARGEST = 2.0  # width of the image in units of the grid: a flow of that size connects any two pixels
 _BISECTIONS = 16  # relative error 1.5e-5 of a distance
@@ -27,7 +27,7 @@ class SpatialThreat(Threat):
     constructor = "a flow, SpatialThreat(eps)"
 
     def __init__(self, eps: float | str = 0.05):
-        self.eps = parse_number(eps)
+        self.eps = check_ratio("eps", eps)
         if not 0 < self.eps <= 1:
             raise ValueError(f"eps must be in units of the grid, 0 < eps <= 1, half the image; got {self.eps}")
 

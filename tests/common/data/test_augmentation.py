@@ -56,7 +56,7 @@ def test_without_shift_and_flips_images_are_unchanged(images):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"shift": -1}, "shift must be >= 0"), ({"mirroring": "twice"}, "mirroring must be one")]
+    ("arguments", "message"), [({"shift": -1}, "shift.* >= 0"), ({"mirroring": "twice"}, "mirroring must be one")]
 )
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

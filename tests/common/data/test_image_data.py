@@ -46,7 +46,7 @@ def test_test_images_limits_and_is_checked():
     too_many.setup()
     with pytest.raises(ValueError, match="at most 512"):
         too_many.test_dataloader()
-    with pytest.raises(ValueError, match="test_images must be >= 1"):
+    with pytest.raises(ValueError, match="test_images must be an integer >= 1"):
         Digits(test_images=0)
     with pytest.raises(ValueError, match="batch_size must be >= 1"):
         Digits(batch_size=0)

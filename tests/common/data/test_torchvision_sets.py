@@ -122,5 +122,5 @@ def test_predicting_a_folder_needs_no_data_set(tmp_path):
     assert next(iter(resized.predict_dataloader()))[0].shape == (1, 1, 3, 3)
     with pytest.raises(ValueError, match="can be predicted, not tested"):
         resized.setup("test")
-    with pytest.raises(ValueError, match="channels must be 3 or 1"):
+    with pytest.raises(ValueError, match="channels must be one of 1, 3"):
         ImageFiles(tmp_path, channels=4)

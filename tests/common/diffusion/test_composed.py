@@ -194,10 +194,10 @@ def test_rows_do_not_depend_on_their_batch(make, image):
     ("make", "message"),
     [
         (lambda: Chain([]), "at least one purifier"),
-        (lambda: Repeated(one_step(0.1), 0), "rounds must be at least 1"),
+        (lambda: Repeated(one_step(0.1), 0), "rounds must be an integer >= 1"),
         (lambda: Resized(one_step(0.1), 0), "size must be"),
         (lambda: Resized(one_step(0.1), (4, -1)), "size must be"),
-        (lambda: FixedNoise(one_step(0.1), -1), "seed must not be negative"),
+        (lambda: FixedNoise(one_step(0.1), -1), "seed must be an integer in 0"),
         (lambda: Chain([one_step(0.1)])(torch.rand(2, *SHAPE), NOISE), "one row per image"),
     ],
 )

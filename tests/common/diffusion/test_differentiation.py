@@ -396,5 +396,5 @@ def test_names():
     assert {name: type(as_differentiation(name)) for name in kinds} == kinds
     with pytest.raises(ValueError, match="gradient must be one of full, checkpoint"):
         as_differentiation("exact")
-    with pytest.raises(ValueError, match="steps >= 1"):
+    with pytest.raises(ValueError, match=r"steps.* >= 1"):
         Surrogate(0)

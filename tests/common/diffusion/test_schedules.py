@@ -128,5 +128,5 @@ def test_per_row():
     ],
 )
 def test_impossible_schedules_are_refused(make):
-    with pytest.raises(ValueError, match="needs"):
+    with pytest.raises(ValueError, match=r"must be|needs"):
         make()

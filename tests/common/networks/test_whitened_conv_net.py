@@ -53,5 +53,5 @@ def test_half_precision_storage_loads_as_single(tmp_path):
 
 
 def test_no_stages_are_refused():
-    with pytest.raises(ValueError, match="widths must be"):
+    with pytest.raises(ValueError, match=r"widths.* must be"):
         WhitenedConvNet(widths=[])

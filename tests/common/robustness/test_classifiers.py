@@ -63,7 +63,7 @@ def test_network_classifier_normalises_per_channel():
         ([0.5], None, "together"),
         (None, [0.5], "together"),
         ([0.5], [0.5, 0.5], "per channel"),
-        ([0.5], [0.0], "std > 0"),
+        ([0.5], [0.0], "each of std must be a finite number > 0"),
     ],
 )
 def test_incomplete_normalisation_raises(mean, std, message):
@@ -160,7 +160,7 @@ def test_padding_rows_are_discarded(size):
     assert torch.equal(logits, pair(image, noise(size)))
     assert torch.equal(torch.autograd.grad(logits.sum(), image)[0][:, :, 0], torch.ones(size, 1, 2))
     assert torch.equal(Padded(pair, rows=5).views(image, noise(size))["purified"], pair.purifier(image, noise(size)))
-    with pytest.raises(ValueError, match="rows must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="rows must be an integer >= 1; got 0"):
         Padded(pair, rows=0)
 
 
@@ -217,7 +217,7 @@ def test_deterministic_classifier_is_evaluated_once():
 
 
 def test_invalid_votes_raise():
-    with pytest.raises(ValueError, match="draws must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="draws must be an integer >= 1; got 0"):
         Voting(Scripted([[0.0]]), 0)
     with pytest.raises(ValueError, match="majority, mean_logit; got 'median'"):
         Voting(Scripted([[0.0]]), 2, "median")

@@ -220,9 +220,9 @@ def test_sizes_that_do_not_fit(change, message):
     [
         ({"num_head_channels": 48}, "num_head_channels.* must divide the width 32 .*got 48"),
         ({"num_head_channels": 24}, "num_head_channels.* must divide the width 32 .*got 24"),
-        ({"num_head_channels": 0}, "num_head_channels.* must divide the width 32 .*got 0"),
+        ({"num_head_channels": 0}, "num_head_channels must be an integer >= 1; got 0"),
         ({"num_heads": 5}, "num_heads must divide the width 32 .*got 5"),
-        ({"num_heads": 0}, "num_heads must divide the width 32 .*got 0"),
+        ({"num_heads": 0}, "num_heads must be an integer >= 1; got 0"),
         ({"num_heads_upsample": 3}, "num_heads must divide the width 32 .*got 3"),
     ],
 )

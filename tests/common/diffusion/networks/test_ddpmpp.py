@@ -147,7 +147,7 @@ def test_config_rebuilds_the_network():
     ("change", "message"),
     [
         ({"img_resolution": 9}, "multiple of 2"),
-        ({"channel_mult": []}, "0 levels"),
+        ({"channel_mult": []}, "channel_mult must be a list"),
         ({"model_channels": 6}, "multiple of 4"),
         ({"encoder_type": "other"}, "encoder_type must be one of standard, skip, residual; got 'other'"),
         ({"resample_filter": [1, 2, 1]}, "even in number"),

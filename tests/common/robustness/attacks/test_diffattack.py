@@ -179,9 +179,9 @@ def test_unsupported_classifiers_raise_before_the_attack():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": -1.0}, "weight must be finite and at least 0"),
-        ({"weight": float("inf")}, "weight must be finite"),
-        ({"times": 0}, "times must be at least 1"),
+        ({"weight": -1.0}, "weight must be a finite number >= 0"),
+        ({"weight": float("inf")}, "weight must be a finite"),
+        ({"times": 0}, "times must be an integer >= 1"),
         ({"attack": TorchAttacks("MIFGSM")}, "must have a loss, as PGD and APGD do; got TorchAttacks"),
         ({"attack": TorchAttacks("Square")}, "uses none"),
         ({"attack": APGD(loss="targeted_dlr")}, "loss must be one of"),

@@ -192,10 +192,10 @@ def test_other_threats_and_invalid_settings_raise():
     for setting, message in (
         ({"steps": 0}, "steps must be an integer >= 1; got 0"),
         ({"kernels": (5, 4)}, r"kernels must be odd sizes of at least 3 pixels; got \[5, 4\]"),
-        ({"kernels": ()}, "kernels must be odd"),
-        ({"filter_rate": 0.0}, "filter_rate must be above 0; got 0.0"),
-        ({"penalty": -1.0}, "penalty must be above 0; got -1.0"),
-        ({"identity": 1.0}, r"identity must be a share in \(0,1\); got 1.0"),
+        ({"kernels": ()}, "kernels must be a list of at least 1"),
+        ({"filter_rate": 0.0}, "filter_rate must be a finite number > 0; got 0.0"),
+        ({"penalty": -1.0}, "penalty must be a finite number > 0; got -1.0"),
+        ({"identity": 1.0}, "identity, a share, must be a finite number > 0 and < 1; got 1.0"),
         ({"loss": "hinge"}, "loss must be one of"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -265,7 +265,7 @@ def test_inference_mode_and_missing_rows_raise():
         ({"restarts": 0}, "restarts must be an integer >= 1"),
         ({"chunk": 0}, "chunk, .* must be an integer >= 1; got 0"),
         ({"step_size": 0.0}, "step_size must be"),
-        ({"step_size": "two"}, "expected a number"),
+        ({"step_size": "two"}, "step_size must be a number or a ratio"),
         ({"loss": "hinge"}, "loss must be one of"),
     ],
 )

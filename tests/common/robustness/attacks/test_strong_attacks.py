@@ -118,7 +118,7 @@ def test_autoattack_lists_its_parts_and_is_as_strong_as_each(digits_network):
         (lambda: APGD(loss="hinge"), "loss must be one of"),
         (lambda: APGD(targets=3), "targeted loss"),
         (lambda: Square(queries=0), "queries must be an integer >= 1"),
-        (lambda: Square(window=0), "0 < window <= 1"),
+        (lambda: Square(window=0), "window, .* > 0 and <= 1"),
         (lambda: TorchAttacks("PGD", {"steps": 0}), "steps must be an integer >= 1"),
         (lambda: AutoAttack(version="plus"), "version must be"),
         (lambda: AutoAttack(steps=0), "steps must be an integer >= 1"),

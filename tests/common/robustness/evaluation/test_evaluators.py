@@ -278,16 +278,16 @@ def test_inference_mode_is_refused():
 
 
 def test_a_bare_network_is_refused():
-    with pytest.raises(ValueError, match=r"needs a Classifier; got Linear\. Wrap"):
+    with pytest.raises(ValueError, match=r"classifier must be a Classifier; got Linear\. Wrap"):
         Clean()(nn.Linear(2, 2), batch(2))
 
 
 def test_a_module_that_declares_its_randomness_is_no_classifier():
     module = nn.Linear(2, 2)
     module.randomised = False
-    with pytest.raises(ValueError, match=r"needs a Classifier; got Linear\. Wrap"):
+    with pytest.raises(ValueError, match=r"classifier must be a Classifier; got Linear\. Wrap"):
         Clean()(module, batch(2))
-    with pytest.raises(ValueError, match=r"needs a Classifier; got Linear\. Wrap"):
+    with pytest.raises(ValueError, match=r"classifier must be a Classifier; got Linear\. Wrap"):
         RobustTask(module, [Clean()])
 
 

@@ -84,7 +84,7 @@ def test_several_seeds_are_several_evaluators():
         (lambda: Clean(rule="single", votes=3), 'votes must be 1 for rule "single"'),
         (lambda: Clean(rule="dice", votes=3), "rule must be one of single, majority, mean_logit"),
         (lambda: Attacked(PGD(), LINF, knows="all"), "knows must be one of model, noise"),
-        (lambda: Attacked(PGD(), LINF, limit=0), "limit must be at least 1"),
+        (lambda: Attacked(PGD(), LINF, limit=0), "limit must be an integer >= 1"),
         (lambda: Attacked(PGD(loss="nothing"), LINF), "loss must be one of"),
         (lambda: Attacked(PGD(eot=0), LINF), "eot must be an integer >= 1; got 0"),
     ],

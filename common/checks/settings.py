@@ -1,0 +1,174 @@
+"""Checks of settings: numbers, counts, flags, choices and parts, refused by name before anything runs.
+
+Each check takes the name of the caller's argument and its value, returns the value, and raises ``ValueError`` with the
+name, the condition and the value. Numbers are finite; a bool is no number, and a fraction no count. The name may go on
+in apposition: ``check_count("first, the samples of the first stage,", first)``; ``note`` adds the unit or a remedy.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.naming.nearest import did_you_mean
+from common.units import parse_number
+
+T = TypeVar("T")
+
+
+class MissingFileError(FileNotFoundError, ValueError):
+    """Setting that names a file which does not exist."""
+
+
+_BOUNDS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
+    "above": (">", operator.gt),
+    "at_least": (">=", operator.ge),
+    "below": ("<", operator.lt),
+    "at_most": ("<=", operator.le),
+}
+
+SEEDS = 2**63
+"""Seeds of ``Noise`` are below it."""
+
+
+def check_number(name: str, value: Any, note: str = "", **bounds: float) -> float:
+    """A finite number within the ``bounds``, any of ``above``, ``at_least``, ``below`` and ``at_most``."""
+    plain = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not plain or not all(_BOUNDS[kind][1](value, bound) for kind, bound in bounds.items()):
+        limits = " and ".join(f"{_BOUNDS[kind][0]} {bound:g}" for kind, bound in bounds.items())
+        raise ValueError(refusal(name, f"a finite number {limits}".rstrip(), value, note))
+    return value  # type: ignore[no-any-return]
+
+
+def check_positive(name: str, value: Any, note: str = "") -> float:
+    """A finite number above 0."""
+    return check_number(name, value, above=0, note=note)
+
+
+def check_not_negative(name: str, value: Any, note: str = "") -> float:
+    """A finite number of at least 0."""
+    return check_number(name, value, at_least=0, note=note)
+
+
+def check_fraction(name: str, value: Any, note: str = "") -> float:
+    """A number from 0 to 1."""
+    return check_number(name, value, at_least=0, at_most=1, note=note)
+
+
+def check_ratio(name: str, value: Any, note: str = "") -> float:
+    """A finite number, or a ratio as the field writes it, as a float: ``"8/255"``."""
+    parsed = _parsed(name, value, note)
+    if not math.isfinite(parsed):
+        raise ValueError(refusal(name, "a finite number or a ratio such as 8/255", value, note))
+    return parsed
+
+
+def check_pixels(name: str, value: Any, note: str = "") -> float:
+    """A finite length in pixel units above 0, a number or a ratio, as a float."""
+    length = _parsed(name, value, note)
+    if not 0 < length < math.inf:
+        raise ValueError(refusal(name, "above 0, in pixel units", value, note))
+    return length
+
+
+def _parsed(name: str, value: Any, note: str) -> float:
+    """A number or a ratio as a float."""
+    plain = isinstance(value, Real | str) and not isinstance(value, bool)
+    try:
+        return parse_number(value if plain else "")
+    except ValueError as error:
+        raise ValueError(refusal(name, "a number or a ratio such as 8/255", value, note)) from error
+
+
+def check_count(name: str, value: Any, at_least: int = 1, at_most: float = math.inf, note: str = "") -> int:
+    """An integer of at least ``at_least``."""
+    plain = isinstance(value, Integral) and not isinstance(value, bool)
+    if not plain or not at_least <= value <= at_most:
+        bounds = f">= {at_least}" + (f" and <= {at_most:g}" if math.isfinite(at_most) else "")
+        raise ValueError(refusal(name, f"an integer {bounds}", value, note))
+    return value  # type: ignore[no-any-return]
+
+
+def check_seed(name: str, value: Any, limit: int = SEEDS) -> int:
+    """A seed in 0 .. limit - 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < limit:
+        raise ValueError(refusal(name, f"an integer in 0 .. 2^{limit.bit_length() - 1} - 1", value))
+    return value  # type: ignore[return-value]
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(refusal(name, "True or False", value))
+    return value
+
+
+def check_text(name: str, value: Any, note: str = "") -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(refusal(name, "a text that is not empty", value, note))
+    return value
+
+
+def check_path(name: str, value: Any, note: str = "") -> Path:
+    """A path, with ``~`` replaced by the home folder."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(refusal(name, "a path", value, note))
+    return Path(value).expanduser()
+
+
+def check_one_of(name: str, value: T, choices: Collection[Any], alternative: str = "") -> T:
+    """One of the ``choices``, by equality and type."""
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        advice = did_you_mean(value, [one for one in choices if isinstance(one, str)]) if isinstance(value, str) else ""
+        raise ValueError(refusal(name, f"one of {', '.join(map(str, choices))}{alternative}", value, advice.strip()))
+    return value
+
+
+def check_part(name: str, value: T, kind: Any, what: str = "", note: str = "") -> T:
+    """An instance of ``kind``; ``what`` describes one, by default by the name of the class."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        described = what or f"a {getattr(kind, '__name__', kind)}"
+        raise ValueError(refusal(name, described, value, note))
+    return value
+
+
+def check_function(name: str, value: T, what: str = "a function") -> T:
+    """A callable that is no class."""
+    if isinstance(value, type) or not callable(value):
+        raise ValueError(refusal(name, what, value))
+    return value
+
+
+def check_sequence(
+    name: str, value: Any, check: Callable[[str, Any], Any], at_least: int = 1, note: str = ""
+) -> list[Any]:
+    """A list or tuple of at least ``at_least`` entries that pass ``check(name, entry)``."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) < at_least:
+        raise ValueError(refusal(name, f"a list of at least {at_least}" if at_least else "a list", value, note))
+    return [check(f"each of {name}", entry) for entry in value]
+
+
+def check_mapping(name: str, value: Any, note: str = "") -> Mapping[str, Any]:
+    """A mapping whose keys are texts."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(refusal(name, "a mapping of names to values", value, note))
+    return value
+
+
+def check_optional(check: Callable[..., T], name: str, value: Any, *bounds: Any, **named: Any) -> T | None:
+    """None, or a value that passes ``check(name, value, ...)``."""
+    return None if value is None else check(name, value, *bounds, **named)
+
+
+def refusal(name: str, wanted: str, value: Any, note: str = "") -> str:
+    """The message of a refused setting."""
+    plain = value is None or isinstance(value, str | int | float | list | tuple | dict)
+    got = repr(value) if plain else f"the class {value.__name__}" if isinstance(value, type) else _kind(value)
+    return f"{name} must be {wanted}; got {got if len(got) <= 200 else _kind(value)}" + (f". {note}" if note else "")
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"

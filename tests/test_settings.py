@@ -1,0 +1,99 @@
+"""Settings of every public class: what means nothing is refused by the constructor, with the argument's name."""
+
+import inspect
+import math
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from tests.public_classes import arguments_of, classes, examples
+
+BAD = {"inf": math.inf, "nan": math.nan, "-1": -1, "0": 0, "0.5": 0.5, "True": True, "abc": "abc", "[]": []}
+
+USUAL = {bool: {"True"}, float: {"0.5"}, str: {"abc"}, Path: {"abc"}}
+"""Values that an argument of a type may accept; of the choices in a Literal it is none of these."""
+
+ZERO = """
+    augment_dim clean count draws dropout errors eta evaluations futility hold_steps init_scale keep_images label_dim
+    label_dropout label_scale label_smoothing latent_scale margin masking mean memory momentum noise_sigma p_lower
+    p_mean p_value parameters peak_bytes power prediction radius samples scale second seconds seed shift sigma_min
+    smoothness spread start std stds t_end val_steps warmup weight weight_decay workers"""
+"""Arguments of which 0 means something: none, the first, the clean image, the last time."""
+
+OTHERS = {
+    "-1": """
+        ADM.num_head_channels ADM.num_heads_upsample Certificate.prediction ClassifierFree.weight DenoiserTask.p_mean
+        LogNormal.mean OpenEndedDenoiserTask.p_mean SmoothedPrediction.prediction""",
+    "0": "GuidanceClassifier.sigma Summary.n",
+    "inf": "Elimination.margin ThreatModel.norm",
+    "[]": """
+        ADM.attention_resolutions Certificate.undecided DDPMUNet.attn_resolutions DDPMpp.attn_resolutions
+        EDMADM.attn_resolutions NCSNpp.attn_resolutions""",
+}
+"""Other values that mean something: defaults in their publisher's notation, abstention, an open end."""
+
+DOWNLOADS = {("TimmNetwork", "pretrained", "True")}
+OPTIONAL = {"ReferenceAutoAttack", "UNet2D"}  # need a package that may be missing
+
+
+def allowed(name: str, argument: str, one: type) -> set[str]:
+    """Names of the `BAD` values that mean something for an argument of a public class."""
+    kinds = members(hints(one).get(argument, Any))
+    usual = {value for kind in kinds for value in USUAL.get(kind, set())}
+    zero = {"0"} if argument in ZERO.split() and {int, float} & kinds else set()
+    return usual | zero | {value for value, names in OTHERS.items() if f"{name}.{argument}" in names.split()}
+
+
+def hints(one: type) -> dict[str, Any]:
+    """Declared types of a class's arguments and of those of its bases."""
+    found: dict[str, Any] = {}
+    for base in reversed(inspect.getmro(one)):
+        found |= get_type_hints(base.__init__) if base.__init__ is not object.__init__ else {}
+    return found
+
+
+def members(kind: Any) -> set[Any]:
+    """The types of a union, or the one type."""
+    if get_origin(kind) not in (Union, UnionType):
+        return {kind}
+    return {part for one in get_args(kind) for part in members(one)}
+
+
+def verdict(name: str, one: type, arguments: dict[str, Any], argument: str, shown: str) -> str:
+    """What is wrong with a constructor's answer to a bad value; empty if nothing is."""
+    try:
+        one(**{**arguments, argument: BAD[shown]})
+    except ImportError:  # an optional package, after the settings were checked
+        pass
+    except (TypeError, ValueError) as error:
+        return "" if re.search(rf"\b{argument}\b", str(error)) else f"refused without its name: {error}"
+    except Exception as error:
+        return f"raises {type(error).__name__}: {error}"
+    return "" if shown in allowed(name, argument, one) else "accepted"
+
+
+def test_every_class_has_an_example(tmp_path):
+    assert sorted(examples(tmp_path)) == sorted(classes())
+
+
+def test_what_means_nothing_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # "abc" is a folder of records
+    (tmp_path / "indices.txt").write_text("0")
+    found = {
+        f"{name}({argument}={shown})": verdict(name, one, examples(tmp_path)[name], argument, shown)
+        for name, one in classes().items()
+        for argument in arguments_of(one)
+        for shown in BAD
+        if (name, argument, shown) not in DOWNLOADS
+    }
+    assert len(found) > 6000
+    assert not {case: wrong for case, wrong in found.items() if wrong}
+
+
+def test_examples_are_accepted(tmp_path):
+    """An example that is refused would let every bad value pass."""
+    (tmp_path / "indices.txt").write_text("0")
+    for name, one in classes().items():
+        if name not in OPTIONAL:
+            one(**examples(tmp_path)[name])
