@@ -14,7 +14,7 @@ from common.diffusion.steps import Levels
 from common.naming import SHORT_NAMES, import_public
 from common.noise import Noise
 from common.numerics.finding import Finding
-from common.records.schema import Source
+from common.records.schema import Record, Source
 from common.report.runs import Run
 
 
@@ -28,7 +28,8 @@ class Body(nn.Module):
 def classes() -> dict[str, type]:
     """Public classes by their short names, without interfaces, bases that hold nothing, and enumerations."""
     found = {name: import_public(public) for name, public in SHORT_NAMES.items()}
-    return {name: one for name, one in found.items() if inspect.isclass(one) and arguments_of(one)}
+    made = {name: one for name, one in found.items() if inspect.isclass(one) and not inspect.isabstract(one)}
+    return {name: one for name, one in made.items() if one is not Record and arguments_of(one)}
 
 
 def arguments_of(one: type) -> list[str]:
@@ -64,7 +65,7 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
     smoothing = {"sigma": 0.25, "n0": 10, "n": 100, "alpha": 0.001, "num_classes": 2, "batch_size": 8}
     eps = {"network": Body(), "schedule": rd.DDPM(10)}
     diffusion = {"denoiser": plain, "t_star": 0.1, "steps": 2}
-    cost, row = rd.Cost(1.0, 1.0, 1), {"evaluator": "clean", "index": 0, "label": 0}
+    row = {"evaluator": "clean", "index": 0, "label": 0}
     certified = {**row, "prediction": 0, "radius": 0.1, "radius_linf": 0.01, "p_lower": 0.9, "samples": 9}
     attacked = {**row, "predictions": [0], "clean_predictions": [0], "distance": 0.1, "norm": "Linf", "eps": 0.1}
     data = {"batch_size": 2, "size": 4}
@@ -190,13 +191,11 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
         "AttackedRecord": attacked,
         "CertifiedRecord": certified,
         "ClaimedRecord": certified,
-        "CleanRecord": {**row, "predictions": [0]},
+        "CleanRecord": {**row, "predictions": [0], "cost": rd.Cost(1.0, 1.0, 1)},
         "Cost": {},
         "ForecastRecord": {**certified, "procedure": 10},
         "GradientCheckRecord": {**row, "verified": True, "findings": [Finding("f", True, 0.0, "s")]},
-        "Record": {**row, "cost": cost},
         "Records": {"path": folder / "records", "fingerprint": "0"},
-        "Source": {"evaluator": "clean"},
         "Summary": {"source": Source("clean"), "n": 1, "metrics": {}},
         # robustness
         "APGD": {},

@@ -95,7 +95,7 @@ class Step(Levels):
         check_count("k", self.k)
         check_part("next", self.next, Levels)
         check_schedule("schedule", self.schedule)
-        if self.draws is not None and (isinstance(self.draws, str) or not hasattr(self.draws, "__getitem__")):
+        if self.draws is not None and (isinstance(self.draws, str | list) or not hasattr(self.draws, "__getitem__")):
             raise ValueError(refusal("draws", "normals by step", self.draws))
         check_flag("last", self.last)
 
