@@ -115,7 +115,7 @@ class ClassifierGuidance(Potential):
 
     def log_potential(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
         """The potential above, (B,)."""
-        log_p: Tensor = self.classifier(to_pixel(x)).log_softmax(dim=1)
+        log_p = self.classifier.forward(to_pixel(x)).log_softmax(dim=1)  # pixels of its own: no copies, no frame
         if self.label == "confidence":
             return log_p.amax(dim=1)
         return soft(log_p, *embedding) if self.label == "soft" else hard(log_p, *embedding)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from agdm.potential import Guidance, as_variable, records_gradient
 from agdm.steering import Steering
+from common.checks.images import check_like
 from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
 from common.diffusion.schedules import per_row
 from common.diffusion.solvers import Ancestral, Solver, noised
@@ -20,6 +21,8 @@ from common.numerics.copies import copied
 @dataclass(frozen=True)
 class GuidedDenoiser(BoundDenoiser):
     """Guided denoiser ``D̂(x, σ) = D(x, σ) + scale σ² g(x, σ)`` with one reference x'.
+
+    Denoiser and guidance get copies, since they may write into their input, and their outputs are checked.
 
     ``tensors`` are the embedding of x' or, for a diffused reference, x' and its noise n: each step embeds x' + σ n.
     """
@@ -32,21 +35,19 @@ class GuidedDenoiser(BoundDenoiser):
         if self.steering.at == "denoised":
             point = self.denoised_point(x, sigma)
             with torch.enable_grad():  # one graph in forward pass and recomputation, so that they agree bit for bit
-                cotangent = self.potential_gradient(point.value, sigma.new_zeros(()), *self.tensors)
+                cotangent = self.guidance.gradient_at(*copied(point.value, sigma.new_zeros(()), *self.tensors))
+            check_like("the guidance", cotangent, x)
             denoised, g = point.value, point.pulled_back(cotangent)
         else:
-            denoised = self.plain(x, sigma)
-            g = self.potential_gradient(x, sigma, *self.embedding(x, sigma))
+            denoised = check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
+            g = self.guidance.gradient_at(*copied(x, sigma, *self.embedding(x, sigma)))
+            check_like("the guidance", g, x)
         guided: Tensor = denoised + self.scale * per_row(sigma, x) ** 2 * g
         return guided
 
-    def potential_gradient(self, x: Tensor, sigma: Tensor, *embedding: Tensor) -> Tensor:
-        """∇_x log-potential at x, (B,C,H,W). The guidance gets copies, since it may write into its input."""
-        return self.guidance.gradient_at(*copied(x, sigma, *embedding))
-
     def gradient(self, x: Tensor, sigma: Tensor) -> Tensor:
         """g at x (B,C,H,W), without ``scale``."""
-        return self.potential_gradient(x, sigma, *self.embedding(x, sigma))
+        return check_like("the guidance", self.guidance.gradient_at(*copied(x, sigma, *self.embedding(x, sigma))), x)
 
     def embedding(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         """Embedding of the reference for a state x at noise level σ."""
@@ -60,7 +61,8 @@ class GuidedDenoiser(BoundDenoiser):
         recording = records_gradient(x, *self.tensors)
         with torch.enable_grad():
             x = as_variable(x)
-            return DenoisedPoint(x, self.plain(x, sigma), recording)
+            denoised = check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
+        return DenoisedPoint(x, denoised, recording)
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,20 @@ class GuidedAncestral(Solver):
             raise TypeError(f"GuidedAncestral needs a GuidedDenoiser; got {type(denoise).__name__}")
         y, scale = x / per_row(step.scale, x), step.scale
         if self.steering.at == "mean":
-            denoised, scale = denoise.plain(y, step.level), step.scale_next
+            denoised = check_like("the denoiser", denoise.denoiser(*copied(y, step.level)), y)
+            scale = step.scale_next
             mean = self.solver.mean(step, x, denoised)
             g = denoise.scale * denoise.gradient(mean / per_row(scale, x), step.next.level)
         elif self.steering.at == "denoised":
             point = denoise.denoised_point(y, step.level)
             with torch.enable_grad():  # as in GuidedDenoiser
-                cotangent = denoise.potential_gradient(point.value, step.level.new_zeros(()), *denoise.tensors)
+                clean = step.level.new_zeros(())
+                cotangent = denoise.guidance.gradient_at(*copied(point.value, clean, *denoise.tensors))
+            check_like("the guidance", cotangent, y)
             denoised, g = point.value, point.pulled_back(denoise.scale * cotangent)
         else:
-            denoised, g = denoise.plain(y, step.level), denoise.scale * denoise.gradient(y, step.level)
+            denoised = check_like("the denoiser", denoise.denoiser(*copied(y, step.level)), y)
+            g = denoise.scale * denoise.gradient(y, step.level)
         std = self.solver.deviation(step)
         if self.steering.form == "tweedie":
             return noised(step, self.solver.mean(step, x, denoised + per_row(step.level, x) ** 2 * g), std)

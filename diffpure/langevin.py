@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from common.checks.images import check_like
 from common.checks.settings import check_not_negative, check_optional, check_part, check_positive
 from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
 from common.diffusion.differentiation import Differentiation
@@ -14,6 +15,7 @@ from common.diffusion.schedules import VP, Schedule, check_schedule, per_row
 from common.diffusion.solvers import Solver
 from common.diffusion.steps import Step
 from common.noise import Noise
+from common.numerics.copies import copied
 
 STEP = 1e-2  # dt of the published code
 
@@ -81,7 +83,7 @@ class AnchoredDenoiser(BoundDenoiser):
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         (anchor,), s = self.tensors, per_row(self.scale, x)
-        denoised = self.plain(x, sigma)
+        denoised = check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
         return denoised - s * per_row(sigma, x) ** 2 / self.sigma2 * (s * x - anchor)
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from common.checks.images import check_like
 from common.checks.settings import check_function, refusal
 from common.numerics.copies import copied
 
@@ -18,6 +19,8 @@ B = TypeVar("B", bound="BoundDenoiser")
 @dataclass(frozen=True)
 class BoundDenoiser:
     """``denoise(x, sigma)`` = E[x0 | x = x0 + sigma n] of one purification; x (B,C,H,W) model frame, sigma (B,).
+
+    The denoiser gets copies, since it may write into its input, and its output is checked.
 
     ``tensors``: all tensors inside that depend on the purifier's input, such as an embedded reference. A gradient
     reaches the input through them and through x, and through no other tensor. Subclasses use them for guidance.
@@ -32,12 +35,7 @@ class BoundDenoiser:
             raise ValueError(refusal("tensors", "a tuple of tensors", self.tensors))
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.plain(x, sigma)
-
-    def plain(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """D(x, sigma) without guidance. The denoiser gets copies, since it may write into its input."""
-        denoised: Tensor = self.denoiser(*copied(x, sigma))
-        return denoised
+        return check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
 
     def over(self: B, tensors: Sequence[Tensor]) -> B:
         """The same denoiser with other ``tensors``: copies to recompute with, or another batch's."""

@@ -61,6 +61,7 @@ class APGD(Attack):
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
         check_optional(check_count, "targets", self.targets)
         check_flag("early_stop", self.early_stop)
+        check_flag("large_eps", self.large_eps)
         if not isinstance(self.loss, str):
             check_function("loss", self.loss, "a name of a loss, or a function of (logits, label)")
         if isinstance(self.loss, str) and self.loss not in _NAMED:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks.settings import check_count, check_flag, check_optional, check_part
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.candidates import Candidates
@@ -16,7 +17,6 @@ from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import Loss, as_loss, margin, targeted_margin
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.threat import Threat
-from common.units import check_integer
 
 _NEAR, _NEARER = 0.4, 0.2  # paths of climbs from adversarial images and of refinements, over PGD's default path
 
@@ -78,10 +78,12 @@ class Staged(Attack):
         check_counts(self.chunk, **{name: getattr(self, name) for name in positive})
         stages = ("pool", "pool_targets", "warm", "random", "targets", "refinements")
         for name in stages:
-            check_integer(name, getattr(self, name), 0)
+            check_count(name, getattr(self, name), 0)
         if not any(getattr(self, name) for name in stages):
             raise ValueError(f"a staged attack needs a stage: one of {', '.join(stages)} must be above 0")
         as_loss(self.loss)
+        check_flag("early_stop", self.early_stop)
+        check_optional(check_part, "source", self.source, Classifier)
 
     def budget(self, classes: int, deterministic: bool = False, sources: int = 1) -> Budget:
         """Largest numbers of passes against a classifier of K = ``classes`` classes with so many surrogates."""

@@ -1,0 +1,104 @@
+"""Images, labels and noise where they enter, and the outputs of parts from elsewhere.
+
+Shapes and dtypes are read without waiting for a device. Finiteness and range are not: they are checked once at an
+entry, not at every call of a network.
+"""
+
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_layout(image: Any) -> Tensor:
+    """Images as floats (B,C,H,W). Raises ``ValueError``, as every function here does."""
+    if not isinstance(image, Tensor):
+        raise ValueError(f"images must be a tensor (B,C,H,W); got a {type(image).__name__}")
+    if image.ndim != 4 or not image.is_floating_point():
+        remedy = "" if image.is_floating_point() else ". Write image.float() / 255"
+        raise ValueError(f"images must be floats (B,C,H,W); got {image.dtype} of shape {tuple(image.shape)}{remedy}")
+    return image
+
+
+def check_finite(image: Any) -> Tensor:
+    """Finite images as floats (B,C,H,W), of any range."""
+    checked = check_layout(image)
+    if not bool(checked.isfinite().all()):
+        raise ValueError("images must be finite; got NaN or infinity")
+    return checked
+
+
+def check_pixels(image: Any) -> Tensor:
+    """Finite images (B,C,H,W) in [0,1]."""
+    checked = check_finite(image)
+    if checked.numel() and not 0 <= float(checked.min()) <= float(checked.max()) <= 1:
+        low, high = float(checked.min()), float(checked.max())
+        raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
+    return checked
+
+
+def check_full_precision(image: Tensor) -> None:
+    """Images in float32 or float64: half precision rounds budgets and noise."""
+    if image.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"images must be float32: half precision would round the budget; got {image.dtype}")
+
+
+def check_labels(label: Any, image: Tensor, name: str = "label") -> Tensor:
+    """One class (B,) int64 of at least 0 per image, on the images' device."""
+    if not isinstance(label, Tensor) or label.dtype != torch.int64 or label.shape != (len(image),):
+        got = f"{label.dtype} of shape {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        raise ValueError(f"{name} must be int64 (B,), one per image of {len(image)}; got {got}")
+    check_device(name, label, image)
+    if len(label) and int(label.min()) < 0:
+        raise ValueError(f"{name} must be at least 0; got {int(label.min())}")
+    return label
+
+
+def check_device(name: str, value: Tensor, image: Tensor) -> None:
+    """A tensor on the images' device."""
+    if value.device != image.device:
+        raise ValueError(f"{name} must be on the images' device, {image.device}; got {value.device}. Move it by .to()")
+
+
+def check_rows(noise: Sized, image: Tensor) -> None:
+    """One row of noise per image."""
+    if len(noise) != len(image):
+        raise ValueError(f"noise must have one row per image, {len(image)}; got {len(noise)}. Use noise.draws(n)")
+
+
+def check_shape(part: str, output: Any, image: Tensor) -> Tensor:
+    """Output of a ``part`` that maps images to images of the same shape, as floats."""
+    if not isinstance(output, Tensor) or output.shape != image.shape or not output.is_floating_point():
+        raise ValueError(f"{part} must return floats of shape {tuple(image.shape)}, its input's; got {_got(output)}")
+    return output
+
+
+def check_like(part: str, output: Any, image: Tensor) -> Tensor:
+    """As `check_shape`, in the dtype of the input; under autocast in any."""
+    checked = check_shape(part, output, image)
+    if checked.dtype != image.dtype and not torch.is_autocast_enabled(image.device.type):
+        raise ValueError(f"{part} must return {image.dtype}, its input's dtype; got {checked.dtype}")
+    return checked
+
+
+def check_purified(output: Any, image: Tensor) -> Tensor:
+    """Finite output of a purifier."""
+    checked = check_like("a purifier", output, image)
+    if not bool(checked.isfinite().all()):
+        rows = (~checked.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
+    return checked
+
+
+def check_logits(output: Any, rows: int, part: str = "a classifier") -> Tensor:
+    """Logits (B,K) of a classifier for B = ``rows`` images, as floats."""
+    plain = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
+    if not plain or len(output) != rows or output.shape[1] < 1:
+        raise ValueError(f"{part} returns logits (B, K), floats for {rows} images; got {_got(output)}")
+    checked: Tensor = output
+    return checked
+
+
+def _got(output: Any) -> str:
+    return f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
