@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_part, check_seed
+from common.checks.settings import check_count, check_part, check_seed
 
 __all__ = ["Noise"]
 
@@ -104,6 +104,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
+        check_count("depth", self.depth, 0)
         for name, value in (("index", self.index), ("draw", self.draw)):
             check_part(name, value, Tensor, "an int64 tensor (B,), one per image")
             if value.dtype != torch.int64 or value.ndim != 1 or value.shape != self.index.shape:

@@ -111,6 +111,7 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
         "Nodes": {},
         "NoisedDiffusionClassifier": {"denoiser": denoiser, "num_classes": 2, "sigma": 0.25, "nodes": 2},
         "Posterior": {},
+        "ReferenceWeight": {},
         # interface
         "Predictions": {"classes": label, "p_values": time, "counts": label, "samples": 3},
         "Result": {"run": Run("run", "0", {}, [])},
@@ -229,6 +230,7 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
         "SpatialThreat": {},
         "Square": {},
         "StAdv": {},
+        "Staged": {},
         "ThreatModel": {"norm": "inf", "eps": "8/255"},
         "Through": {"attack": attack},
         "TorchAttacks": {"name": "FGSM"},

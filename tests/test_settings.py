@@ -27,7 +27,9 @@ OTHERS = {
     "-1": """
         ADM.num_head_channels ADM.num_heads_upsample Certificate.prediction ClassifierFree.weight DenoiserTask.p_mean
         LogNormal.mean OpenEndedDenoiserTask.p_mean SmoothedPrediction.prediction""",
-    "0": "GuidanceClassifier.sigma Summary.n",
+    "0": """
+        GuidanceClassifier.sigma Noise.depth Staged.pool Staged.pool_targets Staged.random Staged.refinements
+        Staged.targets Staged.warm Summary.n""",
     "inf": "Elimination.margin ThreatModel.norm",
     "[]": """
         ADM.attention_resolutions AttackedRecord.curve AttackedRecord.random_predictions Certificate.undecided
