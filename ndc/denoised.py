@@ -2,7 +2,7 @@
 
 import torch
 
-from common.checks.settings import check_count, check_pixels
+from common.checks.settings import check_count, check_length
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
@@ -37,7 +37,7 @@ class Denoising(DiffusionPurifier):
         gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
-        level = sigma_to_model(check_pixels("sigma, the noise in the image,", sigma))
+        level = sigma_to_model(check_length("sigma, the noise in the image,", sigma))
         check_denoiser("denoiser", denoiser)
         check_count("steps", steps)
         as_solver(solver)  # of one step it has no effect

@@ -26,7 +26,7 @@ ZERO = """
 OTHERS = {
     "-1": """
         ADM.num_head_channels ADM.num_heads_upsample Certificate.prediction ClassifierFree.weight DenoiserTask.p_mean
-        LogNormal.mean OpenEndedDenoiserTask.p_mean SmoothedPrediction.prediction""",
+        LogNormal.mean ReferenceWeight.mean OpenEndedDenoiserTask.p_mean SmoothedPrediction.prediction""",
     "0": """
         GuidanceClassifier.sigma Noise.depth Staged.pool Staged.pool_targets Staged.random Staged.refinements
         Staged.targets Staged.warm Summary.n""",

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_pixels
-
 
 def check_layout(image: Any) -> Tensor:
     """Images as floats (B,C,H,W). Raises ``ValueError``, as every function here does."""

@@ -65,7 +65,7 @@ def check_ratio(name: str, value: Any, note: str = "") -> float:
     return parsed
 
 
-def check_pixels(name: str, value: Any, note: str = "") -> float:
+def check_length(name: str, value: Any, note: str = "") -> float:
     """A finite length in pixel units above 0, a number or a ratio, as a float."""
     length = _parsed(name, value, note)
     if not 0 < length < math.inf:

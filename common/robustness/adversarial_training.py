@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_not_negative, check_one_of, check_optional, check_pixels
+from common.checks.settings import check_count, check_length, check_not_negative, check_one_of, check_optional
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
@@ -44,7 +44,7 @@ class InnerMaximum:
     def __post_init__(self) -> None:
         require_norm_ball(self.threat, "adversarial training")
         check_count("steps of the inner maximum", self.steps)
-        check_optional(check_pixels, "step_size", self.step_size)
+        check_optional(check_length, "step_size", self.step_size)
         check_one_of("start", self.start, get_args(Start))
 
     @property

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from common.checks.settings import check_flag, check_one_of, check_optional, check_pixels
+from common.checks.settings import check_flag, check_length, check_one_of, check_optional
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.best_iterates import BestIterates
@@ -65,7 +65,7 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
         check_one_of("direction", self.direction, get_args(Direction))
-        check_optional(check_pixels, "step_size", self.step_size)
+        check_optional(check_length, "step_size", self.step_size)
         check_flag("random_start", self.random_start)
         check_flag("early_stop", self.early_stop)
         as_loss(self.loss)

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from common.checks.settings import check_count, check_number, check_pixels
+from common.checks.settings import check_count, check_length, check_number
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
@@ -46,7 +46,7 @@ class Smoothing(Certifier):
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", check_pixels("sigma", self.sigma))  # "64/255" becomes a float
+        object.__setattr__(self, "sigma", check_length("sigma", self.sigma))  # "64/255" becomes a float
         check_count("n0", self.n0)
         check_count("n", self.n)
         check_count("num_classes", self.num_classes, 2)
