@@ -82,8 +82,9 @@ def gdmp_scale(guide_scale: float, terms: int, eps: float = 8 / 255) -> float:
     From its code's scale_t = √(1-ᾱ) / (m √ᾱ) with m = 2 eps / 3 / guide_scale, eps in pixels. ``terms`` is what its
     mean runs over: B C H W for "mse", B for "ssim". Its CIFAR-10 settings: 60000 ("mse") and 70000 ("ssim"), B = 100.
     """
-    if terms < 1 or not min(guide_scale, eps) > 0:
-        raise ValueError(f"terms must be >= 1, guide_scale and eps > 0; got {terms}, {guide_scale} and {eps}")
+    check_positive("guide_scale", guide_scale)
+    check_count("terms", terms)
+    check_positive("eps", eps)
     return 3 * guide_scale / (2 * eps) / terms
 
 

@@ -214,7 +214,7 @@ def test_it_is_frozen(guidance):
         (lambda: ClassifierGuidance(GuidanceClassifier(network(), 0.3)), "deterministic"),
         (lambda: ContrastiveGuidance(network(), randn(2), temperature=0.0), "temperature must be a finite number > 0"),
         (lambda: ContrastiveGuidance(network(), randn(2)[0]), r"images \(M,C,H,W\)"),
-        (lambda: gdmp_scale(60000, terms=0), "terms must be >= 1"),
+        (lambda: gdmp_scale(60000, terms=0), "terms must be an integer >= 1"),
     ],
 )
 def test_invalid_settings_are_refused(make, message):

@@ -48,7 +48,7 @@ def test_test_images_limits_and_is_checked():
         too_many.test_dataloader()
     with pytest.raises(ValueError, match="test_images must be an integer >= 1"):
         Digits(test_images=0)
-    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1"):
         Digits(batch_size=0)
 
 

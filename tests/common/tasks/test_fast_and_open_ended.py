@@ -106,13 +106,13 @@ def test_an_open_ended_denoiser_exports_its_average(tmp_path):
 
 
 def test_bad_settings_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="0 <= warmup < 1"):
+    with pytest.raises(ValueError, match="warmup, a share of the steps, must be"):
         MuonRecipe(warmup=1.0)
     with pytest.raises(ValueError, match="label_smoothing must be"):
         FastClassifierTask(classifier_task(tmp_path).classifier, label_smoothing=1.0)
     with pytest.raises(ValueError, match="warmup_steps <= hold_steps"):
         OpenEndedRecipe(warmup_steps=5, hold_steps=4)
-    with pytest.raises(ValueError, match="finite lr > 0"):
+    with pytest.raises(ValueError, match="lr must be a finite number > 0"):
         OpenEndedRecipe(lr=0.0)
     with pytest.raises(ValueError, match="power must be"):
         PowerAveraging(-1.0)

@@ -244,7 +244,7 @@ def test_other_threats_and_invalid_settings_raise():
         ({"steps": 0}, "steps must be an integer >= 1; got 0"),
         ({"eot": 0}, "eot must be an integer >= 1; got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0; got 0.0"),
-        ({"smoothness": -1.0}, r"smoothness must be at least 0, or None for 0.0025 / eps; got -1.0"),
+        ({"smoothness": -1.0}, r"smoothness must be a finite number >= 0; got -1.0. None is 0.0025 / eps"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"chunk": 0}, "chunk, .* must be an integer >= 1; got 0"),
     ):

@@ -190,7 +190,7 @@ def test_findings_are_finite_json():
 
 
 def test_invalid_settings_and_batches_raise():
-    messages = {"directions": "directions must be an integer >= 1; got 0", "limit": "limit must be at least 1"}
+    messages = {"directions": "directions must be an integer >= 1; got 0", "limit": "limit must be an integer >= 1"}
     for name, message in messages.items():
         with pytest.raises(ValueError, match=message):
             GradientCheck(**{name: 0})

@@ -187,5 +187,5 @@ def test_eps_in_grey_levels_raises_with_the_remedy():
 
 @pytest.mark.parametrize("eps", [0, -0.1, math.nan, "0/255", "eight", "8/0"])
 def test_invalid_radii_raise(eps):
-    with pytest.raises(ValueError, match=r"eps must be|expected a number"):
+    with pytest.raises(ValueError, match=r"eps must be"):
         ThreatModel("inf", eps)
