@@ -69,7 +69,9 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
 # Named in configurations: jsonargparse accepts a loader where a part of its return type is expected -------------------
 
 
-def load_network(path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None) -> nn.Module:
+def load_network(
+    path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None, ema: bool = True
+) -> nn.Module:
     """The network in a file, called as its publishers call it, on the CPU in evaluation mode.
 
     Of a denoiser or classifier in our own format it is the network inside, with the outputs of the published file that
@@ -79,42 +81,48 @@ def load_network(path: str | Path, format: Format = "safetensors", config: dict[
         path: of the file.
         format: publisher of the layout and the tensor names; "safetensors" is our own.
         config: the publisher's options, with or without sections; files of our own contain theirs.
+        ema: read the averaged weights (EMA) of a file that holds raw ones besides, with a warning that says so; False
+            for the raw ones. A published file of one kind alone has no choice; files of our own hold one kind.
 
     Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is damaged, foreign or does not fit.
     """
-    if _is_published(format, config):
-        return formats.read_network(path, format, config)
+    if _is_published(format, config, ema):
+        return formats.read_network(path, format, config, ema)
     return formats.as_network(load(path))
 
 
-def load_denoiser(path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None) -> Denoiser:
+def load_denoiser(
+    path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None, ema: bool = True
+) -> Denoiser:
     """The denoiser in a file; arguments and errors as for `load_network`.
 
     A published network keeps the noise levels and labels of its training: continuous times of Score-SDE, the nearest
     index of guided diffusion and SDEdit, sigma and classes of EDM.
     """
-    if _is_published(format, config):
-        return formats.read_denoiser(path, format, config)
+    if _is_published(format, config, ema):
+        return formats.read_denoiser(path, format, config, ema)
     return _as(Denoiser, formats.as_denoiser(load(path)), path)
 
 
 def load_classifier(
-    path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None
+    path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None, ema: bool = True
 ) -> Classifier:
     """The classifier in a file; arguments and errors as for `load_network`.
 
     A published one reads pixels, which it normalises if ``config`` has ``mean`` and ``std``.
     """
-    if _is_published(format, config):
-        return formats.read_classifier(path, format, config)
+    if _is_published(format, config, ema):
+        return formats.read_classifier(path, format, config, ema)
     return _as(Classifier, load(path), path)
 
 
-def _is_published(format: str, config: dict[str, Any] | None) -> bool:
+def _is_published(format: str, config: dict[str, Any] | None, ema: bool) -> bool:
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}; got {format!r}.")
     if format in ("safetensors", "diffusers") and config is not None:
         raise ValueError("files of our own and pipelines carry their config; leave config out, or name another format.")
+    if format in ("safetensors", "diffusers") and not ema:
+        raise ValueError("files of our own and pipelines hold one kind of weights; leave ema out, or name a format.")
     return format != "safetensors"
 
 

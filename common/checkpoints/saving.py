@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common.checkpoints.description import build_part, describe
-from common.checkpoints.state import check_state, copy_shared
+from common.checkpoints.state import check_finite, check_state, copy_shared
 
 FORMAT_VERSION = 1
 METADATA_KEY = "robust_diffusion"
@@ -23,13 +23,15 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     ``notes`` (plain JSON, e.g. the training data) is stored with the description. The file appears under its name only
     when it is complete. Returns the path.
 
-    Raises ``ValueError`` for another suffix and for a module that its description does not build again.
+    Raises ``ValueError`` for another suffix, for weights that are not finite, and for a module that its description
+    does not build again.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"our checkpoints are .safetensors files; got {path.name!r}. Use {path.stem}.safetensors.")
     description = {**description_of(module), "notes": dict(notes or {})}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    check_finite(state, f"this {type(module).__qualname__}")
     make_folder(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

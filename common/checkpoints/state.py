@@ -31,12 +31,16 @@ def without_weights() -> Iterator[None]:
 def assign_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
     """``module`` with exactly the tensors of ``state`` (from ``source``) in its own types, in evaluation mode.
 
-    Raises ``ValueError`` for tensors that are missing, unexpected, of another shape, or not finite.
+    Raises ``ValueError`` for tensors that are missing, unexpected, of another shape, complex, integer in place of
+    floating point, or not finite in the module's types.
     """
     expected = module.state_dict()
     check_state(expected, state, source)
-    _check_finite(state, source)
-    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
+    _check_kinds(expected, state, source)
+    check_finite(state, source)
+    cast = {name: value.to(expected[name].dtype) for name, value in state.items()}
+    _check_range(cast, state, source)
+    module.load_state_dict(cast, assign=True)
     unfilled = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
     if unfilled:
         raise ValueError(f"{type(module).__qualname__} has tensors that no checkpoint fills: {list_names(unfilled)}.")
@@ -61,8 +65,39 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sou
         )
 
 
-def _check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+def _check_kinds(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``ValueError`` for values that a cast would change: complex ones, and codes in place of numbers."""
+    bad = [
+        f"{name} ({str(value.dtype).removeprefix('torch.')})"
+        for name, value in state.items()
+        if value.is_quantized
+        or (value.is_complex() and not expected[name].is_complex())
+        or (expected[name].is_floating_point() and not value.is_floating_point())
+    ]
+    if bad:
+        raise ValueError(
+            f"the weights of {source} must be real floating-point numbers, as those of the network are; others came in "
+            f"{list_names(bad)}. A cast would lose their imaginary part or their scale: store them as float32."
+        )
+
+
+def _check_range(cast: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``ValueError`` where a cast made finite numbers infinite."""
+    bad = [
+        f"{name} ({str(state[name].dtype).removeprefix('torch.')}, up to {float(state[name].abs().max()):.3g})"
+        for name, value in cast.items()
+        if value.is_floating_point() and value.dtype != state[name].dtype and not torch.isfinite(value).all()
+    ]
+    if bad:
+        raise ValueError(
+            f"the weights of {source} must lie in the range of the network's type; beyond it are {list_names(bad)}. "
+            "Its training diverged, or they need a network of a wider type."
+        )
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``ValueError`` for tensors with NaN or infinity."""
+    bad = [name for name, value in state.items() if not value.is_quantized and not torch.isfinite(value).all()]
     if bad:
         raise ValueError(
             f"the weights of {source} must be finite numbers; NaN or infinity came in {list_names(bad)}. "

@@ -29,6 +29,8 @@ def convert(
     config: dict[str, Any] | None = None,
     kind: str | None = None,
     force: bool = False,
+    *,
+    ema: bool = True,
 ) -> Path:
     """Write the published checkpoint ``source`` to the safetensors file ``target``, and return ``target``.
 
@@ -46,8 +48,10 @@ def convert(
         "denoiser", "classifier" or "network" (called as published); by default the usual kind of the format.
     force:
         Replace an existing ``target``.
+    ema:
+        Read averaged weights where ``source`` holds raw ones besides; False for the raw ones.
 
-    The file notes its origin: format, kind, config and sha256 of the weights.
+    The file notes its origin: format, kind, config, sha256 and ``ema``.
 
     Raises ``FileNotFoundError`` for a missing source, ``FileExistsError`` for an existing target, and ``ValueError``
     for other arguments that do not fit; ``target`` is then unchanged.
@@ -66,7 +70,7 @@ def convert(
         raise ValueError(f"target must end in .safetensors; got {target.name!r}. Use {target.stem}.safetensors")
     if target.exists() and (not force or target.is_dir() or target.samefile(source)):
         raise FileExistsError(f"{target} exists already. Name another file, or replace it with --force")
-    module = LOADERS[kind](source, cast(Format, format), config)
+    module = LOADERS[kind](source, cast(Format, format), config, ema)
     weights = diffusers_pipelines.weight_files(source) if source.is_dir() else [source]
     origin = {
         "converted_from": format,
@@ -74,6 +78,7 @@ def convert(
         "file": source.name,
         "sha256": file_sha256(*weights),
         "config": config,
+        "ema": ema,
     }
     return save(module, target, origin)
 

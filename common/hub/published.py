@@ -5,7 +5,6 @@ denoiser = published_denoiser("guided_diffusion_imagenet256")           # from t
 denoiser = published_denoiser("guided_diffusion_imagenet256", download=True)
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -19,9 +18,6 @@ from common.hub.cache import cached_path
 from common.hub.cards import get_card
 from common.hub.fetching import fetch
 from common.robustness.classifiers import Classifier
-
-NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net")
-"""Keys under which trainers keep the tensors of a network."""
 
 
 def published_denoiser(name: str, download: bool = False, path: str | Path | None = None) -> Denoiser:
@@ -55,11 +51,13 @@ def _local_file(name: str, download: bool, path: str | Path | None) -> Path:
     return fetch(name)
 
 
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(network: nn.Module, path: str | Path, ema: bool = True) -> nn.Module:
     """``network`` with the weights of a file, in evaluation mode: tensors by name, exactly those of the network.
 
     The file holds the tensors themselves, or keeps them under "state_dict", "model_state_dict", "model" or "net";
-    prefixes ``module.`` and ``model.`` of all names are removed. Nothing in the file is executed. In a configuration::
+    prefixes ``module.``, ``model.`` and ``_orig_mod.`` of all names are removed. Where it holds averaged weights (EMA)
+    beside raw ones, the averaged are read and a warning says so; ``ema=False`` reads the raw ones. Nothing in the file
+    is executed. In a configuration::
 
         class_path: common.hub.load_weights
         init_args: {network: {class_path: common.networks.CIFARResNet}, path: resnet50.pth}
@@ -68,6 +66,4 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """
     path = require_file(path)
     content = read_published(path, "torch")
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), content)
-    return assign_state(network, select_tensors(content, "torch", network, str(path)), str(path))
+    return assign_state(network, select_tensors(content, "torch", network, str(path), ema), str(path))

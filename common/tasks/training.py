@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import lightning as L
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints.saving import description_of, make_folder, save
+from common.checkpoints.state import list_names
 from common.checks.settings import check_optional, check_text
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
@@ -32,6 +34,9 @@ class TrainingTask(L.LightningModule):
 
     Modules of this project with plain arguments can be exported, and timm's networks inside them. Any other module is
     refused before the first step: train it without ``export``, and take its weights from Lightning's checkpoint.
+
+    A training that diverges ends with ``ValueError`` at the next checkpoint or end of an epoch: weights that are NaN or
+    infinite are neither exported nor written over the last finite checkpoint, which the message names.
 
     A killed run resumes from its last checkpoint (``--ckpt_path``) bit for bit: noise and order depend on the seed and
     the epoch alone, and the data modules of this project resume in the middle of an epoch.
@@ -97,6 +102,29 @@ class TrainingTask(L.LightningModule):
                 "Remove save_weights_only, or the weight averaging"
             )
 
+    def on_validation_start(self) -> None:
+        self._check_weights()
+
+    def on_train_epoch_end(self) -> None:
+        self._check_weights()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Raise ``ValueError`` if weights are not finite."""
+        bad = [name for name, value in self.trained().state_dict().items() if not torch.isfinite(value).all()]
+        if not bad:
+            return
+        paths = [part.last_model_path or part.best_model_path for part in _callbacks(self.trainer) if _saves(part)]
+        last = next((path for path in paths if path and Path(path).is_file()), None)
+        kept = f"The last finite checkpoint is {last}" if last else "There is no earlier checkpoint"
+        raise ValueError(
+            f"training diverged: NaN or infinity in {list_names(bad)} in epoch {self.current_epoch}, step "
+            f"{self.global_step}. They are neither saved nor exported. {kept}. Lower the learning rate, or clip "
+            "gradients"
+        )
+
     def on_train_end(self) -> None:
         if self.export is None:
             return
@@ -128,6 +156,10 @@ def check_gradients() -> None:
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
+
+
+def _saves(part: L.Callback) -> TypeGuard[ModelCheckpoint]:
+    return isinstance(part, ModelCheckpoint)
 
 
 def _best_checkpoint(trainer: L.Trainer) -> ModelCheckpoint | None:

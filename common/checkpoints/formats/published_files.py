@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from common.checkpoints.files import require_file
 from common.checkpoints.formats import diffusers_pipelines
+from common.checkpoints.formats.averages import announce
 from common.checkpoints.formats.bodies import build_body
 from common.checkpoints.formats.edm_network import as_network
 from common.checkpoints.formats.noise_conventions import build_denoiser, edm_denoiser
@@ -20,7 +21,9 @@ from common.robustness.classifiers import Classifier, NetworkClassifier
 IMAGE_SIZES = (32, 64, 128, 256, 512, 16, 8, 1024)
 
 
-def load_body(path: str | Path, format: str, config: Mapping[str, Any] | None) -> tuple[nn.Module, Options]:
+def load_body(
+    path: str | Path, format: str, config: Mapping[str, Any] | None, ema: bool = True
+) -> tuple[nn.Module, Options]:
     """The network in a published file with its weights, and the publisher's options without sections.
 
     Where the publisher keeps the image size elsewhere and ``config`` lacks it, the tensors' names and shapes decide it.
@@ -28,24 +31,26 @@ def load_body(path: str | Path, format: str, config: Mapping[str, Any] | None) -
     Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is damaged, foreign or does not fit.
     """
     path, options = require_file(path), flatten(config)
-    content = read_published(path, format)
+    content = read_published(path, format, ema)
     size_given = "image_size" in options or format not in ("score_sde", "sdedit_ddpm")
     sizes = [{}] if size_given else [{"image_size": size} for size in IMAGE_SIZES]
-    network, state = _first_match(content, format, [{**options, **size} for size in sizes], str(path))
+    network, state = _first_match(content, format, [{**options, **size} for size in sizes], str(path), ema)
     if format == "score_sde":  # copies: the tensors are views of a file that may change
         state = {name: value.clone() for name, value in state.items()}
+    if format == "score_sde" and isinstance(content, Mapping) and "ema" in content and "model" in content:
+        announce(str(path), "ema", "model", ema)
     return assign_state(network, state, str(path)), options
 
 
 def _first_match(
-    content: Any, format: str, candidates: list[Options], source: str
+    content: Any, format: str, candidates: list[Options], source: str, ema: bool
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Network and tensors of the first options that fit the content; ``ValueError`` for the first if none does."""
     refusals: list[ValueError] = []
     for options in candidates:
         try:
             network = build_body(format, options)
-            state = select_tensors(content, format, network, source)
+            state = select_tensors(content, format, network, source, ema)
             check_state(network.state_dict(), state, source)
             return network, state
         except ValueError as error:
@@ -55,26 +60,26 @@ def _first_match(
     raise ValueError(f"{refusals[0]} The config gives no image_size: this is for {candidates[0]['image_size']}.")
 
 
-def read_network(path: str | Path, format: str, config: Mapping[str, Any] | None) -> nn.Module:
+def read_network(path: str | Path, format: str, config: Mapping[str, Any] | None, ema: bool = True) -> nn.Module:
     """The network in a published file, called as its publishers call it."""
     if format == "diffusers":
         return diffusers_pipelines.read_network(path)
-    body, options = load_body(path, format, config)
+    body, options = load_body(path, format, config, ema)
     return as_network(edm_denoiser(body, options)).eval() if format == "edm" else body
 
 
-def read_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Denoiser:
+def read_denoiser(path: str | Path, format: str, config: Mapping[str, Any] | None, ema: bool = True) -> Denoiser:
     """The denoiser around a published network, with the publisher's convention of the noise level."""
     if format == "robustbench_wrn":
         raise ValueError("robustbench_wrn files hold classifiers; use load_classifier.")
     if format == "diffusers":
         return diffusers_pipelines.read_denoiser(path)
-    return build_denoiser(format, *load_body(path, format, config)).eval()
+    return build_denoiser(format, *load_body(path, format, config, ema)).eval()
 
 
-def read_classifier(path: str | Path, format: str, config: Mapping[str, Any] | None) -> Classifier:
+def read_classifier(path: str | Path, format: str, config: Mapping[str, Any] | None, ema: bool = True) -> Classifier:
     """The classifier in a published file, of pixels; it normalises them if the config has ``mean`` and ``std``."""
     if format != "robustbench_wrn":
         raise ValueError(f"{format} files hold denoisers; use load_denoiser.")
-    body, options = load_body(path, format, config)
+    body, options = load_body(path, format, config, ema)
     return NetworkClassifier(body, options.get("mean"), options.get("std")).eval()

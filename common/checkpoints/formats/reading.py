@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.checkpoints.formats import legacy_torch
+from common.checkpoints.formats.averages import chosen_weights, plain_names
 from common.checkpoints.formats.unpickler import read_tensors, unreadable_error
 from common.checkpoints.state import list_names
 
 ZIP = b"PK\x03\x04"
+NESTED = ("robustbench_wrn", "torch")  # formats of files that may keep their tensors under a key
 
 _scalar = np.float64(0).__reduce__()[0]
 NUMPY_NUMBERS: list[Any] = [
@@ -26,8 +28,10 @@ NUMPY_NUMBERS: list[Any] = [
 """Types of the accuracies and epochs that trainers store with the weights."""
 
 
-def read_published(path: Path, format: str) -> Any:
+def read_published(path: Path, format: str, ema: bool = True) -> Any:
     """Content of a published file, tensors on the CPU. Nothing in it is executed.
+
+    EDM's pickles hold networks: the averaged one, or the raw one if not ``ema``.
 
     Three quarters of a Score-SDE file are optimiser state and raw weights. They are not read: tensors of this format
     are views of the file, to be copied before it changes.
@@ -38,7 +42,7 @@ def read_published(path: Path, format: str) -> Any:
         start = file.read(16)
     is_safetensors, is_torch = path.suffix == ".safetensors", start.startswith((ZIP, legacy_torch.MAGIC))
     if format == "edm" and not is_safetensors and not is_torch:
-        return read_tensors(path, "ema")
+        return read_tensors(path, "ema" if ema else "net")
     mapped = format == "score_sde"
     try:
         if is_safetensors:
@@ -53,15 +57,17 @@ def read_published(path: Path, format: str) -> Any:
         raise unreadable_error(path, f"{format} checkpoint", error) from error
 
 
-def select_tensors(content: Any, format: str, network: nn.Module, source: str) -> dict[str, Tensor]:
-    """The tensors of ``network`` in the content of a file, by name.
+def select_tensors(content: Any, format: str, network: nn.Module, source: str, ema: bool = True) -> dict[str, Tensor]:
+    """The tensors of ``network`` in the content of a file, by name: averaged ones if there are any and ``ema`` is true.
 
     Raises ``ValueError`` for content that is not a dictionary of tensors.
     """
     if format == "score_sde" and isinstance(content, Mapping) and "ema" in content:
-        return _moving_average(content, network, source)
-    if format == "robustbench_wrn" and isinstance(content, Mapping):
-        content = content.get("state_dict", content.get("model_state_dict", content))
+        if ema:
+            return _moving_average(content, network, source)
+        content = _raw_score_sde(content, network)
+    else:
+        content = chosen_weights(content, network, ema, source, nested=format in NESTED)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         came = (
             list_names([str(name) for name in content])
@@ -73,11 +79,8 @@ def select_tensors(content: Any, format: str, network: nn.Module, source: str) -
             f"{source} must hold {average}tensors by name and nothing else, as {format} files do; it holds {came}. "
             "Check the format."
         )
-    state = {str(name): value for name, value in content.items()}
-    for prefix in ("module.", "model."):  # of wrappers that parallelise or precondition a network
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
     own = network.state_dict()
+    state: dict[str, Tensor] = plain_names(content, own)
     for name, value in own.items():
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = torch.zeros((), dtype=value.dtype)  # files older than this counter
@@ -85,6 +88,17 @@ def select_tensors(content: Any, format: str, network: nn.Module, source: str) -
         if differs and not torch.allclose(state[name].to(value), value):
             raise ValueError(f"{source}: {name} differs from the config's resample_filter. Correct the config.")
     return state
+
+
+def _raw_score_sde(content: Mapping[str, Any], network: nn.Module) -> Any:
+    """Raw weights of Score-SDE, without the noise levels that its networks keep besides."""
+    model = content.get("model")
+    own = network.state_dict()
+    return (
+        {name: value for name, value in model.items() if name != "module.sigmas" or "sigmas" in own}
+        if isinstance(model, Mapping)
+        else model
+    )
 
 
 def _moving_average(content: Mapping[str, Any], network: nn.Module, source: str) -> dict[str, Tensor]:

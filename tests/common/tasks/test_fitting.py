@@ -140,6 +140,36 @@ def test_a_missing_best_epoch_exports_the_last_weights(digits, tmp_path):
     assert torch.equal(flat(load_network(tmp_path / "phi.safetensors")), flat(model.network))
 
 
+class Diverging(L.Callback):
+    """Weights become NaN in an epoch, as after an overflow."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.current_epoch == self.epoch:
+            with torch.no_grad():
+                next(module.trained().parameters()).fill_(torch.nan)
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["raw", "averaged"])
+def test_a_training_that_diverges_exports_nothing_and_keeps_its_last_finite_checkpoint(digits, tmp_path, averaged):
+    keeper = ModelCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=2)
+    parts = [keeper, Diverging(1), *([EMAWeightAveraging(decay=DECAY)] if averaged else [])]
+    match = r"diverged: NaN or infinity in .* in epoch 1, step .*The last finite checkpoint is .*last\.ckpt"
+    with pytest.raises(ValueError, match=match):
+        trainer(tmp_path, *parts, max_epochs=3).fit(guidance(tmp_path), datamodule=digits())
+    assert not (tmp_path / "phi.safetensors").exists()
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0 and all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_a_training_that_diverges_without_checkpoints_exports_nothing(digits, tmp_path):
+    with pytest.raises(ValueError, match=r"in epoch 0, .*neither saved nor exported. There is no earlier checkpoint"):
+        trainer(tmp_path, Diverging(0), max_epochs=1).fit(guidance(tmp_path), datamodule=digits())
+    assert not (tmp_path / "phi.safetensors").exists()
+
+
 class Own(nn.Module):
     """A user's φ."""
 

@@ -1,0 +1,105 @@
+"""Averaged weights beside raw ones in a file: the average is read by default, and a warning says so."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+AVERAGES = (
+    "ema",
+    "model_ema",
+    "ema_model",
+    "net_ema",
+    "ema_net",
+    "ema_state_dict",
+    "state_dict_ema",
+    "ema_model_state_dict",
+    "model_ema_state_dict",
+    "model_state_dict_ema",
+    "averaged_state_dict",
+    "averaged_model_state_dict",
+    "swa_state_dict",
+    "swa_model",
+)
+"""Keys of averaged weights, by name or under one of `INNER`."""
+
+INNER = ("state_dict", "model_state_dict", "model", "module", "net", "shadow")
+RAW = ("state_dict", "model_state_dict", "model", "net")
+"""Keys under which trainers keep the tensors of a network."""
+
+WRAPPERS = ("module.", "model.", "_orig_mod.")
+"""Prefixes of all names of a wrapped network."""
+
+RAW_BESIDE = {"state_dict": "current_model_state", "model_state_dict": "unaveraged_model_state_dict"}
+"""Keys of raw weights beside averaged ones under the usual key, as Lightning's WeightAveraging writes them."""
+
+
+def chosen_weights(content: Any, network: nn.Module, ema: bool, source: str, nested: bool) -> Any:
+    """Tensors by name among the content of a file: averaged where there are any, raw ones for ``ema=False``.
+
+    Buffers that the average leaves out are those of the raw weights. Content without averaged weights is returned as it
+    is, or with ``nested`` the part of it under a key of `RAW`. Warns where both kinds are there. Raises ``ValueError``
+    for an average that is not stored by name, and for raw weights that are not there.
+    """
+    if not isinstance(content, Mapping):
+        return content
+    raw_key = next((key for key in RAW if isinstance(content.get(key), Mapping)), None)
+    raw = content if raw_key is None else content[raw_key]
+    beside = RAW_BESIDE.get(raw_key or "", "")
+    if isinstance(content.get(beside), Mapping):
+        announce(source, str(raw_key), beside, ema)
+        return raw if ema else content[beside]
+    key = next((key for key in AVERAGES if content.get(key) is not None and not isinstance(content[key], Tensor)), None)
+    if key is None:
+        return raw if nested else content
+    if not ema:
+        if raw_key is None:
+            raise ValueError(f"{source} holds averaged weights alone, under {key}; ema=False reads raw ones.")
+        announce(source, key, raw_key, ema)
+        return raw
+    if raw_key is not None:
+        announce(source, key, raw_key, ema)
+    average = _by_name(content[key])
+    if average is None:
+        raise ValueError(
+            f"{source} holds averaged weights under {key} in a form that is not read: tensors by name are. ema=False "
+            "reads the raw weights."
+        )
+    own = network.state_dict()
+    average, rest = plain_names(average, own), plain_names(raw, own)
+    buffers = [name for name, _ in network.named_buffers() if name not in average]
+    return {**{name: rest[name] for name in buffers if isinstance(rest.get(name), Tensor)}, **average}
+
+
+def announce(source: str, average: str, raw: str, ema: bool) -> None:
+    """Warn that a file holds both kinds of weights, with the kind that is read."""
+    read, other = ("averaged", "ema=False reads the raw ones") if ema else ("raw", "ema=True reads the averaged ones")
+    warnings.warn(
+        f"{source} holds averaged weights ({average}) and raw ones ({raw}): the {read} weights are read; {other}.",
+        stacklevel=3,
+    )
+
+
+def plain_names(state: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """The state without the prefixes of wrappers that parallelise, compile, average or precondition a network.
+
+    ``own``: the names of the network, which are left as they are.
+    """
+    named = {str(name): value for name, value in state.items() if name in own or name != "n_averaged"}
+    while named and not all(name in own for name in named):
+        shared = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in named)), None)
+        if shared is None:
+            break
+        named = {name.removeprefix(shared): value for name, value in named.items()}
+    return named
+
+
+def _by_name(average: Any) -> Mapping[str, Tensor] | None:
+    """Tensors by name of an average; None for another form, such as a list."""
+    if isinstance(average, Mapping):
+        inside = next((average[key] for key in INNER if isinstance(average.get(key), Mapping)), average)
+        tensors = {name: value for name, value in inside.items() if isinstance(value, Tensor)}
+        if tensors and len(tensors) == len(inside):
+            return tensors
+    return None
