@@ -81,10 +81,14 @@ class Stage:
         value = self.settings["model"]["init_args"].get(key)
         return None if value is None else Path(value)
 
+    @property
+    def reads(self) -> set[Path]:
+        """Weights files that the stage reads."""
+        return {Path(text) for text in _strings(self.settings) if text.endswith(WEIGHTS)} - {self.export}
+
     def missing(self) -> list[Path]:
         """Weights files that the stage reads and that do not exist yet."""
-        paths = {Path(text) for text in _strings(self.settings) if text.endswith(WEIGHTS)}
-        return sorted(path for path in paths - {self.export} if not path.exists())
+        return sorted(path for path in self.reads if not path.exists())
 
     def start(self, logs: Path, threads: int) -> None:
         """Start the stage's process; its output goes to a file in ``logs``."""
@@ -120,13 +124,16 @@ class Stage:
 
 
 def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console) -> None:
-    """Run all stages, at most ``jobs`` side by side, in order as far as their weights exist.
+    """Run all stages, at most ``jobs`` side by side, as far as their weights exist.
+
+    A training that more stages wait for comes first, otherwise the order is that of ``stages``.
 
     Raises `StageError` with the reason when a stage fails, and when none can start; the others are stopped.
     """
     logs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting, running, start = list(stages), list[Stage](), time.monotonic()
+    waiting = sorted(stages, key=lambda stage: -sum(stage.export in other.reads for other in stages))
+    running, start = list[Stage](), time.monotonic()
     try:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             while waiting or running:

@@ -15,6 +15,7 @@ from common.robustness.attacks.eot import EOTLoss, check_counts, most_likely_cla
 from common.robustness.attacks.surrogates import surrogates
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import Loss, as_loss, margin, targeted_margin
+from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.threat import Threat
 
@@ -102,6 +103,8 @@ class Staged(Attack):
         with attacking(classifier, image, label, noise):
             held_out = EOTLoss(classifier, label, noise.stream("held out"), self.draws, self.chunk)
             sources = surrogates(classifier) if self.source is None else [self.source.freeze().to(image.device)]
+            if isinstance(classifier, Padded):  # rows do not depend on the batch there either
+                sources = [Padded(source) for source in sources]
             candidates = Candidates(held_out, image, self._candidates(len(sources)), self.early_stop)
             candidates.add(image, candidates.rows)
             for points in self._pool(sources, image, label, ball, noise):

@@ -56,3 +56,26 @@ def test_a_test_on_validation_images_is_no_result(tmp_path):
         "choice": False,
         "named": True,
     }
+
+
+def test_trainings_that_more_stages_wait_for_start_first(tmp_path, monkeypatch):
+    """ "b" is read by two tests, "a" by one; all are ready at once and run one after the other."""
+    reads = {"1-a.fit": [], "2-b.fit": [], "3-c.test": ["b"], "4-d.test": ["a", "b"]}
+    stages = []
+    for name, files in reads.items():
+        letter = name[2]
+        arguments = {"export": str(tmp_path / f"{letter}.safetensors")} if name.endswith("fit") else {"records": letter}
+        parts = {"parts": [str(tmp_path / f"{file}.safetensors") for file in files]}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"model": {"init_args": {**arguments, **parts}}}))
+        stages.append(Stage(tmp_path / f"{name}.yaml"))
+    started = []
+
+    def start(self, logs, threads):
+        started.append(self.name)
+        if self.export is not None:
+            self.export.touch()
+
+    monkeypatch.setattr(Stage, "start", start)
+    monkeypatch.setattr("common.experiments.stages.time.sleep", lambda seconds: None)
+    run_stages(stages, tmp_path / "logs", 1, Console(quiet=True))
+    assert started == ["fit b", "fit a", "test c", "test d"]
