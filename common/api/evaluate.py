@@ -58,8 +58,9 @@ def evaluate(
         ``[PGD(steps=20), my_attack]``.
     records:
         Directory of the records, from which an interrupted evaluation goes on, with the same weights, settings and
-        images. Public numbers and texts among the module's attributes are settings; state belongs into private ones.
-        None keeps the records in the result alone.
+        images. All attributes of a module are settings, public or private, but those that its class lists in
+        ``not_identifying``; or a method ``identity()`` of the module returns them. With lambdas and closures, which
+        cannot be determined, an evaluation runs, but is not resumed. None keeps the records in the result alone.
     seed:
         Seed of all random numbers; None for the suite's.
     draws:

@@ -25,6 +25,7 @@ from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.threats.threat import Threat
 from common.tasks.progress_bar import LiveProgressBar
+from common.tasks.recording import RecordedSuite
 from common.tasks.robust import RobustTask, Verification
 
 
@@ -40,7 +41,13 @@ class Settings:
 
 
 class QuietTask(RobustTask):
-    """`RobustTask` without tables on the console, in a single process."""
+    """`RobustTask` without tables on the console, in a single process; without ``resumable`` records too."""
+
+    resumable = True
+
+    def warn_of_undetermined(self, recorded: RecordedSuite) -> None:
+        if self.resumable:
+            super().warn_of_undetermined(recorded)
 
     def show(self) -> None:
         return
@@ -78,6 +85,7 @@ def run_evaluation(
         try:
             classes = probe(classifier.to(device), first, _labels(images))
             task = QuietTask(classifier, make(classes), str(path), threat, settings.verify, settings.masking)
+            task.resumable = settings.records is not None
             stack.callback(task.close)
             _trainer(device, settings.progress).test(task, datamodule=data, verbose=False)
         except torch.OutOfMemoryError as error:

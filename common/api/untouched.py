@@ -7,26 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MODES = ("training", "_frozen", "_trainer")
-"""Attributes that a test sets: the mode, that of a `Classifier`, and a LightningModule's trainer."""
-
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Context manager: restore mode, device, buffers, ``requires_grad`` and gradients of a module and its parts.
+    """Context manager: restore attributes, device, buffers, ``requires_grad`` and gradients of a module and its parts.
 
-    Values of parameters are not copied: nothing in a test writes to them.
+    Attributes are bound to what they were; lists and objects that a call changes in place stay changed. Values of
+    parameters are not copied: a test refuses a part that writes to them.
     """
-    modes = [(part, {name: vars(part)[name] for name in MODES if name in vars(part)}) for part in module.modules()]
+    attributes = [(part, dict(vars(part))) for part in module.modules()]
     buffers = [(part, [(name, *_saved(value)) for name, value in part._buffers.items()]) for part in module.modules()]
     parameters = [(one, one.data, one.requires_grad, one.grad) for one in module.parameters()]
     try:
         yield
     finally:
-        for part, mode in modes:
-            for name in MODES:
-                part.__dict__.pop(name, None)
-            part.__dict__.update(mode)
+        for part, own in attributes:
+            part.__dict__.clear()
+            part.__dict__.update(own)
         for part, values in buffers:
             part._buffers.clear()
             part._buffers.update({name: _restored(value, copy) for name, value, copy in values})

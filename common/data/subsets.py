@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -104,6 +105,8 @@ class Listed(Subset):
 
     Records identify the list by its length and sha256, so the file may move.
     """
+
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"_file", "_indices"})
 
     def __init__(self, file: str | Path) -> None:
         path = check_path("file", file)

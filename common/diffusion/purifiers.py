@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class DiffusionPurifier(Purifier):
     Raises ``ValueError`` for times out of range, unknown names, noise levels outside of the denoiser's range.
     """
 
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"_trajectories"})
     adds_noise = True  # False where the image has its noise already: z_0 is then 0
 
     def __init__(

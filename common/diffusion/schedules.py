@@ -13,7 +13,7 @@ keep the argument's shape, dtype and device. Ranges are checked where grids are 
 """
 
 import math
-from typing import Literal, Protocol, cast, get_args
+from typing import ClassVar, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -140,6 +140,7 @@ class DDPM(_VariancePreserving):
     """
 
     t_max = 1.0
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"_tables"})
 
     def __init__(
         self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, betas: Betas = "linear"

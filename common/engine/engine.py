@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class Engine:
 
     Raises ``ValueError`` for an unknown precision and a batch size below 1.
     """
+
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"channels_last", "compile", "batch_size"})
 
     precision: Precision = "32"
     channels_last: bool = False

@@ -6,7 +6,7 @@ Every line ends with the CRC-32 of its other text, ``"crc": "…"``: edited and 
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,26 @@ from common.records.schema import KINDS, Kind, Record, Role
 FORMAT = "robust-diffusion records 2"
 PARTS, MERGED = "part-*.jsonl", "records.jsonl"
 _SEAL = len(', "crc": "01234567"}')
+UNDETERMINED = "undetermined"  # key of a header's configuration: places that cannot be determined, each with the reason
 DIAGNOSTICS = "diagnostics"  # directory beside a run's records: gradient check and masking variants
 
 
 @dataclass(frozen=True)
 class Header:
-    """First line of a records file: a hash of all that a row depends on, and the configuration to read."""
+    """First line of a records file: a hash of all that a row depends on, and the configuration to read.
+
+    ``session`` is shared by the processes of one start of a test, and tells its rows from those of earlier starts.
+    """
 
     fingerprint: str
     config: dict[str, Any]
+    session: str = field(default="", compare=False)
 
 
 def header_line(header: Header) -> bytes:
     """First line of a file."""
     row = {"format": FORMAT, "fingerprint": header.fingerprint, "config": header.config}
+    row |= {"session": header.session} if header.session else {}
     return sealed(json.dumps(row, sort_keys=True))
 
 
@@ -81,10 +87,18 @@ def read_rows(path: Path, expected: Header | None = None) -> tuple[Header, list[
     label. Raises ``ValueError`` if they do not, if a line is damaged, or if there is no file at all and nothing was
     expected.
     """
+    read = read_files(path, expected)
+    header = expected or next((own for own, _ in read if own is not None), None)
+    if header is None:
+        raise ValueError(f"no records in {path}: expected {PARTS} or {MERGED}. Name the directory of a test run.")
+    return header, [row for _, rows in read for row in rows]
+
+
+def read_files(path: Path, expected: Header | None = None) -> list[tuple[Header | None, list[Record]]]:
+    """Header and rows of each file, as `read_rows`; files without rows come last, since their header does not count."""
     files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
-    parsed = [(file, *parse(file)) for file in files]
-    parsed.sort(key=lambda entry: not entry[2])  # files without rows come last: their header does not count
-    header, rows, labels = expected, [], dict[int, Record]()
+    parsed = sorted(((file, *parse(file)) for file in files), key=lambda entry: not entry[2])
+    header, labels = expected, dict[int, Record]()
     for file, own, records in parsed:
         if header is not None and own is not None and records and own.fingerprint != header.fingerprint:
             raise ValueError(_other_configuration(file, own, header))
@@ -93,10 +107,7 @@ def read_rows(path: Path, expected: Header | None = None) -> tuple[Header, list[
             first = labels.setdefault(row.index, row)
             if first.label != row.label and first.key != row.key:
                 raise damaged(file, number, f"its label is {row.label}, but {first.evaluator!r} has {first.label}")
-        rows += records
-    if header is None:
-        raise ValueError(f"no records in {path}: expected {PARTS} or {MERGED}. Name the directory of a test run.")
-    return header, rows
+    return [(own, records) for _, own, records in parsed]
 
 
 def parse(path: Path) -> tuple[Header | None, list[Record]]:
@@ -144,7 +155,7 @@ def _header(line: bytes) -> Header:
     if not isinstance(row, dict) or row.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT!r}: another version or program wrote it")
     row = unsealed(line)
-    return Header(str(row["fingerprint"]), dict(row["config"]))
+    return Header(str(row["fingerprint"]), dict(row["config"]), str(row.get("session", "")))
 
 
 @cache

@@ -10,12 +10,13 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.checks.settings import check_count, check_mapping, check_optional, check_path, check_text
 from common.numerics.finding import Finding
-from common.records.rows import MERGED, Header, header_line, read_rows, record_line, values
+from common.records.rows import MERGED, UNDETERMINED, Header, header_line, read_files, read_rows, record_line, values
 from common.records.schema import Record, Source
 
 __all__ = ["Header", "Records", "merge"]
@@ -28,22 +29,35 @@ class Records:
     differs in ``config``, which the header keeps for the reader and the report. Opening writes the header, so that an
     unwritable path fails before any work.
 
+    ``resumed`` are the rows of earlier starts; rows of processes with the same ``session`` are not among them.
+
     Raises ``ValueError`` when the path is a file or cannot be written, when a file in it holds rows of another
-    fingerprint, and when a line is damaged. A torn last line, as a kill leaves it, is skipped.
+    fingerprint, when a line is damaged, and when there are rows to resume but ``config["undetermined"]`` names parts
+    that cannot be determined. A torn last line, as a kill leaves it, is skipped.
     """
 
     def __init__(
-        self, path: str | Path, fingerprint: str, config: Mapping[str, Any] | None = None, rank: int = 0
+        self,
+        path: str | Path,
+        fingerprint: str,
+        config: Mapping[str, Any] | None = None,
+        rank: int = 0,
+        session: str = "",
     ) -> None:
         self.path = check_path("path", path)
         check_text("fingerprint", fingerprint)
         check_optional(check_mapping, "config", config)
         check_count("rank", rank, 0)
-        self.header = Header(fingerprint, json.loads(json.dumps(dict(config or {}), default=str)))
+        self.header = Header(fingerprint, json.loads(json.dumps(dict(config or {}), default=str)), session)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"records go to a directory, but {self.path} is a file. Name another path.")
+        files = read_files(self.path, self.header)
+        earlier = [rows for own, rows in files if own is None or not session or own.session != session]
+        self.resumed = merge(row for rows in earlier for row in rows)
         self._done: dict[Source, set[int]] = {}
-        self._mark(self.all())
+        self._mark(merge(row for _, rows in files for row in rows))
+        if self.resumed and (places := self.header.config.get(UNDETERMINED)):
+            raise ValueError(_undetermined(self.path, places))
         self._part = self.path / f"part-{rank:05d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._empty = True
         try:
@@ -73,7 +87,7 @@ class Records:
         """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, behind a barrier."""
         target, draft = self.path / MERGED, self.path / f".{MERGED}.{uuid.uuid4().hex[:8]}"
         with draft.open("wb") as file:
-            file.write(header_line(self.header))
+            file.write(header_line(replace(self.header, session="")))
             file.writelines(record_line(record, cost=False) for record in self.all())
             file.flush()
             os.fsync(file.fileno())
@@ -115,13 +129,31 @@ def merge(rows: Iterable[Record]) -> list[Record]:
         kept = merged.setdefault(row.key, row)
         if kept is row:
             continue
-        if kept.kind is not row.kind or not _agree(_numbers(kept), _numbers(row)):
+        if not agree(kept, row):
             raise ValueError(
-                f"two records of {row.evaluator!r}, image {row.index}, disagree: {_brief(kept)} and {_brief(row)}. "
+                f"two records of {row.evaluator!r}, image {row.index}, disagree: {brief(kept)} and {brief(row)}. "
                 "One was made with other data, weights or code: delete the part file that holds it."
             )
         merged[row.key] = min(kept, row, key=lambda record: (record_line(record, cost=False), record.cost is None))
     return [merged[key] for key in sorted(merged)]
+
+
+def agree(first: Record, second: Record) -> bool:
+    """True if two rows of one key are the same: floats to 1e-4, all else but images and cost exactly."""
+    return first.kind is second.kind and _agree(_numbers(first), _numbers(second))
+
+
+def brief(record: Record) -> str:
+    """The beginning of a row's line, for messages."""
+    return record_line(record, cost=False).decode().strip()[:160]
+
+
+def _undetermined(path: Path, places: Sequence[str]) -> str:
+    listed = "; ".join(places[:4]) + (f"; and {len(places) - 4} more" if len(places) > 4 else "")
+    return (
+        f"{path} holds records, and it cannot be determined whether this run continues them: {listed}. Give the part a "
+        "method identity() that returns what decides its numbers, or write to another directory."
+    )
 
 
 def _numbers(record: Record) -> dict[str, Any]:
@@ -138,7 +170,3 @@ def _agree(first: Any, second: Any) -> bool:
     if isinstance(first, float) and isinstance(second, float):
         return math.isclose(first, second, rel_tol=1e-4, abs_tol=1e-6)
     return type(first) is type(second) and bool(first == second)
-
-
-def _brief(record: Record) -> str:
-    return record_line(record, cost=False).decode().strip()[:160]

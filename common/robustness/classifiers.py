@@ -7,7 +7,7 @@ certifier adds Gaussian noise to its images. The range is checked where data and
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Classifier(nn.Module):
 
     randomised: bool = False
     num_classes: int | None = None
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"_frozen"})
     _frozen: bool = False
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:

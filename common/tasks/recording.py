@@ -1,23 +1,25 @@
 """Evaluators with their records: which images are still to be evaluated, and what identifies the run."""
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from torch.utils.data import Subset
 
 from common.data.datasets import LabelledImages
-from common.data.image_data import ImageData
-from common.naming.public_names import public_name
-from common.records.fingerprint import NOT_IDENTIFYING, identify, settings
-from common.records.schema import Source
+from common.records.fingerprint import identity, settings
+from common.records.rows import UNDETERMINED
+from common.records.schema import Record, Source
 from common.records.store import Records
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
+from common.tasks.resuming import check_indices
+from common.tasks.weights_in_use import WeightsInUse
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,31 @@ class RecordedSuite:
 
     ``done[source]``: indices of the images that had a record of this evaluation when the directory was opened.
     ``first``: indices of the test's first images, in order, as many as the largest ``limit`` of an evaluator.
+    ``weights``: checksums of the weights that identify the records.
     """
 
     evaluators: Sequence[Evaluator]
     records: Records
     done: Mapping[Source, set[int]]
     first: Sequence[int]
+    weights: WeightsInUse = field(repr=False)
 
     @classmethod
     def open(
-        cls, path: str | Path, evaluators: Sequence[Evaluator], classifier: nn.Module, trainer: L.Trainer
+        cls, path: str | Path, evaluators: Sequence[Evaluator], classifier: nn.Module, trainer: L.Trainer, session: str
     ) -> "RecordedSuite":
-        """Open this rank's part of the directory. Raises ``ValueError`` if it holds records of other settings."""
-        parts: dict[str, Any] = {"classifier": classifier, "evaluators": list(evaluators)}
-        if (data := trainer.datamodule) is not None:  # type: ignore[attr-defined]
-            parts["data"] = data_settings(data)
-        records = Records(path, *identify(parts), rank=trainer.global_rank)
-        done = {evaluator.source: records.done(evaluator.source) for evaluator in evaluators}
+        """Open this rank's part of the directory. Raises ``ValueError`` if it holds records of another run.
+
+        Rows of the same ``session`` were written by other ranks of this run.
+        """
+        run = identity({"classifier": classifier, "evaluators": list(evaluators), "data": tested_data(trainer)})
+        records = Records(path, run.fingerprint, run.description, trainer.global_rank, session)
         images = dataset_of(trainer)
+        check_indices(records.resumed, images, records.path)
+        done = {evaluator.source: records.done(evaluator.source) for evaluator in evaluators}
         count = max((evaluator.limit or 0 for evaluator in evaluators), default=0)
         first = [int(images[position][2]) for position in range(min(count, len(images)))]
-        return cls(evaluators, records, done, first)
+        return cls(evaluators, records, done, first, WeightsInUse(run.modules))
 
     def pending(self, evaluator: Evaluator, batch: Batch) -> Batch | None:
         """The images of ``batch`` within the evaluator's limit and without a record; None if there are none."""
@@ -57,6 +63,29 @@ class RecordedSuite:
         indices = batch[2].tolist()
         rows = [row for row, index in enumerate(indices) if index not in done and (wanted is None or index in wanted)]
         return (batch[0][rows], batch[1][rows], batch[2][rows]) if rows else None
+
+    def append(self, rows: Sequence[Record]) -> None:
+        """Append rows. Raises ``ValueError`` if the weights are no longer those that identify the records."""
+        self.weights.check()
+        self.records.append(rows)
+
+    def warn_of_undetermined(self) -> None:
+        """Warn that the test cannot be resumed where a part cannot be determined, and of the remedy."""
+        if places := self.records.header.config.get(UNDETERMINED):
+            rank_zero_warn(
+                f"this test cannot be resumed from {self.records.path}, since parts of it cannot be determined: "
+                f"{'; '.join(places[:4])}. Give the part a method identity() that returns what decides its numbers"
+            )
+
+
+def tested_data(trainer: L.Trainer) -> Any:
+    """The data module of a test; the data set where there is none, without the selection of its images."""
+    if (data := trainer.datamodule) is not None:  # type: ignore[attr-defined]
+        return data
+    images: Any = dataset_of(trainer)
+    while isinstance(images, Subset):
+        images = images.dataset
+    return images
 
 
 def dataset_of(trainer: L.Trainer) -> LabelledImages | Sequence[Any]:
@@ -69,21 +98,17 @@ def first_batch(trainer: L.Trainer, count: int, device: torch.device) -> Batch |
     """The first ``count`` test images as one batch, on every rank the same; None of an empty data set."""
     images = dataset_of(trainer)
     examples = [images[position] for position in range(min(count, len(images)))]
-    if not examples:
-        return None
+    return as_batch(examples, device) if examples else None
+
+
+def as_batch(examples: Sequence[Any], device: torch.device) -> Batch:
+    """Examples (image, label, index) as one batch."""
     image = torch.stack([image for image, _, _ in examples]).to(device)
     label, index = (torch.tensor([int(example[k]) for example in examples], device=device) for k in (1, 2))
     return image, label, index
 
 
 def data_settings(data: L.LightningDataModule) -> dict[str, Any]:
-    """The settings of a data module that decide the images: its `identity`, or its constructor's arguments.
-
-    Arguments are read from attributes of the same names, else from the hyper-parameters that the module saved.
-    """
-    if isinstance(data, ImageData):
-        arguments = data.identity()
-    else:
-        names = [name for name in inspect.signature(type(data)).parameters if name not in NOT_IDENTIFYING]
-        arguments = {name: getattr(data, name, data.hparams.get(name)) for name in names}
-    return {"class": public_name(type(data)), **{name: settings(value) for name, value in arguments.items()}}
+    """Description of a data module: its class, with its `identity` or all that it holds."""
+    described: dict[str, Any] = settings(data)
+    return described

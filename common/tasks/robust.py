@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
+from uuid import uuid4
 
 import lightning as L
 import torch
@@ -26,7 +27,8 @@ from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
 from common.tasks.prediction import Prediction, predict_batch, smoothed_predictions
-from common.tasks.recording import RecordedSuite, dataset_of, first_batch
+from common.tasks.recording import RecordedSuite, as_batch, dataset_of, first_batch
+from common.tasks.resuming import check_again, first_recorded, is_finished
 from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
 
 Verification = Literal["refuse", "warn", "off"]
@@ -35,10 +37,12 @@ Verification = Literal["refuse", "warn", "off"]
 class RobustTask(L.LightningModule):
     """Test a classifier, which every defence is, with a list of evaluators; one record per image and evaluator.
 
-    A test that was interrupted continues with the images that have no record yet, on any number of processes; the
-    directory ``records`` is refused if it holds records of another configuration. Ranks never wait for each other
-    during the test, so they may have unequal numbers of batches, or none. At the end the records of all ranks are
-    merged, the headline is printed, and ``trainer.callback_metrics`` holds `final_accuracies` on rank 0.
+    A test that was interrupted continues with the images that have no record yet, on any number of processes. The
+    directory ``records`` is refused if it holds records of another run: of other settings, weights or data, of parts
+    that cannot be determined (lambdas, closures), or if the first recorded image, evaluated anew, gives another row.
+    Ranks never wait for each other during the test, so they may have unequal numbers of batches, or none. At the end
+    the records of all ranks are merged, the headline is printed, and ``trainer.callback_metrics`` holds
+    `final_accuracies` on rank 0.
 
     Parameters
     ----------
@@ -81,6 +85,11 @@ class RobustTask(L.LightningModule):
         self._diagnostics: RecordedSuite | None = None
         self._accuracy: dict[Source, Metric] = {}
         self._unverified = False  # the gradient check failed, and the test went on
+        self._session = ""  # the same in all processes of this start
+
+    def setup(self, stage: str) -> None:
+        """Agree on the session. Lightning runs this hook on a rank without images too."""
+        self._session = self.trainer.strategy.broadcast(uuid4().hex)
 
     def on_test_start(self) -> None:
         check_trainer(self.trainer)
@@ -93,6 +102,7 @@ class RobustTask(L.LightningModule):
             *(variants if enough(images, self.masking) else []),
         ]
         self._results = self._open(self.path, self.evaluators)
+        self.warn_of_undetermined(self._results)
         if wanted:  # all of them identify the records, since more images may follow
             diagnostics = self._open(Path(self.path) / DIAGNOSTICS, [*checks, *variants])
             self._diagnostics = replace(diagnostics, evaluators=wanted)
@@ -100,6 +110,7 @@ class RobustTask(L.LightningModule):
         for check in checks:
             if check in wanted:
                 self._check_gradients(check)
+        self._check_first_recorded(self._results)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         batch = check_batch(batch)
@@ -109,7 +120,7 @@ class RobustTask(L.LightningModule):
                 if pending is not None:
                     rows = self._evaluate(evaluator, pending)
                     if rows:
-                        recorded.records.append(rows)
+                        recorded.append(rows)
                         self._log_accuracy(evaluator.source, rows)
 
     def teardown(self, stage: str) -> None:
@@ -122,6 +133,10 @@ class RobustTask(L.LightningModule):
                 recorded.records.merge()
             self.trainer.callback_metrics.update(final_accuracies(self.path))
             self.show()
+
+    def warn_of_undetermined(self, recorded: RecordedSuite) -> None:
+        """Warn if the test cannot be resumed."""
+        recorded.warn_of_undetermined()
 
     def show(self) -> None:
         """Print the headline of the records."""
@@ -140,7 +155,18 @@ class RobustTask(L.LightningModule):
         return prediction
 
     def _open(self, path: str | Path, evaluators: Sequence[Evaluator]) -> RecordedSuite:
-        return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer)
+        return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer, self._session)
+
+    def _check_first_recorded(self, recorded: RecordedSuite) -> None:
+        """Evaluate the first recorded image anew, on every rank. ``ValueError`` if it gives another row."""
+        images = dataset_of(self.trainer)
+        for evaluator in recorded.evaluators:
+            found = first_recorded(recorded.records, evaluator.source, images)
+            if found is not None:
+                row, example = found
+                finished = is_finished(recorded.done[evaluator.source], evaluator.limit, images)
+                batch = as_batch([example], self.device)
+                check_again(row, evaluator, self.classifier, batch, finished, recorded.records.path)
 
     def _check_certifiers(self) -> None:
         """Check the preconditions of every certifier on the first image, before anything is written."""

@@ -53,11 +53,14 @@ class Attack:
     Python an evaluator takes any callable of this signature (`FunctionAttack`).
 
     - ``white_box``: True if it uses gradients of the classifier.
+    - ``by_image``: False if the result for an image depends on the other images of its batch.
     - ``threat_kind``: the kind of threat that it applies to, None for all; `check` refuses others.
     """
 
     white_box: bool = True
+    by_image: bool = True
     threat_kind: ClassVar[type[Threat] | None] = None
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"chunk"})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -76,6 +76,11 @@ class AutoAttack(Attack):
         self.implementation = implementation
         self.parts, self.sparse_parts = self._parts(sparse=False), self._parts(sparse=True)
 
+    @property
+    def by_image(self) -> bool:  # type: ignore[override]
+        """False of the reference implementation."""
+        return all(part.by_image for part in self.parts.values())
+
     def __str__(self) -> str:
         """Name in tables: version, implementation, parts and steps."""
         name = f"{'reduced ' if self._reduced else ''}AutoAttack {self.version}"

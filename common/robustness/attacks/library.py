@@ -44,6 +44,8 @@ class TorchAttacks(Attack):
     the attack and restored afterwards.
     """
 
+    by_image = False
+
     def __init__(self, name: str, options: Mapping[str, Any] | None = None, project: bool = False):
         self.name = check_text("name", name)
         self.project = check_flag("project", project)

@@ -27,6 +27,7 @@ class ReferenceAutoAttack(Attack):
     """
 
     chunk: int | None = None
+    by_image = False
     threat_kind = ThreatModel
 
     def __init__(self, version: str = "standard", chunk: int | None = None) -> None:

@@ -33,6 +33,11 @@ class Transfer(Attack):
     def check(self, threat: Threat) -> None:
         self.attack.check(threat)
 
+    @property
+    def by_image(self) -> bool:  # type: ignore[override]
+        """That of the attack on the source."""
+        return self.attack.by_image
+
     def settings(self) -> Mapping[str, Any]:
         """The settings of the attack on the source."""
         return self.attack.settings()

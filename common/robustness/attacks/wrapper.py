@@ -41,6 +41,11 @@ class GradientWrapper(Attack):
         """That of the attack inside."""
         return self.attack.chunk
 
+    @property
+    def by_image(self) -> bool:  # type: ignore[override]
+        """That of the attack inside."""
+        return self.attack.by_image
+
     def settings(self) -> Mapping[str, Any]:
         """The settings of both attacks."""
         return {**self.attack.settings(), **super().settings()}

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -71,6 +72,7 @@ class Certifier(ABC):
     sigma: float | str
     num_classes: int
     labelled: bool = False
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     @property
     def level(self) -> float:

@@ -7,7 +7,7 @@ result are checked here.
 import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class Attacked(Evaluator):
 
     An attack that leaves the threat model is a bug, not a result: ``ValueError``, and no record of that batch.
     """
+
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"keep_images"})
 
     attack: Attack
     threat: Threat | None = None
@@ -93,7 +95,7 @@ class Attacked(Evaluator):
             return []
         noise, defence = Noise.of(self.single_seed, index), with_rule(classifier, self.rule, self.votes)
         with Meter(classifier) as meter:
-            control = decide(defence, image, label, noise.stream("control"), self.draws)
+            control = self._control(defence, image, label, noise)
             signs = self._masking_signs(defence, image, label, noise.stream("control"), control[0])
             results = self._attack(classifier, defence, image, label, noise)
             scored = self._decide(defence, results, label, noise.stream("score"))
@@ -117,6 +119,15 @@ class Attacked(Evaluator):
             )
             for row in range(len(index))
         ]
+
+    def clean_predictions(self, classifier: Classifier, batch: Batch) -> list[list[int]]:
+        """The decisions on clean images that records hold beside those on attacked ones."""
+        image, label, index = check_evaluation(classifier, batch)
+        noise, defence = Noise.of(self.single_seed, index), with_rule(classifier, self.rule, self.votes)
+        return predictions(self._control(defence, image, label, noise))
+
+    def _control(self, defence: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Tensor:
+        return decide(defence, image, label, noise.stream("control"), self.draws)
 
     def _attack(
         self, classifier: Classifier, defence: Classifier, image: Tensor, label: Tensor, noise: Noise

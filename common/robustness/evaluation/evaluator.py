@@ -3,20 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from common.checks.settings import check_count, check_optional, check_part, check_seed, check_sequence, check_text
 from common.engine.meter import Meter
-from common.records.fingerprint import PartlyIdentified
 from common.records.schema import Cost, Record, Role, Source
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluator(PartlyIdentified, ABC):
+class Evaluator(ABC):
     """``evaluator(classifier, (image, label, index))`` -> one record per image, in the batch's order.
 
     ``image`` (B,C,H,W) float32 in [0,1], ``label`` (B,) int64 in 0..K-1, ``index`` (B,) int64, distinct: the image's
@@ -30,7 +29,7 @@ class Evaluator(PartlyIdentified, ABC):
         role: a result of the defence, or a comparison for the masking checks (`masking_suite`, `Baseline`).
     """
 
-    not_identifying = frozenset({"limit"})
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"limit"})
 
     name: str
     seed: int | Sequence[int] = 0

@@ -1,6 +1,6 @@
 """Perceptual threat: images within a distance that a network measures, such as LPIPS."""
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class LPIPS(nn.Module):
     The network is torchvision's with its ImageNet weights, downloaded at the first use into torch's hub folder; it is
     not part of this module's state. Raises ``RuntimeError`` if the weights are not available.
     """
+
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"_loaded"})
 
     def __init__(self, net: Net = "vgg", resize: int | None = None):
         super().__init__()

@@ -25,9 +25,11 @@ QUIET = {"progress": False, "accelerator": "cpu"}
 class Net(nn.Module):
     """A linear network of three classes that counts its calls; ``head`` is applied to the logits."""
 
+    not_identifying = frozenset({"_calls"})
+
     def __init__(self, head=None):
         super().__init__()
-        self.linear, self._calls, self.head = nn.Linear(48, 3), [], head or (lambda logits: logits)
+        self.linear, self._calls, self.head = nn.Linear(48, 3), [], head or nn.Identity()
 
     def forward(self, image):
         self._calls.append(len(image))

@@ -109,30 +109,3 @@ def test_the_description_is_plain_json_with_one_hash_per_nest():
     assert json.loads(json.dumps(description)) == description
     assert description["classifier"]["weights"] == weights_hash(classifier())
     assert "weights" not in description["classifier"]["network"]
-
-
-class Jpeg(nn.Module):
-    """A module of a user: settings that are in no weight, one of them in a part."""
-
-    def __init__(self, quality=75, strength=0.5):
-        super().__init__()
-        self.quality, self._calls, self.table = quality, 0, {"not": "plain"}
-        self.inner = nn.Sequential(nn.ReLU(), Blur(strength))
-
-
-class Blur(nn.Module):
-    def __init__(self, strength):
-        super().__init__()
-        self.strength = [strength, "a"]
-
-
-def test_plain_settings_of_a_users_module_and_of_its_parts_count():
-    def identified(module):
-        return identify({"classifier": NetworkClassifier(module)})
-
-    (known, description), other = identified(Jpeg()), Jpeg()
-    assert description["classifier"]["network"]["settings"] == {"quality": 75}
-    other._calls, other.table = 3, {}
-    assert identified(other.eval())[0] == known
-    assert len({known, identified(Jpeg(50))[0], identified(Jpeg(strength=0.6))[0]}) == 3
-    assert identified(nn.Sequential(nn.Flatten()))[1]["classifier"]["network"].keys() == {"class"}

@@ -1,0 +1,83 @@
+"""Checks before a test continues earlier records: their images and labels, and the first recorded image anew."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Subset
+
+from common.records.schema import AttackedRecord, Record, Source
+from common.records.store import Records, agree, brief
+from common.robustness.classifiers import Classifier
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.batches import Batch
+from common.robustness.evaluation.evaluator import Evaluator
+
+
+def check_indices(rows: Iterable[Record], images: Any, path: Path) -> None:
+    """Raise ``ValueError`` for a row of an image that the data does not have, or that has another label there.
+
+    Data sets without ``labels`` are not checked.
+    """
+    labels = _labels(images)
+    if labels is None:
+        return
+    for row in rows:
+        if row.index >= len(labels) or int(labels[row.index]) != row.label:
+            known = f"it has {int(labels[row.index])}" if row.index < len(labels) else f"are {len(labels)} images"
+            row_text = f"image {row.index} with label {row.label}, but in the data {known}: {brief(row)}"
+            raise ValueError(
+                f"{path} has a row of {row_text}. It was made with other data: write to another directory, or delete "
+                "that one."
+            )
+
+
+def first_recorded(records: Records, source: Source, images: Any) -> tuple[Record, Any] | None:
+    """The earlier row of the first test image that has one, with its example; None if there is none."""
+    rows = {row.index: row for row in records.resumed if row.source == source}
+    places: Iterable[int] = range(len(images)) if rows else ()
+    if isinstance(images, Subset) and _labels(images) is not None:  # item i of the data is image i
+        places = [place for place in places if images.indices[place] in rows][:1]
+    for place in places:
+        example = images[place]
+        if (row := rows.get(int(example[2]))) is not None:
+            return row, example
+    return None
+
+
+def check_again(
+    row: Record, evaluator: Evaluator, classifier: Classifier, batch: Batch, finished: bool, path: Path
+) -> None:
+    """Evaluate a recorded image anew, ``batch`` of one. Raises ``ValueError`` if it gives another row.
+
+    Only the decisions on the clean image are compared for an attack whose result depends on the batch, and for one that
+    is ``finished``, since it costs as much as an image of the test.
+    """
+    if (
+        isinstance(row, AttackedRecord)
+        and isinstance(evaluator, Attacked)
+        and (finished or not evaluator.attack.by_image)
+    ):
+        (predictions,) = evaluator.clean_predictions(classifier, batch)
+        again: Record = replace(row, clean_predictions=predictions)
+    else:
+        (again,) = evaluator(classifier, batch)
+        if isinstance(row, AttackedRecord) and isinstance(again, AttackedRecord):
+            again = replace(again, verified=row.verified)  # set by the test, not by the evaluator
+    if not agree(row, again):
+        raise ValueError(
+            f"{path} was made with other weights, data or code: image {row.index} of {row.evaluator!r} evaluated anew "
+            f"gives {brief(again)}, but the record is {brief(row)}. Write to another directory, or delete that one."
+        )
+
+
+def is_finished(done: set[int], limit: int | None, images: Any) -> bool:
+    """True if as many images have a record as an evaluator with this ``limit`` evaluates."""
+    return len(done) >= min(len(images), limit or len(images))
+
+
+def _labels(images: Any) -> Tensor | None:
+    labels = getattr(images.dataset if isinstance(images, Subset) else images, "labels", None)
+    return labels if isinstance(labels, Tensor) else None

@@ -1,0 +1,194 @@
+"""A test continues records only if they are certainly its own."""
+
+import json
+from dataclasses import dataclass
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from common.api import evaluate
+from common.records.rows import sealed, unsealed
+from common.records.schema import Source
+from common.records.store import Records
+from common.robustness import PGD, Attack, Attacked, Classifier, Clean, ThreatModel
+from common.tasks.robust import RobustTask
+from tests.common.records.made import clean_record
+
+BALL = ThreatModel("inf", 0.1)
+IMAGES = torch.rand(12, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(12) % 3
+
+
+class Own(Classifier):
+    """A linear classifier of a user; ``sign`` stands for its code."""
+
+    sign = 1
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.arange(12.0).sin().view(3, 4))
+
+    def forward(self, image, noise=None):
+        return self.linear(image.flatten(1))
+
+
+class Images(Dataset):
+    def __init__(self, images=IMAGES, labels=LABELS):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index]), index
+
+
+def rows(defence, path, evaluators=None, data=None):
+    """Rows of a test of ``defence``, in ``path``."""
+    loader = DataLoader(Images() if data is None else data, batch_size=5)
+    task = RobustTask(defence, evaluators or [Clean()], str(path), BALL, verify="off", masking=0)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    L.Trainer(**options, inference_mode=False, enable_model_summary=False).test(task, loader, verbose=False)
+    return Records.read(path)
+
+
+def test_other_code_is_found_by_the_first_recorded_image(tmp_path, monkeypatch):
+    """Neither settings nor weights differ."""
+    attacks = [Clean(), Attacked(PGD(steps=2), BALL)]
+    expected = rows(Own(), tmp_path, attacks)
+    assert rows(Own(), tmp_path, attacks) == expected
+    monkeypatch.setattr(Own, "forward", lambda self, image, noise=None: -self.linear(image.flatten(1)))
+    with pytest.raises(ValueError, match=r"other weights, data or code: image 0 of 'clean' evaluated anew gives \{"):
+        rows(Own(), tmp_path, attacks)
+
+
+@pytest.mark.parametrize("change", [{"predictions": [9]}, {"label": 2, "predictions": [2]}, {"index": 40}])
+def test_a_forged_row_is_found_by_the_data(tmp_path, change):
+    rows(Own(), tmp_path, data=Images(IMAGES[:1], LABELS[:1]))
+    for file in tmp_path.glob("*.jsonl"):
+        head, row = file.read_bytes().splitlines()
+        row = unsealed(row)
+        change = {
+            name: [2 - row["predictions"][0]] if name == "predictions" else value for name, value in change.items()
+        }
+        file.write_bytes(head + b"\n" + sealed(json.dumps({**row, **change})))
+    with pytest.raises(ValueError, match="was made with other"):
+        rows(Own(), tmp_path, data=Images(IMAGES[:1], LABELS[:1]))
+
+
+class Learning(Own):
+    """Adapts to its test images."""
+
+    def forward(self, image, noise=None):
+        logits = super().forward(image, noise)
+        with torch.no_grad():
+            self.linear.bias.data += 1e-3
+        return logits
+
+
+class Rewriting(Attack):
+    """Writes into the weights of the classifier, out of the sight of autograd."""
+
+    def __call__(self, classifier, image, label, threat, noise):
+        next(classifier.parameters()).detach().numpy()[:] *= 0.999
+        return image
+
+
+@pytest.mark.parametrize(
+    ("defence", "evaluators"), [(Learning(), [Clean()]), (Own(), [Attacked(Rewriting(), BALL), Clean()])]
+)
+def test_weights_that_were_hashed_are_the_weights_in_use(tmp_path, defence, evaluators):
+    with pytest.raises(
+        ValueError, match=r"classifier no longer has the weights .* linear\.\w+ changed during the test"
+    ):
+        rows(defence, tmp_path, evaluators)
+    assert Records.read(tmp_path) == []
+
+
+class Scaled(Own):
+    def __init__(self, factor):
+        super().__init__()
+        self.scaled = lambda x: factor * x
+
+
+class Said(Scaled):
+    def __init__(self, factor):
+        super().__init__(factor)
+        self.factor = factor
+
+    def identity(self):
+        return {"factor": self.factor}
+
+
+def test_what_cannot_be_determined_runs_and_is_not_resumed(tmp_path, recwarn):
+    with pytest.warns(UserWarning, match=r"cannot be resumed .* classifier\.scaled: a lambda.*identity\(\)"):
+        assert len(rows(Scaled(2), tmp_path / "untold")) == 12
+    with pytest.raises(ValueError, match=r"cannot be determined .* classifier\.scaled: a lambda.* identity\(\)"):
+        rows(Scaled(2), tmp_path / "untold")
+    recwarn.clear()
+    expected = rows(Said(2), tmp_path / "told")
+    assert rows(Said(2), tmp_path / "told") == expected
+    with pytest.raises(ValueError, match=r"classifier\.factor: 2 -> 3"):
+        rows(Said(3), tmp_path / "told")
+    evaluate(Scaled(2), IMAGES, LABELS, suite=[Clean()], progress=False, accelerator="cpu")
+    assert not [one for one in recwarn if "resumed" in str(one.message)]
+
+
+def test_an_attack_of_the_user_that_cannot_be_determined(tmp_path):
+    arguments = {"suite": [lambda *inputs: inputs[1]], "verify": "off", "progress": False, "accelerator": "cpu"}
+    with pytest.warns(UserWarning, match="attack.function: a lambda"):
+        evaluate(Own(), IMAGES, LABELS, records=tmp_path, **arguments)
+    with pytest.raises(ValueError, match="cannot be determined"):
+        evaluate(Own(), IMAGES, LABELS, records=tmp_path, **arguments)
+
+
+def test_data_without_a_data_module_counts(tmp_path):
+    rows(Own(), tmp_path, data=Subset(Images(), range(6)))
+    assert len(rows(Own(), tmp_path)) == 12
+    with pytest.raises(ValueError, match="holds records of another configuration"):
+        rows(Own(), tmp_path, data=Images(IMAGES * 0.5))
+
+
+@dataclass(frozen=True)
+class Jointly(Attack):
+    """Its result depends on the size of the batch."""
+
+    by_image = False
+    not_identifying = frozenset({"by_image"})
+
+    def __call__(self, classifier, image, label, threat, noise):
+        return (image + 0.001 * len(image)).clamp(0, 1)
+
+
+def test_an_attack_that_depends_on_its_batch_is_compared_on_the_clean_image(tmp_path, monkeypatch):
+    evaluators = [Attacked(Jointly(), BALL)]
+    expected = rows(Own(), tmp_path, evaluators)
+    assert rows(Own(), tmp_path, evaluators) == expected
+    monkeypatch.setattr(Own, "forward", lambda self, image, noise=None: -self.linear(image.flatten(1)))
+    with pytest.raises(ValueError, match="other weights, data or code"):
+        rows(Own(), tmp_path, evaluators)
+    monkeypatch.undo()
+    monkeypatch.setattr(Jointly, "by_image", True)
+    assert rows(Own(), tmp_path, evaluators) == expected  # finished: the attack is not repeated
+    rows(Own(), tmp_path / "five", evaluators, Subset(Images(), range(5)))
+    with pytest.raises(ValueError, match="other weights, data or code"):
+        rows(Own(), tmp_path / "five", evaluators)
+
+
+def test_rows_of_other_ranks_of_the_same_start_are_not_resumed(tmp_path):
+    untold = {"undetermined": ["classifier: a lambda"]}
+    first = Records(tmp_path, "f", untold, rank=0, session="s")
+    first.append([clean_record(0)])
+    second = Records(tmp_path, "f", untold, rank=1, session="s")
+    assert second.resumed == [] and second.done(Source("clean")) == {0}
+    second.append([clean_record(1)])
+    merged = first.merge()
+    assert b"session" not in merged.read_bytes()
+    with pytest.raises(ValueError, match=r"cannot be determined .* classifier: a lambda"):
+        Records(tmp_path, "f", untold, session="t")
