@@ -35,11 +35,14 @@ def protocol_table(run: Run) -> Table:
 
 
 def attack_name(attack: Any) -> str:
-    """``"APGD"``, or ``"Transfer(PGD)"`` for an attack around another one."""
+    """``"APGD"``, ``"Transfer(PGD)"`` for an attack around another one, ``"AutoAttack standard, assembled"``."""
     node = normal(attack)
     if not isinstance(node, dict):
         return "not recorded"
     name, inner = short(str(node.get("class", "not recorded"))), normal(node.get("attack"))
+    if isinstance(version := node.get("version"), str):
+        made = node.get("implementation")
+        name = f"{'reduced ' * (node.get('reduced') is True)}{name} {version}{f', {made}' if made else ''}"
     return f"{name}({attack_name(inner)})" if isinstance(inner, dict) else name
 
 

@@ -74,6 +74,7 @@ class AutoAttack(Attack):
         if implementation == "auto":
             implementation = "reference" if installed("autoattack") and not self._reduced else "assembled"
         self.implementation = implementation
+        self.reduced = self._reduced
         self.parts, self.sparse_parts = self._parts(sparse=False), self._parts(sparse=True)
 
     @property
