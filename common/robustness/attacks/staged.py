@@ -105,6 +105,11 @@ class Staged(Attack):
             sources = surrogates(classifier) if self.source is None else [self.source.freeze().to(image.device)]
             if isinstance(classifier, Padded):  # rows do not depend on the batch there either
                 sources = [Padded(source) for source in sources]
+            if not sources and not self.warm + self.random + self.targets + self.refinements:
+                raise ValueError(
+                    "the defence has no surrogate to search against, and the pool is the only stage: "
+                    "the clean images would be returned. Name a source, or set another stage"
+                )
             candidates = Candidates(held_out, image, self._candidates(len(sources)), self.early_stop)
             candidates.add(image, candidates.rows)
             for points in self._pool(sources, image, label, ball, noise):

@@ -8,7 +8,7 @@ from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.apgd_steps import SparseAPGDSteps, shrinking_balls
 from common.robustness.attacks.auto_attack import AutoAttack
-from common.robustness.classifiers import NetworkClassifier
+from common.robustness.classifiers import Classifier, NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
 from tests.common.robustness.attacks.recorded import RECORDED, broken
 from tests.common.robustness.attacks.test_pgd import largest_gain
@@ -66,6 +66,31 @@ def test_it_solves_linear_models(loss):
     for x, moved in zip(image.flatten(1), adv.flatten(1), strict=True):
         best = largest_gain(gain.numpy(), x.numpy(), 1, 1.5)
         assert 0.99 * best <= float((moved - x) @ gain) <= best * (1 + 1e-6)
+
+
+def test_each_run_starts_from_the_best_point_of_the_one_before():
+    """13 steps are 4, 4 and 5; the points of a run are one more. The loss is not monotone along a run."""
+
+    class Waves(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.points = []
+
+        def forward(self, image, noise=None):
+            self.points.append(image.detach())
+            u = image.flatten(1)
+            return torch.stack((u.sum(1) * 0, torch.sin(25 * u).sum(1)), 1)
+
+    image, classifier = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(3)), Waves()
+    APGD(13, loss="margin", large_eps=True)(classifier, image, torch.tensor([0]), L1, rows(1))
+    points = classifier.points
+    losses = [float(torch.sin(25 * x).sum()) for x in points]
+    later = 0
+    for first, ball in ((0, L1.resized(3.0)), (5, L1)):
+        best = max(range(first, first + 5), key=lambda k: losses[k])
+        later += best < first + 4
+        torch.testing.assert_close(points[first + 5], ball.project(image, points[best]), rtol=0, atol=1e-6)
+    assert later  # in one of the runs at least, the best point is not the last
 
 
 def test_a_continued_run_keeps_the_support_of_its_start():

@@ -156,6 +156,16 @@ def test_early_stop_ends_the_search_of_an_image_that_no_held_out_draw_survives()
         assert result.broken.tolist() == [False, True, True, False]
 
 
+def test_early_stop_ends_no_search_while_a_held_out_draw_survives():
+    """The loss is the share of misclassified held-out draws, 1 or more where there is none left."""
+    classifier, (image, label) = Counted(), batch(8)
+    result = replace(SMALL, early_stop=True).search(classifier, image, label, LINF, rows(8))
+    budget = SMALL.budget(classes=3)
+    full = result.queries == budget.gradients + budget.forwards
+    assert bool(full[result.loss < 1].all()) and not bool(full.all())
+    assert bool((result.loss[~full] >= 1).all())
+
+
 def test_a_batch_that_is_done_at_once_and_an_empty_one():
     classifier, (image, label) = Sines(), batch(3)
     attack = replace(SMALL, early_stop=True)
@@ -219,6 +229,8 @@ def test_surrogates_of_a_defence():
         randomised = True
 
     assert surrogates(Bare()) == []
+    with pytest.raises(ValueError, match="no surrogate to search against, and the pool is the only stage"):
+        replace(SMALL, **{**NONE, "pool": 1})(Bare(), *batch(2), LINF, rows(2))
     (image, label), attack = batch(2), replace(SMALL, source=declared, **{**NONE, "pool": 1})
     attack(Counted(), image, label, LINF, rows(2))
     assert declared.gradients == 2 * SMALL.pool_steps
