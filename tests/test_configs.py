@@ -326,6 +326,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "APGD": {"steps": 1, "eot": 2},
     "Staged": {"pool_targets": 1, "pool_steps": 1, "kept": 1, "steps": 1, "eot": 2, "refine_eot": 2, "draws": 2},
     "Surrogate": {"steps": 1},
+    "Adjoint": {"dt": 0.05},
     "TorchAttacks": {"options": {"steps": 1}},
     "StAdv": {"steps": 1, "eot": 2, "chunk": 16},
     "Smoothing": {"n0": 2, "n": 10},

@@ -72,6 +72,22 @@ class Surrogate(Differentiation):
         return mode.run(replace(process, sampler=sampler))
 
 
+class ExactOf(Differentiation):
+    """The exact gradient of the process that ``mode`` runs while a gradient is recorded, to compare the mode with."""
+
+    def __init__(self, mode: str | Differentiation) -> None:
+        self.mode = as_differentiation(mode)
+
+    def attacked(self, sampler: Sampler) -> Sampler:
+        return self.mode.attacked(sampler)
+
+    def check(self, sampler: Sampler) -> None:
+        self.mode.check(sampler)
+
+    def run(self, process: Process) -> Tensor:
+        return Checkpoint().run(replace(process, sampler=self.attacked(process.sampler)))
+
+
 MODES: dict[Mode, Callable[[], Differentiation]] = {
     "full": Full,
     "checkpoint": Checkpoint,

@@ -14,7 +14,7 @@ from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import noise_range
 from common.diffusion.differentiation import Differentiation, Full
 from common.diffusion.gradient_check.purifier_checks import gradient_findings
-from common.diffusion.modes import as_differentiation
+from common.diffusion.modes import ExactOf, as_differentiation
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.schedules import Schedule, check_schedule, per_row
 from common.diffusion.solvers import Solver, as_solver
@@ -159,6 +159,19 @@ class DiffusionPurifier(Purifier):
             yield other.attacked(sampler) is sampler
         finally:
             self.gradient = own
+
+    def process_name(self, mode: str | Differentiation | None) -> str:
+        """The mode and its time grid, ``"Adjoint, 100 steps of 0.001 from t = 0.1 to 1e-05"``; None: its own mode."""
+        used = self.gradient if mode is None else as_differentiation(mode)
+        name, grid = type(used).__name__, used.attacked(self.sampler()).grid
+        if not isinstance(grid, TimeGrid):
+            return name
+        first, last, size = grid.times[0], grid.times[-1], grid.times[0] - grid.times[1]
+        return f"{name}, {grid.steps} steps of {size:.3g} from t = {first:g} to {last:g}"
+
+    def exact_gradient(self, mode: str | Differentiation | None) -> Differentiation:
+        """Exact differentiation of the process that ``mode`` runs while a gradient is recorded; None: its own mode."""
+        return ExactOf(self.gradient if mode is None else mode)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Trajectory]]:

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 DECLARED_GRADIENT = "declared gradient"  # name of the finding that measures a declared approximation
+ATTACK_GRADIENT = "gradient of "  # start of the names of findings on the gradient of an attack, by cosine
+DEFENCE = "the defence"  # the end of that name for the defence's own gradient
+FAITHFUL = 0.9  # cosine with the exact gradient from which on an approximate one counts as its equal
 ROUNDING = 1e-5  # relative, of a value computed twice: float32 rounds at 6e-8, a step of a grid moves a level by 1e-3
 SLOPE = 1e-3  # relative, float64: central differences err by 1e-7, a wrong gradient by per cents
 LOOSE = 5e-2  # the same in float32

@@ -14,7 +14,7 @@ from common.report.leader import leader
 from common.report.runs import Evaluation, Run, state
 from common.report.scores import HeadlineRow, headline_rows
 from common.report.shared_attacks import listed
-from common.report.tables.gradients import gradients
+from common.report.tables.gradients import attack_gradient, gradient_note, gradients
 from common.report.tables.table import percent
 
 Severity = Literal["failed", "warning", "note"]
@@ -38,6 +38,7 @@ def remarks(runs: Sequence[Run]) -> list[Remark]:
         *_failures(runs),
         *_empty(runs),
         *_approximate(runs),
+        *_weak(runs),
         *_transfer(runs),
         *_unknown(runs),
         *_unequal(runs, rows),
@@ -83,6 +84,18 @@ def _approximate(runs: Sequence[Run]) -> Iterator[Remark]:
     names = [run.name for run in runs if (known := gradients(run)) is not None and known.state == "approximate"]
     if names:
         yield Remark("warning", f"Upper bounds, as the attacks use an approximate gradient: {', '.join(names)}.")
+
+
+def _weak(runs: Sequence[Run]) -> Iterator[Remark]:
+    """Attacks by a gradient that is far from the exact one."""
+    named = [
+        f"{run.name}, {attack.title} ({gradient_note(run, attack)})"
+        for run in runs
+        for attack in run.attacks
+        if (finding := attack_gradient(run, attack)) is not None and not finding.decided
+    ]
+    if named:
+        yield Remark("warning", f"Weak attacks, by a gradient that is far from the exact one: {'; '.join(named)}.")
 
 
 def _transfer(runs: Sequence[Run]) -> Iterator[Remark]:

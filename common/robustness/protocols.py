@@ -63,6 +63,15 @@ class SupportsDifferentiation(Protocol):
 
 
 @runtime_checkable
+class SupportsProcessNames(Protocol):
+    """A purifier that names the process that a mode runs while a gradient is recorded, with its exact gradient."""
+
+    def process_name(self, mode: Any) -> str: ...
+
+    def exact_gradient(self, mode: Any) -> Any: ...
+
+
+@runtime_checkable
 class SupportsSurrogate(Protocol):
     """A part with a classifier whose adversarial images transfer to the defence: the guidance network of AGDM.
 

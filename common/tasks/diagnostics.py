@@ -6,6 +6,7 @@ from typing import Any
 from common.data.datasets import LabelledImages
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.gradient_check.attack_gradients import EXACT, own_gradient
 from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.robustness.masking.baseline import Baseline
 from common.robustness.masking.variants import masking_suite
@@ -15,8 +16,13 @@ SHARE = 16  # the variants see at most one in so many images
 
 
 def gradient_checks(evaluators: Sequence[Evaluator]) -> list[GradientCheck]:
-    """The check of the classifier's gradient, if any evaluator uses it."""
-    return [GradientCheck()] if any(evaluator.uses_gradients for evaluator in evaluators) else []
+    """The check of the classifier's gradient, and of those that attacks take in its place, if any evaluator uses it."""
+    if not any(evaluator.uses_gradients for evaluator in evaluators):
+        return []
+    attacked = [evaluator for evaluator in evaluators if isinstance(evaluator, Attacked)]
+    modes = [(evaluator.source.title, own_gradient(evaluator.attack)) for evaluator in attacked]
+    own = tuple((name, mode) for name, mode in modes if mode not in (None, *EXACT))
+    return [GradientCheck(gradients=own)]
 
 
 def masking_variants(

@@ -22,7 +22,7 @@ from common.robustness.evaluation.batches import Batch, check_batch, check_class
 from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.suite import suite
-from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message
+from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message, weak_gradients
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
@@ -185,6 +185,8 @@ class RobustTask(L.LightningModule):
         if self.trainer.is_global_zero and self._diagnostics is not None:
             done = self._diagnostics.done[check.source]
             self._diagnostics.records.append([row for row in rows if row.index not in done])
+        if weak := weak_gradients(rows):
+            rank_zero_warn(weak)
         if text := failure_message(rows):
             if self.verify == "refuse":
                 raise ValueError(text)

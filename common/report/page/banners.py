@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from common.numerics.finding import DECLARED_GRADIENT, Finding
+from common.numerics.finding import ATTACK_GRADIENT, DECLARED_GRADIENT, Finding
 from common.records.masking.check import MaskingCheck
 from common.report.runs import CheckState, Run, state
-from common.report.tables.gradients import findings, gradients
+from common.report.tables.gradients import findings, gradients, weak_gradients
 
 GRADIENTS = {
     "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", False),
@@ -35,6 +35,8 @@ def banners(runs: Sequence[Run]) -> list[Banner]:
         Banner(title, [(name, words) for name, one in known if one.state == kind for words in one.sentences], quiet)
         for kind, (title, quiet) in GRADIENTS.items()
     ]
+    weak = [(run.name, one.sentence) for run in runs for one in weak_gradients(run)]
+    found.append(Banner("Attacks by a gradient that is far from the exact one", weak, False))
     for kind, title, quiet in CHECKS:
         sentences = [
             (f"{run.name}, {name}", check.sentence)
@@ -56,5 +58,7 @@ def all_checks(run: Run) -> Iterator[tuple[str, MaskingCheck | Finding]]:
 
 
 def _has_own_banner(check: MaskingCheck | Finding) -> bool:
-    """True of a failed gradient check and of a declared gradient."""
-    return isinstance(check, Finding) and (state(check) == "failed" or check.name == DECLARED_GRADIENT)
+    """True of a failed gradient check, of a declared gradient and of that of an attack."""
+    return isinstance(check, Finding) and (
+        state(check) == "failed" or check.name == DECLARED_GRADIENT or check.name.startswith(ATTACK_GRADIENT)
+    )

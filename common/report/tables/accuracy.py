@@ -8,6 +8,7 @@ from common.records.schema import PredictionRecord
 from common.records.summary import average
 from common.report.header import budget
 from common.report.runs import Evaluation, Run, by_name
+from common.report.tables.gradients import gradient_note
 from common.report.tables.table import Cell, Entry, Table, bounds, percent
 
 CROSS_FITTED = (
@@ -29,7 +30,9 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
 def _accuracies(run: Run, evaluation: Evaluation[PredictionRecord]) -> list[Entry]:
     draws, summary = len(evaluation.rows[0].predictions), evaluation.summary
     rest = [summary.metrics.get(f"{name}@{draws}") for name in ("Wor", "MV", "clean Wor")]
-    return [run.name, evaluation.title, summary.n, draws, summary.metrics["Avg"], *rest]
+    note = gradient_note(run, evaluation)
+    title = f"{evaluation.title} ({note})" if note else evaluation.title
+    return [run.name, title, summary.n, draws, summary.metrics["Avg"], *rest]
 
 
 def class_table(run: Run) -> Table:

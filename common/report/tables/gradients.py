@@ -1,11 +1,12 @@
 """State of the gradients that a run attacked with, from its gradient check and its header."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from common.naming.differentiation_modes import APPROXIMATE
-from common.numerics.finding import DECLARED_GRADIENT, Finding
+from common.numerics.finding import ATTACK_GRADIENT, DECLARED_GRADIENT, DEFENCE, Finding
 from common.records.schema import AttackedRecord
 from common.report.header import find, normal, short
 from common.report.runs import Evaluation, Run, state
@@ -73,6 +74,29 @@ def _declared(run: Run, attacks: Sequence[Evaluation[AttackedRecord]]) -> list[s
         f"{mode}: {APPROXIMATE[mode.lower()]}. A robust accuracy measured by it is an upper bound."
         for mode in dict.fromkeys(modes)
     ]
+
+
+def attack_gradient(run: Run, attack: Evaluation[Any]) -> Finding | None:
+    """Finding on the gradient that an attack takes in place of the exact one, at the image of the lowest cosine."""
+    own = find(attack.part.get("attack"), "gradient")
+    name = f"{ATTACK_GRADIENT}{attack.title if own is not None else DEFENCE}"
+    found = [one for check in run.gradient_checks for row in check.rows for one in row.findings if one.name == name]
+    return max(found, key=lambda one: one.error, default=None)
+
+
+def gradient_note(run: Run, attack: Evaluation[Any]) -> str:
+    """``"Adjoint, 5 steps of 0.02 from t = 0.1 to 1e-05, cosine 0.12"``; empty without such a gradient."""
+    finding = attack_gradient(run, attack)
+    if finding is None:
+        return ""
+    process = re.search(r"\(([^()]*)\) with the exact one", finding.sentence)
+    return ", ".join([*([process[1]] if process else []), f"cosine {1 - finding.error:.2f}"])
+
+
+def weak_gradients(run: Run) -> list[Finding]:
+    """Findings on the gradients of a run's attacks that are far from the exact one, each at its worst image."""
+    found = (attack_gradient(run, attack) for attack in run.attacks)
+    return [one for one in found if one is not None and not one.decided]
 
 
 def gradient_of(run: Run, attack: Evaluation[AttackedRecord]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from common.records.schema import AttackedRecord, CertifiedRecord, ClaimedRecord, PredictionRecord
 from common.report.header import budget, expression, find, normal, set_names, short
 from common.report.runs import Evaluation, Run, by_name
-from common.report.tables.gradients import gradient_of, mode_name
+from common.report.tables.gradients import gradient_note, gradient_of, mode_name
 from common.report.tables.table import Entry, Table
 
 STATED = ("steps", "step_size", "eot", "restarts", "loss", "gradient", "chunk", "attack")
@@ -128,6 +128,10 @@ def _gradient(run: Run, seeds: Seeds) -> str:
     return mode_name(gradient) if isinstance(gradient, str) else "" if gradient is None else expression(gradient)
 
 
+def _gradient_note(run: Run, seeds: Seeds) -> str:
+    return gradient_note(run, seeds[0])
+
+
 def _attack_sampler(run: Run, seeds: Seeds) -> str:
     if not _white_box(seeds) or not sampler(find(run.config, "classifier")):
         return ""
@@ -139,7 +143,11 @@ def _attack_sampler(run: Run, seeds: Seeds) -> str:
         used = "the same solver" if solver is None else expression(solver)
         return f"{used}, {settings['steps']} steps" if "steps" in settings else f"{used}, fewer steps"
     if mode == "adjoint":
-        return "forward as deployed, backward by an adjoint equation"
+        settings = gradient if isinstance(gradient, Mapping) else {}
+        own = [
+            f"{name} = {settings[name]:g}" for name in ("dt", "t_end") if isinstance(settings.get(name), int | float)
+        ]
+        return f"{', '.join(own) if own else 'forward as deployed'}, backward by an adjoint equation"
     return "forward as deployed, backward as the identity" if mode == "bpda" else "as deployed"
 
 
@@ -183,6 +191,7 @@ _SETTINGS: list[tuple[str, Setting]] = [
     ("Loss", _of_attack("loss")),
     ("Other settings", _other_settings),
     ("Gradient of the defence", _gradient),
+    ("Gradient of the attack, grid and cosine with the exact one", _gradient_note),
     ("Sampler in the attack", _attack_sampler),
     ("Sampler in the defence", _sampler),
     ("Decision rule", _rule),

@@ -18,10 +18,12 @@ from torch import nn
 from common.checks.settings import check_count
 from common.engine.meter import Meter
 from common.noise import Noise
+from common.numerics.finding import ATTACK_GRADIENT, DECLARED_GRADIENT, DEFENCE
 from common.records.schema import GradientCheckRecord
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation
 from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.gradient_check.attack_gradients import attack_gradient_findings
 from common.robustness.gradient_check.point_check import FAILURES, PointCheck
 from common.robustness.padding import unpadded
 
@@ -38,6 +40,8 @@ class GradientCheck(Evaluator):
     - "finite differences": gradients of the projected logits against central differences of a float64 copy, along
       random ``directions``. "staircase": logits that are piecewise constant. "single precision": the float32 gradient
       agrees with that of float64.
+    - "gradient of …": the cosine of the gradients that attacks take in place of the exact one, ``gradients``, and of
+      the defence's own where it is declared approximate; below 0.9 it is undecided.
     - "recomputed states", "time grids", "time labels", "full graph", "guidance path", "declared gradient": see
       ``common.diffusion.gradient_check.purifier_checks``.
 
@@ -48,6 +52,7 @@ class GradientCheck(Evaluator):
 
     directions: int = 2
     _: KW_ONLY
+    gradients: Sequence[tuple[str, Any]] = ()
     name: str = "verify"
     limit: int | None = 2
 
@@ -67,6 +72,8 @@ class GradientCheck(Evaluator):
                 with Meter(nn.ModuleList([bare] if double is None else [bare, double])) as meter:
                     subject = PointCheck.at(bare, double, image[rows], noise.rows(rows), self.directions)
                     findings = list(subject.findings(label[rows]))
+                    own = [(DEFENCE, None)] if any(one.name == DECLARED_GRADIENT for one in findings) else []
+                    findings += attack_gradient_findings(subject, [*own, *self.gradients])
                 (common,) = self.record_fields(label[rows], index[rows], meter)
                 verified = all(finding.passed for finding in findings)
                 records.append(GradientCheckRecord(**common, verified=verified, findings=findings))
@@ -88,6 +95,16 @@ def failure_message(records: Sequence[GradientCheckRecord]) -> str:
         "gradient check failed: attacks by this classifier's gradient would overstate its robustness.\n"
         f"{lines}\nFix the defence, or continue with verify: warn, which marks the records."
     )
+
+
+def weak_gradients(records: Sequence[GradientCheckRecord]) -> str:
+    """Warning of attacks whose gradient is far from the exact one, at the first image of each; empty if none is."""
+    weak: dict[str, str] = {}
+    for record in records:
+        for finding in record.findings:
+            if finding.name.startswith(ATTACK_GRADIENT) and not finding.decided:
+                weak.setdefault(finding.name, f"{finding.sentence} (image {record.index})")
+    return "\n".join(weak.values())
 
 
 @contextmanager

@@ -50,10 +50,10 @@ class PointCheck:
         """All findings; ``label`` (1,)."""
         calls, repeated, inputs = RecomputedCalls(), RecomputedCalls(), dict[str, tuple[Tensor, Noise]]()
         with calls.watch(self.classifier), _first_inputs(self.classifier, inputs):
-            first = forward_backward(self.classifier, self.point, self.noise, self._weights, calls.start_backward)
+            first = forward_backward(self.classifier, self.point, self.noise, self.weights, calls.start_backward)
         check_labels(label, first.logits.shape[1])
         with repeated.compare(self.classifier, calls.outermost()):
-            second = forward_backward(self.classifier, self.point, self.noise, self._weights, repeated.start_backward)
+            second = forward_backward(self.classifier, self.point, self.noise, self.weights, repeated.start_backward)
         with torch.no_grad():
             plain = self.classifier(self.point, self.noise)
             other = plain if self.classifier.randomised else self.classifier(self.point, self.noise.draws(1, start=1))
@@ -79,7 +79,7 @@ class PointCheck:
             if isinstance(part, SupportsGradientCheck):
                 yield from part.gradient_findings(image, noise, double)
 
-    def _weights(self, logits: Tensor) -> Tensor:
+    def weights(self, logits: Tensor) -> Tensor:
         """Weights of a random projection of the logits, which never saturates, unlike a loss."""
         weights: Tensor = self.noise.stream("weights").normal(0, logits.shape[1:]).to(logits)
         return weights
@@ -105,7 +105,7 @@ class PointCheck:
         if self.double is None:
             return None
         try:
-            double = forward_backward(self.double, self.point.double(), self.noise, self._weights)
+            double = forward_backward(self.double, self.point.double(), self.noise, self.weights)
         except FAILURES:
             return None
         return double if logit_error(double.logits, logits) <= LOOSE else None
@@ -117,7 +117,7 @@ class PointCheck:
         def projected(points: Tensor) -> Tensor:
             rows = torch.zeros(len(points), dtype=torch.int64, device=self.noise.index.device)
             logits = classifier(points, self.noise.rows(rows))
-            total: Tensor = (logits * self._weights(logits)).sum(1)
+            total: Tensor = (logits * self.weights(logits)).sum(1)
             return total
 
         v = self.noise.stream("directions").normals(range(self.directions), point.shape[1:])[:, 0].to(point)
