@@ -19,7 +19,7 @@ from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.threat import Threat
 
-_NEAR, _NEARER = 0.4, 0.2  # paths of climbs from adversarial images and of refinements, over PGD's default path
+_FAR, _NEAR, _NEARER = 2.0, 0.4, 0.2  # over PGD's default path: from random starts, from candidates, of refinements
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Staged(Attack):
         for number, target in enumerate([*[None] * self.pool, *classes]):
             name = f"pool {number}"
             start = ball.random_start(image, eot.noise.stream(f"{name} start"))
-            climb = Climb(self.pool_steps, margin if target is None else targeted_margin)
+            climb = Climb(self.pool_steps, margin if target is None else targeted_margin, _FAR)
             yield climb(eot, ball, Starts(image, start, every, name, target))
 
     def _climbs(self, candidates: Candidates, ball: ThreatModel, noise: Noise) -> Iterator[tuple[Climb, int, Starts]]:
@@ -156,7 +156,7 @@ class Staged(Attack):
             yield Climb(self.steps, loss, _NEAR), self.eot, Starts(image, x, every, f"warm {number}")
         for number in range(self.random):
             x = ball.random_start(image, noise.stream(f"random {number} start"))
-            yield Climb(self.steps, loss), self.eot, Starts(image, x, every, f"random {number}")
+            yield Climb(self.steps, loss, _FAR), self.eot, Starts(image, x, every, f"random {number}")
         if self.targets:
             (x,) = candidates.best_of(1)
             for number, target in enumerate(most_likely_classes(candidates.logits.clone(), label, self.targets)):
