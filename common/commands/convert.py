@@ -19,12 +19,10 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--format", required=True, help=f"layout of IN: {', '.join(PUBLISHED)}")
     parser.add_argument("--config", type=str, help="publishers' options: a YAML or JSON file, JSON, or a card's name")
     parser.add_argument("--kind", type=str, help="denoiser, classifier or network; by default the format's usual kind")
-    parser.add_argument("--raw", action="store_true", help="read raw weights where IN holds averaged ones too")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     options = parser.read(arguments)
     from common.commands import conversion  # imports torch
 
     config = conversion.read_options(options.config)
-    given = (options.source, options.target, options.format, config, options.kind, options.force)
-    path = conversion.convert(*given, ema=not options.raw)
+    path = conversion.convert(options.source, options.target, options.format, config, options.kind, options.force)
     Console().print(f"Wrote {path}; it loads without a format or options", markup=False, soft_wrap=True)
