@@ -62,6 +62,7 @@ def explicit_values():
         "FunctionAttack.function": print,
         "GaussianMixture.labels": classes,
         "GaussianMixture.weights": torch.tensor([0.25, 0.75]),
+        "GradientCheck.gradients": [("pgd", "bpda")],
         "GradualNoise.t_end": 1e-3,
         "LPIPS.resize": 64,
         "LangevinDiffPure.dynamics": rd.Langevin(eta=0.5),
