@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agdm.distances import cosine, hard, mse, relative, soft
 from agdm.potential import Potential, check_gradients_allowed
+from common.checks.images import check_logits
 from common.checks.settings import check_not_negative, check_one_of, check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
@@ -45,8 +46,7 @@ class GuidanceClassifier(Classifier):
         if self.sigma > 0:
             noise = Noise.or_fresh(noise, image)
             x = x + self.sigma * noise.normal(0, image.shape[1:], image.dtype)
-        logits: Tensor = self.network(x, x.new_tensor(self.sigma))[1]
-        return logits
+        return check_logits(self.network(x, x.new_tensor(self.sigma))[1], len(image), "φ")
 
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relative": relative, "cosine": cosine}

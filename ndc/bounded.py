@@ -57,7 +57,7 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
 
     def losses(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """Bounded losses w_i e_iy, (T,B,K)."""
-        return self.limited(self.unlimited(image, noise), image[0].numel())
+        return self.limited(self.unlimited(image, noise), image.shape[1:].numel())
 
     def unlimited(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """Losses w_i E_iy, (T,B,K)."""
@@ -77,7 +77,7 @@ class BoundedDiffusionClassifier(NoisedDiffusionClassifier):
         A clipped image is at most || 1 + |x0| || away from x0, hence min(limit D / lambda, sum_j (1 + |x0_j|)^2).
         """
         farthest = (1 + to_model(image).double().abs()).square().sum().cpu()
-        return self._limits(image[0].numel()).minimum(farthest)
+        return self._limits(image.shape[1:].numel()).minimum(farthest)
 
     def _limits(self, dimension: int) -> Tensor:
         """limit D / lambda(sigma_i), (T,)."""

@@ -55,10 +55,10 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
 
     def _limited(self, dc: NoisedDiffusionClassifier, image: Tensor, noise: Noise) -> Tensor:
         losses = self._losses(dc, image, noise)
-        return dc.limited(losses, image[0].numel()) if _limits_losses(dc) else losses
+        return dc.limited(losses, image.shape[1:].numel()) if _limits_losses(dc) else losses
 
     def _certificate(self, dc: NoisedDiffusionClassifier, image: Tensor, losses: Tensor) -> Certificate:
-        dimension = image[0].numel()
+        dimension = image.shape[1:].numel()
         logits = dc.logits(losses, dimension)
         prediction, others = leading_class(logits)
         gap = logits.mean(0)[prediction] - logits.mean(0)[others].max()

@@ -106,7 +106,7 @@ class NoisedDiffusionClassifier(Classifier):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         if self.elimination is None or self._plan is None:
-            return self.logits(self.losses(image, noise), image[0].numel())
+            return self.logits(self.losses(image, noise), image.shape[1:].numel())
         terms, prior = self._terms(image, noise), self.posterior.prior(self.num_classes, image)
         return self.elimination.logits(terms, self._plan, prior, len(image), self.nodes)
 
@@ -134,7 +134,7 @@ class NoisedDiffusionClassifier(Classifier):
         x = self._centre(to_model(image))
         anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
         inputs = BoundInput(x, anchor, noise.stream("ndc"))
-        temperature = self.temperature(image[0].numel())
+        temperature = self.temperature(image.shape[1:].numel())
         return LikelihoodTerms(self.engine, self.denoiser, self.bound, inputs, self.num_classes, temperature)
 
     def _centre(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
-from common.robustness.certification.certificate import Certificate, Certifier, check_rows
+from common.robustness.certification.certificate import Certificate, Certifier, check_inputs
 from common.robustness.certification.preconditions import check_once
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import unpadded
@@ -36,7 +36,7 @@ class ExpectedLogits(Certifier, Generic[DC]):
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each."""
-        check_rows(image, noise)
+        check_inputs(image, noise)
         dc = self._checked(classifier)
         with deployed(dc), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             certificates = []
@@ -60,7 +60,7 @@ class ExpectedLogits(Certifier, Generic[DC]):
     def _logits(self, classifier: Classifier, image: Tensor, noise: Noise) -> Tensor:
         """Logits (B,K) of the losses before they are limited."""
         dc = self._supported(classifier)
-        return dc.logits(self._losses(dc, image, noise), image[0].numel())
+        return dc.logits(self._losses(dc, image, noise), image.shape[1:].numel())
 
     @abstractmethod
     def _supported(self, classifier: Classifier) -> DC:

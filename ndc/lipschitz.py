@@ -90,7 +90,7 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
         super().check(classifier, image, noise)
         dc = self._checked(classifier)
         zero = image.new_zeros(len(dc.bound), 1, self.num_classes, dtype=torch.float64)
-        prior = dc.logits(zero, image[0].numel())  # of classes of equal losses
+        prior = dc.logits(zero, image.shape[1:].numel())  # of classes of equal losses
         widest = self._half(dc, image) + float(prior.max() - prior.min())
         if float(self._gap(dc, image, prior.new_full((self.samples, 1), widest))) <= 0:
             raise ValueError(
@@ -114,7 +114,7 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
         return dc.unlimited(image, noise)
 
     def _certificate(self, dc: BoundedDiffusionClassifier, image: Tensor, losses: Tensor) -> Certificate:
-        dimension = image[0].numel()
+        dimension = image.shape[1:].numel()
         terms = dc.limited(losses, dimension)
         logits = dc.logits(terms, dimension)
         prediction, others = leading_class(logits)
@@ -137,4 +137,4 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
 
     def _half(self, dc: BoundedDiffusionClassifier, image: Tensor) -> float:
         """Largest difference of two logits at an image, but for the prior."""
-        return (dc.bound.weight * dc.term_bounds(image)).sum().item() / dc.temperature(image[0].numel())
+        return (dc.bound.weight * dc.term_bounds(image)).sum().item() / dc.temperature(image.shape[1:].numel())

@@ -17,8 +17,8 @@ def slopes(dc: BoundedDiffusionClassifier, image: Tensor) -> Tensor:
     At an image (1,C,H,W) 2 (w_i / temperature) (2 r_i / (sqrt(2 pi) sigma_i) + 4 sqrt(D)): 2, since distances double in
     the model frame; 2 r_i, since differences lie within r_i of 0.
     """
-    weight = dc.bound.weight / dc.temperature(image[0].numel())
-    target = 4 * math.sqrt(image[0].numel())
+    weight = dc.bound.weight / dc.temperature(image.shape[1:].numel())
+    target = 4 * math.sqrt(image.shape[1:].numel())
     return 2 * weight * (2 * dc.term_bounds(image) / (math.sqrt(2 * math.pi) * dc.bound.sigma) + target)
 
 
@@ -78,14 +78,14 @@ class StrongLaw:
         cls, dc: BoundedDiffusionClassifier, image: Tensor, pairs: Tensor, losses: Tensor, level: float
     ) -> "StrongLaw":
         """From draws of the pairs' terms (T,n,K-1) and of the losses (T,n,K); ``level``: chance of a wrong bound."""
-        (nodes, _, classes), root = losses.shape, math.sqrt(image[0].numel())
+        (nodes, _, classes), root = losses.shape, math.sqrt(image.shape[1:].numel())
         sigma, weight = dc.bound.sigma[:, None], dc.bound.weight[:, None]
         reach = weight * dc.term_bounds(image)[:, None]
         each = level / (nodes * (2 * classes * (classes - 1) + 1))
         ahead, behind = (quantiles(sign * pairs / reach[:, None], each) for sign in (1, -1))
         farthest = (losses / weight[:, None]).sqrt().topk(2, dim=2).values.mean(2, keepdim=True)
         apart = quantiles(farthest / root, each)[1]
-        return cls(sigma, weight, reach, ahead, behind, apart, root, dc.temperature(image[0].numel()))
+        return cls(sigma, weight, reach, ahead, behind, apart, root, dc.temperature(image.shape[1:].numel()))
 
     def loss(self, delta: float) -> Tensor:
         """Largest decrease (K-1,) of the logit differences at distance ``delta`` (model frame)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.data.folders import warn_of_numbers
 from common.data.image_data import ImageData
 from common.data.in_memory import InMemory
 
@@ -20,6 +21,7 @@ def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
     Tensors (N,C,H,W) in [0,1] and (N,) integers; or a data set of (image, label, …), which is read into memory; or a
     data module, which keeps its own batch size. Raises ``ValueError`` for anything else.
     """
+    classes: int | None = None
     if isinstance(images, ImageData):
         if labels is not None:
             raise ValueError(f"{type(images).__name__} has labels of its own: leave out labels")
@@ -31,11 +33,15 @@ def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
     if isinstance(images, Dataset):
         if labels is not None:
             raise ValueError("a data set has labels of its own: leave out labels")
+        names = getattr(images, "classes", None)  # of torchvision's data sets
+        if isinstance(names, list | tuple) and names:
+            classes = len(names)
+            warn_of_numbers([str(name) for name in names], "the data set sorts", "its target_transform")
         images, labels = _stacked(images)
     elif labels is None:
         raise ValueError("labels are missing: one class number per image, a tensor (N,)")
     image = check_images(images)
-    return InMemory(image, check_class_numbers(labels, len(image)), batch_size=batch_size)
+    return InMemory(image, check_class_numbers(labels, len(image)), classes, batch_size=batch_size)
 
 
 def check_images(images: Any) -> Tensor:

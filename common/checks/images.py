@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FARTHEST = 20.0
+"""Farthest pixel value of an image in [0,1] with Gaussian noise: about 4 standard deviations of 5."""
+
 
 def check_layout(image: Any) -> Tensor:
     """Images as floats (B,C,H,W). Raises ``ValueError``, as every function here does."""
@@ -29,6 +32,15 @@ def check_finite(image: Any) -> Tensor:
     return checked
 
 
+def check_near_pixels(image: Any) -> Tensor:
+    """Finite images (B,C,H,W) in about [0,1]: with noise, or a little outside, but not in other units."""
+    checked = check_finite(image)
+    if checked.numel() and not -FARTHEST <= float(checked.min()) <= float(checked.max()) <= FARTHEST:
+        low, high = float(checked.min()), float(checked.max())
+        raise ValueError(f"images must be in [0,1], up to noise; got {low:.4g} to {high:.4g}. Write image / 255")
+    return checked
+
+
 def check_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in [0,1]."""
     checked = check_finite(image)
@@ -45,14 +57,19 @@ def check_full_precision(image: Tensor) -> None:
 
 
 def check_labels(label: Any, image: Tensor, name: str = "label") -> Tensor:
-    """One class (B,) int64 of at least 0 per image, on the images' device."""
+    """One class (B,) int64 per image, on the images' device."""
     if not isinstance(label, Tensor) or label.dtype != torch.int64 or label.shape != (len(image),):
         got = f"{label.dtype} of shape {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
         raise ValueError(f"{name} must be int64 (B,), one per image of {len(image)}; got {got}")
     check_device(name, label, image)
-    if len(label) and int(label.min()) < 0:
-        raise ValueError(f"{name} must be at least 0; got {int(label.min())}")
     return label
+
+
+def check_classes(label: Tensor, classes: int) -> None:
+    """Labels in 0..K-1 for K = ``classes``."""
+    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
+        got = f"{int(label.min())} to {int(label.max())}"
+        raise ValueError(f"labels must be in 0..{classes - 1}, the classifier has {classes} classes; got {got}")
 
 
 def check_device(name: str, value: Tensor, image: Tensor) -> None:
@@ -64,7 +81,8 @@ def check_device(name: str, value: Tensor, image: Tensor) -> None:
 def check_rows(noise: Sized, image: Tensor) -> None:
     """One row of noise per image."""
     if len(noise) != len(image):
-        raise ValueError(f"noise must have one row per image, {len(image)}; got {len(noise)}. Use noise.draws(n)")
+        got = f"{len(image)} images, {len(noise)} rows"
+        raise ValueError(f"noise must have a row of noise per image; got {got}. Use noise.draws(n)")
 
 
 def check_shape(part: str, output: Any, image: Tensor) -> Tensor:

@@ -85,6 +85,11 @@ class ImageData(L.LightningDataModule):
         self._training: TrainingLoader | None = None
         self._resumed = NO_BATCH
 
+    @property
+    def declared_classes(self) -> int | None:
+        """Number of classes of the data set, which a tested classifier must have; None if it is not known."""
+        return getattr(self, "num_classes", None)
+
     def load(self, stage: str | None = None) -> None:
         """Fill ``train``, ``val`` and ``held_out``, as far as ``stage`` (Lightning's, None for all) needs them."""
         raise NotImplementedError

@@ -101,15 +101,15 @@ def name_indices(names: Sequence[str]) -> list[int]:
     return list(name_of)
 
 
-def read_class_names(path: str | Path) -> list[str]:
-    """Names of the classes 0, 1, … from a file with one name per line.
+def read_class_names(path: str | Path, argument: str = "class_file") -> list[str]:
+    """Names of the classes 0, 1, … from a file with one name per line; ``argument`` names it in errors.
 
     Raises ``FileNotFoundError``, and ``ValueError`` for an empty line.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise MissingFileError(
-            f"class_file: no file of class names {path}; it holds one name per line, that of class 0 first"
+            f"{argument}: no file of class names {path}; it holds one name per line, that of class 0 first"
         )
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")]
     if "" in names:

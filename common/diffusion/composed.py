@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.checks.images import check_layout, check_like
 from common.checks.settings import check_count, check_part, check_seed, check_sequence
 from common.diffusion.purifiers import Purifier
 from common.noise import Noise
@@ -33,7 +34,7 @@ class Chain(Purifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
         for k, stage in enumerate(self.stages):
-            image = stage(image, noise.stream(f"stage {k}"))
+            image = check_like("a purifier", stage(image, noise.stream(f"stage {k}")), image)
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -53,7 +54,7 @@ class Repeated(Purifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
         for k in range(self.rounds):
-            image = self.purifier(image, noise.stream(f"round {k}"))
+            image = check_like("a purifier", self.purifier(image, noise.stream(f"round {k}")), image)
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -76,7 +77,8 @@ class Resized(Purifier):
         self.purifier = _check_purifier("purifier", purifier)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return _resize(self.purifier(_resize(image, self.size), noise), image.shape[-2:])
+        resized = _resize(check_layout(image), self.size)
+        return _resize(check_like("a purifier", self.purifier(resized, noise), resized), image.shape[-2:])
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         return _resize(self.purifier.diffuse(_resize(image, self.size), noise), image.shape[-2:])
@@ -95,8 +97,7 @@ class FixedNoise(Purifier):
         self.purifier, self.seed = _check_purifier("purifier", purifier), check_seed("seed", seed)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        purified: Tensor = self.purifier(image, self._noise(image))
-        return purified
+        return check_like("a purifier", self.purifier(image, self._noise(image)), image)
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         return self.purifier.diffuse(image, self._noise(image))

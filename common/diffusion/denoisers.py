@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from common.checks.images import check_shape
 from common.checks.settings import (
     check_count,
     check_not_negative,
@@ -121,7 +122,7 @@ class EDMDenoiser(Denoiser):
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         c_skip, c_out, c_in, c_noise = preconditioning(self.sigma_data, x, sigma)
-        prediction: Tensor = self.network(c_in * x, c_noise, self.one_hot(x, label))
+        prediction = check_shape("a denoiser's network", self.network(c_in * x, c_noise, self.one_hot(x, label)), x)
         return c_skip * x + c_out * prediction.to(x.dtype)
 
 
@@ -212,8 +213,8 @@ class EpsDenoiser(Denoiser):
         time_label = self.time_label(sigma.to(x)).expand(len(x))
         scaled = x * (1 + level**2).rsqrt()
         arguments = (scaled, time_label) if classes is None else (scaled, time_label, classes)
-        prediction: Tensor = self.network(*arguments)
-        return self.denoised(x, level, prediction[:, : x.shape[1]].to(x.dtype))
+        prediction = check_shape("a denoiser's network", self.network(*arguments)[:, : x.shape[1]], x)
+        return self.denoised(x, level, prediction.to(x.dtype))
 
 
 class VDenoiser(EpsDenoiser):

@@ -5,6 +5,7 @@ Random numbers come from the caller.
 
 from torch import Tensor, nn
 
+from common.checks.images import check_shape
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.schedules import per_row
 
@@ -32,7 +33,7 @@ def edm_loss(
     """
     if sigma_data is None:
         sigma_data = denoiser.data_deviation if isinstance(denoiser, Denoiser) else 0.5
-    denoised: Tensor = denoiser(x0 + per_row(sigma, x0) * z, sigma, label)
+    denoised = check_shape("the denoiser", denoiser(x0 + per_row(sigma, x0) * z, sigma, label), x0)
     return edm_weight(sigma, sigma_data) * (denoised - x0).square().flatten(1).mean(1)
 
 

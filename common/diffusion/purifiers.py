@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from common.checks.images import check_near_pixels, check_rows
 from common.checks.settings import check_part
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import noise_range
@@ -138,11 +139,8 @@ class DiffusionPurifier(Purifier):
         return to_pixel(self.diffused(to_model(image), noise, self.sampler(noise).t_star))
 
     def _noise(self, image: Tensor, noise: Noise | None) -> Noise:
-        if image.ndim != 4 or not image.is_floating_point():
-            raise ValueError(f"an image batch is (B,C,H,W) floating point; got {image.dtype} {tuple(image.shape)}")
-        noise = Noise.or_fresh(noise, image)
-        if len(noise) != len(image):
-            raise ValueError(f"noise must have one row per image, {len(image)}; got {len(noise)}. Use noise.draws(n)")
+        noise = Noise.or_fresh(noise, check_near_pixels(image))
+        check_rows(noise, image)
         return noise.to(image.device)
 
     @contextmanager

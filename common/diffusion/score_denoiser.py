@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from common.checks.images import check_shape
 from common.checks.settings import check_count, check_flag, check_optional, check_part, check_positive
 from common.diffusion.denoisers import Denoiser
 from common.diffusion.schedules import per_row
@@ -51,5 +52,6 @@ class ScoreDenoiser(Denoiser):
         self.one_hot(x, label)  # raises for a label
         sigma = sigma.to(x).expand(len(x))
         time_label, level = self.time_label(sigma)
-        score: Tensor = self.network(x if self.centered else to_pixel(x), time_label).to(x.dtype)
+        image = x if self.centered else to_pixel(x)
+        score = check_shape("a denoiser's network", self.network(image, time_label), x).to(x.dtype)
         return x + per_row(sigma * level, x) * (score if self.centered else score / 2)

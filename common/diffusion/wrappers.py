@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from common.checks.images import check_like
 from common.checks.settings import check_number
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.numerics.copies import copied
@@ -31,8 +32,7 @@ class Clipped(Wrapper):
     """
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        denoised: Tensor = self.denoiser(x, sigma, label)
-        return denoised.clamp(-1, 1)
+        return check_like("the denoiser", self.denoiser(x, sigma, label), x).clamp(-1, 1)
 
 
 class ClassifierFree(Wrapper):
@@ -50,8 +50,8 @@ class ClassifierFree(Wrapper):
         self.weight = check_number("weight", weight)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        unconditional: Tensor = self.denoiser(*copied(x, sigma))
+        unconditional = check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
         if label is None:
             return unconditional
-        conditional: Tensor = self.denoiser(x, sigma, label)
+        conditional = check_like("the denoiser", self.denoiser(x, sigma, label), x)
         return unconditional + self.weight * (conditional - unconditional)

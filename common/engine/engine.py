@@ -7,6 +7,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
+from common.checks.images import check_shape
 from common.checks.settings import check_flag, check_one_of
 from common.engine.compiled import Compiled
 from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
@@ -68,6 +69,8 @@ class Engine:
 
     def denoise_all(self, denoiser: nn.Module, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
         """D(x, sigma, label) (R,C,H,W) at one noise level, in micro-batches; several are recomputed for a gradient."""
+        if not len(x):
+            return x.clone()
         several, level = len(x) > self.micro_batches.size(x), x.new_tensor(sigma)
         denoise = recomputed(self.denoise, denoiser.training) if several else self.denoise
         parts = []
@@ -83,5 +86,5 @@ class Engine:
             x = x.contiguous(memory_format=torch.channels_last)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         with torch.autocast(x.device.type, dtype=dtype, enabled=self.precision != "32"):
-            x0: Tensor = denoiser(*copied(x, sigma, label))
+            x0 = check_shape("the denoiser", denoiser(*copied(x, sigma, label)), x)
         return x0.to(x.dtype)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from common.checks.images import check_layout, check_purified
 from common.checks.settings import check_number, check_optional, check_part, check_positive, check_sequence
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -34,7 +35,9 @@ class Classifier(nn.Module):
     _frozen: bool = False
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """``forward`` of copies of the inputs, with the module's hooks."""
+        """``forward`` of copies of the inputs, with the module's hooks. ``ValueError`` unless images are floats."""
+        for image in (*inputs[:1], *([named["image"]] if "image" in named else [])):
+            check_layout(image)
         return super().__call__(*copied(*inputs), **dict(zip(named, copied(*named.values()), strict=True)))
 
     @property
@@ -111,14 +114,15 @@ class Purified(Classifier):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
-        logits: Tensor = self.classifier(self.purifier(*copied(image, noise)), noise.stream("classifier"))
+        purified = check_purified(self.purifier(*copied(image, noise)), image)
+        logits: Tensor = self.classifier(purified, noise.stream("classifier"))
         return logits
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """``diffused`` (of a purifier with `SupportsDiffuse`) and ``purified``, under the same noise."""
         noise = Noise.or_fresh(noise, image)
         purifier = self.purifier
-        views = {"purified": purifier(*copied(image, noise))}
+        views = {"purified": check_purified(purifier(*copied(image, noise)), image)}
         if isinstance(purifier, SupportsDiffuse):
             views = {"diffused": purifier.diffuse(*copied(image, noise)), **views}
         return views

@@ -15,14 +15,22 @@ class Padded(ClassifierWrapper):
     logits then depend on how many images share a batch, and an attack that takes signs of gradients magnifies the
     difference. Small batches are padded with copies of their first row, whose logits are discarded. With 16 rows,
     logits and gradients of our networks on a CPU are the same bits in every batch and for every number of threads.
+
+    ``classes``: number of classes of the data, None if it is not known. Logits of another number raise ``ValueError``.
     """
 
     def __init__(self, classifier: Classifier, rows: int = 16):
         super().__init__(classifier)
         self.rows = check_count("rows", rows)
+        self.classes: int | None = None
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         logits: Tensor = self.classifier(*self._padded(image, Noise.or_fresh(noise, image)))
+        if self.classes not in (None, logits.shape[-1]):
+            raise ValueError(
+                f"the data has {self.classes} classes, the classifier {logits.shape[-1]}: they must be as many, else "
+                "labels mean other classes. Is a class folder missing? classes of a Folder lists them all"
+            )
         return logits[: len(image)]
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:

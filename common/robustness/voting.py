@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from common.checks.images import check_logits
 from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
@@ -31,7 +32,8 @@ class Voting(ClassifierWrapper):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         draws = Noise.or_fresh(noise, image).draws(self.draws)
-        logits = self.classifier(image.repeat_interleave(self.draws, 0), draws).view(len(image), self.draws, -1)
+        logits = check_logits(self.classifier(image.repeat_interleave(self.draws, 0), draws), len(draws))
+        logits = logits.view(len(image), self.draws, logits.shape[1])
         return _majority(logits) if self.rule == "majority" else logits.mean(1)
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:

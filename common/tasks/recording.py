@@ -88,6 +88,13 @@ def tested_data(trainer: L.Trainer) -> Any:
     return images
 
 
+def declared_classes(trainer: L.Trainer) -> int | None:
+    """Number of classes that the data module declares; None without one, and where it is not known."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    declared = data.declared_classes if isinstance(data, ImageData) else getattr(data, "num_classes", None)
+    return declared if isinstance(declared, int) else None
+
+
 def dataset_of(trainer: L.Trainer) -> LabelledImages | Sequence[Any]:
     """The data set that is tested; empty where the loader has none."""
     loader = trainer.test_dataloaders

@@ -27,7 +27,7 @@ from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
 from common.tasks.prediction import Prediction, predict_batch, smoothed_predictions
-from common.tasks.recording import RecordedSuite, as_batch, dataset_of, first_batch
+from common.tasks.recording import RecordedSuite, as_batch, dataset_of, declared_classes, first_batch
 from common.tasks.resuming import check_again, first_recorded, is_finished
 from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
 
@@ -94,6 +94,7 @@ class RobustTask(L.LightningModule):
     def on_test_start(self) -> None:
         check_trainer(self.trainer)
         self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
+        self.classifier.classes = declared_classes(self.trainer)
         self._check_certifiers()
         images, checks = dataset_of(self.trainer), gradient_checks(self.evaluators)
         variants = masking_variants(self.evaluators, images, self.masking)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
@@ -84,6 +85,7 @@ class SavePredictions(L.Callback):
     def _rows(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
         """One row of the table per image; its purified image is saved on the way."""
         files = self._files
+        self._check_class_names(prediction)
         before, after = _top(prediction.before), _top(prediction.after)
         pairs = zip(prediction.index.tolist(), prediction.label.tolist(), strict=True)
         for row, (index, label) in enumerate(pairs):
@@ -105,6 +107,16 @@ class SavePredictions(L.Callback):
             if prediction.smoothed is not None:
                 entry |= self._smoothed(prediction.smoothed[row])
             yield entry
+
+    def _check_class_names(self, prediction: Prediction) -> None:
+        """Leave the names of classes out, with a warning, where there are not as many as classes."""
+        classes = prediction.before.shape[1]
+        if self._classes and classes and len(self._classes) != classes:
+            rank_zero_warn(
+                f"the table has no names of classes: there are {len(self._classes)} names and {classes} classes. Give "
+                "a file with one name per class (data.init_args.class_file)"
+            )
+            self._classes = []
 
     def _smoothed(self, one: SmoothedPrediction) -> dict[str, Any]:
         """Columns of a smoothed classifier's prediction."""

@@ -13,10 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints.saving import description_of, make_folder, save
 from common.checkpoints.state import list_names
+from common.checks.images import check_classes
 from common.checks.settings import check_optional, check_text
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
-from common.robustness.evaluation.batches import Batch, check_batch, check_labels
+from common.robustness.evaluation.batches import Batch, check_batch
 from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
 
 
@@ -70,7 +71,7 @@ class TrainingTask(L.LightningModule):
         """Check a batch: shapes, pixels in [0,1], labels, indices. Raises ``ValueError``."""
         image, label, index = check_batch(batch)
         if (classes := self.classes) is not None:
-            check_labels(label, classes)
+            check_classes(label, classes)
         return image, label, index
 
     @property

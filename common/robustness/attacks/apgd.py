@@ -78,6 +78,8 @@ class APGD(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         balls = self._balls(threat)
+        if not len(image):
+            return AttackResult.empty(image)
         rounds = self.restarts * (balls[-1][1] + 1)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):

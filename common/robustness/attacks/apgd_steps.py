@@ -122,7 +122,7 @@ class SparseAPGDSteps(APGDSteps):
 
     def __init__(self, ball: ThreatModel, image: Tensor, start: Tensor, steps: int, continued: bool = False) -> None:
         super().__init__(ball, image, start, steps)
-        dimension = image[0].numel()
+        dimension = image.shape[1:].numel()
         self.support = self._support(start) if continued else torch.full_like(self.loss, dimension)
         self.kept = self.support / _THINNING if continued else torch.full_like(self.loss, dimension / 5)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from common.checks.images import check_full_precision, check_labels, check_pixels, check_rows
 from common.checks.settings import check_optional, check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
@@ -43,6 +44,11 @@ class AttackResult:
         check_part("adv", self.adv, Tensor, "a tensor of images (B,C,H,W)")
         for name in ("loss", "queries", "curve", "broken", "dead"):
             check_optional(check_part, name, getattr(self, name), Tensor, "a tensor of statistics (B, ...)")
+
+    @classmethod
+    def empty(cls, image: Tensor) -> "AttackResult":
+        """Result of a batch without images."""
+        return cls(image.clone(), image.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=image.device))
 
 
 class Attack:
@@ -105,12 +111,12 @@ def check_attack(name: str, attack: Attack) -> Attack:
 def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Iterator[None]:
     """The context of an attack: the classifier as deployed, grad mode on, autocast off.
 
-    Raises ``ValueError`` unless there is a label and a row of noise per image, and ``RuntimeError`` in inference mode,
-    which records no gradients.
+    Raises ``ValueError`` for images other than finite floats in [0,1], unless there is a label and a row of noise per
+    image, and ``RuntimeError`` in inference mode, which records no gradients.
     """
-    if not len(image) == len(label) == len(noise):
-        got = f"{len(image)} images, {len(label)} labels, {len(noise)} rows of noise"
-        raise ValueError(f"an attack needs a label and a row of noise per image; got {got}")
+    check_full_precision(check_pixels(image))
+    check_labels(label, image)
+    check_rows(noise, image)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("an attack needs gradients, but inference mode is on. Use Trainer(inference_mode=False).")
     with deployed(classifier), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):

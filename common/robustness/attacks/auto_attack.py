@@ -14,7 +14,6 @@ from common.robustness.attacks.attack import Attack, AttackResult, attacking
 from common.robustness.attacks.ensemble import Ensemble
 from common.robustness.attacks.eot import EOTLoss, check_counts
 from common.robustness.attacks.fab import FAB
-from common.robustness.attacks.library_model import installed
 from common.robustness.attacks.reference_auto_attack import ReferenceAutoAttack
 from common.robustness.attacks.square import Square
 from common.robustness.classifiers import Classifier
@@ -23,7 +22,7 @@ from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
 from common.robustness.threats.threat import Threat
 
 Version = Literal["standard", "rand"]
-Implementation = Literal["auto", "reference", "assembled"]
+Implementation = Literal["assembled", "reference"]
 _PUBLISHED = {"standard": {"steps": 100, "queries": 5000}, "rand": {"steps": 100, "eot": 20}}
 _CLASSES = {"standard": 4, "rand": 3}  # least number of classes for DLR
 _TARGETS = 9
@@ -39,10 +38,10 @@ class AutoAttack(Attack):
       restarts and APGD-DLR at five classes. Without EOT: for deterministic classifiers.
     - ``"rand"``: APGD-CE and APGD-DLR, ``steps`` each, with ``eot`` draws, the same in all norms.
 
-    ``implementation``: the authors' package where it is installed (`ReferenceAutoAttack`; see there for randomised
-    classifiers), else ``"assembled"`` from our `APGD`, `FAB` and `Square`. With other numbers than the published 100,
-    5,000 and 20 it is assembled, and called reduced. The attributes ``implementation``, ``parts`` (in L-inf and L2) and
-    ``sparse_parts`` (in L1) hold the choice; ``str`` lists them.
+    ``implementation``: ``"assembled"`` from our `APGD`, `FAB` and `Square`, or ``"reference"``, the authors' package,
+    which is imported for that alone (`ReferenceAutoAttack`; see there for randomised classifiers). With other numbers
+    than the published 100, 5,000 and 20 it is called reduced, and the reference is refused. The attributes ``parts``
+    (in L-inf and L2) and ``sparse_parts`` (in L1) hold the attacks; ``str`` lists them.
 
     Assembled, against a deterministic classifier: the parts run in turn, each on the images that no part before it
     broke, and stop at the first success; of an image that none breaks, the point with the highest margin is returned.
@@ -63,7 +62,7 @@ class AutoAttack(Attack):
         queries: int = 5000,
         eot: int = 20,
         chunk: int | None = None,
-        implementation: Implementation = "auto",
+        implementation: Implementation = "assembled",
     ) -> None:
         check_counts(chunk, steps=steps, queries=queries, eot=eot)
         check_one_of("version", version, get_args(Version))
@@ -71,8 +70,6 @@ class AutoAttack(Attack):
         self.version, self.steps, self.queries, self.eot, self.chunk = version, steps, queries, eot, chunk
         if implementation == "reference" and self._reduced:
             raise ValueError(f"the reference implementation runs with {_PUBLISHED[version]} only: leave them out")
-        if implementation == "auto":
-            implementation = "reference" if installed("autoattack") and not self._reduced else "assembled"
         self.implementation = implementation
         self.reduced = self._reduced
         self.parts, self.sparse_parts = self._parts(sparse=False), self._parts(sparse=True)
@@ -95,6 +92,8 @@ class AutoAttack(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         parts = self.sparse_parts if ball.norm == 1 else self.parts
         eot = EOTLoss(classifier, label, noise, _CHOICE, self.chunk)
         with attacking(classifier, image, label, noise):

@@ -61,6 +61,8 @@ class DiffAttack(GradientWrapper):
                 f"DiffAttack needs a diffusion purifier, whose states it records; {type(classifier).__name__} has none."
                 " Use the attack inside alone"
             )
+        if not len(image):
+            return AttackResult.empty(image)
         with ExitStack() as stack:
             trajectories = [stack.enter_context(part.recorded()) for part in purifiers]
             loss = _DeviationLoss(self, loss_of(self.attack), trajectories, _purifications(classifier))

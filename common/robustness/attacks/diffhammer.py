@@ -77,6 +77,8 @@ class DiffHammer(GradientWrapper):
         if self.graft:
             graftable_purifier(classifier)
         ball = require_norm_ball(threat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         weights = DrawWeights(ball, loss_of(self.attack), self.temperature, self.rounds, self.memory)
         reweighted = ReweightedGradient(classifier, weights, self.graft)
         result = self.attack.vary(loss=weights.ranking_loss).search(reweighted, image, label, threat, noise)

@@ -5,10 +5,12 @@ Athalye et al., arXiv 1707.07397.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from common.checks.images import check_classes, check_logits
 from common.checks.settings import check_count, check_optional, check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
@@ -55,6 +57,11 @@ class EOTLoss:
         """True if one draw decides."""
         return not self.classifier.randomised
 
+    @cached_property
+    def _checked(self) -> set[int]:
+        """Numbers of classes for which the labels are known to be in range."""
+        return set()
+
     def __call__(
         self,
         points: Tensor,
@@ -69,9 +76,12 @@ class EOTLoss:
         A new ``stream`` gives fresh draws; the same row twice in a call has the same draws. With ``target`` (A,), a
         class per point, the loss is a targeted one: ``loss(logits, label, target)``.
 
-        Raises ``RuntimeError`` if no gradient reaches the points: the attack would otherwise return the clean image and
-        overstate robustness.
+        Raises ``RuntimeError`` for points that are not finite, and if no gradient reaches the points: the attack would
+        otherwise return the clean image and overstate robustness. ``ValueError`` for outputs that are no logits (B,K)
+        and for labels outside 0..K-1.
         """
+        if not bool(points.isfinite().all()):
+            raise RuntimeError("an iterate of the attack is not finite. Lower its step size, or check gradients")
         label, noise = (self.label, self.noise) if rows is None else (self.label[rows], self.noise.rows(rows))
         n, draws = self.draws, (noise if stream is None else noise.stream(stream)).draws(self.draws)
         x = points.detach().repeat_interleave(n, 0)
@@ -80,7 +90,10 @@ class EOTLoss:
         for part in chunks(len(x), self.chunk):
             leaf = x[part].requires_grad_(differentiate)
             with torch.set_grad_enabled(differentiate):
-                outputs = self.classifier(leaf, draws.rows(part))
+                outputs = check_logits(self.classifier(leaf, draws.rows(part)), len(leaf))
+                if outputs.shape[1] not in self._checked:
+                    check_classes(self.label, outputs.shape[1])
+                    self._checked.add(outputs.shape[1])
                 values = loss(outputs, *(each[part] for each in classes))
             losses.append(values.detach())
             logits.append(outputs.detach())

@@ -56,6 +56,8 @@ class FAB(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):
             nearest = _NearestPoints(ball, image, ball.eps if self.early_stop and eot.deterministic else 0.0)

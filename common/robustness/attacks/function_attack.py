@@ -27,6 +27,8 @@ class FunctionAttack(Attack):
         return self.function.white_box if isinstance(self.function, DeclaresGradients) else True
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        if not len(image):
+            return image.clone()
         return self.function(classifier, image, label, threat, noise)
 
 

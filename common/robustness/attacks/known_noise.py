@@ -53,5 +53,7 @@ def attack_one_by_one(
     attack: Callable[..., Tensor], classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
 ) -> Tensor:
     """``adv`` (B,C,H,W) of an attack on single images, so that every row it evaluates belongs to a known image."""
+    if not len(image):
+        return image.clone()
     rows = [slice(row, row + 1) for row in range(len(image))]
     return torch.cat([attack(classifier, image[row], label[row], threat, noise.rows(row)) for row in rows])

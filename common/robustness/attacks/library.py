@@ -77,6 +77,8 @@ class TorchAttacks(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, str(self))
+        if not len(image):
+            return AttackResult.empty(image)
         if isinstance(classifier, KnownNoise) and len(image) > 1:
             return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))
         settings = self._settings(ball)

@@ -74,6 +74,8 @@ class LowFrequency(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         perceptual = require_threat(threat, Perceptual, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         best = BestIterates(image, self.steps + 1, eot.deterministic, self.early_stop)
         with attacking(classifier, image, label, noise):

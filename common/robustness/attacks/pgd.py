@@ -74,6 +74,8 @@ class PGD(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         size = self._default_size(ball, image[0].numel()) if self.step_size is None else parse_number(self.step_size)
         eot, loss = EOTLoss(classifier, label, noise, self.eot, self.chunk), as_loss(self.loss)
         best = BestIterates(image, self.restarts * (self.steps + 1), eot.deterministic, self.early_stop)

@@ -43,6 +43,8 @@ class ReferenceAutoAttack(Attack):
         from autoattack import AutoAttack
 
         ball = require_norm_ball(threat, "AutoAttack")
+        if not len(image):
+            return AttackResult.empty(image)
         if isinstance(classifier, KnownNoise) and len(image) > 1:
             return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))
         seed = noise.stream(f"autoattack {noise.index[:1].tolist()}").seed % 2**32

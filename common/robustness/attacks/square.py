@@ -60,6 +60,8 @@ class Square(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         rounds = self.queries if eot.deterministic else 2 * self.queries - 1
         best = BestIterates(image, rounds, eot.deterministic, self.early_stop)

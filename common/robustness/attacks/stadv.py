@@ -62,6 +62,8 @@ class StAdv(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         spatial = require_threat(threat, SpatialThreat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         best = BestIterates(image, self.restarts * (self.steps + 1), eot.deterministic, self.early_stop)
         with attacking(classifier, image, label, noise):

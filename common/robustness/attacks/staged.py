@@ -100,6 +100,8 @@ class Staged(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
+        if not len(image):
+            return AttackResult.empty(image)
         with attacking(classifier, image, label, noise):
             held_out = EOTLoss(classifier, label, noise.stream("held out"), self.draws, self.chunk)
             sources = surrogates(classifier) if self.source is None else [self.source.freeze().to(image.device)]
@@ -125,7 +127,7 @@ class Staged(Attack):
         self, sources: Sequence[Classifier], image: Tensor, label: Tensor, ball: ThreatModel, noise: Noise
     ) -> Iterator[Tensor]:
         """The kept adversarial images of each surrogate, (B,C,H,W) each."""
-        if not len(image) or not self.pool + self.pool_targets:
+        if not self.pool + self.pool_targets:
             return
         for number, source in enumerate(sources):
             with deployed(source):
@@ -150,8 +152,6 @@ class Staged(Attack):
         """Climbs against the defence, with their numbers of draws; a stage starts from the best candidates so far."""
         image, loss, label = candidates.image, as_loss(self.loss), candidates.held_out.label
         every = torch.arange(len(image), device=image.device)
-        if not len(image):
-            return
         for number, x in enumerate(candidates.best_of(self.warm)):
             yield Climb(self.steps, loss, _NEAR), self.eot, Starts(image, x, every, f"warm {number}")
         for number in range(self.random):

@@ -47,5 +47,7 @@ class Transfer(Attack):
         return replace(self, attack=self.attack.vary(**changes))
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
+        if not len(image):
+            return image.clone()
         source = self.source.freeze().to(image.device)
         return self.attack(source, image, label, threat, noise)

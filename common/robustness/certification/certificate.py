@@ -7,6 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from common.checks.images import (
+    check_classes,
+    check_device,
+    check_full_precision,
+    check_labels,
+    check_near_pixels,
+    check_rows,
+)
 from common.checks.settings import (
     check_count,
     check_flag,
@@ -98,7 +106,13 @@ class Certifier(ABC):
         """One certificate per image (B,C,H,W)."""
 
 
-def check_rows(image: Tensor, noise: Noise) -> None:
-    """Raise ``ValueError`` unless there is one row of noise per image."""
-    if len(image) != len(noise):
-        raise ValueError(f"certify needs a row of noise per image; got {len(image)} images, {len(noise)} rows")
+def check_inputs(image: Tensor, noise: Noise, label: Tensor | None = None, classes: int = 0) -> None:
+    """Raise ``ValueError`` for images other than finite floats in about [0,1], and unless each has a row of noise.
+
+    ``label``: classes of the images, 0 .. ``classes`` - 1, checked if they are given.
+    """
+    check_full_precision(check_near_pixels(image))
+    check_rows(noise, image)
+    check_device("noise", noise.index, image)
+    if label is not None:
+        check_classes(check_labels(label, image), classes)

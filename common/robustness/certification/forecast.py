@@ -12,7 +12,7 @@ from common.checks.settings import check_count, check_number
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import needed_count
-from common.robustness.certification.certificate import Certificate, check_rows
+from common.robustness.certification.certificate import Certificate, check_inputs
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.certification.staged import StagedCounts, check_targets, stage_sizes
 from common.robustness.classifiers import Classifier, deployed
@@ -96,7 +96,7 @@ class Forecast(Smoothing):
         self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
     ) -> list[Certificate]:
         """One predicted verdict per image (B,C,H,W), on ``label`` (B,) or the leading class."""
-        check_rows(image, noise)
+        check_inputs(image, noise, label, self.num_classes)
         staged = StagedCounts(self, classifier, image, noise.stream("estimate"))
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             for size in self.stages:

@@ -10,7 +10,7 @@ from torch import Tensor
 from common.checks.settings import check_count, check_flag, check_number
 from common.noise import Noise
 from common.robustness.certification.binomial import clopper_pearson_lower, needed_count, needed_probability
-from common.robustness.certification.certificate import Certificate, check_rows
+from common.robustness.certification.certificate import Certificate, check_inputs
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.certification.staged import StagedCounts, check_targets, stage_sizes
 from common.robustness.classifiers import Classifier, deployed
@@ -90,7 +90,7 @@ class Sequential(Smoothing):
         self, classifier: Classifier, image: Tensor, noise: Noise, label: Tensor | None = None
     ) -> list[Certificate]:
         """One certificate per image (B,C,H,W), from one row of noise each; ``label`` (B,) if ``labelled``."""
-        check_rows(image, noise)
+        check_inputs(image, noise, label, self.num_classes)
         self._check_labels(image, label)
         needed = needed_count(self.level, self.targets[0], self.n, self._alpha_per_stage)
         staged, best = StagedCounts(self, classifier, image, noise.stream("estimate")), [0.0] * len(image)
@@ -114,8 +114,6 @@ class Sequential(Smoothing):
             raise ValueError(
                 f"certify takes labels if labelled=True and only then; got labelled={self.labelled}, label={label}"
             )
-        if label is not None and label.shape != (len(image),):
-            raise ValueError(f"one label per image: {len(image)} images, labels of shape {tuple(label.shape)}")
 
     def _continues(self, count: int, size: int, p_lower: float) -> bool:
         """True while the smallest uncertified target is neither certified nor futile."""

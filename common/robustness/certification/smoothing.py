@@ -8,11 +8,12 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from common.checks.images import check_logits
 from common.checks.settings import check_count, check_length, check_number
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
-from common.robustness.certification.certificate import Certificate, Certifier, check_rows
+from common.robustness.certification.certificate import Certificate, Certifier, check_inputs
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction, decide_by_counts
 from common.robustness.classifiers import Classifier, deployed
 
@@ -65,7 +66,7 @@ class Smoothing(Certifier):
 
         A direct call does not check the preconditions (`check`); a `Certified` evaluator and a test do.
         """
-        check_rows(image, noise)
+        check_inputs(image, noise)
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             selected = self.counts(classifier, image, noise.stream("select"), self.n0).argmax(1)
             counts = self.counts(classifier, image, noise.stream("estimate"), self.n)
@@ -79,7 +80,7 @@ class Smoothing(Certifier):
         It returns another class than g's with probability at most alpha: a two-sided binomial test at level alpha of
         the two leading classes. As `certify`, a direct call does not check the preconditions.
         """
-        check_rows(image, noise)
+        check_inputs(image, noise)
         if self.alpha < 2 * 0.5**self.n:
             raise ValueError(
                 f"n = {self.n} samples never decide a prediction at alpha = {self.alpha:g}: even if all agree, the "
@@ -99,7 +100,7 @@ class Smoothing(Certifier):
         counts = torch.zeros(len(image) * self.num_classes, dtype=torch.int64, device=image.device)
         for owner, rows in self._batches(noise, n, start):
             z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
-            logits = classifier(image[owner] + self.level * z, rows)
+            logits = check_logits(classifier(image[owner] + self.level * z, rows), len(rows))
             self._check_logits(logits)
             counts += torch.bincount(owner * self.num_classes + logits.argmax(1), minlength=len(counts))
         return counts.view(len(image), self.num_classes)

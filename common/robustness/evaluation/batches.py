@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from common.checks.images import check_labels, check_pixels
 from common.robustness.classifiers import Classifier
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -17,11 +18,9 @@ def check_batch(batch: Batch) -> Batch:
             "data set: let the data set return it, so that records can be resumed and merged."
         )
     image, label, index = batch
-    _check_image(image)
-    for name, value in (("label", label), ("index", index)):
-        if value.dtype != torch.int64 or value.shape != (len(image),):
-            got = f"{value.dtype} of shape {tuple(value.shape)}"
-            raise ValueError(f"{name} must be int64 (B,), one per image of {len(image)}; got {got}")
+    check_pixels(image)
+    check_labels(label, image)
+    check_labels(index, image, "index")
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < 2**32:
         raise ValueError(f"an index must be in 0 .. 2^32 - 1; got {int(index.min())} to {int(index.max())}")
     return image, label, index
@@ -45,20 +44,3 @@ def check_classifier(classifier: object) -> None:
     if not isinstance(classifier, Classifier):
         kind = type(classifier).__name__
         raise ValueError(f"classifier must be a Classifier; got {kind}. Wrap a network as NetworkClassifier(network).")
-
-
-def check_labels(label: Tensor, num_classes: int) -> None:
-    """Raise ``ValueError`` unless every label is in 0..K-1."""
-    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
-        got = f"{int(label.min())} to {int(label.max())}"
-        raise ValueError(f"labels must be in 0..{num_classes - 1}, the classifier has {num_classes} classes; got {got}")
-
-
-def _check_image(image: Tensor) -> None:
-    if image.ndim != 4 or not image.is_floating_point():
-        raise ValueError(f"images must be floats (B,C,H,W); got {image.dtype} of shape {tuple(image.shape)}")
-    if not bool(image.isfinite().all()):
-        raise ValueError("images must be finite; got NaN or infinity")
-    if image.numel() and not 0 <= float(image.min()) <= float(image.max()) <= 1:
-        low, high = float(image.min()), float(image.max())
-        raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")

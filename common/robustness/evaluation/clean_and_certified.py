@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.checks.images import check_classes
+from common.checks.settings import check_part, check_sequence
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -19,7 +21,7 @@ from common.records.rounding import rounded_down
 from common.records.schema import CertifiedRecord, ClaimedRecord, CleanRecord, ForecastRecord, Rule
 from common.robustness.certification.certificate import Certificate, Certifier
 from common.robustness.classifiers import Classifier, deployed
-from common.robustness.evaluation.batches import Batch, check_evaluation, check_labels
+from common.robustness.evaluation.batches import Batch, check_evaluation
 from common.robustness.evaluation.decisions import check_draws, decide, predictions, with_rule
 from common.robustness.evaluation.evaluator import Evaluator
 
@@ -45,6 +47,8 @@ class Clean(Evaluator):
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[CleanRecord]:
         image, label, index = check_evaluation(classifier, batch)
+        if not len(index):
+            return []
         with Meter(classifier) as meter:
             noise = Noise.of(self.single_seed, index).stream("score")
             logits = decide(with_rule(classifier, self.rule, self.votes), image, label, noise, self.draws)
@@ -79,22 +83,30 @@ class Certified(Evaluator):
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[CertifiedRecord]:
         image, label, index = check_evaluation(classifier, batch)
-        check_labels(label, self.smoothing.num_classes)
+        check_classes(label, self.smoothing.num_classes)
+        if not len(index):
+            return []
         noise = Noise.of(self.single_seed, index)
-        if len(image):
-            self.smoothing.check(classifier, *copied(image[:1], noise.rows(slice(0, 1)).stream("soundness")))
+        self.smoothing.check(classifier, *copied(image[:1], noise.rows(slice(0, 1)).stream("soundness")))
         with Meter(classifier) as meter, deployed(classifier), torch.autocast(image.device.type, enabled=False):
             labelled = {"label": label.clone()} if self.smoothing.labelled else {}
             own_image, own_noise = copied(image, noise.stream("smoothing"))
             certificates = self.smoothing.certify(classifier, own_image, own_noise, **labelled)
+        check_sequence("the certificates of a certifier", certificates, _check_certificate, 0)
+        if len(certificates) != len(image):
+            raise ValueError(f"a certifier returns one Certificate per image, {len(image)}; got {len(certificates)}")
         return _certified_records(self.record_fields(label, index, meter), certificates, image)
+
+
+def _check_certificate(name: str, value: Certificate) -> Certificate:
+    return check_part(name, value, Certificate)
 
 
 def _certified_records(
     fields: Sequence[dict[str, Any]], certificates: Sequence[Certificate], image: Tensor
 ) -> list[CertifiedRecord]:
     """Rows of certificates, of forecasts and of claims."""
-    root = image[0].numel() ** 0.5 if len(image) else 1.0
+    root = image[0].numel() ** 0.5
     return [_record(common, one, root) for common, one in zip(fields, certificates, strict=True)]
 
 

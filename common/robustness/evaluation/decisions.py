@@ -5,11 +5,11 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from common.checks.images import check_classes, check_logits
 from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
 from common.records.schema import Rule
 from common.robustness.classifiers import Classifier, deployed
-from common.robustness.evaluation.batches import check_labels
 from common.robustness.voting import Voting
 
 
@@ -38,10 +38,8 @@ def decide(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, d
     with torch.no_grad(), deployed(classifier), torch.autocast(image.device.type, enabled=False):
         for draw in range(start, start + draws):
             logits = classifier(image, noise.draws(1, start=draw))
-            if logits.ndim != 2 or len(logits) != len(image):
-                got = f"{tuple(logits.shape)} for {len(image)} images"
-                raise ValueError(f"a classifier returns logits (B, K); got shape {got}")
-            check_labels(label, logits.shape[1])
+            check_logits(logits, len(image))
+            check_classes(label, logits.shape[1])
             if not bool(logits.isfinite().all()):
                 where = noise.index[~logits.isfinite().all(1)].tolist()
                 raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checks.images import check_classes
 from common.noise import Noise
 from common.numerics.finding import DECLARED_GRADIENT, LOOSE, SLOPE, Finding
 from common.numerics.finite_differences import COARSE, FINE, directional_derivatives
 from common.robustness.classifiers import Classifier
-from common.robustness.evaluation.batches import check_labels
 from common.robustness.gradient_check import findings
 from common.robustness.gradient_check.findings import logit_error
 from common.robustness.gradient_check.recomputation import ForwardBackward, RecomputedCalls, forward_backward
@@ -51,7 +51,7 @@ class PointCheck:
         calls, repeated, inputs = RecomputedCalls(), RecomputedCalls(), dict[str, tuple[Tensor, Noise]]()
         with calls.watch(self.classifier), _first_inputs(self.classifier, inputs):
             first = forward_backward(self.classifier, self.point, self.noise, self.weights, calls.start_backward)
-        check_labels(label, first.logits.shape[1])
+        check_classes(label, first.logits.shape[1])
         with repeated.compare(self.classifier, calls.outermost()):
             second = forward_backward(self.classifier, self.point, self.noise, self.weights, repeated.start_backward)
         with torch.no_grad():

@@ -56,7 +56,7 @@ class ThreatModel(Threat):
         on all D coordinates, and a relative error of 1e-6 in eps: ``distance <= (1 + 1e-6) eps + 2^-22 D^(1/p)``. For
         L-inf that is 6e-5 of one grey level.
         """
-        dimension = image[0].numel()
+        dimension = image.shape[1:].numel()
         bound = self.eps * (1 + 1e-6) + 2.0**-22 * dimension ** (1 / self.norm)
         near: Tensor = self.distance(image, adv) <= bound
         return in_box(adv) & near
@@ -71,7 +71,7 @@ class ThreatModel(Threat):
         Ball of L2: the first D of D + 2 coordinates of a uniform point on a sphere. Ball of L1: D + 1 exponential
         variables over their sum, without the last, with random signs.
         """
-        shape, dimension = image.shape[1:], image[0].numel()
+        shape, dimension = image.shape[1:], image.shape[1:].numel()
         if self.norm == math.inf:
             inside = 2 * noise.uniform(step, shape, image.dtype) - 1
             return self.project(image, image + self.eps * inside)

@@ -40,7 +40,7 @@ class Threat(ABC):
         leaves every norm as it is. A sign that would leave [0,1] is flipped; an entry that leaves it both ways is
         clamped.
         """
-        size = image[0].numel()
+        size = image.shape[1:].numel()
         places = noise.uniform(0, (size,), torch.float64).argsort(1)
         sign = (noise.uniform(1, (size,)) < 0.5).to(image.dtype) * 2 - 1
         centre = image.flatten(1)

@@ -198,7 +198,7 @@ def test_rows_do_not_depend_on_their_batch(make, image):
         (lambda: Resized(one_step(0.1), 0), "size must be"),
         (lambda: Resized(one_step(0.1), (4, -1)), "size must be"),
         (lambda: FixedNoise(one_step(0.1), -1), "seed must be an integer in 0"),
-        (lambda: Chain([one_step(0.1)])(torch.rand(2, *SHAPE), NOISE), "one row per image"),
+        (lambda: Chain([one_step(0.1)])(torch.rand(2, *SHAPE), NOISE), "a row of noise per image"),
     ],
 )
 def test_impossible_compositions_are_refused(make, message):

@@ -183,11 +183,11 @@ def test_noise_levels_unknown_to_the_denoiser_are_refused():
 
 def test_wrong_batches_are_refused(denoiser, image):
     purifier = DiffusionPurifier(denoiser, VP(), 0.1, steps=2)
-    with pytest.raises(ValueError, match="one row per image"):
+    with pytest.raises(ValueError, match="a row of noise per image"):
         purifier(image, NOISE.draws(2))
-    with pytest.raises(ValueError, match="floating point"):
+    with pytest.raises(ValueError, match="must be floats"):
         purifier(image[0])
-    with pytest.raises(ValueError, match="floating point"):
+    with pytest.raises(ValueError, match="must be floats"):
         purifier((255 * image).to(torch.uint8))
 
 

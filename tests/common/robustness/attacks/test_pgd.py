@@ -253,7 +253,7 @@ def test_inference_mode_and_missing_rows_raise():
     image, label = torch.rand(2, 1, 2, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference mode is on"):
         PGD()(classifier, image, label, LINF, rows(2))
-    with pytest.raises(ValueError, match="2 images, 2 labels, 3 rows of noise"):
+    with pytest.raises(ValueError, match="a row of noise per image; got 2 images, 3 rows"):
         PGD()(classifier, image, label, LINF, rows(3))
 
 

@@ -117,7 +117,7 @@ def test_with_labels_misclassified_images_draw_no_samples():
         Sequential(SIGMA, **settings, labelled=True).certify(HalfSpace(), x, rows(5))
     with pytest.raises(ValueError, match="takes labels if labelled=True and only then; got labelled=False"):
         Sequential(SIGMA, **settings).certify(HalfSpace(), x, rows(5), label)
-    with pytest.raises(ValueError, match="one label per image: 5 images"):
+    with pytest.raises(ValueError, match=r"label must be int64 .*one per image of 5"):
         Sequential(SIGMA, **settings, labelled=True).certify(HalfSpace(), x, rows(5), label[:1])
     batch = images(0.75, 0.75), torch.tensor([1, 0]), torch.arange(2)
     _, record = Certified(Sequential(SIGMA, **settings, labelled=True))(HalfSpace(), batch)
