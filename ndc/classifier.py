@@ -105,6 +105,8 @@ class NoisedDiffusionClassifier(Classifier):
         return len(self.bound) * self.num_classes + extra
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        if not len(image):
+            return image.new_zeros(0, self.num_classes)
         if self.elimination is None or self._plan is None:
             return self.logits(self.losses(image, noise), image.shape[1:].numel())
         terms, prior = self._terms(image, noise), self.posterior.prior(self.num_classes, image)
