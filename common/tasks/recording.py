@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from common.data.datasets import LabelledImages
+from common.data.image_data import ImageData
 from common.records.fingerprint import identity, settings
 from common.records.rows import UNDETERMINED
 from common.records.schema import Record, Source

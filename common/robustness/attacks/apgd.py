@@ -8,7 +8,7 @@ from torch import Tensor
 from common.checks.settings import check_count, check_flag, check_function, check_optional
 from common.noise import Noise
 from common.robustness.attacks.apgd_steps import APGDSteps, SparseAPGDSteps, shrinking_balls
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTLoss, check_counts, most_likely_classes, usable
 from common.robustness.classifiers import Classifier
@@ -78,7 +78,7 @@ class APGD(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         balls = self._balls(threat)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         rounds = self.restarts * (balls[-1][1] + 1)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)

@@ -107,6 +107,14 @@ def check_attack(name: str, attack: Attack) -> Attack:
     return check_part(name, attack, Attack, "an Attack", note="Use PGD(), for example")
 
 
+def is_empty(image: Tensor, label: Tensor, noise: Noise) -> bool:
+    """True for a batch without images. Raises ``ValueError`` as `attacking` does."""
+    check_full_precision(check_pixels(image))
+    check_labels(label, image)
+    check_rows(noise, image)
+    return not len(image)
+
+
 @contextmanager
 def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Iterator[None]:
     """The context of an attack: the classifier as deployed, grad mode on, autocast off.
@@ -114,9 +122,7 @@ def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise
     Raises ``ValueError`` for images other than finite floats in [0,1], unless there is a label and a row of noise per
     image, and ``RuntimeError`` in inference mode, which records no gradients.
     """
-    check_full_precision(check_pixels(image))
-    check_labels(label, image)
-    check_rows(noise, image)
+    is_empty(image, label, noise)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("an attack needs gradients, but inference mode is on. Use Trainer(inference_mode=False).")
     with deployed(classifier), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):

@@ -10,7 +10,7 @@ from torch import Tensor
 from common.checks.settings import check_one_of
 from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.ensemble import Ensemble
 from common.robustness.attacks.eot import EOTLoss, check_counts
 from common.robustness.attacks.fab import FAB
@@ -92,7 +92,7 @@ class AutoAttack(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         parts = self.sparse_parts if ball.norm == 1 else self.parts
         eot = EOTLoss(classifier, label, noise, _CHOICE, self.chunk)

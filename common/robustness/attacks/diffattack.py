@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.checks.settings import check_count, check_not_negative, check_optional
 from common.noise import Noise
-from common.robustness.attacks.attack import AttackResult
+from common.robustness.attacks.attack import AttackResult, is_empty
 from common.robustness.attacks.wrapper import GradientWrapper, loss_of
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 from common.robustness.losses import Loss
@@ -61,7 +61,7 @@ class DiffAttack(GradientWrapper):
                 f"DiffAttack needs a diffusion purifier, whose states it records; {type(classifier).__name__} has none."
                 " Use the attack inside alone"
             )
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         with ExitStack() as stack:
             trajectories = [stack.enter_context(part.recorded()) for part in purifiers]

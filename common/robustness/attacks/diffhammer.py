@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.checks.settings import check_count, check_flag, check_not_negative, check_positive
 from common.noise import Noise
-from common.robustness.attacks.attack import AttackResult
+from common.robustness.attacks.attack import AttackResult, is_empty
 from common.robustness.attacks.diffhammer_gradient import ReweightedGradient, graftable_purifier
 from common.robustness.attacks.diffhammer_weights import DrawWeights
 from common.robustness.attacks.wrapper import GradientWrapper, loss_of
@@ -77,7 +77,7 @@ class DiffHammer(GradientWrapper):
         if self.graft:
             graftable_purifier(classifier)
         ball = require_norm_ball(threat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         weights = DrawWeights(ball, loss_of(self.attack), self.temperature, self.rounds, self.memory)
         reweighted = ReweightedGradient(classifier, weights, self.graft)

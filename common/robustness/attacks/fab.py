@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.checks.settings import check_flag
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts, most_likely_classes, per_image, usable
 from common.robustness.attacks.hyperplane import project_on_hyperplane
 from common.robustness.classifiers import Classifier
@@ -56,7 +56,7 @@ class FAB(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         with attacking(classifier, image, label, noise):

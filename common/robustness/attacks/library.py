@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.checks.settings import check_count, check_flag, check_mapping, check_number, check_optional, check_text
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.global_state import seeded_generators
 from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
 from common.robustness.attacks.library_model import LibraryModel
@@ -77,7 +77,7 @@ class TorchAttacks(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, str(self))
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         if isinstance(classifier, KnownNoise) and len(image) > 1:
             return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))

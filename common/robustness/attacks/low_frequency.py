@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.checks.settings import check_count, check_flag, check_number, check_positive, check_sequence
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTLoss, check_counts, per_image, usable
 from common.robustness.attacks.filter_chain import FilterChain
@@ -74,7 +74,7 @@ class LowFrequency(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         perceptual = require_threat(threat, Perceptual, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         best = BestIterates(image, self.steps + 1, eot.deterministic, self.early_stop)

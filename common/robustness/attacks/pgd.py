@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.checks.settings import check_flag, check_length, check_one_of, check_optional
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTLoss, check_counts, usable
 from common.robustness.classifiers import Classifier
@@ -74,7 +74,7 @@ class PGD(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         size = self._default_size(ball, image[0].numel()) if self.step_size is None else parse_number(self.step_size)
         eot, loss = EOTLoss(classifier, label, noise, self.eot, self.chunk), as_loss(self.loss)

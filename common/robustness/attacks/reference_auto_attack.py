@@ -4,7 +4,7 @@ from torch import Tensor
 
 from common.checks.settings import check_count, check_one_of, check_optional
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.global_state import restored_trace, seeded_generators
 from common.robustness.attacks.known_noise import KnownNoise, attack_one_by_one
 from common.robustness.attacks.library_model import LibraryModel, installed
@@ -43,7 +43,7 @@ class ReferenceAutoAttack(Attack):
         from autoattack import AutoAttack
 
         ball = require_norm_ball(threat, "AutoAttack")
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         if isinstance(classifier, KnownNoise) and len(image) > 1:
             return AttackResult(attack_one_by_one(self, classifier, image, label, threat, noise))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.checks.settings import check_flag, check_number
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTEstimate, EOTLoss, check_counts
 from common.robustness.attacks.square_proposals import SquareProposals
@@ -60,7 +60,7 @@ class Square(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         rounds = self.queries if eot.deterministic else 2 * self.queries - 1

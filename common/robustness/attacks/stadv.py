@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.checks.settings import check_flag, check_not_negative, check_optional, check_positive
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.eot import EOTLoss, check_counts, usable
 from common.robustness.classifiers import Classifier
@@ -62,7 +62,7 @@ class StAdv(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         spatial = require_threat(threat, SpatialThreat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         eot = EOTLoss(classifier, label, noise, self.eot, self.chunk)
         best = BestIterates(image, self.restarts * (self.steps + 1), eot.deterministic, self.early_stop)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.checks.settings import check_count, check_flag, check_optional, check_part
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, AttackResult, attacking
+from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.candidates import Candidates
 from common.robustness.attacks.climb import Climb, Starts
 from common.robustness.attacks.eot import EOTLoss, check_counts, most_likely_classes
@@ -100,7 +100,7 @@ class Staged(Attack):
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
         ball = require_norm_ball(threat, type(self).__name__)
-        if not len(image):
+        if is_empty(image, label, noise):
             return AttackResult.empty(image)
         with attacking(classifier, image, label, noise):
             held_out = EOTLoss(classifier, label, noise.stream("held out"), self.draws, self.chunk)
