@@ -1,4 +1,4 @@
-"""Whatever takes a batch takes an empty one: attacks, purifiers, classifiers, certifiers, evaluators."""
+"""Empty batches are taken everywhere: by attacks, purifiers, classifiers, certifiers and evaluators."""
 
 import pytest
 import torch

@@ -34,7 +34,7 @@ OTHERS = {
     "[]": """
         ADM.attention_resolutions AttackedRecord.curve AttackedRecord.random_predictions Certificate.undecided
         DDPMpp.attn_resolutions DDPMUNet.attn_resolutions EDMADM.attn_resolutions ForecastRecord.undecided
-        GradientCheckRecord.findings NCSNpp.attn_resolutions""",
+        GradientCheck.gradients GradientCheckRecord.findings NCSNpp.attn_resolutions""",
 }
 """Other values that mean something: defaults in their publisher's notation, abstention, an open end."""
 

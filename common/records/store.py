@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.checks.settings import check_count, check_mapping, check_optional, check_path, check_text
+from common.checks.settings import check_count, check_mapping, check_optional, check_part, check_path, check_text
 from common.numerics.finding import Finding
 from common.records.rows import MERGED, UNDETERMINED, Header, header_line, read_files, read_rows, record_line, values
 from common.records.schema import Record, Source
@@ -48,6 +48,7 @@ class Records:
         check_text("fingerprint", fingerprint)
         check_optional(check_mapping, "config", config)
         check_count("rank", rank, 0)
+        check_part("session", session, str, "a text")
         self.header = Header(fingerprint, json.loads(json.dumps(dict(config or {}), default=str)), session)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"records go to a directory, but {self.path} is a file. Name another path.")

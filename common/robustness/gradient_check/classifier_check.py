@@ -10,12 +10,13 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.checks.settings import check_count
+from common.checks.settings import check_count, check_part, check_sequence
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.numerics.finding import ATTACK_GRADIENT, DECLARED_GRADIENT, DEFENCE
@@ -59,6 +60,7 @@ class GradientCheck(Evaluator):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("directions", self.directions)
+        check_sequence("gradients", self.gradients, partial(check_part, kind=tuple, what="a pair (name, mode)"), 0)
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[GradientCheckRecord]:
         image, label, index = check_evaluation(classifier, batch)
