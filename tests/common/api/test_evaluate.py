@@ -73,7 +73,8 @@ def test_a_linear_network_has_its_known_robust_accuracy():
     assert result.robust.low <= known <= result.robust.high
     margin = ((images.double().flatten(1) - 0.5) @ weight) * (2 * labels - 1)
     assert result.robust.value == pytest.approx(float((margin > EPS * weight.abs().sum()).double().mean()), abs=1e-9)
-    assert (result.robust.images, result.attack, result.worst_draw) == (400, "PGD", None)
+    assert (result.robust.images, result.attack) == (400, "PGD")
+    assert result.worst_draw == result.robust  # all draws of a deterministic defence agree
 
 
 def test_a_linear_network_is_certified_within_its_margin():

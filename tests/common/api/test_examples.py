@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import cli
+from common.experiments.preset_layers import read_config
 from common.records.store import Records
 
 ROOT = Path(__file__).parents[3]
@@ -77,7 +78,7 @@ def test_the_own_attack_is_short_and_runs_from_yaml(folder):
     """It stays within the budget and lowers the accuracy of an undefended classifier."""
     assert len(block("python", "class FGSM").splitlines()) <= 30
     (named,) = re.findall(r"`attack: (\{class_path: fgsm.*?\})`", PAGE, re.DOTALL)
-    config = yaml.safe_load((ROOT / "configs" / "tour" / "05-undefended.test.yaml").read_text())
+    config = read_config(ROOT / "configs" / "tour" / "05-undefended.test.yaml")
     evaluator = {"class_path": "Attacked", "init_args": {"attack": yaml.safe_load(named)}}
     config["model"]["init_args"] |= {"evaluators": [evaluator], "records": "records", "verify": "off"}
     config["data"]["init_args"] |= {"test_images": 32}
