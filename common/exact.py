@@ -132,7 +132,7 @@ class GaussianMixture(nn.Module):
 
 
 class ExactDenoiser(nn.Module):
-    """The mixture's denoiser as a module: ``forward(x, sigma, label=None)`` = E[x0 | x, label]."""
+    """The mixture's denoiser as a module: ``forward(x, sigma, label=None)`` = E[x0 | x, label], in the dtype of x."""
 
     sigma_min = 0.0
     sigma_max = math.inf
@@ -144,4 +144,4 @@ class ExactDenoiser(nn.Module):
         self.num_classes: int | None = mixture.num_classes
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.mixture.denoiser(x, sigma, label)
+        return self.mixture.denoiser(x, sigma, label).to(x.dtype)

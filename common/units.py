@@ -4,12 +4,15 @@ The only home of ``2x - 1``. A noise level belongs to the frame of the image it 
 wide, hence ``sigma_model = 2 sigma_pixel``.
 """
 
+from __future__ import annotations
+
 from fractions import Fraction
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:  # settings are checked without torch
+    from torch import Tensor
 
-Level = TypeVar("Level", float, Tensor)
+Level = TypeVar("Level", float, "Tensor")
 
 
 def to_model(image: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
+from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.suite import suite
 
 
-class _Unloaded(nn.Module):
-    """Placeholder of a network."""
+class _Unloaded(Classifier):
+    """Placeholder of a network or a classifier."""
 
 
 def rehearse(config: Mapping[str, Any]) -> None:

@@ -64,6 +64,8 @@ def attributes_of(part: Any) -> list[tuple[str, Any]]:
     else:
         held = _class_data(type(part)) | _object_data(part)
     hidden = left_out(type(part))
+    if "_hparams" in held and _lightning_base(type(part)) == "LightningDataModule":
+        held["_hparams"] = {name: value for name, value in held["_hparams"].items() if name not in hidden}
     kept = {name: value for name, value in held.items() if name not in hidden}
     return sorted((name, value) for name, value in kept.items() if not _identifies_nothing(value))
 

@@ -34,11 +34,9 @@ class Classifier(nn.Module):
     not_identifying: ClassVar[frozenset[str]] = frozenset({"_frozen"})
     _frozen: bool = False
 
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """``forward`` of copies of the inputs, with the module's hooks. ``ValueError`` unless images are floats."""
-        for image in (*inputs[:1], *([named["image"]] if "image" in named else [])):
-            check_layout(image)
-        return super().__call__(*copied(*inputs), **dict(zip(named, copied(*named.values()), strict=True)))
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_pre_hook(_checked_copies, with_kwargs=True)  # a hook adds no frame around ``forward``
 
     @property
     def evaluations(self) -> int | None:
@@ -65,6 +63,15 @@ class Classifier(nn.Module):
         of a frozen classifier.
         """
         return super().train(mode and not self._frozen)
+
+
+def _checked_copies(
+    classifier: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copies of the inputs of a call. Raises ``ValueError`` unless images are floats (B,C,H,W)."""
+    for image in (*inputs[:1], *([named["image"]] if "image" in named else [])):
+        check_layout(image)
+    return copied(*inputs), dict(zip(named, copied(*named.values()), strict=True))
 
 
 class NetworkClassifier(Classifier):

@@ -75,9 +75,9 @@ def test_the_denoiser_is_shared():
 
 
 def test_impossible_blocks_are_refused():
-    with pytest.raises(ValueError, match="rounds >= 1"):
+    with pytest.raises(ValueError, match="rounds must be an integer >= 1"):
         Block(0.1, 0)
-    with pytest.raises(ValueError, match="at least one purifier"):
+    with pytest.raises(ValueError, match="blocks must be a list of at least 1"):
         GradualNoise(EpsDenoiser.guided_diffusion(nn.Identity()), [])
     with pytest.raises(ValueError, match="fewer steps"):
         GradualNoise(EpsDenoiser.guided_diffusion(nn.Identity()), [Block(0.01, surrogate=10)])

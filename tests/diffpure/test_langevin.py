@@ -122,9 +122,9 @@ def test_other_schedules_have_other_levels(image):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Langevin(lambda_ld=0.0), "lambda_ld > 0"),
-        (lambda: Langevin(eta=-1.0), "eta >= 0"),
-        (lambda: Langevin(t_score=0.0), "t_score > 0"),
+        (lambda: Langevin(lambda_ld=0.0), "lambda_ld must be a finite number > 0"),
+        (lambda: Langevin(eta=-1.0), "eta must be a finite number >= 0"),
+        (lambda: Langevin(t_score=0.0), "t_score must be a finite number > 0"),
         (lambda: LangevinDiffPure(gaussian(), 0.1, sigma2=0.0), "sigma2"),
         (lambda: LangevinDiffPure(gaussian(), 100), "t_star must be"),
         (lambda: LangevinDiffPure(gaussian(), 0.1, steps=0), "steps must be"),

@@ -113,5 +113,5 @@ def test_a_clean_image_survives_a_small_t_star():
 
 
 def test_a_path_in_place_of_a_denoiser_is_refused():
-    with pytest.raises(ValueError, match=r"got a str. Load a file by load_denoiser\(path\)"):
+    with pytest.raises(ValueError, match=r"denoiser must be a module; got .*Load a file by load_denoiser\(path\)"):
         DiffPure("runs/denoiser.safetensors", t_star=0.1)

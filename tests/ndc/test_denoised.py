@@ -190,7 +190,7 @@ def test_contradictions_are_refused(settings, message):
 
 
 def test_the_task_takes_classifiers_with_a_noise_level(gaussian):
-    evaluators = [Certified(Smoothing(0.25, n0=1, n=2, num_classes=2))]
+    evaluators = [Certified(Smoothing(0.25, n0=1, n=10, num_classes=2))]
     classifier = DenoisedClassifier(gaussian, Side(), 0.25)
     assert NDCTask(classifier, evaluators).classifier.classifier is classifier
     with pytest.raises(ValueError, match=r"smoothing adds noise of sigma 0\.25 .*expects 0\.5"):

@@ -370,7 +370,7 @@ def test_differentiated_replaces_and_restores_the_mode():
     with purifier.differentiated(Surrogate(2)) as deployed:
         assert not deployed
         assert torch.equal(gradient_of(purifier, x), gradient_of(DiffusionPurifier(mixture(0.1), VP(), 0.1, 2), x))
-    with pytest.raises(ValueError, match="one row per image"), purifier.differentiated(Surrogate(2)):
+    with pytest.raises(ValueError, match="a row of noise per image"), purifier.differentiated(Surrogate(2)):
         purifier(x[:1], NOISE)
     assert isinstance(purifier.gradient, Checkpoint)
     for gradient, deployed in (("adjoint", True), (Adjoint(t_end=1e-3), False), (Surrogate(2, "adjoint"), False)):

@@ -123,7 +123,7 @@ def test_recordings_nest_and_end_on_errors():
     with each.recorded() as outer:
         with each.recorded() as inner:
             each(x, NOISE)
-        with pytest.raises(ValueError, match="one row per image"), each.recorded():
+        with pytest.raises(ValueError, match="a row of noise per image"), each.recorded():
             each(x, Noise.of(0, torch.tensor([1])))
         each(x, NOISE)
     each(x, NOISE)

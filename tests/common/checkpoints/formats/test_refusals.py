@@ -67,7 +67,7 @@ def test_guided_diffusions_command_line_options():
         ("score_sde", {"nf": "8"}, "option nf must be an integer; got '8'"),
         ("score_sde", {"progressive": 1}, "option progressive must be a name; got 1"),
         ("score_sde", {"fir": "no"}, "option fir must be true or false"),
-        ("score_sde", {"nf": -8}, "the config must describe a network; its sizes do not"),
+        ("score_sde", {"nf": -8}, "nf must be an integer >= 1; got -8"),
         ("score_sde", {"name": "ddpm"}, "of option name only 'ncsnpp' is implemented; got 'ddpm'"),
         ("score_sde", {"normalization": "BatchNorm"}, "only 'GroupNorm'"),
         ("sdedit_ddpm", {"type": "bayesian"}, "only 'simple'"),
