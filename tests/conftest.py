@@ -28,8 +28,13 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return None if isinstance(val, plain) or hasattr(val, "__name__") else type(val).__name__
 
 
+FIRST = ("test_invariance.py", "test_cli.py", "test_configs.py")
+"""Files of long tests: the last minute of a run would have one worker with a long test and the others idle."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse ids that differ between processes; skip what needs an accelerator where there is none."""
+    """Refuse ids that differ between processes; skip what needs a missing accelerator; put long files first."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         raise pytest.UsageError(f"ids of parameters must not hold addresses, workers would disagree: {unstable[:5]}")

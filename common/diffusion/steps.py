@@ -55,8 +55,10 @@ class Levels:
     level: Tensor
 
     def __post_init__(self) -> None:
-        for field in fields(Levels):
-            check_part(field.name, getattr(self, field.name), Tensor)
+        held = (self.t, self.scale, self.sigma, self.drift, self.diffusion, self.level)
+        if not all(isinstance(value, Tensor) for value in held):  # made in every purification: names cost time
+            for field in fields(Levels):
+                check_part(field.name, getattr(self, field.name), Tensor)
 
     @classmethod
     def along(cls, schedule: Schedule, times: Tensor, like: Tensor) -> list["Levels"]:

@@ -1,13 +1,10 @@
 """Copies of what parts from elsewhere are handed, which may write into it."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from torch import Tensor
 
-@runtime_checkable
-class Clonable(Protocol):
-    """A tensor, or an object that holds tensors and clones them."""
-
-    def clone(self) -> Any: ...
+from common.noise import Noise
 
 
 def copied(*values: Any) -> tuple[Any, ...]:
@@ -17,4 +14,4 @@ def copied(*values: Any) -> tuple[Any, ...]:
     clone of a batch costs a thousandth of a network's forward pass. Comparing versions (``tensor._version``) would
     cost less, but does not see writes through NumPy or ``.data``.
     """
-    return tuple(value.clone() if isinstance(value, Clonable) else value for value in values)
+    return tuple(value.clone() if isinstance(value, Tensor | Noise) else value for value in values)

@@ -127,10 +127,9 @@ def test_guided_moments_converge_to_the_exact_conditional_ones(solver):
         exact = law(t_end)
         return torch.tensor([m - exact[0], v - exact[1]]).double()
 
-    coarse, fine, finest = (error(steps).abs() for steps in (200, 400, 800))
-    assert (finest < 0.002).all()
-    for more, less in ((coarse, fine), (fine, finest)):
-        assert (((more / less - 2).abs() < 0.1) | (less < 1e-12)).all()
+    coarse, fine = (error(steps).abs() for steps in (200, 400))
+    assert (fine < 0.004).all()
+    assert (((coarse / fine - 2).abs() < 0.1) | (fine < 1e-12)).all()
 
 
 class Constant(nn.Module):

@@ -120,10 +120,9 @@ def test_a_mistake_is_answered_in_five_lines_with_the_remedy(mistake, folder):
         assert noise not in str(raised.value)
 
 
-@pytest.mark.parametrize("mistake", ["command", "type"])
-def test_on_the_command_line_it_is_all_there_is(mistake, folder):
+def test_on_the_command_line_it_is_all_there_is(folder):
     """Exit status 2, nothing on standard output, and on standard error the same text."""
-    arguments, remedy = MISTAKES[mistake]
+    arguments, remedy = MISTAKES["command"]
     command = [sys.executable, "-W", "ignore", str(ROOT / "cli.py"), *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 2
