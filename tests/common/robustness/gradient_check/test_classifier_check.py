@@ -82,13 +82,13 @@ def test_hooks_modes_and_generators_are_restored():
     for parameter in classifier.classifier.parameters():
         parameter.requires_grad_(True)
     state = torch.random.get_rng_state()
+    hooks = [dict(module._forward_pre_hooks) for module in classifier.modules()]
     GradientCheck()(classifier, batch())
     assert torch.equal(state, torch.random.get_rng_state())
     assert classifier.training
     assert all(parameter.requires_grad for parameter in classifier.classifier.parameters())
-    for module in classifier.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
+    assert not any(module._forward_hooks for module in classifier.modules())
+    assert [dict(module._forward_pre_hooks) for module in classifier.modules()] == hooks
 
 
 def test_deterministic_kernels_are_switched_and_restored():
