@@ -133,7 +133,7 @@ MUTANTS = (
         f"{ATTACKS}/test_pgd.py",
         ('eot(adv, loss, f"restart {restart} step {step}"', 'eot(adv, loss, f"restart {restart}"'),
         ("ball.project(image[rows], self._ascend(", "ball.project(adv, self._ascend("),
-        ("_PATHS[ball.norm] * ball.eps / self.steps", "_PATHS[ball.norm] * ball.eps"),
+        ("PATHS[ball.norm] * ball.eps / self.steps", "PATHS[ball.norm] * ball.eps"),
     ),
     *_mutants(
         f"{ATTACKS}/apgd_steps.py",
