@@ -26,7 +26,6 @@ class Candidates:
         self.points: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.logits = image.new_zeros(0)
-        self._highest = image.new_full((len(image),), -torch.inf)
         self._done = torch.zeros(len(image), dtype=torch.bool, device=image.device)
 
     @property
@@ -40,16 +39,15 @@ class Candidates:
             return
         estimate = self.held_out(points, margin, "held out", rows, differentiate=False)
         score = 1 - estimate.accuracy + (1 + _squashed(estimate.margin)) / (4 * estimate.draws)
+        higher = score > self.best.loss[rows]
         self.best.update(rows, points, replace(estimate, loss=score))
-        everywhere, scores = self.image.clone(), torch.full_like(self._highest, -torch.inf)
+        everywhere, scores = self.image.clone(), torch.full_like(self.best.loss, -torch.inf)
         everywhere[rows], scores[rows] = points, score
         self.points.append(everywhere)
         self.scores.append(scores)
         if not len(self.logits):
             self.logits = self.image.new_zeros(len(self.image), estimate.logits.shape[1])
-        higher = score > self._highest[rows]
         self.logits[rows] = torch.where(higher[:, None], estimate.logits, self.logits[rows])
-        self._highest[rows] = torch.where(higher, score, self._highest[rows])
         if self._settled:
             self._done[rows] |= estimate.accuracy == 0
 
