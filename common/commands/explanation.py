@@ -1,5 +1,6 @@
 """Explanations of jsonargparse's errors: the key, the reason and the nearest name, without lists of types."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pkgutil import resolve_name
 from common.commands.class_names import short_path
 from common.commands.class_pages import parameters
 from common.naming.nearest import did_you_mean
-from common.naming.short_names import nearest_short_names, resolve_short_name
+from common.naming.short_names import SHORT_NAMES, nearest_short_names, resolve_short_name
 
 NOISE = re.compile(
     r"Subtypes: |Given value|Errors:|Does not validate|Expected a path but|Expected a <class 'NoneType'>$"
@@ -55,11 +56,13 @@ def explain(message: str, options: Sequence[str]) -> str:
     if re.match(r"No module named|module '.*' has no attribute", place.text):
         return f"{where}{_not_importable(place)}"
     if wrong := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", place.text):
-        return f"{where}{short_path(wrong[1])} is no {wrong[2]}, which is needed here; --help {wrong[2]} describes it."
+        return f"{where}{_other_kind(wrong[1], wrong[2])}"
     if "has no attribute 'keys'" in place.text:
         return f"{where}the settings must be a mapping, lines NAME: VALUE without dashes; got a list or a value."
     if place.text == "a class path (str)":  # with keys beside class_path, or without it
         return f"{where}a class is given by class_path and init_args, its settings below init_args."
+    if place.value.startswith('"{') and (needed := re.search(r"expects a function or a callable class: (.*)", message)):
+        return f"{where}{needed[1]}"
     if place.allowed:
         name = place.key or "the value"
         return f"{name} must be {place.allowed}; got {place.value or 'another type'}."
@@ -143,6 +146,17 @@ def _no_class(name: str) -> str:
         return f"{resolve_short_name(name)} does not fit here."
     except ValueError as error:
         return str(error)
+
+
+def _other_kind(path: str, kind: str) -> str:
+    name = short_path(path)
+    if inspect.isfunction(resolve_name(SHORT_NAMES.get(path, path))):
+        returned = "nn.Module" if kind == "Module" else kind
+        return (
+            f"{name} is a function that does not say that it returns a {kind}. Write in its file: "
+            f"def {name.rpartition('.')[2]}(...) -> {returned}:"
+        )
+    return f"{name} is no {kind}, which is needed here; --help {kind} describes it."
 
 
 def _not_importable(place: Place) -> str:

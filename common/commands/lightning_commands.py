@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
 from common.commands.class_names import accept_short_names, short_path, with_short_names
+from common.commands.class_paths import restrict_class_paths
 from common.commands.errors import UsageError
 from common.commands.explanation import explain, own_error
 from common.experiments.preset_files import with_remedy
@@ -124,6 +125,7 @@ def options_of(parser: LightningArgumentParser) -> list[str]:
 def run_lightning(command: str, arguments: Sequence[str]) -> None:
     """Run one of Lightning's commands; presets are replaced by their files (`with_files`)."""
     accept_short_names()
+    restrict_class_paths()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # presets are replaced by their files
     warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # of Lightning's own making
