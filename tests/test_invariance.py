@@ -3,15 +3,16 @@
 import json
 import multiprocessing
 import shutil
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch.multiprocessing import ProcessExitedException
 
 import cli
 from common.checkpoints.loading import load_denoiser
@@ -21,15 +22,29 @@ from tests.tiny_test import write_tiny_test
 ROOT = Path(__file__).parent.parent
 
 
-def torchrun(*arguments: str) -> list[str]:
-    """The command line of cli.py on two processes, on a free port of this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return [*launcher, str(ROOT / "cli.py"), *arguments, "--trainer.devices=2", "--trainer.strategy=ddp"]
-
-
 def run_on_two(*arguments: str) -> None:
     """Run a command on two processes forked from this one, which need not import everything again."""
     cli.main([*arguments, "--trainer.devices=2", "--trainer.strategy=ddp_fork"])
+
+
+def kill_after(rows: int, records: Path, run: Callable[[], object]) -> None:
+    """SIGKILL to the child processes of a run, once so many rows are on disk."""
+
+    def kill() -> None:
+        deadline = time.monotonic() + 240
+        while not ended.is_set() and time.monotonic() < deadline and _lines(records) < rows:
+            time.sleep(0.01)
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    ended, watcher = threading.Event(), threading.Thread(target=kill)
+    watcher.start()
+    try:
+        run()
+    finally:
+        ended.set()
+        watcher.join()
+        assert not (records / "records.jsonl").exists(), "the run must be killed before its end"
 
 
 def exact_part(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,15 +90,8 @@ def test_a_killed_run_continues_on_another_number_of_processes(reference, tiny_t
     """SIGKILL on two processes after the first rows, the last line torn; continued by one, with another batch size."""
     records = tmp_path / "killed"
     first = tiny_test(records=records, data={"batch_size": 1})
-    process = subprocess.Popen(torchrun("test", "-c", str(first)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 240
-        while process.poll() is None and time.monotonic() < deadline and _lines(records) < 4:
-            time.sleep(0.02)
-    finally:
-        subprocess.run(["pkill", "-KILL", "-f", str(first)], check=False)  # the launcher and both workers
-        process.wait()
-    assert not (records / "records.jsonl").exists(), "the run must be killed before its end"
+    with pytest.raises(ProcessExitedException):
+        kill_after(4, records, lambda: run_on_two("test", "-c", str(first)))
     part = max(records.glob("part-*.jsonl"), key=lambda path: path.stat().st_size)
     part.write_bytes(part.read_bytes()[:-20])
     cli.main(["test", "-c", str(tiny_test(records=records, data={"batch_size": 5}))])
@@ -131,12 +139,7 @@ def test_certificates_survive_a_kill_and_two_processes(tiny_certification, rows,
     first = ["test", "-c", str(tiny_certification(records, 1, 16, 64))]
     process = multiprocessing.get_context("fork").Process(target=cli.main, args=(first,))
     process.start()
-    deadline = time.monotonic() + 240
-    while process.is_alive() and time.monotonic() < deadline and _lines(records) < 3:
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert not (records / "records.jsonl").exists(), "the run must be killed before its end"
+    kill_after(3, records, process.join)
     run_on_two("test", "-c", str(tiny_certification(records, 4, 100, 33)))
     assert exact_part(rows(records)) == exact_part(rows(tmp_path / "uninterrupted"))
     assert {part.name[:10] for part in records.glob("part-*.jsonl")} == {"part-00000", "part-00001"}

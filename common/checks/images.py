@@ -35,8 +35,8 @@ def check_finite(image: Any) -> Tensor:
 def check_near_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in about [0,1]: with noise, or a little outside, but not in other units."""
     checked = check_finite(image)
-    if checked.numel() and not -FARTHEST <= float(checked.min()) <= float(checked.max()) <= FARTHEST:
-        low, high = float(checked.min()), float(checked.max())
+    low, high = _range(checked)
+    if not -FARTHEST <= low <= high <= FARTHEST:
         raise ValueError(f"images must be in [0,1], up to noise; got {low:.4g} to {high:.4g}. Write image / 255")
     return checked
 
@@ -44,8 +44,8 @@ def check_near_pixels(image: Any) -> Tensor:
 def check_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in [0,1]."""
     checked = check_finite(image)
-    if checked.numel() and not 0 <= float(checked.min()) <= float(checked.max()) <= 1:
-        low, high = float(checked.min()), float(checked.max())
+    low, high = _range(checked)
+    if not 0 <= low <= high <= 1:
         raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
     return checked
 
@@ -116,6 +116,14 @@ def check_logits(output: Any, rows: int, part: str = "a classifier") -> Tensor:
         raise ValueError(f"{part} returns logits (B, K), floats for {rows} images; got {_got(output)}")
     checked: Tensor = output
     return checked
+
+
+def _range(image: Tensor) -> tuple[float, float]:
+    """Lowest and highest value; 0 and 0 of an empty batch, which is in every range."""
+    if not image.numel():
+        return 0.0, 0.0
+    low, high = image.detach().aminmax()
+    return float(low), float(high)
 
 
 def _got(output: Any) -> str:
