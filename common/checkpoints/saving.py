@@ -7,11 +7,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from common.checkpoints.description import build_part, describe
 from common.checkpoints.state import check_finite, check_state, copy_shared
+from common.files.replacing import replacing
 
 FORMAT_VERSION = 1
 METADATA_KEY = "robust_diffusion"
@@ -24,7 +26,7 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     when it is complete. Returns the path.
 
     Raises ``ValueError`` for another suffix, for weights that are not finite, and for a module that its description
-    does not build again.
+    does not build again; ``OSError`` if the file cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -33,15 +35,11 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     check_finite(state, f"this {type(module).__qualname__}")
     make_folder(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # of a new file; safetensors would make it readable to its owner alone
-        save_file(copy_shared(state), unfinished, metadata={METADATA_KEY: json.dumps(description)})
-        unfinished.chmod(mode)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path, "save the weights") as unfinished:
+        try:
+            save_file(copy_shared(state), unfinished, metadata={METADATA_KEY: json.dumps(description)})
+        except SafetensorError as error:
+            raise OSError(str(error).removeprefix("Error while serializing: I/O error: ")) from error
     return path
 
 

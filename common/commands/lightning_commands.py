@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from common.commands.class_names import accept_short_names, short_path, with_short_names
@@ -26,7 +27,9 @@ from common.commands.explanation import explain, own_error
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
+from common.files.replacing import replacing
 from common.naming.nearest import did_you_mean
+from common.tasks.checkpoint_files import CheckpointFiles
 from common.tasks.logged_images import ImageGrids
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
@@ -52,6 +55,11 @@ class Parser(LightningArgumentParser):
     def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
         """The configuration as text, with short names of classes."""
         return with_short_names(super().dump(cfg, *args, **kwargs))
+
+    def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the configuration to ``path``, replaced as a whole."""
+        with replacing(str(path), "save the configuration") as unfinished:
+            super().save(cfg, str(unfinished), *args, **kwargs | {"overwrite": True})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `UsageError` with the reason alone, and the nearest known name."""
@@ -110,7 +118,12 @@ class CLI(LightningCLI):
             ours.append(SavePredictions(out))
         if self.subcommand == "fit" and trainer.get("logger") not in (False, []):
             ours += [LearningRateMonitor("step"), ImageGrids()]
-        return super().instantiate_trainer(callbacks=[*(trainer.get("callbacks") or []), *ours], **kwargs)
+        plugins = trainer.get("plugins") or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(CheckpointFiles())
+        callbacks = [*(trainer.get("callbacks") or []), *ours]
+        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
 
 
 def options_of(parser: LightningArgumentParser) -> list[str]:

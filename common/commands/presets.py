@@ -11,6 +11,7 @@ from common.commands.errors import UsageError
 from common.commands.parsing import Arguments
 from common.experiments.preset_files import find_preset, makers, preset_files
 from common.experiments.preset_pages import PresetPage
+from common.files import replacing
 from common.hub.cache import cached_path, file_size
 from common.hub.cards import CARDS
 from common.naming.configs_folder import presets_root
@@ -97,7 +98,7 @@ def write(path: Path, text: str) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists already; name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    replacing.write(path, f"{text}\n", "write the preset")
 
 
 def _paragraph(label: str, text: str) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from common.experiments.preset_layers import find_base, read_config
+from common.files.replacing import remove_leftovers, write
 
 RECORDS = "model.init_args.records"
 CONFIGS = "configs"
@@ -78,11 +79,14 @@ class Study:
         """Write the config of every run into the records folder. Returns their paths, in order."""
         folder = self.records / CONFIGS
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         paths = []
         for one in self.combinations:
             paths.append(folder / f"{one.name}.test.yaml")
-            text = yaml.safe_dump(one.settings, sort_keys=False, allow_unicode=True, width=120)
-            paths[-1].write_text(f"# {self.title}\n{text}", encoding="utf-8")
+            settings = yaml.safe_dump(one.settings, sort_keys=False, allow_unicode=True, width=120)
+            text = f"# {self.title}\n{settings}"
+            if not paths[-1].is_file() or paths[-1].read_text(encoding="utf-8", errors="replace") != text:
+                write(paths[-1], text, "write the config")
         return paths
 
 

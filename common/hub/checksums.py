@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.checkpoints.files import file_sha256
+from common.files.replacing import write
 from common.hub.cards import Card
 
 
@@ -111,13 +112,11 @@ def _write_pin(path: Path, checksum: str, old: Pin | None, card: Card, console: 
     """Write the pin, and report the first use of a file without a published checksum."""
     stat, today = path.stat(), datetime.now(timezone.utc).date().isoformat()
     first = old.first if old is not None and old.sha256 == checksum else today
-    pin, unfinished = pin_path(path), path.with_name(f".{path.name}.{os.getpid()}.json")
     content = asdict(Pin(checksum, stat.st_size, first, stat.st_mtime_ns, stat.st_ctime_ns))
     try:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, pin)
+        write(pin_path(path), json.dumps(content, indent=1) + "\n", "save the checksum")
     except OSError as error:  # e.g. a cache of another user
-        message = f"  could not save the checksum of {path.name} ({error}); it will be hashed on every use"
+        message = f"  {error}; {path.name} will be hashed on every use"
         console.print(message, markup=False, soft_wrap=True)
     if card.sha256 is None and old is None:
         console.print(

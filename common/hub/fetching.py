@@ -7,6 +7,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from common.files.errors import naming
+from common.files.replacing import remove_leftovers
 from common.hub.cache import cached_path, partial_path
 from common.hub.cards import get_card
 from common.hub.checksums import install_download, verify_checksum
@@ -24,7 +26,9 @@ def fetch(name: str, directory: str | Path | None = None, console: Console | Non
     """
     card, path, console = get_card(name), cached_path(name, directory), console or Console(stderr=True)
     if force or not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming("make the folder", path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
         with _lock(path, console):
             if force or not path.exists():
                 about = f"[bold]{name}[/]: {card.use}\n  from {card.url}\n  licence: {card.licence}"

@@ -10,11 +10,14 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.checks.settings import check_count, check_mapping, check_optional, check_part, check_path, check_text
+from common.files.errors import naming
+from common.files.replacing import remove_leftovers, replacing
 from common.numerics.finding import Finding
 from common.records.rows import MERGED, UNDETERMINED, Header, header_line, read_files, read_rows, record_line, values
 from common.records.schema import Record, Source
@@ -63,7 +66,8 @@ class Records:
         self._empty = True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("xb")
+            remove_leftovers(self.path)
+            self._file = self._part.open("xb", buffering=0)
             self._write([header_line(self.header)])
         except OSError as error:
             raise ValueError(
@@ -71,7 +75,8 @@ class Records:
             ) from error
 
     def append(self, records: Sequence[Record]) -> None:
-        """Append rows; they are on the disk (flush and fsync) when this returns."""
+        """Append rows; they are on the disk (fsync) when this returns. Raises ``OSError`` if they cannot be."""
+        self._check_in_place()
         self._write([record_line(record) for record in records])
         self._mark(records)
         self._empty = self._empty and not records
@@ -86,13 +91,12 @@ class Records:
 
     def merge(self) -> Path:
         """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, behind a barrier."""
-        target, draft = self.path / MERGED, self.path / f".{MERGED}.{uuid.uuid4().hex[:8]}"
-        with draft.open("wb") as file:
+        self._check_in_place()
+        target, action = self.path / MERGED, "merge the records into"
+        with replacing(target, action) as unfinished, naming(action, target), unfinished.open("wb") as file:
             file.write(header_line(replace(self.header, session="")))
             file.writelines(record_line(record, cost=False) for record in self.all())
-            file.flush()
-            os.fsync(file.fileno())
-        return draft.replace(target)
+        return target
 
     def close(self) -> None:
         """Close this process's part, and remove it when it holds no row."""
@@ -115,9 +119,27 @@ class Records:
             self._done.setdefault(record.source, set()).add(record.index)
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        self._file.write(b"".join(lines))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append lines: all of them or, on a full disk, none."""
+        data, size = memoryview(b"".join(lines)), self._file.tell()
+        with naming("append records to", self._part):
+            try:
+                while data:
+                    data = data[self._file.write(data) :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(size)
+                self._file.seek(size)
+                raise
+
+    def _check_in_place(self) -> None:
+        """Raise ``FileNotFoundError`` if this process's part is no longer where it was opened."""
+        with suppress(OSError):
+            if os.path.samestat(self._part.stat(), os.fstat(self._file.fileno())):
+                return
+        raise FileNotFoundError(
+            f"{self._part} was removed or moved while rows were written to it. Put it back, if its rows are still "
+            "somewhere, and run the same test again, which evaluates what is missing."
+        )
 
 
 def merge(rows: Iterable[Record]) -> list[Record]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from common.experiments.study import Study
+from common.files.replacing import remove_leftovers, write_all
 from common.report.ending import print_ending
 from common.report.figures.accuracy_bars import accuracy_bars, plane, plane_points
 from common.report.figures.certified import certified_curves
@@ -14,12 +15,12 @@ from common.report.figures.drawing import LIGHT, Figure, to_png
 from common.report.figures.image_grids import grid, grid_plot
 from common.report.figures.study_figures import study_figures
 from common.report.headline import headline
-from common.report.metrics import write_metrics
+from common.report.metrics import metrics_csv
 from common.report.page.page import Panel, page
 from common.report.runs import Run, by_name, read_runs
 from common.report.tables.comparisons import attack_table, run_table
 from common.report.tables.study_table import outcomes, study_table
-from common.report.tables.table import write_table
+from common.report.tables.table import table_csv
 
 MOST_IMAGES = 10  # in the grid of an evaluation
 MOST_PAIRED = 6  # runs of a study that are compared two by two
@@ -55,15 +56,15 @@ def build(
         compared = {study.name: study_table(study, scores)} | compared
         results = [*study_figures(study, scores), *results]
     shown = headline(runs)
+    contents: dict[Path, str | bytes] = {target.with_suffix(".csv"): metrics_csv(runs)}
+    contents |= {target.with_name(f"{name}.csv"): table_csv(table) for name, table in compared.items() if table.rows}
+    if figures:
+        contents |= _drawn([*results, *converging, *_image_figures(panels)], target.parent)
+    contents[target] = page(runs, list(compared.values()), [results, converging], panels)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if figures:
-            _write_figures([*results, *converging, *_image_figures(panels)], target.parent)
-        write_metrics(runs, target.with_suffix(".csv"))
-        for name, table in compared.items():
-            if table.rows:
-                write_table(table, target.with_name(f"{name}.csv"))
-        target.write_text(page(runs, list(compared.values()), [results, converging], panels), encoding="utf-8")
+        remove_leftovers(target.parent)
+        write_all(contents, "write the report")
     except OSError as error:
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
     if not quiet:
@@ -104,7 +105,7 @@ def _image_figures(panels: Sequence[Panel]) -> list[Figure]:
     ]
 
 
-def _write_figures(figures: Sequence[Figure], folder: Path) -> None:
-    for figure in figures:
-        (folder / f"{figure.name}.png").write_bytes(to_png(figure.draw, LIGHT))
-        (folder / f"{figure.name}.svg").write_bytes(figure.light)
+def _drawn(figures: Sequence[Figure], folder: Path) -> dict[Path, bytes]:
+    """The files of all figures, as PNG and SVG."""
+    png = {folder / f"{figure.name}.png": to_png(figure.draw, LIGHT) for figure in figures}
+    return png | {folder / f"{figure.name}.svg": figure.light for figure in figures}

@@ -1,6 +1,6 @@
 """The folder of predictions, written by several processes: images, and in the end a table."""
 
-import csv
+import io
 import json
 from collections.abc import Iterable
 from itertools import chain, count
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from common.data.decoding import UnreadableImageError
 from common.data.unlabelled import UnlabelledImages
+from common.files.replacing import write
+from common.files.spreadsheets import as_csv
 from common.robustness.evaluation.stored_images import to_pil
 
 TABLE, SKIPPED, PART = "predictions.csv", "skipped.csv", ".part-*.jsonl"
@@ -103,8 +105,10 @@ def target_names(names: list[str]) -> list[str]:
 def save_png(image: Tensor, path: Path) -> None:
     """Write pixels (C,H,W), clamped to [0,1], as a PNG with 8 bits per channel; C is 1 or 3."""
     encoded = to_pil(image)
+    file = io.BytesIO()
+    encoded.save(file, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded.save(path, "PNG")
+    write(path, file.getvalue(), "save the purified image")
 
 
 def _unread(files: UnlabelledImages, known: set[str]) -> dict[str, str]:
@@ -123,9 +127,9 @@ def _unread(files: UnlabelledImages, known: set[str]) -> dict[str, str]:
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write CSV with the columns of all rows in order of appearance; without rows, remove the file."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    path.unlink(missing_ok=True)
     if rows:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(rows)
+        write(
+            path, as_csv([columns, *([row.get(column, "") for column in columns] for row in rows)]), "write the table"
+        )
+    else:
+        path.unlink(missing_ok=True)

@@ -1,9 +1,8 @@
 """A table of a report, and its form as a spreadsheet."""
 
-import csv
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from common.files.spreadsheets import as_csv
 from common.records.intervals import Share
 
 
@@ -51,15 +50,13 @@ def as_cell(entry: Entry) -> Cell:
     return entry if isinstance(entry, Cell) else Cell("–" if entry is None else str(entry))
 
 
-def write_table(table: Table, path: Path) -> Path:
-    """Write a finished table, a line per row; the notes beside entries get a column of their own."""
+def table_csv(table: Table) -> str:
+    """A finished table as CSV, a line per row; the notes beside entries get a column of their own."""
     cells = [[as_cell(entry) for entry in row] for row in table.rows]
     noted = [any(row[place].note for row in cells) for place in range(len(table.columns))]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        heads = zip(table.columns, noted, strict=True)
-        writer.writerow([name for column, note in heads for name in [column, f"{column}, 95 %"][: 1 + note]])
-        for row in cells:
-            pairs = zip(row, noted, strict=True)
-            writer.writerow([entry for cell, note in pairs for entry in [cell.text, cell.note][: 1 + note]])
-    return path
+    heads = zip(table.columns, noted, strict=True)
+    lines = [[name for column, note in heads for name in [column, f"{column}, 95 %"][: 1 + note]]]
+    for row in cells:
+        pairs = zip(row, noted, strict=True)
+        lines.append([entry for cell, note in pairs for entry in [cell.text, cell.note][: 1 + note]])
+    return as_csv(lines)
