@@ -23,7 +23,10 @@ with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:  #
 
 
 def test_of_a_score_sde_file_only_the_average_is_read(tmp_path):
-    """Optimiser state and raw weights are not read: memory holds at most two copies of the average, a quarter each."""
+    """Optimiser state and raw weights are not read, three quarters of the file.
+
+    Memory holds the average three times at most: the network, the copy that it is given, and the pages of the file.
+    """
     config = {"image_size": 32, "nf": 96, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [16]}
     network = build_body("score_sde", config)
     average = [torch.zeros(p.shape) for p in network.parameters()]
@@ -38,4 +41,4 @@ def test_of_a_score_sde_file_only_the_average_is_read(tmp_path):
     for path, peak in zip(paths, map(int, peaks), strict=True):
         print(f"{path.stem} file {path.stat().st_size / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB")
         assert path.stat().st_size > 80e6
-        assert 0.2 * path.stat().st_size < peak < 0.75 * path.stat().st_size
+        assert 0.25 * path.stat().st_size < peak < 0.9 * path.stat().st_size
