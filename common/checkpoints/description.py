@@ -1,24 +1,27 @@
 """Networks, denoisers and classifiers as JSON, and back: public class name and constructor arguments, nested.
 
 Building calls constructors of this project's exported modules, of noise schedules, of timm's models and of diffusers'
-U-Net, and nothing else: a description from an untrusted file can only choose among those.
+U-Net, and nothing else: a description from an untrusted file can only choose among those. They open no file, and sizes
+are bounded (`common.checks.bounds`).
 """
 
 import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.checkpoints.state import without_weights
+from common.checkpoints.state import bounded, without_weights
+from common.checks.bounds import check_bound
 from common.diffusion.schedules import DDPM, EDM, VP
 from common.naming.public_names import PACKAGES, import_public, is_ours, public_name
 
 ALLOWED = f"a checkpoint may name exported modules of {', '.join(PACKAGES)}, noise schedules and timm models"
 SCHEDULES = (DDPM, EDM, VP)
 NETWORK_ROOMS = ("common.diffusion.networks.", "common.networks.")
+LOADING = ("LPIPS",)  # modules that load the weights of another package
+TIMM_ARGUMENTS = {"model_name", "num_classes", "in_chans"}
 
 
 def describe(part: Any) -> dict[str, Any]:
@@ -73,28 +76,50 @@ def _timm_arguments(model: nn.Module) -> dict[str, Any]:
     return {"model_name": pretrained_cfg.get("architecture"), "num_classes": classes, "in_chans": in_chans}
 
 
-def build_part(description: Mapping[str, Any]) -> Any:
+def build_part(description: Mapping[str, Any], weights: int | None = None, depth: int = 0) -> Any:
     """The part that `describe` described; networks are on the meta device and have no weights yet.
 
-    Raises ``ValueError`` for a class that a checkpoint may not name, one that this version does not have, and arguments
-    that it does not take.
+    ``weights`` is the number of numbers in the file, which bounds those of the part; ``depth`` counts parts in parts.
+
+    Raises ``ValueError`` for a class that a checkpoint may not name, one that this version does not have, arguments
+    that it does not take, and sizes beyond the bounds.
     """
+    check_bound("depth", depth, "it")
     name, config = description.get("class"), description.get("config")
     if not isinstance(name, str) or not isinstance(config, Mapping):
         raise ValueError("a description needs a class and a config; this one is damaged.")
-    arguments = {key: build_part(value) if _is_part(value) else value for key, value in config.items()}
+    arguments = {
+        key: build_part(value, weights, depth + 1) if _is_part(value) else _bounded_value(key, value, depth)
+        for key, value in config.items()
+    }
     if "pretrained" in arguments:
         arguments["pretrained"] = False  # the weights come from the checkpoint, never from the network
     kind = _timm_model if name == "timm" else _exported_class(name)
-    device = without_weights() if name == "timm" or name.startswith(NETWORK_ROOMS) else nullcontext()
-    with device, torch.random.fork_rng(devices=()):  # initial weights draw no numbers from the caller's generator
+    device = without_weights if name == "timm" or name.startswith(NETWORK_ROOMS) else bounded
+    with device(weights), torch.random.fork_rng(devices=()):  # initial weights draw no numbers from the caller
         try:
             return kind(**arguments)
+        except ValueError:
+            raise
         except TypeError as error:
             reason = str(error).partition("() ")[2] or error
             raise ValueError(
                 f"{name} does not take the arguments described: it {reason}. Convert or export again."
             ) from error
+        except Exception as error:  # constructors are not made for arguments of any kind
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{name} does not take the arguments described ({reason}). Export again.") from error
+
+
+def _bounded_value(key: str, value: Any, depth: int) -> Any:
+    """A plain value of a description. Raises `BoundError` for a deep one and for an integer beyond the bound."""
+    check_bound("depth", depth, "it")
+    if isinstance(value, int) and not key.endswith("seed"):
+        check_bound("size", abs(value), f"its {key}")
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for item in inside:
+        _bounded_value(key, item, depth + 1)
+    return value
 
 
 def _is_part(value: Any) -> bool:
@@ -106,6 +131,8 @@ def _timm_model(model_name: str, **arguments: Any) -> nn.Module:
 
     if not isinstance(model_name, str) or not timm.is_model(model_name):
         raise ValueError(f"the installed timm has no model {model_name!r}.")
+    if other := set(arguments) - TIMM_ARGUMENTS:
+        raise ValueError(f"a timm model is described by {', '.join(sorted(TIMM_ARGUMENTS))}; got {sorted(other)}.")
     model: nn.Module = timm.create_model(model_name, **arguments)
     return model
 
@@ -115,6 +142,7 @@ def _exported_class(name: str) -> Any:
     if not is_ours(name):
         raise ValueError(f"{ALLOWED}; got {name!r}.")
     kind = import_public(name)
-    if not isinstance(kind, type) or not (issubclass(kind, nn.Module) or kind in SCHEDULES):
+    part = isinstance(kind, type) and (issubclass(kind, nn.Module) or kind in SCHEDULES)
+    if not part or hasattr(kind, "test_step") or kind.__name__ in LOADING:  # no tasks, and nothing that opens a file
         raise ValueError(f"{ALLOWED}; got {name!r}.")
     return kind

@@ -1,7 +1,13 @@
-"""Checkpoint files: existence and sha256."""
+"""Checkpoint files: existence, size of their content, and sha256."""
 
 import hashlib
+import zipfile
 from pathlib import Path
+from typing import IO
+
+from common.checks.bounds import check_bound
+
+SMALL = 64 << 20  # bytes of content that any file may unpack to
 
 
 def require_file(path: str | Path) -> Path:
@@ -17,6 +23,22 @@ def require_file(path: str | Path) -> Path:
         if file.read(64).lstrip()[:1] == b"<":
             raise ValueError(f"{path} must be a checkpoint and is a web page: its download failed. Fetch it again.")
     return path
+
+
+def check_unpacked(file: Path | IO[bytes], source: str) -> None:
+    """Raise `BoundError` if the content of a zip file, as torch writes them, is far larger than the file.
+
+    Torch itself does not compress. Raises ``ValueError`` for another file.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"truncated, without a central directory: {error}") from error
+    packed = sum(entry.compress_size for entry in entries)
+    size = file.stat().st_size if isinstance(file, Path) else file.seek(0, 2)
+    check_bound("tensors", len(entries), source)
+    check_bound("unpacked", sum(entry.file_size for entry in entries), source, unit=min(size, packed), allowed=SMALL)
 
 
 def file_sha256(*paths: str | Path) -> str:

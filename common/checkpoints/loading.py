@@ -20,6 +20,7 @@ from common.checkpoints.files import require_file
 from common.checkpoints.layouts import Format
 from common.checkpoints.saving import FORMAT_VERSION, METADATA_KEY
 from common.checkpoints.state import assign_state
+from common.checks.bounds import check_bound
 from common.diffusion.denoisers import Denoiser
 from common.robustness.classifiers import Classifier
 
@@ -34,15 +35,18 @@ def load(path: str | Path) -> nn.Module:
     path = require_file(path)
     text, state = _read(path)
     try:
+        check_bound("description", len(text), "its description")
         description = json.loads(text)
         if not isinstance(description, dict) or description.get("format") != FORMAT_VERSION:
             version = description.get("format") if isinstance(description, dict) else None
             raise ValueError(f"it must be in version {FORMAT_VERSION} of our format; it is in version {version}.")
-        module = build_part(description)
-    except json.JSONDecodeError as error:
+        module = build_part(description, sum(value.numel() for value in state.values()))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its description is no JSON ({error}). Make it again.") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be built: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{path} cannot be built: it must describe a network; it describes a {type(module).__name__}.")
     return assign_state(module, state, str(path))
 
 
@@ -50,6 +54,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """The description in a file's metadata, and its tensors."""
     try:
         with safe_open(path, framework="pt") as file:
+            check_bound("tensors", len(file.keys()), str(path))
             text = (file.metadata() or {}).get(METADATA_KEY)
             # Copies: a view of the mapped file would be unaligned, and would change with the file.
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dictionary)

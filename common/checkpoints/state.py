@@ -8,23 +8,55 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from common.checks.bounds import check_bound
 
-class _NoInitialValues(TorchFunctionMode):
-    """Random initialisation is skipped: on the meta device it computes no value, but takes seconds."""
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
+SMALL = 1 << 26  # numbers that any part may compute, such as noise schedules
+
+
+class _Bounded(TorchFunctionMode):
+    """Count tensors and numbers that a part makes, against the bounds ``tensors`` and ``weights``."""
+
+    def __init__(self, weights: int | None, initial_values: bool) -> None:
+        super().__init__()
+        self.weights, self.initial_values = weights, initial_values
+        self.tensors = self.numbers = 0
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function in (Tensor.uniform_, Tensor.normal_) or getattr(function, "__module__", None) == nn.init.__name__:
+        initial = (
+            function in (Tensor.uniform_, Tensor.normal_) or getattr(function, "__module__", "") == nn.init.__name__
+        )
+        if initial and not self.initial_values:
             return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if self.weights is not None and function in FACTORIES:
+            self.tensors, self.numbers = self.tensors + 1, self.numbers + result.numel()
+            check_bound("tensors", self.tensors, "it")
+            check_bound("weights", self.numbers, "it", unit=self.weights, allowed=SMALL)
+        return result
 
 
 @contextmanager
-def without_weights() -> Iterator[None]:
-    """Build networks on the meta device, without initial values: `assign_state` gives them their weights."""
-    with torch.device("meta"), _NoInitialValues():
+def without_weights(weights: int | None = None) -> Iterator[None]:
+    """Build networks on the meta device, without initial values: `assign_state` gives them their weights.
+
+    Random initialisation is skipped: on the meta device it computes no value, but takes seconds. ``weights``: number of
+    numbers in the file that describes the network, see `bounded`.
+    """
+    with torch.device("meta"), _Bounded(weights, initial_values=False):
+        yield
+
+
+@contextmanager
+def bounded(weights: int | None) -> Iterator[None]:
+    """Build a part that may make as many tensors and numbers as bounded for a file of ``weights`` numbers.
+
+    Raises `BoundError` in the constructor beyond that; None sets no bound.
+    """
+    with _Bounded(weights, initial_values=True):
         yield
 
 

@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
+from common.checkpoints.formats import check_training_checkpoint
 from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.class_paths import restrict_class_paths
 from common.commands.errors import UsageError
@@ -95,6 +97,8 @@ class CLI(LightningCLI):
                 f"--ckpt_path must be a complete Lightning checkpoint (.ckpt); {path} is missing, truncated or of "
                 "another format. Exported .safetensors files are init_args, loaded by load_classifier, load_denoiser, …"
             )
+        if path and zipfile.is_zipfile(path):
+            check_training_checkpoint(Path(path))
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

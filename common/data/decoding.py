@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from common.checks.image_files import open_image
+
 SUFFIXES = {*".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()}  # noqa: SIM905
 """Suffixes of image files, in lower case."""
 
@@ -28,7 +30,7 @@ def _reading() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise UnreadableImageError("it is not an image, or of an unknown format") from error
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of damaged files raise nearly anything
         reason = getattr(error, "strerror", None) or str(error)  # without the path: the caller names the file
         raise UnreadableImageError(reason.split("\n")[0] or type(error).__name__) from error
 
@@ -63,7 +65,7 @@ def decode_image(path: Path, channels: int = 3) -> Image.Image:
     """
     if channels not in MODES:
         raise ValueError(f"images have 3 channels or 1; got {channels}")
-    with _reading(), Image.open(path) as file:
+    with _reading(), open_image(path) as file:
         file.load()
         upright: Image.Image = ImageOps.exif_transpose(file) if file.format in ROTATABLE else file
         return _opaque_8_bit(upright).convert(MODES[channels])
@@ -85,7 +87,7 @@ def _opaque_8_bit(image: Image.Image) -> Image.Image:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the decoded image, from the file's header alone. Raises ``UnreadableImageError``."""
-    with _reading(), Image.open(path) as file:
+    with _reading(), open_image(path) as file:
         width, height = file.size
         if file.format in ROTATABLE and file.getexif().get(ORIENTATION) in SIDEWAYS:
             return width, height

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from common.checks.settings import check_count, check_flag, check_mapping, check_optional, check_text
 
+FIXED = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+"""Arguments of ``timm.create_model`` that name weights or files: a description from elsewhere must not choose them."""
+
 
 class TimmNetwork(nn.Module):
     """A timm model that takes pixels: (B,C,H,W) in [0,1] -> logits (B,K).
@@ -55,6 +58,10 @@ class TimmNetwork(nn.Module):
         flags = {"pretrained": pretrained, "normalise": normalise, "resize": resize, "small_images": small_images}
         for argument, setting in flags.items():
             check_flag(argument, setting)
+        if fixed := sorted(FIXED & {*(options or {})}):
+            raise ValueError(
+                f"options of a timm model cannot set {', '.join(fixed)}, which name other weights or files."
+            )
         import timm  # imported on use: slow
 
         tagged = timm.list_models(pretrained=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 from common.records.rounding import rounded
 
+LARGEST_INTEGER = 2**63  # beyond it sums and figures overflow
 Check = Callable[[Any], Any]  # the value as it is stored; TypeError or ValueError for one of another type
 
 
@@ -73,7 +74,7 @@ def _check(kind: Any) -> Check:
 
 
 def _plain(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is int and not _moderate([value])):
         raise TypeError
     return value
 
@@ -99,11 +100,15 @@ def _list_check(kind: Any) -> Check:
             raise TypeError
         if plain is None:
             return [inner(entry) for entry in value]
-        if not plain.issuperset(map(type, value)):
+        if not plain.issuperset(map(type, value)) or (kind is int and not _moderate(value)):
             raise TypeError
         return value if type(value) is list else list(value)
 
     return check
+
+
+def _moderate(values: Any) -> bool:
+    return not values or -LARGEST_INTEGER <= min(values) <= max(values) <= LARGEST_INTEGER
 
 
 def _nested(kind: Any, value: Any) -> Any:

@@ -123,7 +123,7 @@ def parse(path: Path) -> tuple[Header | None, list[Record]]:
                 header = _header(line)
             else:
                 rows.append(read_record(unsealed(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if not ended and path.name != MERGED:
                 break
             if number == 1 and path.suffix != ".jsonl":
@@ -143,6 +143,8 @@ def damaged(path: Path, number: int, reason: str) -> ValueError:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """(number, line, True if it ended in a line feed) of a file."""
+    if not path.is_file():  # a link to a device or a pipe would never end
+        raise ValueError(f"{path} must be a regular file; it is not. Delete it.")
     *lines, rest = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         yield number, line, True

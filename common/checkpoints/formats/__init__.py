@@ -2,5 +2,15 @@
 
 from common.checkpoints.formats.edm_network import EDMNetwork, as_denoiser, as_network
 from common.checkpoints.formats.published_files import load_body, read_classifier, read_denoiser, read_network
+from common.checkpoints.formats.reading import check_training_checkpoint
 
-__all__ = ["EDMNetwork", "as_denoiser", "as_network", "load_body", "read_classifier", "read_denoiser", "read_network"]
+__all__ = [
+    "EDMNetwork",
+    "as_denoiser",
+    "as_network",
+    "check_training_checkpoint",
+    "load_body",
+    "read_classifier",
+    "read_denoiser",
+    "read_network",
+]

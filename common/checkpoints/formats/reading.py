@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.checkpoints.files import check_unpacked
 from common.checkpoints.formats import legacy_torch
 from common.checkpoints.formats.averages import chosen_weights, plain_names
-from common.checkpoints.formats.unpickler import read_tensors, unreadable_error
+from common.checkpoints.formats.unpickler import INERT_NAMES, InertObject, read_tensors, unreadable_error
 from common.checkpoints.state import list_names
+from common.checks.bounds import BoundError
 
 ZIP = b"PK\x03\x04"
 NESTED = ("robustbench_wrn", "torch")  # formats of files that may keep their tensors under a key
@@ -26,6 +28,8 @@ NUMPY_NUMBERS: list[Any] = [
     *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64")),
 ]
 """Types of the accuracies and epochs that trainers store with the weights."""
+
+INERT: list[Any] = [(InertObject, f"{module}.{name}") for module, name in INERT_NAMES]
 
 
 def read_published(path: Path, format: str, ema: bool = True) -> Any:
@@ -51,10 +55,39 @@ def read_published(path: Path, format: str, ema: bool = True) -> Any:
             raise pickle.UnpicklingError("not written by torch.save")
         if mapped and not start.startswith(ZIP):
             return legacy_torch.read_mapped(path)
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return load_torch(path, mmap=mapped)
+    except BoundError:
+        raise
     except Exception as error:  # a damaged file may raise nearly anything
         raise unreadable_error(path, f"{format} checkpoint", error) from error
+
+
+def load_torch(path: Path, **options: Any) -> Any:
+    """Content of a file of torch.save: tensors and plain values, options of a training as inert objects.
+
+    Raises `BoundError` for content that is far larger than the file, and any error of torch for another file.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(len(ZIP)) == ZIP
+    if zipped:
+        check_unpacked(path, str(path))
+    with torch.serialization.safe_globals([*NUMPY_NUMBERS, *INERT]):
+        return torch.load(path, **{"map_location": "cpu", "weights_only": True, **options})
+
+
+def check_training_checkpoint(path: Path) -> None:
+    """Raise ``ValueError`` unless a file is a checkpoint of Lightning without code; its tensors are not read."""
+    try:
+        content = load_torch(path, map_location="meta")
+    except BoundError:
+        raise
+    except Exception as error:
+        raise unreadable_error(path, "checkpoint of a training", error) from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        raise ValueError(
+            f"{path} must be a checkpoint of a training, with a state_dict; it is not. Weights of other files are "
+            "init_args, loaded by load_classifier, load_denoiser or load_weights."
+        )
 
 
 def select_tensors(content: Any, format: str, network: nn.Module, source: str, ema: bool = True) -> dict[str, Tensor]:

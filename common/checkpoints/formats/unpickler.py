@@ -2,7 +2,8 @@
 
 EDM publishes pickles of whole Python objects, source code included, which `pickle.load` would execute. Here a pickle
 may build containers and tensors; objects of known libraries become an `InertObject` that only keeps its state, and
-every other name (``os.system``, ``eval``, ...) is refused before it is called.
+every other name (``os.system``, ``eval``, ...) is refused before it is called. Only inert objects take a state, so
+that a file cannot alter the functions that read it.
 """
 
 import io
@@ -11,12 +12,29 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from common.checkpoints.files import check_unpacked
+from common.checks.bounds import BoundError, check_bound
+
 INERT_PACKAGES = ("dnnlib", "numpy", "torch", "torch_utils", "training")
+
+
+INERT_NAMES = (
+    ("argparse", "Namespace"),
+    ("types", "SimpleNamespace"),
+    ("easydict", "EasyDict"),
+    ("yacs.config", "CfgNode"),
+    ("omegaconf.dictconfig", "DictConfig"),
+    ("omegaconf.listconfig", "ListConfig"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("pathlib._local", "PosixPath"),
+)
+"""Objects in which trainers keep their options beside the weights."""
 
 
 class InertObject:
@@ -56,6 +74,8 @@ def _persistent(meta: Any, *_: Any) -> InertObject:
 
 
 def _storage(data: bytes) -> Any:
+    if data[:2] == b"PK":
+        check_unpacked(io.BytesIO(data), "a tensor of the file")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
@@ -95,14 +115,29 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class TensorUnpickler(pickle.Unpickler):
+class TensorUnpickler(pickle._Unpickler):  # the one in C makes a table of any size that a file names
     """Unpickler of containers, tensors and inert objects. Raises ``UnpicklingError`` for every other name."""
+
+    dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
+
+    def _build(self) -> None:
+        """Give an object its state, as the opcode BUILD asks."""
+        stack: list[Any] = self.stack  # type: ignore[attr-defined]
+        state, target = stack.pop(), stack[-1]
+        if isinstance(target, InertObject):
+            target.__setstate__(state)
+        elif isinstance(target, OrderedDict) and isinstance(state, dict):
+            target.__dict__.update(state)  # the versions of a state dict's modules
+        else:
+            raise pickle.UnpicklingError(f"it alters a {type(target).__name__}, which a network does not need")
+
+    dispatch[pickle.BUILD[0]] = _build
 
     def find_class(self, module: str, name: str) -> Any:
         module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # in old protocols
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
-        if module.split(".")[0] in INERT_PACKAGES:
+        if module.split(".")[0] in INERT_PACKAGES or (module, name) in INERT_NAMES:
             return InertObject
         raise pickle.UnpicklingError(f"it names {module}.{name}, which a network does not need")
 
@@ -112,7 +147,7 @@ class TensorUnpickler(pickle.Unpickler):
 
 def unreadable_error(path: Path, kind: str, error: Exception) -> ValueError:
     """``ValueError`` for a file that could not be read as ``kind`` (a noun): it holds code, is damaged or foreign."""
-    text = str(error)
+    text = f"it has the unknown code {error}" if isinstance(error, KeyError) else str(error)
     named = re.search(r"GLOBAL (\S+)|it names (\S+?),", text)
     torch_reason = re.search(r"WeightsUnpickler error: ([^\n]*)", text)  # without its advice to execute the file
     detail = re.split(r"\.\s|\n|\.$", torch_reason[1] if torch_reason else text)[0]
@@ -135,22 +170,32 @@ def read_tensors(path: Path, root: str) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             content = TensorUnpickler(file).load()
+        module = content.get(root) if isinstance(content, dict) else None
+        named = _named(module, str(path)) if isinstance(module, InertObject) else None
+    except BoundError:
+        raise
     except Exception as error:  # a damaged pickle may raise nearly anything
         raise unreadable_error(path, "pickled network", error) from error
-    module = content.get(root) if isinstance(content, dict) else None
-    if not isinstance(module, InertObject):
+    if named is None:
         raise ValueError(f"{path} must hold a dictionary with a network under {root!r}; it does not.")
-    return dict(_named(module, ""))
+    return named
 
 
-def _named(module: InertObject, prefix: str) -> list[tuple[str, Tensor]]:
-    out: list[tuple[str, Tensor]] = []
-    non_persistent = module.state.get("_non_persistent_buffers_set") or ()
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (module.state.get(kind) or {}).items():
-            if isinstance(value, Tensor) and not (kind == "_buffers" and name in non_persistent):
-                out.append((prefix + name, value.detach()))
-    for name, child in (module.state.get("_modules") or {}).items():
-        if isinstance(child, InertObject):
-            out += _named(child, f"{prefix}{name}.")
-    return out
+def _named(root: InertObject, source: str) -> dict[str, Tensor]:
+    """Tensors of a module and its children. A module may be its own child: depth and number of modules are bounded."""
+    named, modules, waiting = dict[str, Tensor](), 0, [("", root, 0)]
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        modules += 1
+        check_bound("depth", depth, source)
+        check_bound("tensors", modules + len(named), source)
+        non_persistent = module.state.get("_non_persistent_buffers_set") or ()
+        for kind in ("_parameters", "_buffers"):
+            for name, value in (module.state.get(kind) or {}).items():
+                if isinstance(value, Tensor) and not (kind == "_buffers" and name in non_persistent):
+                    named[f"{prefix}{name}"] = value.detach()
+        children = (module.state.get("_modules") or {}).items()
+        waiting += [
+            (f"{prefix}{name}.", child, depth + 1) for name, child in children if isinstance(child, InertObject)
+        ]
+    return named

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from common.checks.image_files import open_image
 from common.records.schema import AttackedRecord
 from common.report.figures.drawing import Style, new_figure
 from common.report.header import budget
@@ -87,7 +88,7 @@ def grid_plot(shown: ImageGrid, style: Style) -> "Canvas":
 
 
 def _place(axes: "Axes", png: str, column: float, row: float) -> None:
-    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+    image = _decoded(png)
     coarse = "nearest" if len(image) <= COARSE else "antialiased"
     axes.imshow(
         image, cmap="gray", vmin=0, vmax=255, interpolation=coarse, extent=(column, column + 0.94, row + 0.94, row)
@@ -99,11 +100,17 @@ def _change(record: AttackedRecord) -> "np.ndarray | None":
     images = record.images
     if not images.get("clean") or not images.get("adversarial"):
         return None
-    clean, adv = (
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(images[name])))).astype(np.float64) / 255
-        for name in ("clean", "adversarial")
-    )
+    clean, adv = (_decoded(images[name]).astype(np.float64) / 255 for name in ("clean", "adversarial"))
     return adv - clean if adv.shape == clean.shape else None
+
+
+def _decoded(png: str) -> "np.ndarray":
+    """Values of a PNG in base64. Raises ``ValueError`` for anything else."""
+    try:
+        with open_image(io.BytesIO(base64.b64decode(png)), ("PNG",)) as file:
+            return np.asarray(file)
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise ValueError(f"the image of a record must be a PNG in base64; it is not ({error}).") from error
 
 
 def _encoded(pixels: "np.ndarray") -> str:
