@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from signal import SIGINT
 
 from common.commands import COMMANDS, LIGHTNING
 from common.commands.class_pages import class_page
@@ -14,11 +15,12 @@ from common.commands.errors import DEBUG, WIDTH, UsageError, concise
 from common.commands.overview import help_page, overview
 from common.commands.parsing import with_files
 from common.naming.nearest import did_you_mean
+from common.processes.family import end_with_parent
+from common.processes.interrupts import INTERRUPTS, Interrupted
 
 HELP = ("-h", "--help")
 ELSEWHERE = ("MisconfigurationException", "StageError")  # expected errors of modules that are not imported here
 RESUMED = ("test", "tour", "study")  # commands that keep what is finished
-INTERRUPTED = 130  # exit status of a shell's command after Ctrl-C
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -54,30 +56,41 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` as on the command line, without the program's name.
 
     Called from Python, errors are raised. On the command line an error is printed in at most five lines, with exit
-    status 2, and an interrupt (Ctrl-C) in one, with exit status 130; ``ROBUST_DIFFUSION_DEBUG=1`` prints the traceback.
+    status 2. A signal ends the command after the row in hand, in one line, with exit status 128 plus its number.
+    ``ROBUST_DIFFUSION_DEBUG=1`` prints the traceback.
     """
     if args is not None:
         run(args)
         return
     sys.path.append("")  # the user's classes in the working directory
-    try:
-        run(sys.argv[1:])
-    except BrokenPipeError:  # of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        if os.environ.get(DEBUG):
-            raise
+    end_with_parent()
+    with INTERRUPTS.handled():
+        try:
+            run(sys.argv[1:])
+        except BrokenPipeError:  # of `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except BaseException as error:
+            sys.exit(status_of(error))
+
+
+def status_of(error: BaseException) -> int | str | None:
+    """Exit status of a command that an error or a signal ended; its line is printed. Unexpected errors are raised."""
+    signum = SIGINT if isinstance(error, KeyboardInterrupt) else INTERRUPTS.received
+    if os.environ.get(DEBUG) and not isinstance(error, SystemExit):
+        raise error
+    if signum is not None:  # whatever was raised since
         advice = ": the same command goes on" if any(name in RESUMED for name in sys.argv[1:2]) else ""
-        print(f"interrupted{advice}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if os.environ.get(DEBUG) or not is_expected(error):
-            raise
-        width = min(WIDTH, os.get_terminal_size(2).columns) if sys.stderr.isatty() else WIDTH
-        colour = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-        print(f"{colour[0]}error:{colour[1]} {concise(str(error), width - len('error: '))}", file=sys.stderr)
-        sys.exit(2)
+        print(f"interrupted{INTERRUPTS.progress() or advice}", file=sys.stderr)
+        return Interrupted(signum).code
+    if isinstance(error, SystemExit):
+        return error.code
+    if not isinstance(error, Exception) or not is_expected(error):
+        raise error
+    width = min(WIDTH, os.get_terminal_size(2).columns) if sys.stderr.isatty() else WIDTH
+    colour = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{colour[0]}error:{colour[1]} {concise(str(error), width - len('error: '))}", file=sys.stderr)
+    return 2
 
 
 def is_expected(error: Exception) -> bool:

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "units": set(),
     "exact": GROUND,
     "numerics": GROUND,
+    "processes": set(),
     "records": GROUND | {"numerics"},
     "engine": GROUND | {"numerics"},
     "data": GROUND | {"exact"},
@@ -38,8 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": GROUND | {"checkpoints", "diffusion", "robustness"},
     "report": GROUND | {"numerics", "records", "experiments"},
     "tasks": GROUND
-    | {"checkpoints", "data", "diffusion", "engine", "networks", "numerics", "records", "report", "robustness"},
-    "experiments": GROUND | {"records", "robustness"},
+    | {
+        "checkpoints",
+        "data",
+        "diffusion",
+        "engine",
+        "networks",
+        "numerics",
+        "processes",
+        "records",
+        "report",
+        "robustness",
+    },
+    "experiments": GROUND | {"processes", "records", "robustness"},
     "commands": GROUND | {"checkpoints", "experiments", "hub", "report", "tasks"},
 }
 """No permission beyond GROUND is without a use. ``diffusion`` and ``robustness`` never import each other: a purifier is

@@ -16,7 +16,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
@@ -32,6 +32,7 @@ from common.experiments.rehearsal import rehearse
 from common.files.replacing import replacing
 from common.naming.nearest import did_you_mean
 from common.tasks.checkpoint_files import CheckpointFiles
+from common.tasks.interruption import Interruptible, interrupted_checkpoint
 from common.tasks.logged_images import ImageGrids
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
@@ -107,6 +108,15 @@ class CLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})  # they are saved, and may not fit into memory
         return parser
 
+    def before_fit(self) -> None:
+        """Let ``--ckpt_path last`` be the checkpoint of a training that a signal ended, if it is the newest."""
+        settings, own = self.config_init["fit"], interrupted_checkpoint(self.trainer, self.model)
+        if settings.get("ckpt_path") == "last" and own is not None and own.exists():
+            saved = [part.dirpath for part in self.trainer.checkpoint_callbacks if isinstance(part, ModelCheckpoint)]
+            others = [file for folder in saved if folder for file in Path(folder).glob("last*.ckpt")]
+            if own.stat().st_mtime >= max((file.stat().st_mtime for file in others), default=0):
+                settings["ckpt_path"] = str(own)
+
     def before_instantiate_classes(self) -> None:
         check_command(str(self.subcommand), self.config[self.subcommand].model)
         check_device(self.config[self.subcommand].trainer)
@@ -115,11 +125,11 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})
-        ours: list[L.Callback] = []
+        ours: list[L.Callback] = [Interruptible()]
         if trainer.get("enable_progress_bar") is not False:
             ours.append(LiveProgressBar(leave=True))
         if (out := self._get(self.config_init, "out")) is not None:
-            ours.append(SavePredictions(out))
+            ours.insert(0, SavePredictions(out))  # saves a batch before a signal may end the command
         if self.subcommand == "fit" and trainer.get("logger") not in (False, []):
             ours += [LearningRateMonitor("step"), ImageGrids()]
         plugins = trainer.get("plugins") or []

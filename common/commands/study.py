@@ -7,7 +7,7 @@ from rich.console import Console
 
 from common.commands.parsing import Arguments
 from common.experiments.preset_files import STUDY, find_config
-from common.experiments.stages import Stage, run_stages
+from common.experiments.stages import Stage, is_finished, run_stages
 from common.experiments.study import Study
 from common.report.build import build
 
@@ -36,7 +36,10 @@ def run(arguments: Sequence[str]) -> None:
         console.print(f"{len(stages)} tests took {(time.monotonic() - start) / 60:.1f} minutes")
     if parts == 1 or options.report:
         folders = [study.records / one.name for one in study.combinations]
-        done = [folder for folder in folders if folder.is_dir()]
+        done = [folder for folder in folders if is_finished(folder)]
+        for folder in folders:
+            if folder.is_dir() and folder not in done:
+                console.print(f"left out of the report, not finished: {folder.name}", markup=False)
         build(done, options.out or study.records / "report", study, figures=True)
 
 

@@ -19,6 +19,8 @@ from rich.live import Live
 from rich.table import Table
 
 from common.experiments.preset_layers import read_config
+from common.processes.family import start, stop
+from common.records.rows import MERGED
 from common.records.store import Records
 from common.records.summary import main_metric, summarise
 
@@ -39,6 +41,7 @@ class Stage:
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     settings: dict[str, Any] = field(init=False)
+    _merged: tuple[int, int] | None = field(default=None, init=False, repr=False)  # the file before the start
     _summary: tuple[float, str] = field(default=(-math.inf, ""), init=False, repr=False)  # time of reading, text
 
     def __post_init__(self) -> None:
@@ -93,10 +96,28 @@ class Stage:
     def start(self, logs: Path, threads: int) -> None:
         """Start the stage's process; its output goes to a file in ``logs``."""
         command = [sys.executable, str(ROOT / "cli.py"), self.subcommand, "-c", str(self.config)]
+        self._merged = self._merged_file()
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COLUMNS": "160"}
         self.started = time.monotonic()
         with self.log(logs).open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = start(command, log, environment)
+
+    @property
+    def finished(self) -> bool:
+        """True if the process wrote all that it should: the weights of a training, the last row of a test.
+
+        A test merges its rows into one file when the last one is there.
+        """
+        if self.process is None or self.process.poll():
+            return self.process is None
+        return self.records is None or self._merged_file() not in (None, self._merged)
+
+    def _merged_file(self) -> tuple[int, int] | None:
+        """Identity of the file of merged rows, another one after each test; None if there is none."""
+        path = self.records and self.records / MERGED
+        if path is None or not path.exists():
+            return None
+        return path.stat().st_ino, path.stat().st_mtime_ns
 
     @property
     def running(self) -> bool:
@@ -152,13 +173,17 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
                     running.remove(stage)
                     _finish(stage, logs, console, time.monotonic() - start)
     finally:
-        for stage in running:
-            if stage.process is not None:
-                stage.process.terminate()
+        stop(stage.process for stage in running if stage.process is not None)
+
+
+def is_finished(folder: Path) -> bool:
+    """True if the last test that wrote into the folder came to its last row: its merged file holds all rows."""
+    merged = folder / MERGED
+    return merged.is_file() and len(Records.read(merged)) == len(Records.read(folder))
 
 
 def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:
-    if stage.process is not None and stage.process.returncode:
+    if not stage.finished:
         log = stage.log(logs).read_text(errors="replace")
         raise StageError(
             f"{stage.name} failed: {logged_reason(log)}\nIts log is {stage.log(logs)}; the same command goes on."

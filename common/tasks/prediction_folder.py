@@ -51,6 +51,10 @@ class PredictionFolder:
         with self._part(rank).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
+    def count(self) -> int:
+        """Number of images that any process has a row of so far."""
+        return sum(part.read_bytes().count(b"\n") for part in self.path.glob(PART))
+
     def finish(self, files: UnlabelledImages | None) -> None:
         """Write the tables and print a summary. Raises ``ValueError`` if there is no prediction."""
         parts = sorted(self.path.glob(PART))

@@ -70,6 +70,15 @@ class RecordedSuite:
         self.weights.check()
         self.records.append(rows)
 
+    def complete(self, images: int) -> int:
+        """Number of images that all evaluators have a row of, by whichever process, in a test of ``images``."""
+        have: dict[Source, set[int]] = {}
+        for row in self.records.all():
+            have.setdefault(row.source, set()).add(row.index)
+        wanted = {one.source: min(one.limit or images, images) for one in self.evaluators}
+        most = max(wanted.values(), default=0)  # evaluators with a limit do not count, unless all of them have one
+        return min(most, len(set.intersection(*(have.get(one, set()) for one in wanted if wanted[one] == most))))
+
     def warn_of_undetermined(self) -> None:
         """Warn that the test cannot be resumed where a part cannot be determined, and of the remedy."""
         if places := self.records.header.config.get(UNDETERMINED):

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_path
 from common.noise import Noise
 from common.numerics.copies import copied
+from common.processes.interrupts import INTERRUPTS
 from common.records.rows import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
 from common.report.ending import end_of_test
@@ -112,6 +113,7 @@ class RobustTask(L.LightningModule):
             if check in wanted:
                 self._check_gradients(check)
         self._check_first_recorded(self._results)
+        INTERRUPTS.progress = self.progress
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         batch = check_batch(batch)
@@ -122,6 +124,7 @@ class RobustTask(L.LightningModule):
                     rows = self._evaluate(evaluator, pending)
                     if rows:
                         recorded.append(rows)
+                        INTERRUPTS.check()
                         self._log_accuracy(evaluator.source, rows)
 
     def teardown(self, stage: str) -> None:
@@ -134,6 +137,13 @@ class RobustTask(L.LightningModule):
                 recorded.records.merge()
             self.trainer.callback_metrics.update(final_accuracies(self.path))
             self.show()
+
+    def progress(self) -> str:
+        """The number of images that have all their rows, for the line of an interrupted test."""
+        if self._results is None:
+            return ""
+        images = len(dataset_of(self.trainer))
+        return f" after {self._results.complete(images)} of {images} images; the same command goes on"
 
     def warn_of_undetermined(self, recorded: RecordedSuite) -> None:
         """Warn if the test cannot be resumed."""

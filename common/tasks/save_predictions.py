@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.image_data import ImageData
 from common.data.unlabelled import UnlabelledImages
+from common.processes.interrupts import INTERRUPTS
 from common.records.schema import ABSTAIN
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction
 from common.tasks.prediction import Prediction, pixel_size
@@ -56,6 +57,9 @@ class SavePredictions(L.Callback):
             source = "the test images" if self._files is None else f"{len(self._files)} images"
             Console().print(f"Predicting {source}; results go to {self.folder.path}", markup=False, soft_wrap=True)
         self._progress = StepProgress(trainer, pl_module)
+        loader: Any = trainer.predict_dataloaders
+        count = len(loader.dataset) if self._files is None else len(self._files)
+        INTERRUPTS.progress = lambda: f" after {self.folder.count()} of {count} images"
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *position: int

@@ -18,6 +18,7 @@ from common.checks.settings import check_optional, check_text
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
+from common.tasks.interruption import end_if_interrupted, validates_next
 from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
 
 
@@ -102,6 +103,10 @@ class TrainingTask(L.LightningModule):
                 "ModelCheckpoint(save_weights_only=True) saves the weights before averaging, not the validated ones. "
                 "Remove save_weights_only, or the weight averaging"
             )
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not validates_next(self.trainer, batch_idx):
+            end_if_interrupted(self.trainer, self)
 
     def on_validation_start(self) -> None:
         self._check_weights()

@@ -1,5 +1,8 @@
 """Failures of stages: the reason from the log, in few lines."""
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 from rich.console import Console
@@ -7,6 +10,7 @@ from rich.console import Console
 import cli
 from common.commands.errors import LINES, concise
 from common.experiments.stages import Stage, StageError, logged_reason, run_stages
+from common.records.store import Records
 from common.tasks.running_metrics import final_accuracies
 from tests.common.records.made import certified_record
 from tests.common.report.pages import write
@@ -33,6 +37,25 @@ def test_a_failed_stage_is_reported_in_few_lines(tmp_path):
     assert cli.is_expected(raised.value)
     assert str(tmp_path / "logs" / "1-wrong.test.log") in str(raised.value)
     assert len(concise(str(raised.value)).splitlines()) <= LINES
+
+
+@pytest.mark.parametrize("rows_of_before", [False, True])
+def test_a_test_without_its_last_row_is_not_finished(tmp_path, rows_of_before):
+    """Its process ended with status 0, as after a signal in a library; an earlier, shorter test does not count."""
+    if rows_of_before:
+        write(tmp_path / "r", [certified_record(0)])
+        Records(tmp_path / "r", "fingerprint").merge()
+    (tmp_path / "1-a.test.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"records": str(tmp_path / "r")}}}))
+    stage = Stage(tmp_path / "1-a.test.yaml")
+
+    def begin(logs, threads):
+        stage._merged = stage._merged_file()
+        stage.process = subprocess.Popen([sys.executable, "-c", ""])
+        stage.log(logs).write_text("ended early\n")
+
+    stage.start = begin
+    with pytest.raises(StageError, match="test a failed: ended early"):
+        run_stages([stage], tmp_path / "logs", 1, Console(quiet=True))
 
 
 def test_certificates_are_summed_up_at_a_radius_above_zero(tmp_path):
