@@ -16,6 +16,7 @@ from common.report.figures.image_grids import grid, grid_plot
 from common.report.figures.study_figures import study_figures
 from common.report.headline import headline
 from common.report.metrics import metrics_csv
+from common.report.own_files import check_own, list_own
 from common.report.page.page import Panel, page
 from common.report.runs import Run, by_name, read_runs
 from common.report.tables.comparisons import attack_table, run_table
@@ -61,9 +62,11 @@ def build(
     if figures:
         contents |= _drawn([*results, *converging, *_image_figures(panels)], target.parent)
     contents[target] = page(runs, list(compared.values()), [results, converging], panels)
+    check_own(target, contents)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent)
+        list_own(target, contents)
         write_all(contents, "write the report")
     except OSError as error:
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.image_data import ImageData
 from common.data.unlabelled import UnlabelledImages
+from common.files.links import inside
 from common.processes.interrupts import INTERRUPTS
 from common.records.schema import ABSTAIN
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction
@@ -102,7 +103,7 @@ class SavePredictions(L.Callback):
                 entry |= {"label": label}
             if prediction.purified is not None:
                 entry["purified"] = self._targets[index] if files else f"{index:06d}.png"
-                save_png(prediction.purified[row], self.folder.path / entry["purified"])
+                save_png(prediction.purified[row], inside(self.folder.path, entry["purified"]))
             for when, top in (("before", before), ("after", after)):
                 if top:
                     number, probability = top[row]
