@@ -72,6 +72,15 @@ def check_classes(label: Tensor, classes: int) -> None:
         raise ValueError(f"labels must be in 0..{classes - 1}, the classifier has {classes} classes; got {got}")
 
 
+def check_class_count(declared: int | None, classes: int, part: str = "the classifier") -> None:
+    """As many classes in the data as in a ``part``; ``declared`` is None where the data does not say."""
+    if declared not in (None, classes):
+        raise ValueError(
+            f"the data has {declared} classes, {part} {classes}: they must be as many, else labels mean other classes. "
+            "Is a class folder missing? classes of a Folder lists them all"
+        )
+
+
 def check_device(name: str, value: Tensor, image: Tensor) -> None:
     """A tensor on the images' device."""
     if value.device != image.device:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from common.checks.images import check_class_count
 from common.checks.settings import check_count
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
@@ -26,11 +27,7 @@ class Padded(ClassifierWrapper):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         logits: Tensor = self.classifier(*self._padded(image, Noise.or_fresh(noise, image)))
-        if self.classes not in (None, logits.shape[-1]):
-            raise ValueError(
-                f"the data has {self.classes} classes, the classifier {logits.shape[-1]}: they must be as many, else "
-                "labels mean other classes. Is a class folder missing? classes of a Folder lists them all"
-            )
+        check_class_count(self.classes, logits.shape[-1])
         return logits[: len(image)]
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:

@@ -13,13 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.checkpoints.saving import description_of, make_folder, save
 from common.checkpoints.state import list_names
-from common.checks.images import check_classes
+from common.checks.images import check_class_count, check_classes
 from common.checks.settings import check_optional, check_text
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
 from common.tasks.interruption import end_if_interrupted, validates_next
 from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
+from common.tasks.recording import declared_classes
 
 
 class TrainingTask(L.LightningModule):
@@ -95,6 +96,8 @@ class TrainingTask(L.LightningModule):
         if self.export is not None:
             description_of(self.trained())  # both raise ValueError before training
             make_folder(Path(self.export).expanduser())
+        if self.classes is not None:
+            check_class_count(declared_classes(self.trainer), self.classes, "the network to train")
         if not self.trained().training:  # loaded networks are in evaluation mode, which Lightning keeps
             self.trained().train()
         averaging = any(isinstance(part, WeightAveraging) for part in _callbacks(self.trainer))

@@ -10,7 +10,9 @@ from torch.utils.data import Dataset
 
 from common.data.folders import Folder
 from common.data.in_memory import InMemory
+from common.networks import SmallCNN
 from common.robustness import Clean, NetworkClassifier
+from common.tasks.classifier import ClassifierTask
 from common.tasks.robust import RobustTask
 
 
@@ -103,3 +105,13 @@ def test_a_list_of_classes_is_checked(tmp_path):
     for wrong in ([], ["0", "0"], [0.5, 1], "nowhere.txt", 3):
         with pytest.raises(ValueError, match="classes"):
             Folder(root, classes=wrong)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_a_training_on_data_of_another_number_of_classes_is_refused(tmp_path, classes):
+    task = ClassifierTask(NetworkClassifier(SmallCNN(num_classes=classes)), num_classes=classes)
+    trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path)
+    for split in ("val", "test"):
+        folders(tmp_path / "all" / split, "0123")
+    with pytest.raises(ValueError, match=rf"the data has 4 classes, the network to train {classes}.*class folder"):
+        trainer.fit(task, datamodule=Folder(folders(tmp_path / "all" / "train", "0123").parent))
