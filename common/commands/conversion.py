@@ -29,6 +29,7 @@ def convert(
     config: dict[str, Any] | None = None,
     kind: str | None = None,
     force: bool = False,
+    ema: bool = True,
 ) -> Path:
     """Write the published checkpoint ``source`` to the safetensors file ``target``, and return ``target``.
 
@@ -46,8 +47,10 @@ def convert(
         "denoiser", "classifier" or "network" (called as published); by default the usual kind of the format.
     force:
         Replace an existing ``target``.
+    ema:
+        Write the averaged weights of a file that holds raw ones besides; False for the raw ones.
 
-    Of averaged weights beside raw ones the averaged are written. The file notes its origin: format, kind, config and
+    The file notes its origin: format, kind, config and
     sha256 of the weights.
 
     Raises ``FileNotFoundError`` for a missing source, ``FileExistsError`` for an existing target, and ``ValueError``
@@ -67,7 +70,7 @@ def convert(
         raise ValueError(f"target must end in .safetensors; got {target.name!r}. Use {target.stem}.safetensors")
     if target.exists() and (not force or target.is_dir() or target.samefile(source)):
         raise FileExistsError(f"{target} exists already. Name another file, or replace it with --force")
-    module = LOADERS[kind](source, cast(Format, format), config)
+    module = LOADERS[kind](source, cast(Format, format), config, ema)
     weights = diffusers_pipelines.weight_files(source) if source.is_dir() else [source]
     origin = {
         "converted_from": format,
@@ -75,6 +78,7 @@ def convert(
         "file": source.name,
         "sha256": file_sha256(*weights),
         "config": config,
+        **({} if ema else {"weights": "raw"}),
     }
     return save(module, target, origin)
 

@@ -20,9 +20,14 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", type=str, help="publishers' options: a YAML or JSON file, JSON, or a card's name")
     parser.add_argument("--kind", type=str, help="denoiser, classifier or network; by default the format's usual kind")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--raw", action="store_true", help="of raw and averaged weights (EMA) in IN, write the raw ones"
+    )
     options = parser.read(arguments)
     from common.commands import conversion  # imports torch
 
     config = conversion.read_options(options.config)
-    path = conversion.convert(options.source, options.target, options.format, config, options.kind, options.force)
+    path = conversion.convert(
+        options.source, options.target, options.format, config, options.kind, options.force, ema=not options.raw
+    )
     Console().print(f"Wrote {path}; it loads without a format or options", markup=False, soft_wrap=True)

@@ -75,6 +75,22 @@ def test_a_classifier_is_known_by_its_format(convert, tmp_path):
         assert torch.equal(load_classifier(path)(image), network(image))
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_raw_weights_are_written_only_on_request(convert, tmp_path, raw):
+    """A file with averaged weights beside them."""
+    networks = {}
+    for seed, name in enumerate(("ema", "model")):
+        torch.manual_seed(seed)
+        networks[name] = WideResNet(**WRN_OPTIONS).eval()
+    torch.save({name: network.state_dict() for name, network in networks.items()}, tmp_path / "both.pt")
+    words = ["--format=robustbench_wrn", f"--config={json.dumps(WRN_OPTIONS)}", *(["--raw"] if raw else [])]
+    with pytest.warns(UserWarning, match="(raw|averaged) weights are read"):
+        path = convert("both.pt", "ours.safetensors", *words)
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_classifier(path)(image), networks["model" if raw else "ema"](image))
+
+
 def test_an_existing_file_is_replaced_only_by_force(adm, convert, tmp_path):
     (tmp_path / "ours.safetensors").write_text("something of the user's")
     words = ["--format=guided_diffusion", f"--config={tmp_path / 'adm.json'}"]
