@@ -20,6 +20,7 @@ from common.api.probe import probe
 from common.api.result import Result
 from common.api.untouched import device_of, untouched
 from common.data.image_data import ImageData
+from common.files.locking import unlock
 from common.report.runs import read_runs
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluator import Evaluator
@@ -56,6 +57,7 @@ class QuietTask(RobustTask):
         """Close the records; parts without a row are removed."""
         for recorded in self._suites:
             recorded.records.close()
+        unlock(Path(self.path))
 
 
 def run_evaluation(

@@ -101,7 +101,7 @@ def read_files(path: Path, expected: Header | None = None) -> list[tuple[Header 
     header, labels = expected, dict[int, Record]()
     for file, own, records in parsed:
         if header is not None and own is not None and records and own.fingerprint != header.fingerprint:
-            raise ValueError(_other_configuration(file, own, header))
+            raise ValueError(other_configuration(file, own, header))
         header = header or own
         for number, row in enumerate(records, start=2):
             first = labels.setdefault(row.index, row)
@@ -173,11 +173,12 @@ def _defaults(kind: Kind) -> dict[str, Any]:
     return known | made
 
 
-def _other_configuration(path: Path, own: Header, header: Header) -> str:
+def other_configuration(path: Path, own: Header, header: Header, content: str = "records") -> str:
+    """Message for a file with rows of the configuration ``own``, where those of ``header`` are expected."""
     changed = sorted(f"{place}: {old!r} -> {new!r}" for place, old, new in differences(own.config, header.config))
     listed = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
     listed = listed or "nothing in the configuration itself, so what it points to (weights, data or code)"
     return (
-        f"{path} holds records of another configuration. Changed: {listed}. "
+        f"{path} holds {content} of another configuration. Changed: {listed}. "
         f"Write to another directory, go back to that configuration, or delete {path.parent}."
     )

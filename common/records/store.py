@@ -10,12 +10,12 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.checks.settings import check_count, check_mapping, check_optional, check_part, check_path, check_text
+from common.files.appending import AppendedFile
 from common.files.errors import naming
 from common.files.replacing import remove_leftovers, replacing
 from common.numerics.finding import Finding
@@ -62,13 +62,14 @@ class Records:
         self._mark(merge(row for _, rows in files for row in rows))
         if self.resumed and (places := self.header.config.get(UNDETERMINED)):
             raise ValueError(_undetermined(self.path, places))
-        self._part = self.path / f"part-{rank:05d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+        part = self.path / f"part-{rank:05d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._empty = True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path)
-            self._file = self._part.open("xb", buffering=0)
-            self._write([header_line(self.header)])
+            self._part = AppendedFile(part, "records")
+            self._part.append([header_line(self.header)])
+            self._file = self._part.file
         except OSError as error:
             raise ValueError(
                 f"cannot write records to {self.path} ({error}). Make it writable or name another path."
@@ -76,8 +77,7 @@ class Records:
 
     def append(self, records: Sequence[Record]) -> None:
         """Append rows; they are on the disk (fsync) when this returns. Raises ``OSError`` if they cannot be."""
-        self._check_in_place()
-        self._write([record_line(record) for record in records])
+        self._part.append([record_line(record) for record in records])
         self._mark(records)
         self._empty = self._empty and not records
 
@@ -91,7 +91,7 @@ class Records:
 
     def merge(self) -> Path:
         """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, behind a barrier."""
-        self._check_in_place()
+        self._part.check_in_place()
         target, action = self.path / MERGED, "merge the records into"
         with replacing(target, action) as unfinished, naming(action, target), unfinished.open("wb") as file:
             file.write(header_line(replace(self.header, session="")))
@@ -100,9 +100,7 @@ class Records:
 
     def close(self) -> None:
         """Close this process's part, and remove it when it holds no row."""
-        self._file.close()
-        if self._empty:
-            self._part.unlink(missing_ok=True)
+        self._part.close(remove=self._empty)
 
     @staticmethod
     def read(path: str | Path) -> list[Record]:
@@ -117,29 +115,6 @@ class Records:
     def _mark(self, records: Iterable[Record]) -> None:
         for record in records:
             self._done.setdefault(record.source, set()).add(record.index)
-
-    def _write(self, lines: Sequence[bytes]) -> None:
-        """Append lines: all of them or, on a full disk, none."""
-        data, size = memoryview(b"".join(lines)), self._file.tell()
-        with naming("append records to", self._part):
-            try:
-                while data:
-                    data = data[self._file.write(data) :]
-                os.fsync(self._file.fileno())
-            except OSError:
-                self._file.truncate(size)
-                self._file.seek(size)
-                raise
-
-    def _check_in_place(self) -> None:
-        """Raise ``FileNotFoundError`` if this process's part is no longer where it was opened."""
-        with suppress(OSError):
-            if os.path.samestat(self._part.stat(), os.fstat(self._file.fileno())):
-                return
-        raise FileNotFoundError(
-            f"{self._part} was removed or moved while rows were written to it. Put it back, if its rows are still "
-            "somewhere, and run the same test again, which evaluates what is missing."
-        )
 
 
 def merge(rows: Iterable[Record]) -> list[Record]:

@@ -70,14 +70,22 @@ def smoothed_predictions(
 
     Raises ``ValueError`` as `Certifier.check` does. A `Forecast` predicts verdicts, no classes.
     """
+    if (found := smoothed_classifier(evaluators)) is None:
+        return None
+    smoothing, seed = found
+    defence = unpadded(classifier)
+    with torch.inference_mode(False), torch.no_grad():
+        image, noise = batch[0].clone(), Noise.of(seed, batch[2].clone())
+        smoothing.check(defence, *copied(image[:1], noise.rows(slice(0, 1)).stream("soundness")))
+        return smoothing.predict(defence, image, noise.stream("smoothing"))
+
+
+def smoothed_classifier(evaluators: Sequence[Evaluator]) -> tuple[Smoothing, int] | None:
+    """The smoothing that predicts, and its seed; None without one."""
     for evaluator in evaluators:
         smoothing = evaluator.smoothing if isinstance(evaluator, Certified) else None
         if isinstance(smoothing, Smoothing) and not isinstance(smoothing, Forecast):
-            defence = unpadded(classifier)
-            with torch.inference_mode(False), torch.no_grad():
-                image, noise = batch[0].clone(), Noise.of(evaluator.single_seed, batch[2].clone())
-                smoothing.check(defence, *copied(image[:1], noise.rows(slice(0, 1)).stream("soundness")))
-                return smoothing.predict(defence, image, noise.stream("smoothing"))
+            return smoothing, evaluator.single_seed
     return None
 
 

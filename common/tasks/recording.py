@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
+from common.files.locking import lock
 from common.records.fingerprint import identity, settings
 from common.records.rows import UNDETERMINED
 from common.records.schema import Record, Source
@@ -54,6 +55,14 @@ class RecordedSuite:
         count = max((evaluator.limit or 0 for evaluator in evaluators), default=0)
         first = [int(images[position][2]) for position in range(min(count, len(images)))]
         return cls(evaluators, records, done, first, WeightsInUse(run.modules))
+
+    def lock(self) -> None:
+        """Lock the directory for this process. Raises ``ValueError`` if another one writes to it."""
+        try:
+            lock(self.records.path)
+        except ValueError:
+            self.records.close()
+            raise
 
     def pending(self, evaluator: Evaluator, batch: Batch) -> Batch | None:
         """The images of ``batch`` within the evaluator's limit and without a record; None if there are none."""

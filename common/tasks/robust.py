@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from uuid import uuid4
 
 import lightning as L
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
 from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_path
+from common.files.locking import unlock
 from common.noise import Noise
 from common.numerics.copies import copied
 from common.processes.interrupts import INTERRUPTS
@@ -27,7 +28,7 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
-from common.tasks.prediction import Prediction, predict_batch, smoothed_predictions
+from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
 from common.tasks.recording import RecordedSuite, as_batch, dataset_of, declared_classes, first_batch
 from common.tasks.resuming import check_again, first_recorded, is_finished
 from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
@@ -86,6 +87,7 @@ class RobustTask(L.LightningModule):
         self._diagnostics: RecordedSuite | None = None
         self._accuracy: dict[Source, Metric] = {}
         self._unverified = False  # the gradient check failed, and the test went on
+        self.predicted: set[int] = set()  # indices of the images that `predict` leaves out
         self._session = ""  # the same in all processes of this start
 
     def setup(self, stage: str) -> None:
@@ -104,6 +106,8 @@ class RobustTask(L.LightningModule):
             *(variants if enough(images, self.masking) else []),
         ]
         self._results = self._open(self.path, self.evaluators)
+        if self.trainer.is_global_zero:
+            self._results.lock()
         self.warn_of_undetermined(self._results)
         if wanted:  # all of them identify the records, since more images may follow
             diagnostics = self._open(Path(self.path) / DIAGNOSTICS, [*checks, *variants])
@@ -136,6 +140,7 @@ class RobustTask(L.LightningModule):
             for recorded in self._suites:
                 recorded.records.merge()
             self.trainer.callback_metrics.update(final_accuracies(self.path))
+            unlock(Path(self.path))
             self.show()
 
     def progress(self) -> str:
@@ -160,10 +165,18 @@ class RobustTask(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Predictions for a batch: before and after purification if the classifier is a purified one, and smoothed."""
+        image, label, index = batch
+        rows = [row for row, number in enumerate(index.tolist()) if number not in self.predicted]
+        if len(rows) < len(index):
+            batch = (image[rows], label[rows], index[rows])
         prediction = predict_batch(self.classifier, batch)
         if len(prediction.index) and not prediction.failure:
             prediction.smoothed = smoothed_predictions(self.classifier, batch, self.evaluators)
         return prediction
+
+    def prediction_parts(self) -> dict[str, Any]:
+        """The parts that decide the predictions."""
+        return {"classifier": self.classifier.classifier, "smoothed": smoothed_classifier(self.evaluators)}
 
     def _open(self, path: str | Path, evaluators: Sequence[Evaluator]) -> RecordedSuite:
         return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer, self._session)

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from common.data.image_data import ImageData
 from common.data.unlabelled import UnlabelledImages
-from common.files.links import inside
 from common.processes.interrupts import INTERRUPTS
+from common.records.fingerprint import identity
+from common.records.rows import Header
 from common.records.schema import ABSTAIN
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction
 from common.tasks.prediction import Prediction, pixel_size
-from common.tasks.prediction_folder import PredictionFolder, save_png, target_names
+from common.tasks.prediction_folder import PredictionFolder, save_png, stamp, target_names
+from common.tasks.robust import RobustTask
 from common.tasks.step_progress import StepProgress
 
 DIGITS = 6  # significant digits of a probability
@@ -28,7 +30,8 @@ class SavePredictions(L.Callback):
     Images are PNG files under the relative names of the files they were made from. The table has one row per image:
     class and probability before and after purification. A smoothed classifier adds its class, or "abstain", and the
     p-value of the test behind it. Files that cannot be read, or whose size the network rejects,
-    are listed in ``skipped.csv``. Several processes may write at the same time.
+    are listed in ``skipped.csv``. Several processes of one run may write at the same time. An interrupted run continues
+    with the images that it has not predicted; the results of an earlier run stay until all images are predicted.
 
     Raises ``ValueError`` where a file of the user's could be overwritten, and if no image could be predicted.
     """
@@ -49,9 +52,13 @@ class SavePredictions(L.Callback):
         if isinstance(data, ImageData):
             self._files, self._classes = data.files, list(data.classes or [])
         self._targets = target_names(self._files.names) if self._files else []
-        if trainer.is_global_zero:
-            self.folder.prepare(self._files)
-        trainer.strategy.barrier("the folder of the predictions exists")
+        parts = pl_module.prediction_parts() if isinstance(pl_module, RobustTask) else {"module": pl_module}
+        run = identity({**parts, "images": self._read_images(data), "classes": list(self._classes)})
+        self.folder.header = Header(run.fingerprint, run.description)
+        done = self.folder.prepare(self._files, self._targets) if trainer.is_global_zero else None
+        done = trainer.strategy.broadcast(done)
+        if isinstance(pl_module, RobustTask):
+            pl_module.predicted = done or set()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -60,7 +67,7 @@ class SavePredictions(L.Callback):
         self._progress = StepProgress(trainer, pl_module)
         loader: Any = trainer.predict_dataloaders
         count = len(loader.dataset) if self._files is None else len(self._files)
-        INTERRUPTS.progress = lambda: f" after {self.folder.count()} of {count} images"
+        INTERRUPTS.progress = lambda: f" after {self.folder.count()} of {count} images; the same command goes on"
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *position: int
@@ -87,6 +94,12 @@ class SavePredictions(L.Callback):
         if trainer.is_global_zero:
             self.folder.finish(self._files)
 
+    def _read_images(self, data: Any) -> Any:
+        """Folder and reading of the images; the data module without a folder."""
+        if self._files is None:
+            return data
+        return {"path": str(self._files.root.resolve()), "crop": self._files.crop, "channels": self._files.channels}
+
     def _rows(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
         """One row of the table per image; its purified image is saved on the way."""
         files = self._files
@@ -94,16 +107,17 @@ class SavePredictions(L.Callback):
         before, after = _top(prediction.before), _top(prediction.after)
         pairs = zip(prediction.index.tolist(), prediction.label.tolist(), strict=True)
         for row, (index, label) in enumerate(pairs):
-            index = files.positions[index] if files else index  # rows are sorted by name
-            entry: dict[str, Any] = {"index": index, "file": files.names[index] if files else f"{index:06d}"}
+            position = files.positions[index] if files else index
+            entry: dict[str, Any] = {"index": index, "file": files.names[position] if files else f"{index:06d}"}
+            entry |= {"stamp": stamp(files, position)} if files else {}
             if prediction.failure:
                 yield entry | {"failure": prediction.failure}
                 continue
             if label >= 0:
                 entry |= {"label": label}
             if prediction.purified is not None:
-                entry["purified"] = self._targets[index] if files else f"{index:06d}.png"
-                save_png(prediction.purified[row], inside(self.folder.path, entry["purified"]))
+                entry["purified"] = self._targets[position] if files else f"{index:06d}.png"
+                save_png(prediction.purified[row], self.folder.unfinished.image(entry["purified"]))
             for when, top in (("before", before), ("after", after)):
                 if top:
                     number, probability = top[row]

@@ -15,6 +15,7 @@ from common.checkpoints.saving import description_of, make_folder, save
 from common.checkpoints.state import list_names
 from common.checks.images import check_class_count, check_classes
 from common.checks.settings import check_optional, check_text
+from common.files.locking import lock, lock_of, unlock
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
@@ -95,7 +96,9 @@ class TrainingTask(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.export is not None:
             description_of(self.trained())  # both raise ValueError before training
-            make_folder(Path(self.export).expanduser())
+            make_folder(export := Path(self.export).expanduser())
+            if self.trainer.is_global_zero:
+                lock(export, lock_of(export))
         if self.classes is not None:
             check_class_count(declared_classes(self.trainer), self.classes, "the network to train")
         if not self.trained().training:  # loaded networks are in evaluation mode, which Lightning keeps
@@ -148,6 +151,8 @@ class TrainingTask(L.LightningModule):
                 warnings.warn(f"no checkpoint of the best epoch, {path}: exporting the last weights", stacklevel=2)
         if self.trainer.is_global_zero:
             save(self.trained(), self.export, notes)
+            export = Path(self.export).expanduser()
+            unlock(export, lock_of(export))
 
 
 def validation_attack(steps: int) -> PGD | None:

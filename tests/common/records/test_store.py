@@ -94,7 +94,7 @@ def test_a_folder_that_vanishes_is_noticed_at_the_next_row(tmp_path, way):
         shutil.rmtree(tmp_path / "elsewhere")
     if way == "made anew":
         Records(place, "f")
-    with pytest.raises(FileNotFoundError, match=r"part-.* was removed or moved .* run the same test again"):
+    with pytest.raises(FileNotFoundError, match=r"part-.* was removed or moved .* run the same command again"):
         records.append([row(1)])
     with pytest.raises(FileNotFoundError, match="was removed or moved"):
         records.merge()

@@ -19,12 +19,14 @@ from common.checkpoints.loading import load_network
 from common.checkpoints.saving import save
 from common.data.digits import Digits
 from common.data.samplers import ShuffleSampler, TrainingLoader
+from common.files.locking import lock, lock_of
 from common.networks import SmallCNN
 from common.records.fingerprint import weights_hash
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks.classifier import ClassifierTask
 from common.tasks.recipes import Recipe
+from tests.common.files.test_locking import another_process
 
 DECAY = 0.8
 
@@ -382,3 +384,13 @@ def test_weights_from_a_file_are_trained(digits, tmp_path):
     trainer(tmp_path, max_epochs=1).fit(model, datamodule=digits())
     assert model.classifier.training and loaded.training
     assert (flat(loaded) - flat(network)).abs().max() > 1e-3
+
+
+def test_a_second_training_of_the_same_export_is_refused(digits, tmp_path):
+    model, export = guidance(tmp_path), tmp_path / "phi.safetensors"
+    with another_process(lambda: lock(export, lock_of(export))) as first:
+        with pytest.raises(ValueError, match=rf"{export} is being written by process {first} on "):
+            trainer(tmp_path, max_epochs=1).fit(model, datamodule=digits())
+        assert model.trainer.global_step == 0
+    trainer(tmp_path, max_epochs=1).fit(model, datamodule=digits())
+    assert export.exists() and not lock_of(export).exists()

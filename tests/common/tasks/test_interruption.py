@@ -121,4 +121,4 @@ def test_a_prediction_ends_after_the_batch_in_hand(tiny_test, tmp_path, name):
     run = fork(arguments, tmp_path / "log", change)
     assert run.wait() == 128 + getattr(signal, name)
     assert run.output.splitlines()[-1].startswith("interrupted after 4 of 13 images")
-    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 4

@@ -10,11 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from common.api import evaluate
+from common.files.locking import lock
 from common.records.rows import sealed, unsealed
 from common.records.schema import Source
 from common.records.store import Records
 from common.robustness import PGD, Attack, Attacked, Classifier, Clean, ThreatModel
 from common.tasks.robust import RobustTask
+from tests.common.files.test_locking import another_process
 from tests.common.records.made import clean_record
 
 BALL = ThreatModel("inf", 0.1)
@@ -192,3 +194,12 @@ def test_rows_of_other_ranks_of_the_same_start_are_not_resumed(tmp_path):
     assert b"session" not in merged.read_bytes()
     with pytest.raises(ValueError, match=r"cannot be determined .* classifier: a lambda"):
         Records(tmp_path, "f", untold, session="t")
+
+
+def test_a_second_test_of_the_same_records_is_refused(tmp_path):
+    with another_process(lambda: lock(tmp_path)) as first:
+        with pytest.raises(ValueError, match=f"{tmp_path} is being written by process {first} on "):
+            rows(Own(), tmp_path)
+        assert not [*tmp_path.glob("part-*")]
+    assert len(rows(Own(), tmp_path)) == 12
+    assert {path.name[:5] for path in tmp_path.iterdir()} == {"part-", "recor"}
