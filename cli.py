@@ -7,20 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from signal import SIGINT
 
 from common.commands import COMMANDS, LIGHTNING
 from common.commands.class_pages import class_page
-from common.commands.errors import DEBUG, WIDTH, UsageError, concise
+from common.commands.ending import exit_status, is_expected
+from common.commands.errors import UsageError
 from common.commands.overview import help_page, overview
 from common.commands.parsing import with_files
 from common.naming.nearest import did_you_mean
 from common.processes.family import end_with_parent
-from common.processes.interrupts import INTERRUPTS, Interrupted
+from common.processes.interrupts import INTERRUPTS
 
 HELP = ("-h", "--help")
-ELSEWHERE = ("MisconfigurationException", "StageError")  # expected errors of modules that are not imported here
-RESUMED = ("test", "tour", "study")  # commands that keep what is finished
+__all__ = ["is_expected", "main", "run", "run_lightning"]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -71,31 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except BaseException as error:
-            sys.exit(status_of(error))
-
-
-def status_of(error: BaseException) -> int | str | None:
-    """Exit status of a command that an error or a signal ended; its line is printed. Unexpected errors are raised."""
-    signum = SIGINT if isinstance(error, KeyboardInterrupt) else INTERRUPTS.received
-    if os.environ.get(DEBUG) and not isinstance(error, SystemExit):
-        raise error
-    if signum is not None:  # whatever was raised since
-        advice = ": the same command goes on" if any(name in RESUMED for name in sys.argv[1:2]) else ""
-        print(f"interrupted{INTERRUPTS.progress() or advice}", file=sys.stderr)
-        return Interrupted(signum).code
-    if isinstance(error, SystemExit):
-        return error.code
-    if not isinstance(error, Exception) or not is_expected(error):
-        raise error
-    width = min(WIDTH, os.get_terminal_size(2).columns) if sys.stderr.isatty() else WIDTH
-    colour = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{colour[0]}error:{colour[1]} {concise(str(error), width - len('error: '))}", file=sys.stderr)
-    return 2
-
-
-def is_expected(error: Exception) -> bool:
-    """True for errors whose message is for the user: of files, values, settings of the trainer and stages."""
-    return isinstance(error, OSError | ValueError) or type(error).__name__ in ELSEWHERE
+            sys.exit(exit_status(error))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -50,6 +51,23 @@ class Forked:
         with suppress(ProcessLookupError):
             os.killpg(self.process, signal.SIGKILL)
         raise AssertionError(f"a process of the command survived it:\n{self.output}")
+
+
+def fork_ranks(arguments: list[str], folder: Path, change: Callable[[int], object] = lambda rank: None) -> list[Forked]:
+    """Start a command on two ranks, as torchrun does; ``change(rank)`` runs in each."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+
+    def start(rank: int) -> Forked:
+        def prepare() -> None:
+            os.environ.update(shared, LOCAL_RANK=str(rank), RANK=str(rank))
+            change(rank)
+
+        options = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+        return fork([*arguments, *options], folder / f"rank{rank}.log", prepare)
+
+    return [start(0), start(1)]
 
 
 def fork(arguments: list[str], log: Path, change: Callable[[], object] = lambda: None) -> Forked:

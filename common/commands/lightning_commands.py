@@ -31,6 +31,7 @@ from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
 from common.files.replacing import replacing
 from common.naming.nearest import did_you_mean
+from common.processes.slurm import job
 from common.tasks.checkpoint_files import CheckpointFiles
 from common.tasks.interruption import Interruptible, interrupted_checkpoint
 from common.tasks.logged_images import ImageGrids
@@ -136,6 +137,8 @@ class CLI(LightningCLI):
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(CheckpointFiles())
+        if (number := job()) is not None:  # Lightning loads hpc_ckpt_N.ckpt of any earlier job from its root directory
+            kwargs["default_root_dir"] = str(Path(trainer.get("default_root_dir") or ".") / f"job-{number}")
         callbacks = [*(trainer.get("callbacks") or []), *ours]
         return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
 

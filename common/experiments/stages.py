@@ -20,6 +20,7 @@ from rich.table import Table
 
 from common.experiments.preset_layers import read_config
 from common.processes.family import start, stop
+from common.processes.interrupts import INTERRUPTS
 from common.records.rows import MERGED
 from common.records.store import Records
 from common.records.summary import main_metric, summarise
@@ -173,7 +174,8 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
                     running.remove(stage)
                     _finish(stage, logs, console, time.monotonic() - start)
     finally:
-        stop(stage.process for stage in running if stage.process is not None)
+        with INTERRUPTS.patiently():
+            stop(stage.process for stage in running if stage.process is not None)
 
 
 def is_finished(folder: Path) -> bool:

@@ -16,7 +16,11 @@ from types import FrameType
 from typing import Any
 
 GRACE = 20.0
-"""Seconds until a process that does not end by itself is ended; a process that writes a checkpoint is left alone."""
+"""Seconds until a process that does not end by itself is ended; one that writes a checkpoint is left alone."""
+EARLY_GRACE = 10.0
+"""The same where no row or step is in hand, such as a process that waits for the others to start."""
+LOST_GRACE = 3.0
+"""The same where another rank has died: its launcher ends the others within seconds, without a line."""
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 PATIENT = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
@@ -31,6 +35,14 @@ class Interrupted(SystemExit):
         self.signum = signum
 
 
+class RankLost(SystemExit):
+    """End of a command since another rank has died (exit status 3) or ended with an error (2)."""
+
+    def __init__(self, reason: str, status: int, shown: bool = True) -> None:
+        super().__init__(status)
+        self.reason, self.shown = reason, shown  # the first rank shows it for all
+
+
 class Interrupts:
     """The signals of this process: the first one ``received``, and when it ends the command.
 
@@ -40,9 +52,12 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.lost: RankLost | None = None
         self.progress: Callable[[], str] = str
         self.forward: Callable[[int], None] = lambda signum: None  # to the other ranks
-        self._deferred = self._writing = False
+        self._deferred = self._patient = False
+        self._raised = False
+        self._since = 0.0  # time of the first signal
         self._earlier: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
 
@@ -52,8 +67,8 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.received, self.progress, self.forward = None, str, lambda signum: None
-        self._deferred = self._writing = False
+        self.received, self.lost, self.progress, self.forward = None, None, str, lambda signum: None
+        self._deferred = self._patient = self._raised = False
         self._earlier = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
         try:
             self.install()
@@ -84,24 +99,33 @@ class Interrupts:
         self._deferred = self.active
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal was received."""
+        """Raise `Interrupted` if a signal was received, `RankLost` if another rank is gone."""
+        if self.lost is not None:
+            raise self.lost
         if self.received is not None:
             raise Interrupted(self.received)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Context manager: what is written here is written completely, however long it takes."""
-        self._writing = True
+    def patiently(self) -> Iterator[None]:
+        """Context manager: the process is not ended here, as while it writes a checkpoint or waits for its children."""
+        self._patient = True
         try:
             yield
         finally:
-            self._writing = False
+            self._patient = False
+
+    def lose(self, lost: RankLost) -> None:
+        """From any thread: end this process since another rank is gone, after the row in hand if that is soon."""
+        self.lost = self.lost or lost
+        if self.active:
+            self._end_after(LOST_GRACE, lost.code, f"error: {lost.reason}\n" if lost.shown else "")
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again = self.received == signal.SIGINT == signum
-        self.received = signum if self.received is None else self.received
-        if again or not self._deferred:
-            self._deferred = True  # one exception is enough: what follows is the way out
+        again = self.received == signal.SIGINT == signum and time.monotonic() > self._since + 1
+        if self.received is None:
+            self.received, self._since = signum, time.monotonic()
+        if again or not (self._deferred or self._raised):  # one exception is enough: what follows is the way out
+            self._raised = True
             raise Interrupted(self.received)
         if sys.stderr.isatty() and signum == signal.SIGINT:
             print("\nfinishing what is in hand; Ctrl-C again ends at once", file=sys.stderr)
@@ -117,16 +141,22 @@ class Interrupts:
                 self.forward(signum)
             if signum not in PATIENT and not ending:
                 ending = True
-                threading.Thread(target=self._end, args=(signum,), daemon=True, name="grace").start()
+                grace = GRACE if self._deferred else EARLY_GRACE
+                self._end_after(grace, 128 + (self.received or signum), "interrupted\n")
         os.close(pipe)
 
-    def _end(self, signum: int) -> None:
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline or self._writing:
-            time.sleep(0.2)
-        with suppress(OSError):
-            os.write(2, b"interrupted\n")
-        os._exit(128 + (self.received or signum))
+    def _end_after(self, grace: float, status: Any, line: str) -> None:
+        """End the process with a line, unless it ends by itself within ``grace`` seconds."""
+
+        def end() -> None:
+            deadline = time.monotonic() + grace
+            while time.monotonic() < deadline or self._patient:
+                time.sleep(0.1)
+            with suppress(OSError):
+                os.write(2, line.encode())
+            os._exit(status)
+
+        threading.Thread(target=end, daemon=True, name="grace").start()
 
     def _close(self) -> None:
         if self._pipe is not None:
@@ -140,7 +170,8 @@ class Interrupts:
             signal.set_wakeup_fd(-1)
             for end in self._pipe:
                 os.close(end)
-        self._pipe, self.received, self._deferred, self._writing = None, None, False, False
+        self._pipe = self.received = self.lost = None
+        self._deferred = self._patient = self._raised = False
 
 
 INTERRUPTS = Interrupts()

@@ -1,5 +1,6 @@
 """The end of a test, a prediction or a training by a signal: after the row, image or step in hand, and resumable."""
 
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from common.processes.interrupts import INTERRUPTS
+from common.processes.interrupts import GRACE, INTERRUPTS, Interrupted
+from common.processes.ranks import CURRENT, Ranks
 
 FILE = "last-interrupted.ckpt"  # Lightning takes files that begin with "last" for --ckpt_path last
 SHARED = "runs"  # default folder of the command line, which many runs share
@@ -20,13 +22,26 @@ class Interruptible(L.Callback):
     ends with exit status 0; this callback installs ours over it.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        connect(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Interrupted) and (launcher := trainer.strategy.launcher) is not None:
+            launcher.kill(exception.signum)
+            with INTERRUPTS.patiently():
+                for process in getattr(launcher, "procs", []):
+                    if isinstance(process, BaseProcess):  # forked: this process only waits for its ranks
+                        process.join(GRACE)
+
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         INTERRUPTS.install()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         INTERRUPTS.install()
         INTERRUPTS.defer()
-        INTERRUPTS.progress = lambda: f" in epoch {trainer.current_epoch}, step {trainer.global_step}; it was not saved"
+        INTERRUPTS.progress = lambda: (
+            f" in epoch {trainer.current_epoch}, step {trainer.global_step}{last_saved(trainer)}"
+        )
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -65,14 +80,13 @@ def end_if_interrupted(trainer: L.Trainer, module: L.LightningModule) -> None:
     if not INTERRUPTS.active or not any_rank_interrupted(trainer):
         return
     path = interrupted_checkpoint(trainer, module)
-    place = f" in epoch {trainer.current_epoch}, step {trainer.global_step}"
     if path is None:
         advice = "; nothing was saved: give model.init_args.export, or a ModelCheckpoint with its dirpath"
     else:
-        with INTERRUPTS.writing():
+        with INTERRUPTS.patiently():
             trainer.save_checkpoint(path)
         advice = f"; the same command with --ckpt_path {path} goes on"
-    INTERRUPTS.progress = lambda: place + advice
+    INTERRUPTS.progress = lambda: place(trainer) + advice
     INTERRUPTS.check()
 
 
@@ -82,6 +96,33 @@ def validates_next(trainer: L.Trainer, batch_idx: int) -> bool:
     if trainer.check_val_every_n_epoch is None:
         done += trainer.current_epoch * int(trainer.num_training_batches)
     return trainer.is_last_batch or (trainer.enable_validation and done % (trainer.val_check_batch or 1) == 0)
+
+
+def place(trainer: L.Trainer) -> str:
+    """Epoch and step of a training."""
+    return f" in epoch {trainer.current_epoch}, step {trainer.global_step}"
+
+
+def last_saved(trainer: L.Trainer) -> str:
+    """The last checkpoint of a training, for the line of its end."""
+    callbacks = [part for part in trainer.checkpoint_callbacks if isinstance(part, ModelCheckpoint)]
+    paths = [path for part in callbacks for path in (part.last_model_path, part.best_model_path) if path]
+    return f"; the last checkpoint is {paths[0]}" if paths else "; nothing was saved"
+
+
+def connect(trainer: L.Trainer) -> None:
+    """Connect the ranks of this run; all of them call it at the same place, before or after others of its start."""
+    run = (id(trainer), trainer.state.fn)
+    if trainer.world_size > 1 and (CURRENT.ranks is None or CURRENT.run != run):
+        address = trainer.strategy.cluster_environment.main_address  # type: ignore[attr-defined]
+        CURRENT.ranks = Ranks(trainer.global_rank, trainer.world_size, address, trainer.strategy.broadcast)
+        CURRENT.run = run
+
+
+def finish(trainer: L.Trainer) -> None:
+    """At the end of a test or a prediction: the first rank waits for the others, without a collective."""
+    if trainer.world_size > 1 and CURRENT.ranks is not None:
+        CURRENT.ranks.finish()
 
 
 def any_rank_interrupted(trainer: L.Trainer) -> bool:

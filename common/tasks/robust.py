@@ -28,6 +28,7 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
+from common.tasks.interruption import connect, finish
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
 from common.tasks.recording import RecordedSuite, as_batch, dataset_of, declared_classes, first_batch
 from common.tasks.resuming import check_again, first_recorded, is_finished
@@ -92,6 +93,7 @@ class RobustTask(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Agree on the session. Lightning runs this hook on a rank without images too."""
+        connect(self.trainer)
         self._session = self.trainer.strategy.broadcast(uuid4().hex)
 
     def on_test_start(self) -> None:
@@ -135,7 +137,7 @@ class RobustTask(L.LightningModule):
         """Merge the records. Lightning runs no other hook on a rank that had no images."""
         if stage != "test":
             return
-        self.trainer.strategy.barrier("every rank has written its records")
+        finish(self.trainer)
         if self._suites and self.trainer.is_global_zero:
             for recorded in self._suites:
                 recorded.records.merge()

@@ -16,6 +16,7 @@ from common.records.fingerprint import identity
 from common.records.rows import Header
 from common.records.schema import ABSTAIN
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction
+from common.tasks.interruption import connect, finish
 from common.tasks.prediction import Prediction, pixel_size
 from common.tasks.prediction_folder import PredictionFolder, save_png, stamp, target_names
 from common.tasks.robust import RobustTask
@@ -52,6 +53,7 @@ class SavePredictions(L.Callback):
         if isinstance(data, ImageData):
             self._files, self._classes = data.files, list(data.classes or [])
         self._targets = target_names(self._files.names) if self._files else []
+        connect(trainer)
         parts = pl_module.prediction_parts() if isinstance(pl_module, RobustTask) else {"module": pl_module}
         run = identity({**parts, "images": self._read_images(data), "classes": list(self._classes)})
         self.folder.header = Header(run.fingerprint, run.description)
@@ -90,7 +92,7 @@ class SavePredictions(L.Callback):
             return
         if self._progress is not None:
             self._progress.remove()
-        trainer.strategy.barrier("every process has written its predictions")
+        finish(trainer)
         if trainer.is_global_zero:
             self.folder.finish(self._files)
 
