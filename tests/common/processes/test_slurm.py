@@ -1,0 +1,82 @@
+"""SLURM: a job that SIGUSR1 ends is requeued; no checkpoint of another run is written or read."""
+
+import os
+import signal
+
+import pytest
+
+from common.processes.slurm import job
+from common.records.store import Records
+from tests.common.processes.test_interrupts import at_row
+from tests.common.tasks.test_interruption import at_step, fit_config
+from tests.forked import fork
+
+JOB = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+       "SLURM_NODEID": "0"}  # fmt: skip
+SCONTROL = '#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\n'
+
+
+def within_job(tmp_path, change):
+    """A change that puts the process into a SLURM job, beside a checkpoint that an earlier job left in ``runs``."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "hpc_ckpt_1.ckpt").write_bytes(b"of another network")
+
+    def prepare():
+        os.environ.update(JOB, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        os.chdir(tmp_path)
+        change()
+
+    return prepare
+
+
+def check_no_checkpoint(tmp_path):
+    assert [path.name for path in tmp_path.rglob("hpc_ckpt*")] == ["hpc_ckpt_1.ckpt"]
+    assert (tmp_path / "runs" / "hpc_ckpt_1.ckpt").read_bytes() == b"of another network"
+
+
+def test_a_test_is_requeued_after_the_row_in_hand(tiny_test, tmp_path):
+    config = str(tiny_test(data={"batch_size": 1}, trainer={"default_root_dir": "runs"}))
+    run = fork(["test", "-c", config], tmp_path / "log", within_job(tmp_path, at_row(8, "SIGUSR1")))
+    assert run.wait() == 128 + signal.SIGUSR1
+    line = "interrupted after 3 of 13 images; the same command goes on; job 77 is requeued"
+    assert run.output.splitlines()[-1] == line
+    assert (tmp_path / "calls").read_text() == "requeue 77\n"
+    assert len(Records.read(tmp_path / "records")) == 7
+    assert not list(tmp_path.rglob("*interrupted*"))
+    check_no_checkpoint(tmp_path)
+
+
+def test_a_training_is_requeued_and_goes_on(tmp_path):
+    config = fit_config(tmp_path, "one", default_root_dir="runs")
+    command = ["fit", "-c", config, "--ckpt_path", "last"]
+    run = fork(command, tmp_path / "log", within_job(tmp_path, at_step(2, name="SIGUSR1")))
+    assert run.wait() == 128 + signal.SIGUSR1
+    assert run.output.splitlines()[-1].endswith("goes on; job 77 is requeued")
+
+    def requeued():
+        from common.tasks.classifier import ClassifierTask
+
+        os.environ.update(JOB)
+        os.chdir(tmp_path)
+        ClassifierTask.on_train_start = lambda self: print("begins after step", self.global_step)
+
+    again = fork(command, tmp_path / "again", requeued)
+    assert again.wait() == 0
+    assert "begins after step 2" in again.output
+    assert (tmp_path / "one.safetensors").exists()
+    check_no_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({}, "77"),
+        ({"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}, "70_3"),
+        ({"SLURM_JOB_NAME": "interactive"}, None),
+    ],
+)
+def test_the_job_is_one_that_srun_started(changes, number):
+    assert job(JOB | changes) == number
+    assert job({"SLURM_JOB_ID": "77"}) is None
