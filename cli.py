@@ -15,6 +15,7 @@ from common.commands.errors import UsageError
 from common.commands.overview import help_page, overview
 from common.commands.parsing import with_files
 from common.naming.nearest import did_you_mean
+from common.naming.outside_text import accept_any_text
 from common.processes.family import end_with_parent
 from common.processes.interrupts import INTERRUPTS
 
@@ -62,6 +63,8 @@ def main(args: Sequence[str] | None = None) -> None:
         run(args)
         return
     sys.path.append("")  # the user's classes in the working directory
+    for stream in (sys.stdout, sys.stderr):
+        accept_any_text(stream)
     end_with_parent()
     with INTERRUPTS.handled():
         try:

@@ -21,7 +21,7 @@ INTERFACE = "robust_diffusion"  # the package that re-exports everything; it lie
 GROUND = {"checks", "files", "naming", "noise", "units"}  # open to every room above them
 MAY_IMPORT: dict[str, set[str]] = {
     "api": GROUND | {"data", "experiments", "records", "report", "robustness", "tasks"},
-    "files": set(),
+    "files": {"naming"},
     "naming": set(),
     "checks": {"naming", "units"},
     "noise": {"checks"},

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from common.checkpoints.layouts import PUBLISHED
 from common.commands.parsing import Arguments
+from common.naming.terminal import Terminal
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -30,4 +29,4 @@ def run(arguments: Sequence[str]) -> None:
     path = conversion.convert(
         options.source, options.target, options.format, config, options.kind, options.force, ema=not options.raw
     )
-    Console().print(f"Wrote {path}; it loads without a format or options", markup=False, soft_wrap=True)
+    Terminal().print(f"Wrote {path}; it loads without a format or options", markup=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 import textwrap
 
+from common.naming.outside_text import plain
+
 LINES, WIDTH = 5, 200
 DEBUG = "ROBUST_DIFFUSION_DEBUG"
 
@@ -12,7 +14,7 @@ class UsageError(ValueError):
 
 def concise(message: str, width: int = WIDTH) -> str:
     """The message in at most five lines of ``width`` characters; what is cut off is in the traceback."""
-    lines = [part for line in message.strip().splitlines() for part in _wrapped(line.strip(), width)]
+    lines = [part for line in plain(message).strip().splitlines() for part in _wrapped(line.strip(), width)]
     if len(lines) <= LINES:
         return "\n".join(lines)
     return "\n".join([*lines[: LINES - 1], f"… ({DEBUG}=1 prints all of it)"])

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.markup import escape
 
 from common.commands.parsing import Arguments
 from common.hub.cache import cached_path, file_size, partial_path
 from common.hub.cards import CARDS, get_card
 from common.hub.fetching import fetch
+from common.naming.terminal import Terminal
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -20,7 +21,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="names of cards; none lists them")
     parser.add_argument("--force", action="store_true", help="download again, and pin the checksum of the new file")
     options = parser.read(arguments)
-    console = Console()
+    console = Terminal()
     for name in options.names:
         get_card(name)  # unknown names are refused before the first download
     for name in options.names:
@@ -34,11 +35,11 @@ def describe_card(name: str) -> str:
     """A card's use, size, checksum, licence, and the state of its file: fetched, partly fetched or missing."""
     card, path, (size, exact) = get_card(name), cached_path(name), file_size(name)
     checksum = "sha256 published" if card.sha256 else "checksum unpublished; pinned on first download"
-    part, state = partial_path(path), f"not fetched: {path}"
+    part, state = partial_path(path), f"not fetched: {escape(str(path))}"
     if path.exists():
         matches = not exact or path.stat().st_size == size
-        state = f"[green]fetched[/]: {path}" if matches else f"[red]wrong size[/]: {path}"
+        state = f"[green]fetched[/]: {escape(str(path))}" if matches else f"[red]wrong size[/]: {escape(str(path))}"
     elif part.exists():
-        state = f"{part.stat().st_size / size:.0%} fetched: {part}"
+        state = f"{part.stat().st_size / size:.0%} fetched: {escape(str(part))}"
     about = "" if exact else "about "
     return f"{card.use}\n  {about}{size / 1e9:.2f} GB; {checksum}; licence {card.licence}\n  {state}"

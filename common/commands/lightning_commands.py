@@ -31,6 +31,7 @@ from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
 from common.files.replacing import replacing
 from common.naming.nearest import did_you_mean
+from common.naming.outside_text import plain
 from common.processes.slurm import job
 from common.tasks.checkpoint_files import CheckpointFiles
 from common.tasks.interruption import Interruptible, interrupted_checkpoint
@@ -160,6 +161,8 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # presets are replaced by their files
     warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # of Lightning's own making
     warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)  # the data are in memory
+    formatted = warnings.formatwarning  # Lightning's
+    warnings.formatwarning = lambda *args, **more: plain(formatted(*args, **more))  # names of files are text
     rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
     try:
         CLI(

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.markup import escape
 
 from common.commands.parsing import Arguments
 from common.experiments.preset_files import STUDY, find_config
 from common.experiments.stages import Stage, is_finished, run_stages
 from common.experiments.study import Study
+from common.naming.terminal import Terminal
 from common.report.build import build
 
 
@@ -25,11 +26,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--report", action="store_true", help="only report on finished tests")
     parser.add_argument("--out", type=str, help="folder of the report; by default beside the records")
     options = parser.read(arguments)
-    study, console, start = Study.read(find_config(options.file, STUDY)), Console(), time.monotonic()
+    study, console, start = Study.read(find_config(options.file, STUDY)), Terminal(), time.monotonic()
     part, parts = part_of_study(options.part)
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {options.jobs}")
-    console.print(f"[bold]{study.name}[/]: {study.title}")
+    console.print(f"[bold]{escape(study.name)}[/]: {escape(study.title)}")
     if not options.report:
         stages = [Stage(path) for path in study.write()][part - 1 :: parts]
         run_stages(stages, study.records / "logs", options.jobs, console)

@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.markup import escape
 
 from common.commands.parsing import Arguments
 from common.experiments.stages import Stage, run_stages
 from common.naming.configs_folder import presets_root
+from common.naming.terminal import Terminal
 from common.report.build import build
 
 
@@ -27,10 +28,12 @@ def run(arguments: Sequence[str]) -> None:
     stages = [Stage(path) for path in sorted(Path(options.configs).glob("*.yaml"))]
     if not stages or options.jobs < 1:
         raise ValueError(f"the tour needs --jobs >= 1 and stages (*.yaml); got {options.jobs}, and {options.configs}")
-    console, start = Console(), time.monotonic()
+    console, start = Terminal(), time.monotonic()
     pending = [stage for stage in stages if stage.export is None or not stage.export.exists()]
     for stage in stages:
-        console.print(f"[bold]{stage.name}[/]{'' if stage in pending else ' (finished)'}: {stage.title}")
+        console.print(
+            f"[bold]{escape(stage.name)}[/]{'' if stage in pending else ' (finished)'}: {escape(stage.title)}"
+        )
     run_stages(pending, Path(options.out).parent / "logs", options.jobs, console)
     console.print(f"The tour took {(time.monotonic() - start) / 60:.1f} minutes")
     build([stage.records for stage in stages if stage.records is not None and stage.on_test_images], options.out)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from common.experiments.preset_layers import read_config
@@ -63,7 +64,7 @@ class Stage:
     @property
     def title(self) -> str:
         """The config's first line."""
-        return self.config.read_text().splitlines()[0].lstrip("# ")
+        return self.config.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
 
     @property
     def export(self) -> Path | None:
@@ -162,7 +163,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
                 for stage in [s for s in waiting if not s.missing()][: jobs - len(running)]:
                     stage.start(logs, threads)
                     if not console.is_terminal:  # a terminal shows what is running
-                        console.print(f"[dim]{time.monotonic() - start:4.0f} s[/]  started   {stage.name}")
+                        console.print(f"[dim]{time.monotonic() - start:4.0f} s[/]  started   {escape(stage.name)}")
                     waiting.remove(stage)
                     running.append(stage)
                 if not running:
@@ -190,7 +191,7 @@ def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:
         raise StageError(
             f"{stage.name} failed: {logged_reason(log)}\nIts log is {stage.log(logs)}; the same command goes on."
         )
-    console.print(f"[dim]{elapsed:4.0f} s[/]  finished  {stage.name}  [bold]{stage.summary()}[/]")
+    console.print(f"[dim]{elapsed:4.0f} s[/]  finished  {escape(stage.name)}  [bold]{escape(stage.summary())}[/]")
 
 
 def logged_reason(log: str) -> str:

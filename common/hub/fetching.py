@@ -13,6 +13,7 @@ from common.hub.cache import cached_path, partial_path
 from common.hub.cards import get_card
 from common.hub.checksums import install_download, verify_checksum
 from common.hub.downloads import download_file
+from common.naming.terminal import Terminal
 
 
 def fetch(name: str, directory: str | Path | None = None, console: Console | None = None, force: bool = False) -> Path:
@@ -24,7 +25,7 @@ def fetch(name: str, directory: str | Path | None = None, console: Console | Non
     Raises ``ValueError`` for a file that differs from its card or its pin (`common.hub.checksums`), and
     ``ConnectionError`` if the download fails.
     """
-    card, path, console = get_card(name), cached_path(name, directory), console or Console(stderr=True)
+    card, path, console = get_card(name), cached_path(name, directory), console or Terminal(stderr=True)
     if force or not path.exists():
         with naming("make the folder", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)

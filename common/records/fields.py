@@ -76,6 +76,8 @@ def _check(kind: Any) -> Check:
 def _plain(kind: type, value: Any) -> Any:
     if type(value) is not kind or (kind is int and not _moderate([value])):
         raise TypeError
+    if isinstance(value, str) and not value.isascii():
+        value.encode()  # half of a surrogate pair is no text
     return value
 
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from common.naming.terminal import Terminal
 from common.report.headline import Headline, read_headline
 
 
@@ -14,7 +13,7 @@ def end_of_test(records: str | Path) -> None:
 
 def print_ending(shown: Headline, where: str) -> None:
     """Print a headline and one line below it, which is never wrapped."""
-    console = Console()
+    console = Terminal()
     console.print()
     console.print(shown)
     console.print()

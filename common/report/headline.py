@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 
+from common.naming.terminal import Terminal
 from common.records.schema import Record
 from common.report.remarks import Remark, remarks
 from common.report.runs import Run, read_runs
@@ -33,7 +34,7 @@ class Headline:
 
     def render(self, width: int = 80) -> str:
         """Plain text for a terminal of ``width`` columns, without colours."""
-        console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+        console = Terminal(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get()

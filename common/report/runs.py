@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from common.naming.outside_text import plain
 from common.numerics.finding import Finding
 from common.records.masking.check import MaskingCheck
 from common.records.masking.checks import masking_checks
@@ -208,9 +209,9 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
         raise ValueError("a report needs at least one records directory; got none")
     absolute = [place.resolve() for place in places]
     folders = [place.parent if place.is_file() else place for place in absolute]
-    names = [folder.name for folder in folders]
+    names = [plain(folder.name) for folder in folders]
     return [
-        _read(name if names.count(name) == 1 else f"{folder.parent.name}/{name}", place)
+        _read(name if names.count(name) == 1 else f"{plain(folder.parent.name)}/{name}", place)
         for name, folder, place in zip(names, folders, places, strict=True)
     ]
 

@@ -9,7 +9,6 @@ from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 
 from common.data.decoding import UnreadableImageError
@@ -19,6 +18,7 @@ from common.files.links import inside
 from common.files.locking import LOCK, lock, unlock
 from common.files.replacing import UNFINISHED, remove_leftovers, write
 from common.files.spreadsheets import as_csv
+from common.naming.terminal import Terminal
 from common.records.rows import Header
 from common.robustness.evaluation.stored_images import to_pil
 from common.tasks.unfinished_predictions import STAGING, Row, UnfinishedPredictions
@@ -104,7 +104,7 @@ class PredictionFolder:
                     (self.path / name).unlink(missing_ok=True)
         self.unfinished.remove()
         unlock(self.path)
-        console = Console()
+        console = Terminal()
         for name in sorted(skipped)[:SHOWN]:
             console.print(f"skipped {name}: {skipped[name]}", markup=False, soft_wrap=True, style="yellow")
         if not done:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.markup import escape
 
 from common.engine.meter import Meter
+from common.naming.outside_text import plain
 
 INTERVAL = 0.5  # seconds between two updates
 
@@ -39,7 +40,7 @@ class LiveProgressBar(RichProgressBar):
         self._close_meter()
         metrics = self.get_metrics(trainer, pl_module)
         self._metrics = tuple(
-            f"{escape(name)} {value:.1%}" for name, value in metrics.items() if isinstance(value, float)
+            f"{escape(plain(name))} {value:.1%}" for name, value in metrics.items() if isinstance(value, float)
         )
         self._describe()
 

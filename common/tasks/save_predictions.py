@@ -6,11 +6,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 from torch import Tensor
 
 from common.data.image_data import ImageData
 from common.data.unlabelled import UnlabelledImages
+from common.naming.terminal import Terminal
 from common.processes.interrupts import INTERRUPTS
 from common.records.fingerprint import identity
 from common.records.rows import Header
@@ -65,7 +65,7 @@ class SavePredictions(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             source = "the test images" if self._files is None else f"{len(self._files)} images"
-            Console().print(f"Predicting {source}; results go to {self.folder.path}", markup=False, soft_wrap=True)
+            Terminal().print(f"Predicting {source}; results go to {self.folder.path}", markup=False, soft_wrap=True)
         self._progress = StepProgress(trainer, pl_module)
         loader: Any = trainer.predict_dataloaders
         count = len(loader.dataset) if self._files is None else len(self._files)
