@@ -12,12 +12,13 @@ from torch import nn
 from common.checkpoints import loading
 from common.checkpoints.files import require_file
 from common.checkpoints.formats.reading import read_published, select_tensors
+from common.checkpoints.formats.wrapped_names import take_normalisation
 from common.checkpoints.state import assign_state
 from common.diffusion.denoisers import Denoiser
 from common.hub.cache import cached_path
 from common.hub.cards import get_card
 from common.hub.fetching import fetch
-from common.robustness.classifiers import Classifier
+from common.robustness.classifiers import Classifier, NetworkClassifier
 
 
 def published_denoiser(name: str, download: bool = False, path: str | Path | None = None) -> Denoiser:
@@ -54,10 +55,12 @@ def _local_file(name: str, download: bool, path: str | Path | None) -> Path:
 def load_weights(network: nn.Module, path: str | Path, ema: bool = True) -> nn.Module:
     """``network`` with the weights of a file, in evaluation mode: tensors by name, exactly those of the network.
 
-    The file holds the tensors themselves, or keeps them under "state_dict", "model_state_dict", "model" or "net";
-    prefixes ``module.``, ``model.`` and ``_orig_mod.`` of all names are removed. Where it holds averaged weights (EMA)
-    beside raw ones, the averaged are read and a warning says so; ``ema=False`` reads the raw ones. Nothing in the file
-    is executed. In a configuration::
+    The file holds the tensors themselves, or keeps them under "state_dict", "model_state_dict", "model", "net" or
+    "network", also in one another; prefixes ``module.``, ``model.``, ``net.``, ``network.`` and ``_orig_mod.`` of all
+    names are removed, or added where all names of the network have one. Where it holds averaged weights (EMA) beside
+    raw ones, the averaged are read and a warning says so; ``ema=False`` reads the raw ones. If it holds mean and
+    standard deviation of the input (``mu``, ``sigma``), the network is returned with this normalisation, as a
+    `NetworkClassifier`. Nothing in the file is executed. In a configuration::
 
         class_path: common.hub.load_weights
         init_args: {network: {class_path: common.networks.CIFARResNet}, path: resnet50.pth}
@@ -66,4 +69,7 @@ def load_weights(network: nn.Module, path: str | Path, ema: bool = True) -> nn.M
     """
     path = require_file(path)
     content = read_published(path, "torch")
-    return assign_state(network, select_tensors(content, "torch", network, str(path), ema), str(path))
+    state = select_tensors(content, "torch", network, str(path), ema)
+    normalisation = take_normalisation(state, network.state_dict())
+    loaded = assign_state(network, state, str(path))
+    return NetworkClassifier(loaded, *normalisation).eval() if normalisation else loaded

@@ -16,9 +16,12 @@ def plain(text: str) -> str:
 
 
 def as_entry(value: object) -> object:
-    """An entry of a spreadsheet: text that a program would calculate as a formula gets an apostrophe in front."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and not _NUMBER.fullmatch(value):
-        return f"'{value}" if value else value
+    """An entry of a spreadsheet: `plain`, with an apostrophe before what a program would calculate as a formula."""
+    if not isinstance(value, str):
+        return value
+    value = plain(value)
+    if value[:1] in ("=", "+", "-", "@", "\t", "\n") and not _NUMBER.fullmatch(value):
+        return f"'{value}"
     return value
 
 

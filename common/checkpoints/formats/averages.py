@@ -1,10 +1,12 @@
 """Averaged weights beside raw ones in a file: the average is read by default, and a warning says so."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+
+from common.checkpoints.formats.wrapped_names import normalises, plain_names
 
 AVERAGES = (
     "ema",
@@ -25,12 +27,10 @@ AVERAGES = (
 """Keys of averaged weights, by name or under one of `INNER`."""
 
 INNER = ("state_dict", "model_state_dict", "model", "module", "net", "shadow")
-RAW = ("state_dict", "model_state_dict", "model", "net")
+RAW = ("state_dict", "model_state_dict", "model", "net", "network")
 """Keys under which trainers keep the tensors of a network."""
 
-WRAPPERS = ("module.", "model.", "_orig_mod.")
-"""Prefixes of all names of a wrapped network."""
-
+KEPT = (*RAW, *AVERAGES)
 RAW_BESIDE = {"state_dict": "current_model_state", "model_state_dict": "unaveraged_model_state_dict"}
 """Keys of raw weights beside averaged ones under the usual key, as Lightning's WeightAveraging writes them."""
 
@@ -50,7 +50,10 @@ def chosen_weights(content: Any, network: nn.Module, ema: bool, source: str, nes
     if isinstance(content.get(beside), Mapping):
         announce(source, str(raw_key), beside, ema)
         return raw if ema else content[beside]
-    key = next((key for key in AVERAGES if content.get(key) is not None and not isinstance(content[key], Tensor)), None)
+    setting = Tensor | bool | int | float | str | None  # "ema" may also be an option of the training
+    key = next((key for key in AVERAGES if not isinstance(content.get(key), setting)), None)
+    if key is None and raw_key is not None and nested and any(isinstance(raw.get(inner), Mapping) for inner in KEPT):
+        return chosen_weights(raw, network, ema, source, nested)
     if key is None:
         return raw if nested else content
     if not ema:
@@ -69,6 +72,7 @@ def chosen_weights(content: Any, network: nn.Module, ema: bool, source: str, nes
     own = network.state_dict()
     average, rest = plain_names(average, own), plain_names(raw, own)
     buffers = [name for name, _ in network.named_buffers() if name not in average]
+    buffers += [name for name in rest if normalises(name) and name not in average and name not in own]
     return {**{name: rest[name] for name in buffers if isinstance(rest.get(name), Tensor)}, **average}
 
 
@@ -79,20 +83,6 @@ def announce(source: str, average: str, raw: str, ema: bool) -> None:
         f"{source} holds averaged weights ({average}) and raw ones ({raw}): the {read} weights are read; {other}.",
         stacklevel=3,
     )
-
-
-def plain_names(state: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
-    """The state without the prefixes of wrappers that parallelise, compile, average or precondition a network.
-
-    ``own``: the names of the network, which are left as they are.
-    """
-    named = {str(name): value for name, value in state.items() if name in own or name != "n_averaged"}
-    while named and not all(name in own for name in named):
-        shared = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in named)), None)
-        if shared is None:
-            break
-        named = {name.removeprefix(shared): value for name, value in named.items()}
-    return named
 
 
 def _by_name(average: Any) -> Mapping[str, Tensor] | None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from common.checkpoints.files import check_unpacked
 from common.checkpoints.formats import legacy_torch
-from common.checkpoints.formats.averages import chosen_weights, plain_names
+from common.checkpoints.formats.averages import chosen_weights
 from common.checkpoints.formats.unpickler import INERT_NAMES, InertObject, read_tensors, unreadable_error
+from common.checkpoints.formats.wrapped_names import plain_names
 from common.checkpoints.state import list_names
 from common.checks.bounds import BoundError
 
