@@ -12,6 +12,7 @@ from common.checkpoints.formats import diffusers_pipelines
 from common.checkpoints.layouts import PUBLISHED, Format
 from common.checkpoints.loading import load_classifier, load_denoiser, load_network
 from common.checkpoints.saving import save
+from common.files.trial import try_file
 from common.hub.cards import get_card
 
 LOADERS: dict[str, Callable[..., nn.Module]] = {
@@ -70,6 +71,7 @@ def convert(
         raise ValueError(f"target must end in .safetensors; got {target.name!r}. Use {target.stem}.safetensors")
     if target.exists() and (not force or target.is_dir() or target.samefile(source)):
         raise FileExistsError(f"{target} exists already. Name another file, or replace it with --force")
+    try_file(target, "save the weights")
     module = LOADERS[kind](source, cast(Format, format), config, ema)
     weights = diffusers_pipelines.weight_files(source) if source.is_dir() else [source]
     origin = {

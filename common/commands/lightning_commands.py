@@ -26,6 +26,7 @@ from common.commands.class_names import accept_short_names, short_path, with_sho
 from common.commands.class_paths import restrict_class_paths
 from common.commands.errors import UsageError
 from common.commands.explanation import explain, own_error
+from common.commands.outputs import try_outputs
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
@@ -124,6 +125,7 @@ class CLI(LightningCLI):
         check_device(self.config[self.subcommand].trainer)
         if self.subcommand == "test":
             rehearse(self.config["test"])
+        try_outputs(str(self.subcommand), self.config[self.subcommand])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})

@@ -10,7 +10,7 @@ from common.experiments.preset_files import STUDY, find_config
 from common.experiments.stages import Stage, is_finished, run_stages
 from common.experiments.study import Study
 from common.naming.terminal import Terminal
-from common.report.build import build
+from common.report.build import build, check_out
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -30,6 +30,8 @@ def run(arguments: Sequence[str]) -> None:
     part, parts = part_of_study(options.part)
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {options.jobs}")
+    out = options.out or study.records / "report"
+    check_out(out)
     console.print(f"[bold]{escape(study.name)}[/]: {escape(study.title)}")
     if not options.report:
         stages = [Stage(path) for path in study.write()][part - 1 :: parts]
@@ -41,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
         for folder in folders:
             if folder.is_dir() and folder not in done:
                 console.print(f"left out of the report, not finished: {folder.name}", markup=False)
-        build(done, options.out or study.records / "report", study, figures=True)
+        build(done, out, study, figures=True)
 
 
 def part_of_study(text: str) -> tuple[int, int]:

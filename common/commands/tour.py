@@ -11,7 +11,7 @@ from common.commands.parsing import Arguments
 from common.experiments.stages import Stage, run_stages
 from common.naming.configs_folder import presets_root
 from common.naming.terminal import Terminal
-from common.report.build import build
+from common.report.build import build, check_out
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     stages = [Stage(path) for path in sorted(Path(options.configs).glob("*.yaml"))]
     if not stages or options.jobs < 1:
         raise ValueError(f"the tour needs --jobs >= 1 and stages (*.yaml); got {options.jobs}, and {options.configs}")
+    check_out(options.out)
     console, start = Terminal(), time.monotonic()
     pending = [stage for stage in stages if stage.export is None or not stage.export.exists()]
     for stage in stages:

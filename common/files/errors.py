@@ -11,7 +11,7 @@ class FileError(OSError):
     def __init__(self, action: str, path: str | Path, error: OSError, note: str = "") -> None:
         reason = error.strerror or str(error)
         super().__init__(error.errno, reason, str(path))
-        self.action, self.reason = action, reason
+        self.action = action
         self._text = f"cannot {action} {path}: {reason}{note}"
 
     def __str__(self) -> str:
@@ -19,11 +19,14 @@ class FileError(OSError):
 
 
 @contextmanager
-def naming(action: str, path: str | Path) -> Iterator[None]:
-    """Context manager that raises `FileError` in place of an ``OSError``: ``cannot ACTION PATH: No space left …``."""
+def naming(action: str, path: str | Path, note: str = "") -> Iterator[None]:
+    """Context manager that raises `FileError` in place of an ``OSError``: ``cannot ACTION PATH: No space left …``.
+
+    ``note`` is added to the message.
+    """
     try:
         yield
     except FileError:
         raise
     except OSError as error:
-        raise FileError(action, path, error) from error
+        raise FileError(action, path, error, note) from error

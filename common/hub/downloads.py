@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from common.files.errors import naming
+from common.files.errors import FileError, naming
 from common.files.replacing import write
 from common.hub.cards import Card
 
@@ -44,6 +44,8 @@ def download_file(card: Card, part: Path, console: Console) -> None:
         if not total.isdigit() or int(total) != received:  # part of another file
             part.unlink()
             download_file(card, part, console)
+    except FileError:
+        raise
     except (OSError, HTTPException) as error:
         raise ConnectionError(_unreachable(card, part, error)) from error
     version_path(part).unlink(missing_ok=True)

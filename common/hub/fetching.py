@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from common.files.errors import naming
-from common.files.replacing import remove_leftovers
+from common.files.trial import try_file
 from common.hub.cache import cached_path, partial_path
 from common.hub.cards import get_card
 from common.hub.checksums import install_download, verify_checksum
@@ -27,14 +27,15 @@ def fetch(name: str, directory: str | Path | None = None, console: Console | Non
     """
     card, path, console = get_card(name), cached_path(name, directory), console or Terminal(stderr=True)
     if force or not path.exists():
+        part = partial_path(path)
+        received = part.stat().st_size if part.is_file() else 0
+        try_file(path, "save the download", max(0, (card.size or 0) - received))
         with naming("make the folder", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
         with _lock(path, console):
             if force or not path.exists():
                 about = f"[bold]{name}[/]: {card.use}\n  from {card.url}\n  licence: {card.licence}"
                 console.print(about, soft_wrap=True)
-                part = partial_path(path)
                 download_file(card, part, console)
                 install_download(part, path, card, console, replace_pin=force)
     verify_checksum(path, card, console)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.experiments.study import Study
 from common.files.replacing import remove_leftovers, write_all
+from common.files.trial import try_file
 from common.report.ending import print_ending
 from common.report.figures.accuracy_bars import accuracy_bars, plane, plane_points
 from common.report.figures.certified import certified_curves
@@ -45,8 +46,8 @@ def build(
 
     Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
     """
+    target = check_out(out)
     runs = read_runs(paths)
-    target = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
     panels = [panel for run in runs for panel in _panels(run)]
     compared = {"attacks-compared": attack_table(runs)}
     if study is None or len(runs) <= MOST_PAIRED:
@@ -72,6 +73,16 @@ def build(
         raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
     if not quiet:
         print_ending(shown, f"All tables: {target.resolve()}")
+    return target
+
+
+def check_out(out: str | Path) -> Path:
+    """Path of the page in ``out``. Raises ``ValueError`` if it cannot be written."""
+    target = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
+    try:
+        try_file(target, "write the report")
+    except OSError as error:
+        raise ValueError(f"cannot write the report to {target.parent} ({error}). Name another folder.") from error
     return target
 
 

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.files.errors import naming
+from common.files.fallback import write_or_fallback
 from common.files.replacing import remove_leftovers, replacing
 
 SAVE = "save the checkpoint"
@@ -24,7 +25,10 @@ class CheckpointFiles(TorchCheckpointIO):
         self._folders: set[Path] = set()  # without leftovers of earlier runs
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save a checkpoint. Raises `FileError` if it cannot be written; the earlier one is then unchanged."""
+        """Save a checkpoint. Raises `FileError` if it cannot be written, with the file that holds it in its place.
+
+        The earlier checkpoint is then unchanged.
+        """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -34,13 +38,12 @@ class CheckpointFiles(TorchCheckpointIO):
         if path.parent not in self._folders:
             remove_leftovers(path.parent)
             self._folders.add(path.parent)
-        with replacing(path, SAVE) as unfinished:
-            _save(checkpoint, unfinished)
+        write_or_fallback(path, lambda place: _save(checkpoint, place))
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
     """``torch.save``; on a full disk with the system's ``OSError``, which torch replaces by one of its own."""
-    with path.open("wb") as file:
+    with replacing(path, SAVE) as unfinished, unfinished.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:

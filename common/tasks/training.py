@@ -15,7 +15,9 @@ from common.checkpoints.saving import description_of, make_folder, save
 from common.checkpoints.state import list_names
 from common.checks.images import check_class_count, check_classes
 from common.checks.settings import check_optional, check_text
+from common.files.fallback import write_or_fallback
 from common.files.locking import lock, lock_of, unlock
+from common.files.trial import try_file
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
@@ -97,6 +99,7 @@ class TrainingTask(L.LightningModule):
         if self.export is not None:
             description_of(self.trained())  # both raise ValueError before training
             make_folder(export := Path(self.export).expanduser())
+            try_file(export, "save the weights", sum(w.nbytes for w in self.trained().state_dict().values()))
             if self.trainer.is_global_zero:
                 lock(export, lock_of(export))
         if self.classes is not None:
@@ -150,8 +153,8 @@ class TrainingTask(L.LightningModule):
             else:
                 warnings.warn(f"no checkpoint of the best epoch, {path}: exporting the last weights", stacklevel=2)
         if self.trainer.is_global_zero:
-            save(self.trained(), self.export, notes)
             export = Path(self.export).expanduser()
+            write_or_fallback(export, lambda path: save(self.trained(), path, notes))
             unlock(export, lock_of(export))
 
 

@@ -32,8 +32,9 @@ def filled(folder):
 
 
 @pytest.fixture(params=["limit", "tmpfs"])
-def disk(request, tmp_path):
-    """A folder, and a context manager in which its disk is full."""
+def disk(request, tmp_path, monkeypatch):
+    """A folder, and a context manager in which its disk is full; fallbacks go to ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "disk"
     folder.mkdir()
     if request.param == "limit":

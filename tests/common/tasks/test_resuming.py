@@ -203,3 +203,29 @@ def test_a_second_test_of_the_same_records_is_refused(tmp_path):
         assert not [*tmp_path.glob("part-*")]
     assert len(rows(Own(), tmp_path)) == 12
     assert {path.name[:5] for path in tmp_path.iterdir()} == {"part-", "recor"}
+
+
+def diagnosed(path, count, masking, limit=None):
+    """Rows and diagnostics of a test of the first ``count`` images."""
+    images = torch.rand(240, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    data = Subset(Images(images, torch.arange(240) % 3), range(count))
+    attacked = Attacked(PGD(steps=4, eot=2), limit=limit)
+    task = RobustTask(Own(), [Clean(), attacked], str(path), BALL, masking=masking)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(**options, inference_mode=False, enable_model_summary=False)
+    trainer.test(task, DataLoader(data, batch_size=16), verbose=False)
+    return Records.read(path), Records.read(path / "diagnostics")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"count": 32, "masking": 16}, {"count": 208, "masking": 16}),  # no masking checks, then on 13 images
+        ({"count": 192, "masking": 12, "limit": 8}, {"count": 240, "masking": 15, "limit": 40}),  # on 8, then on 15
+        ({"count": 1, "masking": 0}, {"count": 32, "masking": 16}),  # gradients at one image, then at two
+    ],
+)
+def test_a_longer_test_goes_on_from_a_shorter_one(tmp_path, first, then):
+    """Although masking checks come in, or see more images."""
+    diagnosed(tmp_path / "grown", **first)
+    assert diagnosed(tmp_path / "grown", **then) == diagnosed(tmp_path / "whole", **then)
