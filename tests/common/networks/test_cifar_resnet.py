@@ -7,6 +7,7 @@ from torch import nn
 
 from common.checkpoints.loading import load_classifier
 from common.checkpoints.saving import save
+from common.hub.published import load_weights
 from common.networks import CIFARResNet
 from common.robustness.classifiers import NetworkClassifier
 
@@ -70,3 +71,42 @@ def test_it_survives_our_format(tmp_path):
 def test_other_shapes_are_refused(blocks):
     with pytest.raises(ValueError, match=r"four numbers of at least 1|each of blocks must be"):
         CIFARResNet(blocks=blocks)
+
+
+BASIC = {(2, 2, 2, 2): 11_173_962, (3, 4, 6, 3): 21_282_122}  # ResNet-18 and 34, as published with the PyTorch models
+
+
+@pytest.mark.parametrize("blocks", BASIC)
+def test_resnet18_and_34_have_basic_blocks(blocks):
+    with torch.device("meta"):
+        network = CIFARResNet(blocks=blocks, block="basic")
+        theirs = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, list(blocks), num_classes=10)
+    assert sum(p.numel() for p in network.parameters()) == BASIC[blocks]
+    assert list(network.state_dict()) == list(renamed(theirs.state_dict()))
+    assert network.config == {"num_classes": 10, "blocks": list(blocks), "in_channels": 3, "block": "basic"}
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 1, 1), (2, 1, 1, 1)])
+def test_outputs_of_basic_blocks_equal_those_of_torchvision(blocks, awake, tmp_path):
+    theirs = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, list(blocks), num_classes=10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    theirs = awake(theirs)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(1))
+            module.running_var.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(2))
+    torch.save(
+        {"net": {f"module.{name}": value for name, value in renamed(theirs.state_dict()).items()}}, tmp_path / "a"
+    )
+    ours = load_weights(CIFARResNet(blocks=blocks, block="basic"), tmp_path / "a")
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-6)  # the same sums in float32
+        again = load_classifier(save(NetworkClassifier(ours), tmp_path / "a.safetensors"))
+        torch.testing.assert_close(again(image), ours(image))
+
+
+@pytest.mark.parametrize("block", ["Basic", "preact", 1, None])
+def test_other_blocks_are_refused(block):
+    with pytest.raises(ValueError, match="block must be one of bottleneck, basic"):
+        CIFARResNet(block=block)
