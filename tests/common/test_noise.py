@@ -53,9 +53,10 @@ def test_numbers_do_not_depend_on_chunks(monkeypatch):
 
 @pytest.mark.parametrize(
     "other",
-    [Noise.of(1, torch.tensor([5])), Noise.of(0, torch.tensor([6])), Noise(0, torch.tensor([5]), torch.tensor([1])),
+    [Noise.of(1, torch.tensor([5])), Noise.of(1 << 32, torch.tensor([5])), Noise.of(1 << 62, torch.tensor([5])),
+     Noise.of(0, torch.tensor([6])), Noise(0, torch.tensor([5]), torch.tensor([1])),
      Noise.of(0, torch.tensor([5])).stream("score")],
-    ids=["seed", "index", "draw", "stream"],
+    ids=["seed", "bit 32 of the seed", "bit 62 of the seed", "index", "draw", "stream"],
 )  # fmt: skip
 def test_every_coordinate_changes_the_numbers(other):
     one = Noise.of(0, torch.tensor([5])).normal(0, (1000,))

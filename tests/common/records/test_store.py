@@ -411,6 +411,20 @@ def test_the_worst_of_two_attacks_is_chosen_on_other_draws_than_it_is_scored_on(
     assert worst_case([strong[0], attacked("b", 1, [True] * 4)]) == []  # an image that one attack has not seen
 
 
+def test_the_worst_case_is_scored_on_draws_that_did_not_choose():
+    """Two images for which one attack is right throughout make the choice per image better than one attack for all."""
+    right = {
+        "a": [[False, True] * 2, [False] * 4, [True] * 4],  # "a" fails on even draws of the first image
+        "b": [[True, False] * 2, [True] * 4, [False] * 4],
+    }
+    rows = [
+        attacked_record(index, [0 if r else 1 for r in draws], 0, name, eps=0.1)
+        for name, images in right.items()
+        for index, draws in enumerate(images)
+    ]
+    assert [row.predictions for row in worst_case(rows)] == [[0] * 4, [1] * 4, [1] * 4]
+
+
 @pytest.mark.parametrize("draws", [1, 2, 3, 10])
 def test_the_worst_case_never_lies_above_its_attacks(draws):
     """200 images, a weak and a strong attack with 80 % and 30 % right draws: luck chosen on few draws costs nothing."""

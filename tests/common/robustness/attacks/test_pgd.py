@@ -281,3 +281,23 @@ def test_step_sizes_may_be_ratios_and_losses_functions():
     adv = pgd(classifier, image, label, LINF, rows(1))
     weight = classifier.network[1].weight[1]
     torch.testing.assert_close((adv - image).flatten(), -(2 / 255) * weight.detach().sign())
+
+
+@pytest.mark.parametrize(
+    ("norm", "path", "direction"),
+    [("inf", 2.5, "steepest"), ("inf", 2.5, "sign"), (2, 5.0, "steepest"), (2, 5.0, "sign"), (1, 20.0, "sign")],
+)
+def test_default_steps_add_up_to_the_path_of_the_norm(norm, path, direction):
+    """The first of K steps from the middle of the box is a K-th of the path long, and does not leave the ball."""
+    visited = []
+
+    class Watched(Classifier):
+        def forward(self, image, noise=None):
+            visited.append(image.detach().clone())
+            return torch.stack((-image.flatten(1).sum(1), image.flatten(1)[:, :3].sum(1)), 1)
+
+    image, eps, steps = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64), 0.01, 40
+    attack = PGD(steps=steps, random_start=False, direction=direction)
+    attack.search(Watched(), image, torch.zeros(1, dtype=torch.int64), ThreatModel(norm, eps), rows(1))
+    moved = (visited[1] - visited[0]).flatten(1).norm(p=float(norm), dim=1)
+    assert float(moved) == pytest.approx(path * eps / steps, rel=1e-9)
