@@ -4,7 +4,7 @@ import os
 import sys
 from signal import SIGINT, SIGUSR1
 
-from common.commands.errors import DEBUG, WIDTH, concise
+from common.commands.errors import DEBUG, WIDTH, concise, text_of
 from common.processes.interrupts import INTERRUPTS, Interrupted, RankLost
 from common.processes.ranks import CURRENT
 from common.processes.slurm import requeued
@@ -42,13 +42,18 @@ def exit_status(error: BaseException) -> int | str | None:
         return _of_forked(error)
     if not isinstance(error, Exception) or not is_expected(error):
         raise error
-    show(str(error))
+    show(text_of(error, command()))
     return 2
 
 
 def is_expected(error: Exception) -> bool:
     """True for errors whose message is for the user: of files, values, the trainer, stages, connections of ranks."""
     return isinstance(error, OSError | ValueError) or type(error).__name__ in ELSEWHERE
+
+
+def command() -> str:
+    """Name of the command on the command line."""
+    return "".join(sys.argv[1:2]) or "the command"
 
 
 def progress() -> str:
@@ -62,7 +67,11 @@ def progress() -> str:
 
 def described(error: BaseException) -> str:
     """An error in a line for the first rank, which shows it."""
-    return str(error) if isinstance(error, Exception) and is_expected(error) else f"{type(error).__name__}: {error}"
+    return (
+        text_of(error, command())
+        if isinstance(error, Exception) and is_expected(error)
+        else f"{type(error).__name__}: {error}"
+    )
 
 
 def show(message: str) -> None:

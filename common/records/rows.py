@@ -98,15 +98,16 @@ def read_files(path: Path, expected: Header | None = None) -> list[tuple[Header 
     """Header and rows of each file, as `read_rows`; files without rows come last, since their header does not count."""
     files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
     parsed = sorted(((file, *parse(file)) for file in files), key=lambda entry: not entry[2])
-    header, labels = expected, dict[int, Record]()
+    header, labels = expected, dict[int, tuple[Record, str]]()
     for file, own, records in parsed:
         if header is not None and own is not None and records and own.fingerprint != header.fingerprint:
             raise ValueError(other_configuration(file, own, header))
         header = header or own
         for number, row in enumerate(records, start=2):
-            first = labels.setdefault(row.index, row)
+            first, place = labels.setdefault(row.index, (row, f"{file}, line {number}"))
             if first.label != row.label and first.key != row.key:
-                raise damaged(file, number, f"its label is {row.label}, but {first.evaluator!r} has {first.label}")
+                reason = f"its label is {row.label}, but {first.evaluator!r} has {first.label}"
+                raise damaged(file, number, reason, f"that line and that of {first.evaluator!r} ({place})")
     return [(own, records) for _, own, records in parsed]
 
 
@@ -132,13 +133,20 @@ def parse(path: Path) -> tuple[Header | None, list[Record]]:
     return header, rows
 
 
-def damaged(path: Path, number: int, reason: str) -> ValueError:
-    """Error of a line that is not as it was written, with file, line and remedy."""
-    what = "the file" if number == 1 else "that line, from every file of the directory that holds it,"
+def damaged(path: Path, number: int, reason: str, what: str = "") -> ValueError:
+    """Error of a line that is not as it was written, with file, line and remedy: to delete it, or ``what`` is named."""
+    what = what or ("the file" if number == 1 else "that line")
     return ValueError(
         f"{path}, line {number} is damaged ({reason}). Delete {what} and run the same test again, which evaluates anew "
         "what is missing."
     )
+
+
+def places(path: Path, key: tuple[Any, ...]) -> str:
+    """Files and lines of the rows with this key, for messages: ``part-….jsonl, line 3; records.jsonl, line 2``."""
+    files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
+    lines = ((file, number, row) for file in files for number, row in enumerate(parse(file)[1], start=2))
+    return "; ".join(f"{file}, line {number}" for file, number, row in lines if row.key == key)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:

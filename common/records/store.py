@@ -19,7 +19,17 @@ from common.files.appending import AppendedFile
 from common.files.errors import naming
 from common.files.replacing import remove_leftovers, replacing
 from common.numerics.finding import Finding
-from common.records.rows import MERGED, UNDETERMINED, Header, header_line, read_files, read_rows, record_line, values
+from common.records.rows import (
+    MERGED,
+    UNDETERMINED,
+    Header,
+    header_line,
+    places,
+    read_files,
+    read_rows,
+    record_line,
+    values,
+)
 from common.records.schema import Record, Source
 
 __all__ = ["Header", "Records", "merge"]
@@ -57,9 +67,9 @@ class Records:
             raise ValueError(f"records go to a directory, but {self.path} is a file. Name another path.")
         files = read_files(self.path, self.header)
         earlier = [rows for own, rows in files if own is None or not session or own.session != session]
-        self.resumed = merge(row for rows in earlier for row in rows)
+        self.resumed = merge((row for rows in earlier for row in rows), self.path)
         self._done: dict[Source, set[int]] = {}
-        self._mark(merge(row for _, rows in files for row in rows))
+        self._mark(merge((row for _, rows in files for row in rows), self.path))
         if self.resumed and (places := self.header.config.get(UNDETERMINED)):
             raise ValueError(_undetermined(self.path, places))
         part = self.path / f"part-{rank:05d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
@@ -87,7 +97,7 @@ class Records:
 
     def all(self) -> list[Record]:
         """Every row that any process has written so far, merged and sorted by key."""
-        return merge(read_rows(self.path, self.header)[1])
+        return merge(read_rows(self.path, self.header)[1], self.path)
 
     def merge(self) -> Path:
         """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, behind a barrier."""
@@ -105,7 +115,7 @@ class Records:
     @staticmethod
     def read(path: str | Path) -> list[Record]:
         """Rows of a directory, or of one records file, merged and sorted by key."""
-        return merge(read_rows(Path(path))[1])
+        return merge(read_rows(Path(path))[1], Path(path))
 
     @staticmethod
     def describe(path: str | Path) -> Header:
@@ -117,10 +127,11 @@ class Records:
             self._done.setdefault(record.source, set()).add(record.index)
 
 
-def merge(rows: Iterable[Record]) -> list[Record]:
+def merge(rows: Iterable[Record], path: Path | None = None) -> list[Record]:
     """One row per key, sorted by it. Rows of one key must agree: floats to 1e-4, all else but images exactly.
 
-    Two processes may have evaluated one image in different batches, where convolutions round differently.
+    Two processes may have evaluated one image in different batches, where convolutions round differently. ``path`` has
+    the files that the error for rows which disagree names.
     """
     merged: dict[tuple[Any, ...], Record] = {}
     for row in rows:
@@ -128,9 +139,11 @@ def merge(rows: Iterable[Record]) -> list[Record]:
         if kept is row:
             continue
         if not agree(kept, row):
+            where = "" if path is None else f" They are in {places(path, row.key)}."
             raise ValueError(
-                f"two records of {row.evaluator!r}, image {row.index}, disagree: {brief(kept)} and {brief(row)}. "
-                "One was made with other data, weights or code: delete the part file that holds it."
+                f"two records of {row.evaluator!r}, image {row.index}, disagree: {brief(kept)} and {brief(row)}.{where}"
+                " One was made with other data, weights or code: delete all these lines and run the same test again, "
+                "which evaluates the image anew."
             )
         merged[row.key] = min(kept, row, key=lambda record: (record_line(record, cost=False), record.cost is None))
     return [merged[key] for key in sorted(merged)]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Subset
 
+from common.records.rows import places
 from common.records.schema import AttackedRecord, Record, Source
 from common.records.store import Records, agree, brief
 from common.robustness.classifiers import Classifier
@@ -30,7 +31,7 @@ def check_indices(rows: Iterable[Record], images: Any, path: Path) -> None:
             row_text = f"image {row.index} with label {row.label}, but in the data {known}: {brief(row)}"
             raise ValueError(
                 f"{path} has a row of {row_text}. It was made with other data: write to another directory, or delete "
-                "that one."
+                f"that one. If this row alone is wrong, delete its line: {places(path, row.key)}."
             )
 
 
@@ -69,7 +70,8 @@ def check_again(
     if not agree(row, again):
         raise ValueError(
             f"{path} was made with other weights, data or code: image {row.index} of {row.evaluator!r} evaluated anew "
-            f"gives {brief(again)}, but the record is {brief(row)}. Write to another directory, or delete that one."
+            f"gives {brief(again)}, but the record is {brief(row)} ({places(path, row.key)}). Write to another "
+            "directory, or delete that one."
         )
 
 

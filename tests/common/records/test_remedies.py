@@ -1,0 +1,119 @@
+"""The errors of damaged records name file and line, and following their advice lets the same test go on."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from common.records.rows import sealed, unsealed
+from common.records.store import Records
+from tests.common.records.made import attacked_record, clean_record
+
+ROWS = [*(clean_record(index, label=1) for index in range(4)), *(attacked_record(index, label=1) for index in range(4))]
+
+
+def written(folder, merged):
+    """A directory with two parts, the second of which has a torn end, and the merged file if asked for."""
+    for rows in (ROWS[:4], ROWS[4:]):
+        records = Records(folder, "f", {"x": 1})
+        records.append(rows)
+    if merged:
+        records.merge()
+    return sorted(folder.glob("*.jsonl"))
+
+
+def without_header(lines):
+    return lines[1:]
+
+
+def empty_header(lines):
+    return [b"\n", *lines[1:]]
+
+
+def no_json_header(lines):
+    return [b"{\n", *lines[1:]]
+
+
+def header_in_the_middle(lines):
+    return [lines[0], lines[1], lines[0], *lines[2:]]
+
+
+def cut(lines):
+    return [*lines[:2], lines[2][:30] + b"\n", *lines[3:]]
+
+
+def bytes_changed(lines):
+    return [*lines[:3], lines[3].replace(b"1", b"2"), *lines[4:]]
+
+
+def empty_line(lines):
+    return [lines[0], b"\n", *lines[1:]]
+
+
+def no_text(lines):
+    return [*lines[:2], b"\xff\xfe\x00\n", *lines[3:]]
+
+
+def other_kind(lines):
+    return [*lines[:2], sealed('{"kind": "other"}'), *lines[3:]]
+
+
+def other_label(lines):
+    row = unsealed(lines[2].rstrip(b"\n")) | {"label": 3}
+    return [*lines[:2], sealed(json.dumps(row)), *lines[3:]]
+
+
+DAMAGES = [without_header, empty_header, no_json_header, header_in_the_middle, cut, bytes_changed, empty_line, no_text,
+           other_kind, other_label]  # fmt: skip
+
+
+def follow(message: str) -> None:
+    """Do what a message says: delete a file, or the lines that it names."""
+    named = [(Path(file), int(number)) for file, number in re.findall(r"([^ ;(]*\.jsonl), line (\d+)", message)]
+    assert named, message
+    if "Delete the file" in message:
+        named[0][0].unlink()
+        return
+    assert re.search("Delete that line (and that of .*)?and run|delete all these lines and run", message)
+    for file, number in named:
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join(lines[: number - 1] + lines[number:]))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("place", [0, 1, -1])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_remedy_works(tmp_path, damage, place, merged):
+    file = written(tmp_path, merged)[place]
+    file.write_bytes(b"".join(damage(file.read_bytes().splitlines(keepends=True))))
+    records = None
+    while records is None:
+        try:
+            records = Records(tmp_path, "f", {"x": 1})
+        except ValueError as error:
+            follow(str(error))  # each time something is deleted
+    missing = [row for row in ROWS if row.index not in records.done(row.source)]
+    assert len(missing) <= 4
+    records.append(missing)
+    records.merge()
+    assert Records.read(tmp_path) == Records.read(tmp_path / "records.jsonl") == sorted(ROWS, key=lambda row: row.key)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_rows_that_disagree_are_named_with_file_and_line(tmp_path, merged):
+    first = Records(tmp_path, "f")
+    first.append([clean_record(0, label=1), clean_record(1, label=1)])
+    if merged:
+        first.merge()
+    other = tmp_path / "part-99999-1-x.jsonl"
+    lines = next(tmp_path.glob("part-0*")).read_bytes().splitlines(keepends=True)
+    row = unsealed(lines[2].rstrip(b"\n")) | {"predictions": [7]}
+    other.write_bytes(lines[0] + sealed(json.dumps(row)))
+    with pytest.raises(ValueError, match=r"image 1, disagree: .* delete all these lines") as error:
+        Records(tmp_path, "f")
+    assert len(re.findall("jsonl, line", str(error.value))) == 2 + merged and f"{other}, line 2" in str(error.value)
+    follow(str(error.value))
+    again = Records(tmp_path, "f")
+    again.append([clean_record(1, label=1)])
+    assert [row.index for row in again.all()] == [0, 1]
