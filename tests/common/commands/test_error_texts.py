@@ -7,7 +7,6 @@ import pytest
 from common.commands.errors import text_of
 from common.files.errors import FileError
 
-
 ERRORS = {
     "fit could not read or write a file: No space left (": OSError(errno.ENOSPC, "No space left"),
     "fit could not read or write /a/b: Permission denied": PermissionError(errno.EACCES, "Permission denied", "/a/b"),
