@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from torch import nn
 
 from common.checkpoints.files import file_sha256, require_file
@@ -12,6 +11,7 @@ from common.checkpoints.formats import diffusers_pipelines
 from common.checkpoints.layouts import PUBLISHED, Format
 from common.checkpoints.loading import load_classifier, load_denoiser, load_network
 from common.checkpoints.saving import save
+from common.experiments.yaml_files import parse, read_text
 from common.files.trial import try_file
 from common.hub.cards import get_card
 
@@ -98,10 +98,8 @@ def read_options(text: str | None) -> dict[str, Any] | None:
         return dict(get_card(text).config)
     if not inline and not path.is_file():
         raise FileNotFoundError(f"no file {path} with the publishers' options")
-    try:
-        options = yaml.safe_load(text if inline else path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text} is neither YAML nor JSON: {error}") from error
+    written = text if inline else read_text(path)
+    options = parse(written, "--config" if inline else str(path), "is neither YAML nor JSON")
     if not isinstance(options, dict):
         raise ValueError(f"the publishers' options must map names to values; {text} is a {type(options).__name__}")
     return options

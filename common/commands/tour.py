@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from common.checks.settings import check_count
 from common.commands.parsing import Arguments
 from common.experiments.stages import Stage, run_stages
 from common.naming.configs_folder import presets_root
@@ -25,9 +26,10 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", default="runs/tour/report", help="folder of the report")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="stages that run side by side")
     options = parser.read(arguments)
+    check_count("--jobs", options.jobs)
     stages = [Stage(path) for path in sorted(Path(options.configs).glob("*.yaml"))]
-    if not stages or options.jobs < 1:
-        raise ValueError(f"the tour needs --jobs >= 1 and stages (*.yaml); got {options.jobs}, and {options.configs}")
+    if not stages:
+        raise ValueError(f"--configs must be a folder of stages (*.yaml); {options.configs} has none")
     check_out(options.out)
     console, start = Terminal(), time.monotonic()
     pending = [stage for stage in stages if stage.export is None or not stage.export.exists()]

@@ -9,26 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import get_loader
-
 from common.experiments.preset_files import find_preset, preset_name
+from common.experiments.yaml_files import parse_mapping, read_text
 from common.naming.configs_folder import presets_root
 from common.naming.nearest import did_you_mean
 from common.naming.short_names import SHORT_NAMES
 
 BASE = "base"
-
-REMEDIES = {  # by a part of the YAML reader's message
-    "mapping values are not allowed": "The line before may lack its colon, or this one is indented too far",
-    "cannot start any token": "Indent with spaces, not tabs, and quote a value that begins with a special character",
-    "expected key": "Indent the settings of one mapping alike",
-    "block end": "Indent the settings of one mapping alike",
-    "could not find expected ':'": "A line lacks its colon",
-    "end of stream": "A quotation mark or bracket is not closed",
-    "flow": "A bracket or comma is missing",
-    "',' or": "A bracket or comma is missing",
-}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -88,25 +75,11 @@ def _opened(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[P
     """Content of a file, its bases, and the files on the way to them; ``ValueError`` for one that builds on itself."""
     place = path.resolve()
     if place in above:
-        raise ValueError(f"{path} builds on itself, by way of {' and '.join(one.name for one in above)}")
-    content = _load(path)
+        raise ValueError(
+            f"{path} builds on itself, by way of {' and '.join(one.name for one in above)}. Name another base"
+        )
+    content = parse_mapping(read_text(path), str(path))
     return content, [find_base(name, path) for name in _names(content, path)], (*above, place)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        problem = str(getattr(error, "problem", None) or error)
-        advice = next((f". {remedy}" for part, remedy in REMEDIES.items() if part in problem), "")
-        raise ValueError(f"{path}{line} is not YAML: {problem}{advice}") from error
-    if not isinstance(content, dict):
-        kinds = {type(None): "nothing", list: "a list. Write NAME: VALUE, without dashes"}
-        kind = kinds.get(type(content), f"a {type(content).__name__}")
-        raise ValueError(f"a configuration maps names to settings; {path} holds {kind}")
-    return content
 
 
 def _names(content: Mapping[str, Any], path: Path) -> list[str]:

@@ -48,6 +48,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.settings = read_config(self.config)
+        if self.config.stem.rpartition(".")[2] not in ("fit", "test"):
+            raise ValueError(f"a stage is named NN-NAME.fit.yaml or NN-NAME.test.yaml; got {self.config.name}")
+        model = self.settings.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
+            raise ValueError(f"{self.config}: a stage needs model: {{class_path: …, init_args: {{…}}}}")
 
     @property
     def subcommand(self) -> str:

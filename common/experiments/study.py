@@ -26,11 +26,14 @@ from typing import Any
 
 import yaml
 
+from common.checks.settings import check_mapping, check_path, check_text, refusal
 from common.experiments.preset_layers import find_base, read_config
+from common.experiments.yaml_files import parse_mapping, read_text
 from common.files.replacing import remove_leftovers, write
 
 RECORDS = "model.init_args.records"
 CONFIGS = "configs"
+WANTED = "a study has base, records, and cases or vary"
 Values = tuple[tuple[str, Any], ...]
 
 
@@ -64,15 +67,19 @@ class Study:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"study file not found: {path}")
-        text = path.read_text(encoding="utf-8")
-        entries = yaml.safe_load(text)
-        unknown = set(entries) - {"base", "records", "set", "cases", "vary"} if isinstance(entries, dict) else {"?"}
-        if unknown or not {"base", "records"} <= set(entries):
-            raise ValueError(f"a study has base, records, and cases or vary; {path} has {sorted(entries or ())}")
-        records, settings = Path(entries["records"]), read_config(find_base(entries["base"], path))
-        for place, value in (entries.get("set") or {}).items():
+        text = read_text(path)
+        entries = parse_mapping(text, str(path), WANTED)
+        if not {"base", "records"} <= set(entries) <= {"base", "records", "set", "cases", "vary"}:
+            raise ValueError(f"{WANTED}; {path} has {', '.join(entries)}")
+        records = check_path(f"{path}: records", entries["records"])
+        base = check_text(f"{path}: base", entries["base"], "Name one test config")
+        settings = read_config(find_base(base, path))
+        for place, value in _settings("set", entries.get("set")).items():
             put(settings, place, value)
-        combinations = combine(settings, entries.get("cases") or {"": {}}, entries.get("vary") or {}, records)
+        cases = entries.get("cases") or {"": {}}
+        if not isinstance(cases, dict):
+            raise ValueError(refusal("cases", "a mapping, NAME: {PATH: VALUE}", cases))
+        combinations = combine(settings, cases, _settings("vary", entries.get("vary")), records)
         return cls(path.name.split(".")[0], text.splitlines()[0].lstrip("# "), records, combinations)
 
     def write(self) -> list[Path]:
@@ -99,7 +106,8 @@ def combine(
     for case, changes in cases.items():
         for chosen in product(*axes):
             settings = deepcopy(dict(base))
-            for path, value in [*(changes or {}).items(), *((path, value) for _, path, value in chosen)]:
+            own = _settings(f"the case {case}", changes)
+            for path, value in [*own.items(), *((path, value) for _, path, value in chosen)]:
                 put(settings, path, value)
             one = Combination(case, tuple((name, value) for name, _, value in chosen), settings)
             put(settings, RECORDS, str(records / one.name))
@@ -110,12 +118,17 @@ def combine(
     return combinations
 
 
+def _settings(name: str, value: Any) -> Mapping[str, Any]:
+    """The settings of a part of a study, none for null."""
+    return {} if value is None else check_mapping(name, value, "Write PATH: VALUE, without dashes")
+
+
 def _axes(vary: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
     """(name, path, values) of every varied setting."""
     axes = []
     for name, setting in vary.items():
         pairs = list(setting.items()) if isinstance(setting, Mapping) else []
-        if len(pairs) != 1 or not isinstance(pairs[0][1], list) or not pairs[0][1]:
+        if len(pairs) != 1 or not isinstance(pairs[0][0], str) or not isinstance(pairs[0][1], list) or not pairs[0][1]:
             raise ValueError(f"vary needs name: {{path: [values]}}; got {name}: {setting}")
         axes.append((name, pairs[0][0], pairs[0][1]))
     return axes

@@ -102,3 +102,19 @@ def test_trainings_that_more_stages_wait_for_start_first(tmp_path, monkeypatch):
     monkeypatch.setattr("common.experiments.stages.time.sleep", lambda seconds: None)
     run_stages(stages, tmp_path / "logs", 1, Console(quiet=True))
     assert started == ["fit b", "fit a", "test c", "test d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("01-a.yaml", "model: {init_args: {}}", "a stage is named"),
+        ("01-a.test.yaml", "data: {}", "needs model"),
+        ("01-a.fit.yaml", "model: [1]", "needs model"),
+        ("01-a.fit.yaml", "model: {init_args: [1]}", "needs model"),
+        ("01-a.fit.yaml", "model: [", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_stage_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Stage(tmp_path / name)

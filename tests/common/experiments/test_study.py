@@ -86,6 +86,16 @@ def test_a_path_that_names_nothing_is_refused(path, message):
         ({"cases": {"a b": None, "a;b": None}}, "must have distinct names"),
         ({"base": "none.yaml"}, "no file beside it"),
         ({"more": 1}, "a study has base, records"),
+        ({"set": [1]}, "set must be a mapping"),
+        ({"set": "x"}, "set must be a mapping"),
+        ({"set": {3: 1}}, "set must be a mapping"),
+        ({"cases": ["a"]}, "cases must be a mapping"),
+        ({"cases": {"a": [1]}}, "the case a must be a mapping"),
+        ({"vary": [1]}, "vary must be a mapping"),
+        ({"vary": {"steps": {3: [1]}}}, "vary needs name"),
+        ({"records": ["x"]}, "records must be a path"),
+        ({"records": None}, "records must be a path"),
+        ({"base": ["base.test.yaml"]}, "base must be a text"),
     ],
 )
 def test_a_study_that_cannot_be_run_is_refused(tmp_path, study, message):
