@@ -11,19 +11,18 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.checkpoints.saving import description_of, make_folder, save
+from common.checkpoints.saving import description_of, save
 from common.checkpoints.state import list_names
 from common.checks.images import check_class_count, check_classes
 from common.checks.settings import check_optional, check_text
 from common.files.fallback import write_or_fallback
-from common.files.locking import lock, lock_of, unlock
-from common.files.trial import try_file
 from common.noise import Noise
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
 from common.tasks.interruption import end_if_interrupted, validates_next
 from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
 from common.tasks.recording import declared_classes
+from common.tasks.training_outputs import claim_outputs, release_outputs, try_export
 
 
 class TrainingTask(L.LightningModule):
@@ -97,11 +96,9 @@ class TrainingTask(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.export is not None:
-            description_of(self.trained())  # both raise ValueError before training
-            make_folder(export := Path(self.export).expanduser())
-            try_file(export, "save the weights", sum(w.nbytes for w in self.trained().state_dict().values()))
-            if self.trainer.is_global_zero:
-                lock(export, lock_of(export))
+            description_of(self.trained())  # both raise before training
+            try_export(self.trained(), self.export)
+        claim_outputs(self.trainer, self.export)
         if self.classes is not None:
             check_class_count(declared_classes(self.trainer), self.classes, "the network to train")
         if not self.trained().training:  # loaded networks are in evaluation mode, which Lightning keeps
@@ -141,8 +138,12 @@ class TrainingTask(L.LightningModule):
         )
 
     def on_train_end(self) -> None:
-        if self.export is None:
-            return
+        if self.export is not None:
+            self._save(self.export)
+        release_outputs(self.trainer, self.export)
+
+    def _save(self, export: str) -> None:
+        """Export the weights, those of the best epoch if there is one."""
         checkpoint, notes = _best_checkpoint(self.trainer), {}
         if checkpoint is not None and checkpoint.best_model_path:
             path = Path(checkpoint.best_model_path)
@@ -153,9 +154,7 @@ class TrainingTask(L.LightningModule):
             else:
                 warnings.warn(f"no checkpoint of the best epoch, {path}: exporting the last weights", stacklevel=2)
         if self.trainer.is_global_zero:
-            export = Path(self.export).expanduser()
-            write_or_fallback(export, lambda path: save(self.trained(), path, notes))
-            unlock(export, lock_of(export))
+            write_or_fallback(Path(export).expanduser(), lambda path: save(self.trained(), path, notes))
 
 
 def validation_attack(steps: int) -> PGD | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,19 @@ def test_rows_that_disagree_are_named_with_file_and_line(tmp_path, merged):
     again = Records(tmp_path, "f")
     again.append([clean_record(1, label=1)])
     assert [row.index for row in again.all()] == [0, 1]
+
+
+@pytest.mark.parametrize("way", ["removed", "moved", "made anew"])
+def test_a_folder_that_vanishes_is_noticed_at_the_next_row(tmp_path, way):
+    place = tmp_path / "records"
+    records = Records(place, "f")
+    records.append([clean_record(0)])
+    place.rename(tmp_path / "elsewhere")
+    if way == "removed":
+        shutil.rmtree(tmp_path / "elsewhere")
+    if way == "made anew":
+        Records(place, "f")
+    with pytest.raises(FileNotFoundError, match=r"part-.* was removed or moved .* run the same command again"):
+        records.append([clean_record(1)])
+    with pytest.raises(FileNotFoundError, match="was removed or moved"):
+        records.merge()

@@ -394,3 +394,17 @@ def test_a_second_training_of_the_same_export_is_refused(digits, tmp_path):
         assert model.trainer.global_step == 0
     trainer(tmp_path, max_epochs=1).fit(model, datamodule=digits())
     assert export.exists() and not lock_of(export).exists()
+
+
+def test_a_second_training_of_the_same_checkpoints_is_refused(digits, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    saving = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    with another_process(lambda: lock(folder)) as first:
+        with pytest.raises(ValueError, match=rf"{folder} is being written by process {first} on "):
+            trainer(tmp_path, saving, max_epochs=1).fit(guidance(tmp_path), datamodule=digits())
+        assert not [*folder.glob("*.ckpt")]
+    (folder / ".unfinished-another-1-0").touch()
+    os.utime(folder / ".unfinished-another-1-0", (0, 0))  # left by a process that was killed long ago
+    trainer(tmp_path, saving, max_epochs=1).fit(guidance(tmp_path), datamodule=digits())
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
