@@ -14,6 +14,10 @@ FARTHEST = 20.0
 """Farthest pixel value of an image in [0,1] with Gaussian noise: about 4 standard deviations of 5."""
 
 
+class OutputError(ValueError):
+    """Output of a network or classifier that is not logits."""
+
+
 def check_layout(image: Any) -> Tensor:
     """Images as floats (B,C,H,W). Raises ``ValueError``, as every function here does."""
     if not isinstance(image, Tensor):
@@ -122,7 +126,10 @@ def check_logits(output: Any, rows: int, part: str = "a classifier") -> Tensor:
     """Logits (B,K) of a classifier for B = ``rows`` images, as floats."""
     plain = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
     if not plain or len(output) != rows or output.shape[1] < 1:
-        raise ValueError(f"{part} returns logits (B, K), floats for {rows} images; got {_got(output)}")
+        advice = "" if isinstance(output, Tensor) else ". Return its logits alone"
+        raise OutputError(
+            f"{part} returns logits (B, K), a tensor of floats for {rows} images; got {_got(output)}{advice}"
+        )
     checked: Tensor = output
     return checked
 

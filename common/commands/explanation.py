@@ -69,6 +69,25 @@ def explain(message: str, options: Sequence[str]) -> str:
     return f"{where}{place.text}"
 
 
+def of_another_model(message: str) -> str:
+    """The reason why a checkpoint does not fit its model, from torch's list of all tensors."""
+    found = {
+        kind: re.findall(r'"([^"]+)"', listed)
+        for kind, listed in re.findall(r"(Missing|Unexpected) key\(s\) in state_dict: (.*)", message)
+    }
+    found["Of another shape"] = re.findall(r"size mismatch for ([\w.]+):", message)
+    model = re.search(r"state_dict for (\w+)", message)
+    listed = "; ".join(
+        f"{kind.lower()}: {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        for kind, names in found.items()
+        if names
+    )
+    return (
+        f"--ckpt_path must be a checkpoint of the same {model[1] if model else 'model'}; it holds other tensors "
+        f"({listed}). Name the configuration that trained it, or another checkpoint."
+    )
+
+
 def innermost(message: str) -> Place:
     """The most deeply indented reason in a message, with the keys and classes on the way to it."""
     lines = [

@@ -16,7 +16,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
@@ -25,7 +25,8 @@ from common.checkpoints.formats import check_training_checkpoint
 from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.class_paths import restrict_class_paths
 from common.commands.errors import UsageError
-from common.commands.explanation import explain, own_error
+from common.commands.explanation import explain, of_another_model, own_error
+from common.commands.integers import accept_scientific_integers
 from common.commands.outputs import try_outputs
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
@@ -129,8 +130,10 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         trainer = self._get(self.config_init, "trainer", default={})
+        given = trainer.get("callbacks") or []
+        theirs = [*given] if isinstance(given, list) else [given]
         ours: list[L.Callback] = [Interruptible()]
-        if trainer.get("enable_progress_bar") is not False:
+        if trainer.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in theirs):
             ours.append(LiveProgressBar(leave=True))
         if (out := self._get(self.config_init, "out")) is not None:
             ours.insert(0, SavePredictions(out))  # saves a batch before a signal may end the command
@@ -142,8 +145,7 @@ class CLI(LightningCLI):
             plugins.append(CheckpointFiles())
         if (number := job()) is not None:  # Lightning loads hpc_ckpt_N.ckpt of any earlier job from its root directory
             kwargs["default_root_dir"] = str(Path(trainer.get("default_root_dir") or ".") / f"job-{number}")
-        callbacks = [*(trainer.get("callbacks") or []), *ours]
-        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        return super().instantiate_trainer(callbacks=[*theirs, *ours], plugins=plugins, **kwargs)
 
 
 def options_of(parser: LightningArgumentParser) -> list[str]:
@@ -159,6 +161,7 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
     """Run one of Lightning's commands; presets are replaced by their files (`with_files`)."""
     accept_short_names()
     restrict_class_paths()
+    accept_scientific_integers()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # presets are replaced by their files
     warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # of Lightning's own making
@@ -184,6 +187,10 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
         if inner is error:
             raise
         raise inner from None
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(of_another_model(str(error))) from None
 
 
 def check_command(command: str, model: Namespace) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from common.checks.images import check_layout, check_purified
+from common.checks.images import check_layout, check_logits, check_purified
 from common.checks.settings import check_number, check_optional, check_part, check_positive, check_sequence
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -100,8 +100,8 @@ class NetworkClassifier(Classifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         if self.mean is not None and self.std is not None:
             image = (image - self.mean) / self.std
-        logits: Tensor = self.network(image)
-        return logits
+        logits = self.network(image)
+        return logits if isinstance(logits, Tensor) else check_logits(logits, len(image), "the network")
 
 
 class Purified(Classifier):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from common.checks.images import check_class_count
+from common.checks.images import check_class_count, check_logits
 from common.checks.settings import check_count
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
@@ -26,7 +26,8 @@ class Padded(ClassifierWrapper):
         self.classes: int | None = None
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        logits: Tensor = self.classifier(*self._padded(image, Noise.or_fresh(noise, image)))
+        padded, draws = self._padded(image, Noise.or_fresh(noise, image))
+        logits = check_logits(self.classifier(padded, draws), len(padded))
         check_class_count(self.classes, logits.shape[-1])
         return logits[: len(image)]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.checks.images import OutputError
 from common.noise import Noise
 from common.numerics.copies import copied
 from common.robustness.certification.forecast import Forecast
@@ -54,6 +55,8 @@ def predict_batch(classifier: Classifier, batch: Batch, seed: int = 0) -> Predic
         image, noise = image.clone(), Noise.of(seed, index.clone()).stream("score")
         try:
             return Prediction(index, label, *_probabilities(defence, image, noise))
+        except OutputError:  # of any size
+            raise
         except torch.OutOfMemoryError as error:
             size = f"{len(image)} images of {pixel_size(image)}"
             raise ValueError(f"out of memory for {size}: reduce data.init_args.batch_size") from error
