@@ -26,7 +26,9 @@ __all__ = ["is_expected", "main", "run", "run_lightning"]
 def run(arguments: Sequence[str]) -> None:
     """Run one command."""
     name, *rest = arguments or HELP
-    if name in (*HELP, "help"):
+    if name == "help" and rest:
+        run([rest[0], "--help", *rest[1:]])
+    elif name in (*HELP, "help"):
         print(overview())
     elif name == "--version":
         print(version("robust-diffusion"))

@@ -17,8 +17,12 @@ def class_page(name: str) -> str:
     try:
         path = SHORT_NAMES.get(name) or (name if "." in name else resolve_short_name(name))
         target = resolve_name(path)
-    except (ValueError, ImportError, AttributeError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{name} cannot be imported ({error}). A class of your own is FILE.NAME, in this folder."
+        ) from error
     lines = [f"  {_spelled(parameter)}" for parameter in parameters(target).values()]
     return "\n".join(
         [f"{name} ({path})", "", "Settings (init_args):", *lines, "", inspect.getdoc(target) or ""]

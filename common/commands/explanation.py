@@ -8,19 +8,31 @@ from pkgutil import resolve_name
 
 from common.commands.class_names import short_path
 from common.commands.class_pages import parameters
-from common.naming.nearest import did_you_mean
+from common.naming.nearest import did_you_mean, nearest
 from common.naming.short_names import SHORT_NAMES, nearest_short_names, resolve_short_name
 
 NOISE = re.compile(
     r"Subtypes: |Given value|Errors:|Does not validate|Expected a path but|Expected a <class 'NoneType'>$"
+    r"|a class path \(str\)|a dict with"
 )
+HEADING = re.compile(r"(?<!import path string):$")
+VAGUE = re.compile("Expected a (<|typing)|Not a valid subclass|Does not implement protocol")  # of one type of several
 TYPES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
 TYPES |= {"list": "a list", "Sequence": "a list", "tuple": "a list", "dict": "a mapping", "Path": "a path"}
 
 
+EXAMPLES = {
+    "LightningModule": " Name a task, such as DiffPureTask.",
+    "LightningDataModule": " Name data, such as CIFAR10.",
+}
+
+
 @dataclass(frozen=True)
 class Place:
-    """Innermost error of a message: the ``key`` in the configuration, the class there, and the ``text``."""
+    """Innermost error of a message: the ``key`` in the configuration, the class there, and the ``text``.
+
+    ``value`` is the given one as text, "" if the message does not have it.
+    """
 
     key: str
     owner: str
@@ -31,7 +43,7 @@ class Place:
 
 def own_error(error: Exception) -> Exception:
     """The error of our constructor inside jsonargparse's list of all types that a value did not fit."""
-    while str(error).startswith("Does not validate") and isinstance(error.__cause__, OSError | ValueError):
+    while str(error).startswith("Does not validate") and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
 
@@ -44,29 +56,46 @@ def explain(message: str, options: Sequence[str]) -> str:
         option = unknown[1].split("=")[0]
         if not option.startswith("-"):
             return f"unexpected argument {option!r}: settings are given as --NAME VALUE, files as -c FILE."
-        return f"there is no option {option}.{did_you_mean(option, options)} --help lists the common ones."
+        if place.key:
+            setting = option.removeprefix("--").partition(".")[0]
+            return f"{where}there is no setting {setting!r}.{did_you_mean(setting, ('init_args', 'class_path'))}"
+        return f"there is no option {option}.{_nearest_option(option, options)} --help lists the common ones."
+    if lacking := re.match(r"argument (?:-\w/)?([^:/]+)\S*: expected one argument", place.text):
+        return f"argument {lacking[1]}: expected one argument. Write {lacking[1]} VALUE."
     if unknown := re.search(r"does not accept option '([\w.-]+)'", place.text):
         return _no_section(unknown[1], options)
     if unknown := re.search(r"(?:Option|Key|key) ['\"]?([\w.-]+)['\"]? is not (?:accepted|expected)", place.text):
         return f"{where}{_no_setting(place, unknown[1], options)}"
     if required := re.match(r"the following arguments are required: (.*)", place.text):
         return f"{where}{_missing(place, required[1])}"
-    if unknown := re.match(r"Expected a dot import path string: (.*)", place.text):
-        return f"{where}{_no_class(unknown[1])}"
-    if re.match(r"No module named|module '.*' has no attribute", place.text):
-        return f"{where}{_not_importable(place)}"
-    if wrong := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", place.text):
-        return f"{where}{_other_kind(wrong[1], wrong[2])}"
+    if reason := _of_class(place):
+        return f"{where}{reason}"
     if "has no attribute 'keys'" in place.text:
         return f"{where}the settings must be a mapping, lines NAME: VALUE without dashes; got a list or a value."
-    if place.text == "a class path (str)":  # with keys beside class_path, or without it
-        return f"{where}a class is given by class_path and init_args, its settings below init_args."
-    if place.value.startswith('"{') and (needed := re.search(r"expects a function or a callable class: (.*)", message)):
+    if place.value.startswith("{") and (needed := re.search(r"expects a function or a callable class: (.*)", message)):
         return f"{where}{needed[1]}"
     if place.allowed:
         name = place.key or "the value"
-        return f"{name} must be {place.allowed}; got {place.value or 'another type'}."
-    return f"{where}{place.text}"
+        return f"{name} must be {place.allowed}; got {repr(place.value) if place.value else 'another type'}."
+    return f"{where}{place.text}" + ("" if ". " in place.text else ". --help lists the options.")
+
+
+def _of_class(place: Place) -> str:
+    """The reason why a class cannot be built from the given value, "" for errors of other kinds."""
+    if unknown := re.match(r"Expected a dot import path string: ?(.*)", place.text):
+        return _no_class(unknown[1])
+    if re.match(r"No module named|module '.*' has no attribute", place.text):
+        return _not_importable(place)
+    if wrong := re.match(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", place.text):
+        return _other_kind(wrong[1] or place.value, wrong[2])
+    if denied := re.match(r"Importing '([^']+)' is not allowed", place.text):
+        return f"{denied[1]} may not be named here. Name a class of this project, or of your own: FILE.NAME."
+    if re.match(r"argument of type '\w+' is not iterable", place.text):
+        return "class_path must be the name of a class, such as {class_path: DiffPureTask}."
+    if re.match("Not a valid subclass|Does not implement protocol|Expected an instantiatable class", place.text):
+        got = f"; got {place.value!r}" if place.value and len(place.value) < 80 else ""
+        return f"a class is given by class_path and init_args, its settings below init_args{got}."
+    return ""
 
 
 def of_another_model(message: str) -> str:
@@ -93,10 +122,10 @@ def innermost(message: str) -> Place:
     lines = [
         (len(line) - len(line.lstrip(" -")), line.strip(" -")) for line in message.splitlines() if line.strip(" -")
     ]
-    leaves = [i for i, (_, text) in enumerate(lines) if not text.endswith(":") and not NOISE.match(text)]
+    leaves = [i for i, (_, text) in enumerate(lines) if not HEADING.search(text) and not NOISE.match(text)]
     if not leaves:
         return Place("", "", lines[0][1] if lines else "wrong arguments", "", "")
-    deepest = max(leaves, key=lambda i: (lines[i][0], -i))
+    deepest = max(leaves, key=lambda i: (lines[i][0], not VAGUE.match(lines[i][1]), -i))
     key, owner, indent = "", "", lines[deepest][0] + 1
     for depth, text in reversed(lines[: deepest + 1]):
         if depth >= indent:
@@ -116,12 +145,12 @@ def _types(lines: Sequence[tuple[int, str]], deepest: int) -> tuple[str, str, st
     text = found[1] if found else text
     single = re.match(r"Expected a (.+?)\. Got value: (.*)", text)
     if single:
-        return text, _words(single[1]), repr(single[2])
-    if not text.startswith(("Expected a <", "Expected a typing.Literal")):
-        return text, "", ""
+        return text, _words(single[1]), single[2]
     before = next((line for d, line in reversed(lines[:deepest]) if d < depth and line.startswith("Subtypes: ")), text)
     after = next((line for d, line in lines[deepest:] if d < depth and line.startswith("Given value: ")), "")
-    return text, _words(before), repr(after.removeprefix("Given value: "))
+    value = "" if "NestedArg(" in after else after.removeprefix("Given value: ")
+    allowed = _words(before) if text.startswith(("Expected a <", "Expected a typing.Literal")) else ""
+    return text, allowed, value
 
 
 def _words(types: str) -> str:
@@ -130,6 +159,15 @@ def _words(types: str) -> str:
     listed = [f"one of {', '.join(choices)}"] if choices else []
     words = [*listed, *(TYPES.get(name, f"a {name}") for name in names)]
     return " or ".join(words) or types
+
+
+def _nearest_option(option: str, options: Sequence[str]) -> str:
+    """The advice for an unknown option; of a setting of a class, the nearest section."""
+    section, dot, setting = option.partition(".")
+    sections = {one.partition(".")[0] for one in options}
+    if dot and section not in sections and (found := nearest(section, sections, 1)):
+        return f" Did you mean {found[0]}.{setting}?"
+    return did_you_mean(option, options)
 
 
 def _no_section(name: str, options: Sequence[str]) -> str:
@@ -175,7 +213,9 @@ def _other_kind(path: str, kind: str) -> str:
             f"{name} is a function that does not say that it returns a {kind}. Write in its file: "
             f"def {name.rpartition('.')[2]}(...) -> {returned}:"
         )
-    return f"{name} is no {kind}, which is needed here; --help {kind} describes it."
+    if kind in SHORT_NAMES:
+        return f"{name} is no {kind}, which is needed here; --help {kind} describes it."
+    return f"{name} is no {kind}, which is needed here.{EXAMPLES.get(kind, f' Name a class derived from {kind}.')}"
 
 
 def _not_importable(place: Place) -> str:

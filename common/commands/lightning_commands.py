@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -12,27 +11,26 @@ from typing import Any, NoReturn
 
 import lightning as L
 import rich.traceback
-import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from common.checkpoints.formats import check_training_checkpoint
+from common.checks.settings import check_seed
 from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.class_paths import restrict_class_paths
 from common.commands.errors import UsageError
 from common.commands.explanation import explain, of_another_model, own_error
 from common.commands.integers import accept_scientific_integers
 from common.commands.outputs import try_outputs
+from common.commands.trainer_settings import check_trainer
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
 from common.files.replacing import replacing
-from common.naming.nearest import did_you_mean
 from common.naming.outside_text import plain
 from common.processes.slurm import job
 from common.tasks.checkpoint_files import CheckpointFiles
@@ -52,6 +50,9 @@ STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_st
 
 class Parser(LightningArgumentParser):
     """Lightning's parser: files may name what they build on, configurations are printed with short names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Parse a file with the files that it builds on (`common.experiments.preset_layers`)."""
@@ -105,6 +106,12 @@ class CLI(LightningCLI):
         if path and zipfile.is_zipfile(path):
             check_training_checkpoint(Path(path))
 
+    def _set_seed(self) -> None:
+        seed = self.config[self.config.subcommand].get("seed_everything")
+        if not isinstance(seed, bool | None):
+            check_seed("--seed_everything", seed, 2**32)
+        super()._set_seed()
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
@@ -123,7 +130,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         check_command(str(self.subcommand), self.config[self.subcommand].model)
-        check_device(self.config[self.subcommand].trainer)
+        check_trainer(self.config[self.subcommand].get("trainer"))
         if self.subcommand == "test":
             rehearse(self.config["test"])
         try_outputs(str(self.subcommand), self.config[self.subcommand])
@@ -154,7 +161,7 @@ def options_of(parser: LightningArgumentParser) -> list[str]:
         if isinstance(action.choices, dict):
             return options_of(next(iter(action.choices.values())))
     named = [option for action in parser._actions for option in action.option_strings]
-    return [option for option in named if option.startswith("--") and not option.endswith(".help")]
+    return [option for option in named if option.startswith("--") and not option.endswith((".help", "+"))]
 
 
 def run_lightning(command: str, arguments: Sequence[str]) -> None:
@@ -199,24 +206,3 @@ def check_command(command: str, model: Namespace) -> None:
     if needed and inspect.isclass(task) and getattr(task, needed) is getattr(L.LightningModule, needed):
         name = short_path(model.class_path)
         raise ValueError(f"{name} has no {needed}, which {command} needs. Use it with: robust-diffusion {other}")
-
-
-def check_device(trainer: Namespace) -> None:
-    """Check accelerator and devices before weights are loaded. Raises ``ValueError`` if unknown or missing."""
-    name = trainer.accelerator
-    known = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
-    if isinstance(name, str) and name not in known:
-        advice = did_you_mean(name, known)
-        raise ValueError(f"--trainer.accelerator must be one of {', '.join(known)}; got {name!r}.{advice}")
-    devices = trainer.devices
-    if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d+(,\d*)*", devices):
-        raise ValueError(f"--trainer.devices must be a number, a list such as 0,1 or auto; got {devices!r}")
-    if name in ("gpu", "cuda", "mps") and not _sees_gpu():
-        raise ValueError(f"--trainer.accelerator {name}: torch sees no such device here. Use cpu or auto.")
-    on_cpu = name == "cpu" or (name == "auto" and not _sees_gpu())
-    if devices == 0 or devices == "0" or (on_cpu and not re.fullmatch(r"auto|[1-9]\d*", str(devices))):
-        raise ValueError(f"--trainer.devices must be at least 1, on a CPU a number of processes; got {devices}. Use 1")
-
-
-def _sees_gpu() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -43,6 +43,8 @@ def with_files(arguments: Sequence[str]) -> list[str]:
     `find_config` and `read_config`.
     """
     replaced = []
+    if joined := next((one for one in arguments if re.match(r"-c[^=]", one)), None):
+        raise UsageError(f"there is no option {joined}. Write -c NAME or --config NAME.")
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, equals, name = argument.partition("=")
         if before in CONFIG:

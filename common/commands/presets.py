@@ -33,7 +33,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.read(arguments)
     path = find_preset(options.pattern) if options.pattern else None
     if path is None and options.copy:
-        raise UsageError(f"--copy needs the name of one preset.{did_you_mean(options.pattern or '', preset_files())}")
+        advice = did_you_mean(options.pattern or "", preset_files()) or " robust-diffusion presets lists them."
+        raise UsageError(f"--copy needs the name of one preset.{advice}")
     if path is not None:
         text = complete(PresetPage.read(path))
         if options.copy:
@@ -44,7 +45,8 @@ def run(arguments: Sequence[str]) -> None:
     wanted = (options.pattern or "").lower()
     found = [page for page in pages if wanted in page.name.lower() or wanted in page.title.lower()]
     if not found:
-        raise UsageError(f"no preset matches {options.pattern!r}.{did_you_mean(options.pattern, preset_files())}")
+        advice = did_you_mean(options.pattern, preset_files()) or " robust-diffusion presets lists them."
+        raise UsageError(f"no preset matches {options.pattern!r}.{advice}")
     made = makers()
     print("\n\n".join(entry(page, made) for page in found))
 

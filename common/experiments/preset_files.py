@@ -37,6 +37,10 @@ def find_config(name: str, kinds: tuple[str, ...] = KINDS) -> Path:
 
     Raises ``FileNotFoundError`` with the nearest names, or with the command of a preset of another kind.
     """
+    if not name.strip():
+        raise FileNotFoundError(
+            f"a file or preset must have a name; got {name!r}. robust-diffusion presets lists them."
+        )
     local, preset = Path(name).expanduser(), find_preset(name, kinds)
     if local.is_file():
         if preset is not None and not preset.samefile(local):
