@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from common.commands import COMMANDS, LIGHTNING
 from common.commands.class_pages import class_page
-from common.commands.ending import exit_status, is_expected
+from common.commands.ending import exit_status, is_expected, show_lost
 from common.commands.errors import UsageError
 from common.commands.overview import help_page, overview
 from common.commands.parsing import with_files
@@ -68,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         accept_any_text(stream)
     end_with_parent()
+    INTERRUPTS.show = show_lost
     with INTERRUPTS.handled():
         try:
             run(sys.argv[1:])

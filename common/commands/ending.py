@@ -2,16 +2,17 @@
 
 import os
 import sys
+import time
 from signal import SIGINT, SIGUSR1
 
 from common.commands.errors import DEBUG, WIDTH, concise, text_of
 from common.processes.interrupts import INTERRUPTS, Interrupted, RankLost
-from common.processes.ranks import CURRENT
+from common.processes.ranks import CURRENT, Ranks
 from common.processes.slurm import requeued
 
 ELSEWHERE = {"MisconfigurationException", "StageError", "DistNetworkError", "DistStoreError", "DistBackendError"}
 """Expected errors of modules that are not imported here."""
-RESUMED = ("test", "tour", "study")  # commands that keep what is finished
+RESUMED = ("test", "predict", "tour", "study")  # commands that keep what is finished
 DIED = 3  # exit status where another process of the run has died
 NEWS = 2.0  # seconds in which the death of a rank is known, after the error that it causes in a collective
 
@@ -30,11 +31,9 @@ def exit_status(error: BaseException) -> int | str | None:
         if ranks is None or ranks.rank == 0:
             print(f"interrupted{progress()}{requeued() if signum == SIGUSR1 else ''}", file=sys.stderr)
         return Interrupted(signum).code
-    if ranks is not None and not isinstance(error, RankLost):
-        ranks.leave(described(error))
+    if ranks is not None and not (isinstance(error, SystemExit) and not error.code):
+        _leave(ranks, error)
     if lost := (error if isinstance(error, RankLost) else INTERRUPTS.lost):
-        if lost.shown:
-            show(lost.reason + progress())
         return lost.code
     if isinstance(error, SystemExit):
         return error.code
@@ -62,7 +61,25 @@ def progress() -> str:
         known = INTERRUPTS.progress()
     except (OSError, ValueError):  # of records that cannot be read
         known = ""
-    return known or (": the same command goes on" if any(name in RESUMED for name in sys.argv[1:2]) else "")
+    return known or (": the same command goes on" if is_resumed() else "")
+
+
+def is_resumed() -> bool:
+    """True of a command that goes on where it was ended."""
+    return any(name in RESUMED for name in sys.argv[1:2])
+
+
+def show_lost(reason: str) -> None:
+    """Print the death of a rank."""
+    show(f"{reason}; {'the same command' if is_resumed() else '--ckpt_path last'} goes on")
+
+
+def _leave(ranks: Ranks, error: BaseException) -> None:
+    """Leave the other ranks, by an error or the death of one of them, which breaks a collective before it is known."""
+    deadline = time.monotonic() + (0 if isinstance(error, Exception) and is_expected(error) else NEWS)
+    while INTERRUPTS.lost is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ranks.leave("" if INTERRUPTS.lost else described(error))
 
 
 def described(error: BaseException) -> str:

@@ -54,6 +54,7 @@ class Interrupts:
         self.received: int | None = None
         self.lost: RankLost | None = None
         self.progress: Callable[[], str] = str
+        self.show: Callable[[str], None] = print  # the death of a rank, as soon as it is noticed
         self.forward: Callable[[int], None] = lambda signum: None  # to the other ranks
         self._deferred = self._patient = False
         self._raised = False
@@ -116,9 +117,13 @@ class Interrupts:
 
     def lose(self, lost: RankLost) -> None:
         """From any thread: end this process since another rank is gone, after the row in hand if that is soon."""
-        self.lost = self.lost or lost
+        if self.lost is not None:
+            return
+        self.lost = lost
         if self.active:
-            self._end_after(LOST_GRACE, lost.code, f"error: {lost.reason}\n" if lost.shown else "")
+            if lost.shown:
+                self.show(lost.reason)
+            self._end_after(LOST_GRACE, lost.code)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         again = self.received == signal.SIGINT == signum and time.monotonic() > self._since + 1
@@ -145,7 +150,7 @@ class Interrupts:
                 self._end_after(grace, 128 + (self.received or signum), "interrupted\n")
         os.close(pipe)
 
-    def _end_after(self, grace: float, status: Any, line: str) -> None:
+    def _end_after(self, grace: float, status: Any, line: str = "") -> None:
         """End the process with a line, unless it ends by itself within ``grace`` seconds."""
 
         def end() -> None:

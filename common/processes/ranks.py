@@ -135,9 +135,8 @@ class Ranks:
             INTERRUPTS.lose(RankLost(message["lost"], message["status"], shown=False))
 
     def _lose(self, reason: str, status: int) -> None:
-        if INTERRUPTS.received is None:  # after a signal all of them end
-            self._send_all(lost=reason, status=status)
-            INTERRUPTS.lose(RankLost(reason, status))
+        self._send_all(lost=reason, status=status)
+        INTERRUPTS.lose(RankLost(reason, status))
 
     def _send_all(self, **message: Any) -> None:
         for rank in [*self._connections]:
