@@ -29,6 +29,7 @@ from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
 from common.tasks.interruption import connect, finish
+from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
 from common.tasks.recording import RecordedSuite, as_batch, dataset_of, declared_classes, first_batch
 from common.tasks.resuming import check_again, first_recorded, is_finished
@@ -87,6 +88,7 @@ class RobustTask(L.LightningModule):
         self._results: RecordedSuite | None = None
         self._diagnostics: RecordedSuite | None = None
         self._accuracy: dict[Source, Metric] = {}
+        self._portions: dict[Source, Portions] = {}
         self._unverified = False  # the gradient check failed, and the test went on
         self.predicted: set[int] = set()  # indices of the images that `predict` leaves out
         self._session = ""  # the same in all processes of this start
@@ -126,9 +128,11 @@ class RobustTask(L.LightningModule):
         for recorded in self._suites:
             for evaluator in recorded.evaluators:
                 pending = None if isinstance(evaluator, GradientCheck) else recorded.pending(evaluator, batch)
-                if pending is not None:
-                    rows = self._evaluate(evaluator, pending)
-                    if rows:
+                if pending is None:
+                    continue
+                portions = self._portions.setdefault(evaluator.source, Portions(evaluator, self.classifier))
+                for portion in portions.of(pending):
+                    if rows := self._evaluate(evaluator, portion):
                         recorded.append(rows)
                         INTERRUPTS.check()
                         self._log_accuracy(evaluator.source, rows)
