@@ -28,6 +28,11 @@ class Forked:
         """The text that the command has printed so far."""
         return self.log.read_text(errors="replace")
 
+    @property
+    def ended(self) -> bool:
+        """True once the process has ended, also before anybody has waited for it."""
+        return os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def wait(self) -> int:
         """Exit status as a shell shows it. Fails if the process hangs, or leaves one of its group running."""
         deadline = monotonic() + LIMIT

@@ -13,6 +13,7 @@ from common.processes.slurm import requeued
 ELSEWHERE = {"MisconfigurationException", "StageError", "DistNetworkError", "DistStoreError", "DistBackendError"}
 """Expected errors of modules that are not imported here."""
 RESUMED = ("test", "predict", "tour", "study")  # commands that keep what is finished
+GLOO = "gloo/transport"  # in the message of a broken connection
 DIED = 3  # exit status where another process of the run has died
 NEWS = 2.0  # seconds in which the death of a rank is known, after the error that it causes in a collective
 

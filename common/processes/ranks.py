@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from common.processes.interrupts import INTERRUPTS, RankLost
 
-CONNECT = 60.0  # seconds for all ranks to connect
+CONNECT = 15.0  # seconds for all ranks to connect, which have just taken part in a broadcast
 LEAVE = 30.0  # seconds that ranks wait for each other after a signal or an error
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 

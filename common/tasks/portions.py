@@ -30,7 +30,7 @@ class Portions:
         self._seconds: dict[int, float] = {}  # per image, by the size of the portion
 
     def of(self, batch: Batch) -> Iterator[Batch]:
-        """Yield the batch in portions; the time until the next one is asked for is taken to be its cost."""
+        """Yield the batch in portions; the time until the next one is its cost."""
         begin = 0
         while begin < len(batch[2]):
             rows = slice(begin, None if self.size is None else begin + self.size)

@@ -33,7 +33,7 @@ from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
 from common.tasks.recording import RecordedSuite, as_batch, dataset_of, declared_classes, first_batch
 from common.tasks.resuming import check_again, first_recorded, is_finished
-from common.tasks.running_metrics import CertifiedAccuracy, RobustAccuracy, final_accuracies
+from common.tasks.running_metrics import final_accuracies, running_accuracy
 
 Verification = Literal["refuse", "warn", "off"]
 
@@ -116,7 +116,10 @@ class RobustTask(L.LightningModule):
         if wanted:  # all of them identify the records, since more images may follow
             diagnostics = self._open(Path(self.path) / DIAGNOSTICS, [*checks, *variants])
             self._diagnostics = replace(diagnostics, evaluators=wanted)
-        self._accuracy = {evaluator.source: _accuracy(evaluator).to(self.device) for evaluator in self.evaluators}
+        self._accuracy = {
+            evaluator.source: running_accuracy(isinstance(evaluator, Certified)).to(self.device)
+            for evaluator in self.evaluators
+        }
         for check in checks:
             if check in wanted:
                 self._check_gradients(check)
@@ -244,9 +247,3 @@ def check_trainer(trainer: L.Trainer) -> None:
         raise ValueError("attacks need gradients: leave torch.inference_mode(), or use Trainer(inference_mode=False)")
     if str(trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
         raise ValueError(f"images and budgets are float32; got precision {trainer.precision}. Use 32-true")
-
-
-def _accuracy(evaluator: Evaluator) -> Metric:
-    """Accuracy of this rank alone: a collective would deadlock, since ranks have unequal numbers of batches."""
-    kind = CertifiedAccuracy if isinstance(evaluator, Certified) else RobustAccuracy
-    return kind(sync_on_compute=False)

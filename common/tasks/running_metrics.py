@@ -80,3 +80,8 @@ class CertifiedAccuracy(_Share):
         if not isinstance(record, CertifiedRecord):
             raise ValueError(f"CertifiedAccuracy needs records with a radius; got {type(record).__name__}")
         return float(is_certified(record, self.radius))
+
+
+def running_accuracy(certified: bool) -> Metric:
+    """Accuracy of this rank alone: a collective would deadlock, since ranks have unequal numbers of batches."""
+    return CertifiedAccuracy(sync_on_compute=False) if certified else RobustAccuracy(sync_on_compute=False)

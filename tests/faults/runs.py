@@ -30,6 +30,7 @@ class Outcomes:
     interruptions: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     too_late: int = 0  # the command had finished, with status 0 and all of its results
+    launcher: int = 0  # a rank waited for one that had died before both were connected, until the launcher ended it
     slowest: float = 0.0  # seconds from a signal to the end of all processes
 
 
@@ -114,6 +115,11 @@ def interrupt(command: Command, seconds: float, chance: random.Random, outcomes:
     for one in targets:
         with suppress(ProcessLookupError):
             os.kill(one.process, signum)
+    if len(processes) > 1 and not wait_for_all(processes):
+        outcomes.launcher += 1
+        for one in processes:
+            with suppress(ProcessLookupError):
+                os.kill(one.process, signal.SIGTERM)
     statuses = [one.wait() for one in processes]  # each within a minute, and alone
     outcomes.slowest = max(outcomes.slowest, time.monotonic() - begin)
     outcomes.interruptions += 1
@@ -122,6 +128,18 @@ def interrupt(command: Command, seconds: float, chance: random.Random, outcomes:
         outcomes.too_late += 1
         if set(statuses) == {0}:
             command.result()
+
+
+def wait_for_all(processes: list[Forked]) -> bool:
+    """True if all ranks end within some seconds of the first one; then a launcher would end them."""
+    deadline = None
+    while running := [one for one in processes if not one.ended]:
+        if len(running) < len(processes):
+            deadline = deadline or time.monotonic() + 30
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.02)
+    return True
 
 
 def run(command: Command, seconds: float, expected: Any, seed: int, outcomes: Outcomes) -> None:
