@@ -106,7 +106,8 @@ class Stage:
         self._merged = self._merged_file()
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COLUMNS": "160"}
         self.started = time.monotonic()
-        with self.log(logs).open("wb") as log:
+        self.log(logs).unlink(missing_ok=True)  # a link there would lead the log elsewhere
+        with self.log(logs).open("xb") as log:
             self.process = start(command, log, environment)
 
     @property

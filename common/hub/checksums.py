@@ -104,7 +104,7 @@ def _read_pin(path: Path) -> Pin | None:
         return None
     try:
         return Pin(**json.loads(pin.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{pin} is damaged ({error}). Delete it to pin the present {path.name}.") from error
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from common.checkpoints.state import assign_state
+from common.checkpoints.state import assign_state, bounded
+from common.checks.bounds import check_bound
 from common.diffusion.denoisers import EpsDenoiser, VDenoiser, X0Denoiser
 from common.diffusion.networks.unet2d import UNet2D, import_diffusers
 from common.diffusion.schedules import DDPM, Betas
@@ -21,11 +22,13 @@ def read_network(path: str | Path, download: bool = False) -> UNet2D:
     such pipeline, or the network is class-conditional.
     """
     model, local = import_diffusers().UNet2DModel, _is_folder(path, download)
+    numbers = sum(file.stat().st_size for file in weight_files(Path(path))) // 2 if local else None
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": not download, "low_cpu_mem_usage": False}
     try:
         subfolder = "unet" if not local or (Path(path) / "unet").is_dir() else None
         try:
-            unet = model.from_pretrained(path, subfolder=subfolder, **options)
+            with bounded(numbers):  # config.json may name any size
+                unet = model.from_pretrained(path, subfolder=subfolder, **options)
         except OSError:
             if subfolder is None or local:
                 raise
@@ -58,6 +61,7 @@ def read_denoiser(path: str | Path, download: bool = False) -> EpsDenoiser:
             f"{', '.join(map(repr, PREDICTIONS))}; {path} has {came}. load_network loads the network alone."
         )
     steps = int(config.get("num_train_timesteps", 1000))
+    check_bound("size", steps, f"num_train_timesteps of {path}")
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     denoiser = PREDICTIONS[prediction](read_network(path, download), DDPM(steps, start, end, BETAS[betas]), "nearest")
     return denoiser.eval()

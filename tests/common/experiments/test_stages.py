@@ -8,6 +8,7 @@ import yaml
 from rich.console import Console
 
 import cli
+import common.experiments.stages as stages
 from common.commands.errors import LINES, concise
 from common.experiments.stages import Stage, StageError, logged_reason, run_stages
 from common.records.store import Records
@@ -118,3 +119,13 @@ def test_a_file_that_is_no_stage_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         Stage(tmp_path / name)
+
+
+def test_a_link_in_place_of_a_log_is_not_written_through(tmp_path, monkeypatch):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "01-a.test.yaml").write_text("# a stage\nmodel: {class_path: RobustTask, init_args: {}}\n")
+    stage = Stage(tmp_path / "01-a.test.yaml")
+    stage.log(tmp_path).symlink_to(tmp_path / "victim")
+    monkeypatch.setattr(stages, "start", lambda command, log, environment: log.write(b"output"))
+    stage.start(tmp_path, 1)
+    assert (tmp_path / "victim").read_text() == "precious" and not stage.log(tmp_path).is_symlink()
