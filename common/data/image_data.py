@@ -123,7 +123,10 @@ class ImageData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the training within its epoch; Lightning restores a loader's only if no schedule counts steps."""
-        return {} if self._training is None else self._training.state_dict()
+        if self._training is None:
+            return {}
+        ended = self.trainer is not None and self.trainer.is_last_batch  # also where limit_train_batches ends the epoch
+        return dict(NO_BATCH) if ended else self._training.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = NO_BATCH | state_dict

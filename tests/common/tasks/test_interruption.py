@@ -91,6 +91,19 @@ def test_a_training_goes_on_from_where_a_signal_ended_it(tmp_path, straight, ste
     assert not list(tmp_path.glob("*interrupted*"))
 
 
+def test_a_killed_training_with_shorter_epochs_goes_on_from_the_end_of_one(tmp_path):
+    """``limit_train_batches`` ends an epoch before its data; the next one begins with its own first batch."""
+    found = []
+    for name, step in (("straight", 99), ("killed", 5)):
+        config = fit_config(tmp_path, name, limit_train_batches=3)
+        run = fork(["fit", "-c", config], tmp_path / "log", at_step(step, name="SIGKILL"))
+        assert run.wait() == (0 if name == "straight" else 137)
+        if name == "killed":
+            cli.main(["fit", "-c", config, "--ckpt_path", str(tmp_path / name / "last.ckpt")])
+        found.append(result(tmp_path, name))
+    assert found[0] == found[1]
+
+
 def test_a_training_without_a_place_for_its_state_says_so(tmp_path):
     """The shared folder ``runs`` is no such place: another run would go on from there."""
     config = fit_config(tmp_path, "broken", callbacks=[], default_root_dir="runs", logger=False)
