@@ -27,7 +27,7 @@ def evaluate(
     *,
     seed: int | None = None,
     draws: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     verify: Verification = "refuse",
     masking: int | None = None,
     accelerator: str = "auto",
@@ -66,7 +66,8 @@ def evaluate(
     draws:
         Scored decisions per image of a randomised defence; None for the suite's.
     batch_size:
-        Images at a time. It changes no record.
+        Images at a time; None for the data module's, and 128 of tensors. It changes no record, and an interrupted
+        evaluation loses one batch at most.
     verify:
         "refuse" raises ``ValueError`` if the gradient check fails, "warn" goes on, "off" skips it.
     masking:

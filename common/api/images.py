@@ -1,6 +1,7 @@
 """Images and labels of the Python interface as a data module; errors name the remedy."""
 
 from collections.abc import Sized
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.checks.settings import check_count
 from common.data.folders import warn_of_numbers
 from common.data.image_data import ImageData
 from common.data.in_memory import InMemory
@@ -15,11 +17,14 @@ from common.data.in_memory import InMemory
 CHANNELS = (1, 3)  # of images, for the guess that a layout is wrong
 
 
-def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
+BATCH_SIZE = 128
+
+
+def as_data(images: Any, labels: Any, batch_size: int | None) -> ImageData:
     """The images as a data module, ready to test.
 
     Tensors (N,C,H,W) in [0,1] and (N,) integers; or a data set of (image, label, …), which is read into memory; or a
-    data module, which keeps its own batch size. Raises ``ValueError`` for anything else.
+    data module, whose own batch size counts where ``batch_size`` is None. Raises ``ValueError`` for anything else.
     """
     classes: int | None = None
     if isinstance(images, ImageData):
@@ -27,7 +32,11 @@ def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
             raise ValueError(f"{type(images).__name__} has labels of its own: leave out labels")
         images.prepare_data()
         images.setup("test")
-        return images
+        if batch_size is None:
+            return images
+        other = copy(images)  # the user's own stays as it is
+        other.batch_size = check_count("batch_size", batch_size)
+        return other
     if isinstance(images, DataLoader):
         raise ValueError("images must be tensors, a data set or a data module; got a DataLoader. Pass loader.dataset")
     if isinstance(images, Dataset):
@@ -41,7 +50,8 @@ def as_data(images: Any, labels: Any, batch_size: int) -> ImageData:
     elif labels is None:
         raise ValueError("labels are missing: one class number per image, a tensor (N,)")
     image = check_images(images)
-    return InMemory(image, check_class_numbers(labels, len(image)), classes, batch_size=batch_size)
+    size = BATCH_SIZE if batch_size is None else batch_size
+    return InMemory(image, check_class_numbers(labels, len(image)), classes, batch_size=size)
 
 
 def check_images(images: Any) -> Tensor:

@@ -202,7 +202,13 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
 
 def check_command(command: str, model: Namespace) -> None:
     """Check that the task has the steps of the command. Raises ``ValueError`` with the command that it is for."""
-    task, needed, other = resolve_name(model.class_path), STEPS.get(command), "test" if command == "fit" else "fit"
-    if needed and inspect.isclass(task) and getattr(task, needed) is getattr(L.LightningModule, needed):
-        name = short_path(model.class_path)
-        raise ValueError(f"{name} has no {needed}, which {command} needs. Use it with: robust-diffusion {other}")
+    task, needed = resolve_name(model.class_path), STEPS.get(command)
+    if needed and inspect.isclass(task) and not _has_step(task, needed):
+        name, other = short_path(model.class_path), next((c for c, step in STEPS.items() if _has_step(task, step)), "")
+        remedy = f"Use it with: robust-diffusion {other}" if other else "It has no step of any command"
+        raise ValueError(f"{name} has no {needed}, which {command} needs. {remedy}")
+
+
+def _has_step(task: type, step: str) -> bool:
+    """True if a task defines a step of Lightning's."""
+    return getattr(task, step) is not getattr(L.LightningModule, step)

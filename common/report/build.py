@@ -25,6 +25,7 @@ from common.report.tables.study_table import outcomes, study_table
 from common.report.tables.table import table_csv
 
 MOST_IMAGES = 10  # in the grid of an evaluation
+PAGE = "report"  # name of the page where ``out`` is a folder
 MOST_PAIRED = 6  # runs of a study that are compared two by two
 
 
@@ -39,7 +40,7 @@ def build(
 
     Args:
         paths: records directories, or folders that hold some; one defence each, in this order.
-        out: folder for everything, or the page itself if it ends in ``.html``; other files go to the same folder.
+        out: folder for everything, or the page itself if it ends in ``.html``; tables get its name and go beside it.
         study: the runs are its combinations; its table and figures then come first.
         figures: also write every figure of the page as PNG and SVG.
         quiet: print nothing.
@@ -59,7 +60,10 @@ def build(
         results = [*study_figures(study, scores), *results]
     shown = headline(runs)
     contents: dict[Path, str | bytes] = {target.with_suffix(".csv"): metrics_csv(runs)}
-    contents |= {target.with_name(f"{name}.csv"): table_csv(table) for name, table in compared.items() if table.rows}
+    own = "" if target.stem == PAGE else f"{target.stem}-"  # pages of one folder have tables of their own
+    contents |= {
+        target.with_name(f"{own}{name}.csv"): table_csv(table) for name, table in compared.items() if table.rows
+    }
     if figures:
         contents |= _drawn([*results, *converging, *_image_figures(panels)], target.parent)
     contents[target] = page(runs, list(compared.values()), [results, converging], panels)
@@ -78,7 +82,7 @@ def build(
 
 def check_out(out: str | Path) -> Path:
     """Path of the page in ``out``. Raises ``ValueError`` if it cannot be written."""
-    target = Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
+    target = Path(out) if Path(out).suffix == ".html" else Path(out) / f"{PAGE}.html"
     try:
         try_file(target, "write the report")
     except OSError as error:

@@ -9,7 +9,7 @@ from common.report.runs import CheckState, Run, state
 from common.report.tables.gradients import findings, gradients, weak_gradients
 
 GRADIENTS = {
-    "failed": ("The gradients of these attacks are wrong: the robust accuracies are invalid", False),
+    "failed": ("Gradients that failed their check: the robust accuracies are no more than upper bounds", False),
     "approximate": ("Approximate gradients: the robust accuracies are upper bounds", False),
     "unknown": ("The gradients were not verified", True),
 }

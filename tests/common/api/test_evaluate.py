@@ -11,11 +11,11 @@ import cli
 from common.api import certify, compare, evaluate
 from common.api.arguments import as_suite
 from common.checkpoints import load_classifier, load_denoiser
-from common.data import Digits
+from common.data import Digits, InMemory
 from common.experiments.suites import read_suite, suite_names
 from common.records.fingerprint import identify
 from common.records.store import Records
-from common.robustness import PGD, Attacked, Clean, Evaluator, ThreatModel
+from common.robustness import PGD, Attacked, Clean, Evaluator, FunctionAttack, ThreatModel
 from diffpure import DiffPure
 
 SIDE, SPREAD, EPS = 8, 0.05, 0.02
@@ -115,6 +115,18 @@ def test_the_records_are_those_of_the_command_line(deployed, tiny_test, rows, tm
     images, labels = data.held_out.images[:13], data.held_out.labels[:13]
     evaluate(defence, images, labels, suite=suite, records=tmp_path / "tensors", batch_size=5, **QUIET)
     assert rows(tmp_path / "tensors") == expected
+
+
+@pytest.mark.parametrize(("given", "largest"), [(None, 6), (4, 4)])
+def test_a_batch_size_counts_for_a_data_module_too(given, largest):
+    network = Linear()
+    images, labels = gaussian_classes(network, 12, 0.2)
+    data = InMemory(images, labels, batch_size=6)
+    calls = []
+    attack = FunctionAttack(lambda classifier, image, label, threat, noise: calls.append(len(image)) or image)
+    evaluate(network, data, threat="Linf 0.02", suite=[attack], verify="off", masking=0, batch_size=given, **QUIET)
+    assert max(calls) == largest and sum(calls) == 12
+    assert data.batch_size == 6  # the user's own
 
 
 def test_an_evaluation_goes_on_from_its_records(tmp_path, rows):

@@ -45,6 +45,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "device": ([*TOUR, "--trainer.accelerator", "gpuu"], "Did you mean gpu?"),
     "device that is missing": ([*TOUR, "--trainer.accelerator", "gpu"], "Use cpu or auto"),
     "test for fit": (["fit", "-c", "tour/06-diffpure"], "Use it with: robust-diffusion test"),
+    "validate for test": (["validate", "-c", "tour/06-diffpure"], "Use it with: robust-diffusion test"),
     "fit for test": (["test", "-c", "tour/03-denoiser"], "Use it with: robust-diffusion fit"),
     "devices": ([*TOUR, "--trainer.devices", "many"], "--trainer.devices must be a number"),
     "no device": ([*TOUR, "--trainer.devices", "0"], "--trainer.devices must be at least 1"),

@@ -85,7 +85,7 @@ def test_the_page_carries_a_banner(made, tmp_path):
         made(n=10, seed=3).attacked("pgd").verified(GOOD).write(tmp_path / "good"),
     ]
     found = asides(runs)
-    (wrong,) = [said for title, said in found.items() if "are wrong" in title]
+    (wrong,) = [said for title, said in found.items() if "failed their check" in title]
     assert "wrong. Guidance path: Guidance is detached somewhere." in wrong
     (weak,) = [said for title, said in found.items() if title.startswith("Approximate")]
     assert "weak. The gradient BPDA is declared approximate." in weak
