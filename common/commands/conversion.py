@@ -29,10 +29,11 @@ def convert(
     format: str,
     config: dict[str, Any] | None = None,
     kind: str | None = None,
-    force: bool = False,
     ema: bool = True,
 ) -> Path:
     """Write the published checkpoint ``source`` to the safetensors file ``target``, and return ``target``.
+
+    An existing ``target`` is replaced: see `check_target`.
 
     Parameters
     ----------
@@ -46,16 +47,13 @@ def convert(
         The publishers' options.
     kind:
         "denoiser", "classifier" or "network" (called as published); by default the usual kind of the format.
-    force:
-        Replace an existing ``target``.
     ema:
         Write the averaged weights of a file that holds raw ones besides; False for the raw ones.
 
-    The file notes its origin: format, kind, config and
-    sha256 of the weights.
+    The file notes its origin: format, kind, config and sha256 of the weights.
 
-    Raises ``FileNotFoundError`` for a missing source, ``FileExistsError`` for an existing target, and ``ValueError``
-    for other arguments that do not fit; ``target`` is then unchanged.
+    Raises ``FileNotFoundError`` for a missing source, and ``ValueError`` for other arguments that do not fit. The
+    target is then unchanged.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if format != "diffusers":
@@ -69,8 +67,8 @@ def convert(
         raise ValueError(f"kind must be one of {', '.join(LOADERS)}; got {kind!r}")
     if target.suffix != ".safetensors":
         raise ValueError(f"target must end in .safetensors; got {target.name!r}. Use {target.stem}.safetensors")
-    if target.exists() and (not force or target.is_dir() or target.samefile(source)):
-        raise FileExistsError(f"{target} exists already. Name another file, or replace it with --force")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"target must be another file than the source; both are {target}")
     try_file(target, "save the weights")
     module = LOADERS[kind](source, cast(Format, format), config, ema)
     weights = diffusers_pipelines.weight_files(source) if source.is_dir() else [source]
@@ -83,6 +81,13 @@ def convert(
         **({} if ema else {"weights": "raw"}),
     }
     return save(module, target, origin)
+
+
+def check_target(target: str | Path, force: bool) -> None:
+    """Raise ``FileExistsError`` for an existing file, unless ``force`` is true, and for a folder."""
+    path = Path(target).expanduser()
+    if path.is_dir() or (path.exists() and not force):
+        raise FileExistsError(f"{path} exists already. Name another file, or replace it with --force")
 
 
 def read_options(text: str | None) -> dict[str, Any] | None:

@@ -26,7 +26,6 @@ def run(arguments: Sequence[str]) -> None:
     from common.commands import conversion  # imports torch
 
     config = conversion.read_options(options.config)
-    path = conversion.convert(
-        options.source, options.target, options.format, config, options.kind, options.force, ema=not options.raw
-    )
+    conversion.check_target(options.target, options.force)
+    path = conversion.convert(options.source, options.target, options.format, config, options.kind, ema=not options.raw)
     Terminal().print(f"Wrote {path}; it loads without a format or options", markup=False, soft_wrap=True)
