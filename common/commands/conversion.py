@@ -14,6 +14,7 @@ from common.checkpoints.saving import save
 from common.experiments.yaml_files import parse, read_text
 from common.files.trial import try_file
 from common.hub.cards import get_card
+from common.naming.nearest import did_you_mean
 
 LOADERS: dict[str, Callable[..., nn.Module]] = {
     "denoiser": load_denoiser,
@@ -62,7 +63,8 @@ def convert(
         raise FileNotFoundError(f"format diffusers is the folder of a pipeline; there is no folder {source}.")
     kind = kind or ("classifier" if format in CLASSIFIERS else "denoiser")
     if format not in PUBLISHED:
-        raise ValueError(f"format must be a published one, {', '.join(PUBLISHED)}; got {format!r}")
+        advice = did_you_mean(format, PUBLISHED)
+        raise ValueError(f"format must be a published one, {', '.join(PUBLISHED)}; got {format!r}.{advice}")
     if kind not in LOADERS:
         raise ValueError(f"kind must be one of {', '.join(LOADERS)}; got {kind!r}")
     if target.suffix != ".safetensors":

@@ -16,7 +16,9 @@ NOISE = re.compile(
     r"|a class path \(str\)|a dict with"
 )
 HEADING = re.compile(r"(?<!import path string):$")
-VAGUE = re.compile("Expected a (<|typing)|Not a valid subclass|Does not implement protocol")  # of one type of several
+VAGUE = re.compile(
+    "Expected a (<|typing)|Not (a valid subclass|of type)|Does not implement protocol"
+)  # of one type of several
 TYPES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
 TYPES |= {"list": "a list", "Sequence": "a list", "tuple": "a list", "dict": "a mapping", "Path": "a path"}
 

@@ -13,6 +13,7 @@ import lightning as L
 import rich.traceback
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -26,7 +27,7 @@ from common.commands.errors import UsageError
 from common.commands.explanation import explain, of_another_model, own_error
 from common.commands.integers import accept_scientific_integers
 from common.commands.outputs import try_outputs
-from common.commands.trainer_settings import check_trainer
+from common.commands.trainer_settings import check_trainer, refused
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
@@ -45,7 +46,12 @@ TRAINER = {
     "log_every_n_steps": 10,
 }
 
-STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step"}  # without one, nothing happens
+STEPS = {
+    "fit": "training_step",
+    "validate": "validation_step",
+    "test": "test_step",
+    "predict": "predict_step",
+}  # without one, nothing happens
 
 
 class Parser(LightningArgumentParser):
@@ -189,8 +195,10 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MisconfigurationException) as error:
         inner = with_remedy(own_error(error))
+        if isinstance(inner, MisconfigurationException):
+            raise refused(inner) from error
         if inner is error:
             raise
         raise inner from None
@@ -203,6 +211,8 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
 def check_command(command: str, model: Namespace) -> None:
     """Check that the task has the steps of the command. Raises ``ValueError`` with the command that it is for."""
     task, needed = resolve_name(model.class_path), STEPS.get(command)
+    if command == "predict" and getattr(task, "forward", None) is not L.LightningModule.forward:
+        return  # Lightning's own step calls it
     if needed and inspect.isclass(task) and not _has_step(task, needed):
         name, other = short_path(model.class_path), next((c for c, step in STEPS.items() if _has_step(task, step)), "")
         remedy = f"Use it with: robust-diffusion {other}" if other else "It has no step of any command"

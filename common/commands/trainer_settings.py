@@ -1,5 +1,6 @@
 """Checks of the trainer's settings, made before weights are loaded."""
 
+import inspect
 import logging
 import re
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def check_trainer(trainer: Any) -> None:
     try:
         L.Trainer(**plain)
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise UsageError(_refused(str(error), settings)) from error
+        raise refused(error) from error
     finally:
         log.setLevel(level)
 
@@ -66,12 +67,11 @@ def check_device(trainer: Mapping[str, Any] | Namespace) -> None:
         raise ValueError(f"--trainer.strategy must be auto, ddp or another of Lightning's; got {strategy!r}.{advice}")
 
 
-def _refused(message: str, settings: Mapping[str, Any]) -> str:
-    """Lightning's reason, with the option to correct: the first one that it names."""
-    reason = " ".join(message.split())
-    named = [word for word in re.findall(r"\w+", reason) if word in settings]
-    option = f"--trainer.{named[0]}" if named else "the trainer's settings"
-    return f"{reason.rstrip('.')}. Correct {option}."
+def refused(error: Exception) -> UsageError:
+    """Lightning's reason in one line, with the option to correct: the first one that it names."""
+    reason, known = " ".join(str(error).split()).rstrip("."), inspect.signature(L.Trainer).parameters
+    named = [word for word in re.findall(r"\w+", reason) if word in known]
+    return UsageError(f"{reason}. Correct --trainer.{named[0]}." if named else f"{reason}.")
 
 
 def _sees_gpu() -> bool:

@@ -10,6 +10,7 @@ import torch
 
 import cli
 from common.commands.errors import LINES, WIDTH, UsageError, concise
+from tests.common.commands.hundred_mistakes import HUNDRED, HUNDRED_FILES
 
 ROOT = Path(__file__).parents[3]
 TOUR = ("test", "-c", "tour/06-diffpure")
@@ -99,8 +100,8 @@ FILES = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty working directory with a few files, no weights, an empty cache, and no GPU."""
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
+    for name, text in (FILES | HUNDRED_FILES).items():
+        (tmp_path / name).write_text(text, encoding="latin-1" if name.endswith(".png") else "utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROBUST_DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -111,14 +112,34 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_answered_in_five_lines_with_the_remedy(mistake, folder):
     arguments, remedy = MISTAKES[mistake]
+    assert remedy in answer(arguments)
+
+
+@pytest.mark.parametrize("typed", HUNDRED)
+def test_each_of_a_hundred_commands_is_answered(typed, folder):
+    arguments, remedy = HUNDRED[typed]
+    assert remedy in answer(arguments) and len(HUNDRED) >= 100
+
+
+def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for command in (["test", "-c"], ["study"], ["convert", "a.pt", "b.safetensors", "--format", "edm", "--config"]):
+        assert "cannot read mine.yaml: Permission denied" in answer([*command, "mine.yaml"])
+
+
+def answer(arguments):
+    """The answer to a command that is refused, in at most five lines without noise."""
     with pytest.raises((ValueError, OSError)) as raised:
         cli.main(arguments)
     assert cli.is_expected(raised.value)
     lines = concise(str(raised.value)).splitlines()
-    assert remedy in " ".join(lines)
     assert 1 <= len(lines) <= LINES and max(map(len, lines)) <= WIDTH
-    for noise in ("usage:", "Subtypes", "Namespace(", "<class", "Traceback"):
+    for noise in ("usage:", "Given value", "Subtypes", "Namespace(", "<class", "Traceback"):
         assert noise not in str(raised.value)
+    return " ".join(lines)
 
 
 def test_on_the_command_line_it_is_all_there_is(folder):
