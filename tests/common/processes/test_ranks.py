@@ -13,6 +13,7 @@ from tests.forked import fork_ranks
 from tests.test_invariance import exact_part
 from tests.tiny_test import write_tiny_test
 
+TIMEOUT = 4  # seconds, of the process group
 LONG = pytest.mark.faults  # outside the normal run
 
 
@@ -87,10 +88,18 @@ def test_an_error_of_one_rank_is_a_line_of_the_first(tiny_test, tmp_path):
     assert "error" not in ranks[1].output
 
 
-@pytest.mark.parametrize("slow", [pytest.param(0, marks=LONG), 1])
-@pytest.mark.parametrize("command", ["test", pytest.param("predict", marks=LONG)])
-def test_no_rank_waits_in_a_collective(tiny_test, tmp_path, command, slow):
-    """One works for longer than the process group's timeout after the other has finished."""
+@pytest.mark.parametrize(
+    ("command", "slow", "times"),
+    [
+        ("test", 1, 2),
+        pytest.param("test", 0, 10, marks=LONG),
+        pytest.param("test", 1, 10, marks=LONG),
+        pytest.param("predict", 0, 2, marks=LONG),
+        pytest.param("predict", 1, 10, marks=LONG),
+    ],
+)
+def test_no_rank_waits_in_a_collective(tiny_test, tmp_path, command, slow, times):
+    """One works for several ``times`` the process group's timeout after the other has finished."""
 
     def change(rank):
         from lightning.pytorch.strategies import DDPStrategy
@@ -100,13 +109,13 @@ def test_no_rank_waits_in_a_collective(tiny_test, tmp_path, command, slow):
         setup, step, calls = DDPStrategy.setup_distributed, getattr(RobustTask, f"{command}_step"), []
 
         def impatient(self):
-            self._timeout = timedelta(seconds=4)
+            self._timeout = timedelta(seconds=TIMEOUT)
             setup(self)
 
         def slowed(self, *args):
             calls.append(1)
             if len(calls) == 1 and rank == slow:
-                time.sleep(8)
+                time.sleep(times * TIMEOUT)
             return step(self, *args)
 
         DDPStrategy.setup_distributed = impatient
