@@ -160,7 +160,7 @@ class Noise:
 
     def clone(self) -> "Noise":
         """The same noise in tensors of its own."""
-        return Noise(self.seed, self.index.clone(), self.draw.clone())
+        return Noise(self.seed, self.index.clone(), self.draw.clone(), self.depth)
 
     def to(self, device: torch.device | str) -> "Noise":
         return Noise(self.seed, self.index.to(device), self.draw.to(device), self.depth)

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from common.noise import Noise, _cos_sin_turn, _negative_log, philox
+from common.numerics.copies import copied
 
 PI_DIGITS = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)
 
@@ -136,6 +137,21 @@ def test_a_bad_step_is_refused():
 def test_same_bits_on_the_accelerator():
     noise = Noise(5, torch.arange(100), torch.arange(100) * 3)
     assert torch.equal(noise.to("cuda").normal(2, (3, 32, 32)).cpu(), noise.normal(2, (3, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [Noise.clone, lambda noise: noise.to("cpu"), lambda noise: noise.rows(slice(None)), lambda noise: copied(noise)[0]],
+    ids=["clone", "to", "rows", "copied"],
+)
+def test_the_same_noise_elsewhere_has_the_same_draws(same):
+    """Draws of draws have a stream of their own, also where a classifier was handed a copy."""
+    noise = Noise.of(3, torch.arange(2)).draws(10)
+    assert torch.equal(same(noise).draws(3).normal(0, (4,)), noise.draws(3).normal(0, (4,)))
+    first = {tuple(row) for row in noise.normal(0, (4,)).tolist()}
+    assert first.isdisjoint(tuple(row) for row in same(noise).draws(3).normal(0, (4,)).tolist())
+    with pytest.raises(ValueError, match="draws of draws need start = 0"):
+        same(noise.rows(slice(0, 1))).draws(3, start=1)
 
 
 def test_streams_are_as_many_as_seeds():

@@ -38,6 +38,7 @@ MUTANTS = (
         (".mul_(2).sqrt_()", ".sqrt_()"),
         ("(self.seed & _MASK, self.seed >> 32)", "(self.seed & _MASK, 0)"),
         ("self.draw[:, None] * n + block", "self.draw[:, None] + block"),
+        ("self.index.clone(), self.draw.clone(), self.depth)", "self.index.clone(), self.draw.clone())"),
     ),
     *_mutants(
         f"{DIFFUSION}/steps.py",

@@ -87,7 +87,10 @@ class Staged(Attack):
         check_optional(check_part, "source", self.source, Classifier)
 
     def budget(self, classes: int, deterministic: bool = False, sources: int = 1) -> Budget:
-        """Largest numbers of passes against a classifier of K = ``classes`` classes with so many surrogates."""
+        """Largest numbers of passes against a classifier of K = ``classes`` classes with so many surrogates.
+
+        A deterministic classifier is its own surrogate: its ``surrogate_gradients`` run through the defence too.
+        """
         eot, refine, draws = (1, 1, 1) if deterministic else (self.eot, self.refine_eot, self.draws)
         climbs = self.warm + self.random + min(self.targets, classes - 1)
         pool = self.pool + min(self.pool_targets, classes - 1)
