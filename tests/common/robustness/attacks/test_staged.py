@@ -1,5 +1,6 @@
 """The staged attack: its stages, its selection on held-out draws, its budget, and independence of the batch."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -192,6 +193,103 @@ def test_held_out_draws_rank_candidates_and_no_climb_uses_them():
         for place, k in enumerate(order):
             assert torch.equal(candidates.best_of(3)[place][i], moved[k][i])
         assert torch.equal(candidates.result().adv[i], moved[order[0]][i])
+
+
+def test_a_larger_share_of_wrong_draws_ranks_above_a_higher_margin():
+    """A point at level p is misclassified with chance p, by a margin that falls with p."""
+
+    class Lottery(Classifier):
+        randomised = True
+
+        def forward(self, image, noise=None):
+            level = image.flatten(1)[:, 0]
+            won = noise.uniform(0, (1,), image.dtype)[:, 0] < level
+            margins = torch.where(won, 0.1 / level**4, -100 * level**4)
+            return torch.stack((torch.zeros_like(margins), margins), 1)
+
+    image = torch.full((3, 1, 2, 2), 0.1, dtype=torch.float64)
+    held_out = EOTLoss(Lottery(), torch.zeros(3, dtype=torch.int64), rows(3), 64)
+    candidates = Candidates(held_out, image, 4, settled=False)
+    levels = (0.1, 0.75, 0.25, 0.5)
+    for level in levels:
+        candidates.add(torch.full_like(image, level), candidates.rows)
+    means = [float(held_out(torch.full_like(image, p), margin, "held out").margin.mean()) for p in sorted(levels)]
+    assert means == sorted(means, reverse=True)
+    assert [float(best[0, 0, 0, 0]) for best in candidates.best_of(4)] == sorted(levels, reverse=True)
+    assert bool((candidates.result().adv == 0.75).all())
+
+
+STAGE_CLIMBS = {  # steps, length over PGD's default path, draws
+    "pool": (SMALL.pool_steps, 2.0, 1),
+    "warm": (SMALL.steps, 0.4, SMALL.eot),
+    "random": (SMALL.steps, 2.0, SMALL.eot),
+    "target": (SMALL.steps, 0.4, SMALL.eot),
+    "refinement": (SMALL.refine_steps, 0.2, SMALL.refine_eot),
+}
+
+
+def test_each_stage_climbs_with_its_own_steps_length_and_draws(monkeypatch):
+    found = {}
+
+    class Recorded(Climb):
+        def __call__(self, eot, ball, starts, best=None):
+            found.setdefault(starts.name.split()[0], set()).add((self.steps, self.path, eot.draws))
+            return super().__call__(eot, ball, starts, best)
+
+    monkeypatch.setattr("common.robustness.attacks.staged.Climb", Recorded)
+    SMALL(Counted(), *batch(2), LINF, rows(2))
+    assert found == {stage: {settings} for stage, settings in STAGE_CLIMBS.items()}
+
+
+def test_held_out_draws_are_the_same_for_all_candidates_and_each_step_of_a_climb_has_its_own():
+    """By the seeds of the noise: of calls without a gradient there is one, of those with one as many as steps."""
+
+    class Seeds(Counted):
+        def __init__(self):
+            super().__init__()
+            self.seeds = {True: [], False: []}
+
+        def forward(self, image, noise=None):
+            self.seeds[image.requires_grad].append(noise.seed)
+            return super().forward(image, noise)
+
+    classifier = Seeds()
+    replace(SMALL, source=Sines())(classifier, *batch(2), LINF, rows(2))
+    steps = 3 * SMALL.steps + SMALL.refine_steps
+    assert len({*classifier.seeds[True]}) == len(classifier.seeds[True]) == steps
+    assert len({*classifier.seeds[False]}) == 1
+    assert not {*classifier.seeds[True]} & {*classifier.seeds[False]}
+
+
+@pytest.mark.parametrize("steps", [1, 5, 8])
+def test_the_steps_of_a_climb_are_those_of_the_formula(steps):
+    """Momentum 0.75 and half a cosine from eta_0 on, inside the ball, of a quadratic objective."""
+
+    class Quadratic(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.met = []
+
+        def forward(self, image, noise=None):
+            self.met.append(image.detach().clone())
+            value = -(scale * (image - peak)).square().flatten(1).sum(1)
+            return torch.stack((torch.zeros_like(value), value), 1)
+
+    random = torch.Generator().manual_seed(3)
+    scale, peak = 0.5 + torch.rand(2, 3, 2, 2, generator=random, dtype=torch.float64)
+    scale = 4 * scale**2
+    x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
+    classifier, threat, path = Quadratic(), ThreatModel(2, 0.3), 0.1  # 5 eps path = 0.15 of the radius 0.3
+    eot = EOTLoss(classifier, torch.zeros(1, dtype=torch.int64), rows(1), 1)
+    Climb(steps, margin, path)(eot, threat, Starts(x, x, torch.arange(1), "climb"))
+    cosines = [(1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)]
+    momentum, expected = torch.zeros_like(x), [x]
+    for cosine in cosines:
+        gradient = -2 * scale**2 * (expected[-1] - peak)
+        momentum = 0.75 * momentum + gradient / gradient.abs().mean()
+        eta = path * 5 * threat.eps * cosine / sum(cosines)
+        expected.append(expected[-1] + eta * momentum / momentum.norm())
+    torch.testing.assert_close(torch.cat(classifier.met), torch.cat(expected), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("inf", 0.1), (2, 0.4), (1, 1.5)])

@@ -1,8 +1,9 @@
 """Forecast verdicts: those of the fixed procedure on the same samples, from far fewer of them."""
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import hypergeom, norm
 
 from common.noise import Noise
 from common.records.schema import ABSTAIN
@@ -105,6 +106,29 @@ def test_records_hold_the_procedure_and_its_cost():
         for row in Certified(Forecast(SIGMA, **COMMON, targets=TARGETS))(classifier, batch)
     ]
     assert all(r.procedure == 2060 and r.evaluations == 2060 * 1261 for r in records)
+
+
+@pytest.mark.parametrize("error", [0.05, 0.2])
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_error_holds_over_all_stages(error, holds):
+    """The exact chance of a wrong verdict at any stage, where the n samples just suffice or just fail.
+
+    Each stage may err with chance error / J; with chance ``error`` each, together they would exceed it.
+    """
+    forecast = Forecast(SIGMA, n0=60, n=400, alpha=0.01, num_classes=2, targets=(0.25,), error=error)
+    (needed,) = forecast.counts_needed
+    total, wrong, size = needed if holds else needed - 1, 0.0, 0
+    chance = np.array([1.0])  # of each number of agreements among the first ``size`` samples, no verdict so far
+    for stage in forecast.stages:
+        after = np.zeros(stage + 1)
+        for count in np.flatnonzero(chance):
+            more = np.arange(stage - size + 1)
+            after[count + more] += chance[count] * hypergeom.pmf(more, 400 - size, total - count, stage - size)
+        verdicts = [forecast._verdicts(count, stage)[0] for count in range(stage + 1)]
+        wrong += sum(after[count] for count, verdict in enumerate(verdicts) if verdict is (not holds))
+        chance, size = np.where([verdict is None for verdict in verdicts], after, 0.0), stage
+    assert error / 10 < wrong <= error
+    assert chance.sum() == 0
 
 
 @pytest.mark.parametrize(
