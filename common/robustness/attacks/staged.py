@@ -9,6 +9,7 @@ from torch import Tensor
 from common.checks.settings import check_count, check_flag, check_optional, check_part
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
+from common.robustness.attacks.best_iterates import BestIterates
 from common.robustness.attacks.candidates import Candidates
 from common.robustness.attacks.climb import Climb, Starts
 from common.robustness.attacks.eot import EOTLoss, check_counts, most_likely_classes
@@ -96,8 +97,10 @@ class Staged(Attack):
         pool = self.pool + min(self.pool_targets, classes - 1)
         candidates = 1 + sources * min(self.kept, pool) + climbs + self.refinements
         gradients = climbs * self.steps * eot + self.refinements * self.refine_steps * refine
-        last = climbs + self.refinements if deterministic else 0  # points at the ends of climbs
-        return Budget(gradients, candidates * draws + last, sources * pool * self.pool_steps)
+        forwards = candidates * draws
+        if deterministic:  # the points at the ends of climbs, and the clean and the kept images of the pool
+            forwards += climbs + self.refinements + (2 * pool + 1 if pool else 0)
+        return Budget(gradients, forwards, sources * pool * self.pool_steps)
 
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
@@ -117,7 +120,13 @@ class Staged(Attack):
                 )
             candidates = Candidates(held_out, image, self._candidates(len(sources)), self.early_stop)
             candidates.add(image, candidates.rows)
-            for points in self._pool(sources, image, label, ball, noise):
+            own = self.source is None and not classifier.randomised  # its own surrogate, whose passes are queries
+            spent = candidates.best if own else None
+            losses = [
+                EOTLoss(source, label, noise.stream(f"source {number}"), self.eot, self.chunk)
+                for number, source in enumerate(sources)
+            ]
+            for points in self._pool(losses if len(candidates.rows) else [], image, ball, spent):
                 candidates.add(points[candidates.rows], candidates.rows)
             for climb, draws, starts in self._climbs(candidates, ball, noise):
                 rows = candidates.rows
@@ -127,29 +136,41 @@ class Staged(Attack):
         return candidates.result()
 
     def _pool(
-        self, sources: Sequence[Classifier], image: Tensor, label: Tensor, ball: ThreatModel, noise: Noise
+        self,
+        eots: Sequence[EOTLoss],
+        image: Tensor,
+        ball: ThreatModel,
+        spent: BestIterates | None,
     ) -> Iterator[Tensor]:
-        """The kept adversarial images of each surrogate, (B,C,H,W) each."""
+        """The kept adversarial images of each surrogate, (B,C,H,W) each; ``spent`` counts the passes."""
         if not self.pool + self.pool_targets:
             return
-        for number, source in enumerate(sources):
-            with deployed(source):
-                eot = EOTLoss(source, label, noise.stream(f"source {number}"), self.eot, self.chunk)
-                points = torch.stack(list(self._adversarial(eot, image, ball)))
-                margins = torch.stack([eot(each, margin, "kept", differentiate=False).margin for each in points])
+        every = torch.arange(len(image), device=image.device)
+        for eot in eots:
+            with deployed(eot.classifier):
+                points = torch.stack(list(self._adversarial(eot, image, ball, spent)))
+                estimates = [eot(each, margin, "kept", differentiate=False) for each in points]
+            if spent is not None:
+                for estimate in estimates:
+                    spent.count(every, estimate)
+            margins = torch.stack([estimate.margin for estimate in estimates])
             kept = margins.topk(min(self.kept, len(points)), dim=0).indices
-            yield from (points[row, torch.arange(len(image), device=image.device)] for row in kept)
+            yield from (points[row, every] for row in kept)
 
-    def _adversarial(self, eot: EOTLoss, image: Tensor, ball: ThreatModel) -> Iterator[Tensor]:
+    def _adversarial(
+        self, eot: EOTLoss, image: Tensor, ball: ThreatModel, spent: BestIterates | None
+    ) -> Iterator[Tensor]:
         """Climbs against a surrogate, from random starts."""
         every = torch.arange(len(image), device=image.device)
-        logits = eot(image, margin, "clean", differentiate=False).logits
-        classes = most_likely_classes(logits, eot.label, self.pool_targets) if self.pool_targets else []
+        clean = eot(image, margin, "clean", differentiate=False)
+        if spent is not None:
+            spent.count(every, clean)
+        classes = most_likely_classes(clean.logits, eot.label, self.pool_targets) if self.pool_targets else []
         for number, target in enumerate([*[None] * self.pool, *classes]):
             name = f"pool {number}"
             start = ball.random_start(image, eot.noise.stream(f"{name} start"))
             climb = Climb(self.pool_steps, margin if target is None else targeted_margin, _FAR)
-            yield climb(eot, ball, Starts(image, start, every, name, target))
+            yield climb(eot, ball, Starts(image, start, every, name, target), spent)
 
     def _climbs(self, candidates: Candidates, ball: ThreatModel, noise: Noise) -> Iterator[tuple[Climb, int, Starts]]:
         """Climbs against the defence, with their numbers of draws; a stage starts from the best candidates so far."""
