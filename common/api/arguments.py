@@ -62,10 +62,13 @@ def as_classifier(defence: Defence) -> Classifier:
         purifier, network = defence
         return Purified(purifier if _takes_noise(purifier) else PlainPurifier(purifier), as_classifier(network))
     if not isinstance(defence, nn.Module):
+        parts = defence if isinstance(defence, tuple | list) else [defence]
+        classes = [part.__name__ for part in parts if isinstance(part, type)]
+        remedy = f"Write {classes[0]}(...)" if classes else "Put a function into the forward of an nn.Module."
         kind = f"a {type(defence).__name__}" + (f" of {len(defence)}" if isinstance(defence, tuple | list) else "")
         raise ValueError(
             f"defence must be an nn.Module from pixels to logits, or a pair (purifier, such a module); got {kind}. "
-            "Put a function into the forward of an nn.Module."
+            f"{remedy}"
         )
     takes_noise = "noise" in inspect.signature(defence.forward).parameters
     return RandomisedNetwork(defence) if takes_noise else NetworkClassifier(defence)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sized
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def as_data(images: Any, labels: Any, batch_size: int | None) -> ImageData:
             classes = len(names)
             warn_of_numbers([str(name) for name in names], "the data set sorts", "its target_transform")
         images, labels = _stacked(images)
-    elif labels is None:
+    elif labels is None and isinstance(images, Tensor | np.ndarray):
         raise ValueError("labels are missing: one class number per image, a tensor (N,)")
     image = check_images(images)
     size = BATCH_SIZE if batch_size is None else batch_size
@@ -59,7 +60,9 @@ def check_images(images: Any) -> Tensor:
     if isinstance(images, np.ndarray):
         raise ValueError("images must be a tensor; got a NumPy array. Write torch.from_numpy(images)")
     if not isinstance(images, Tensor):
-        raise ValueError(f"images must be a tensor (N,C,H,W) in [0,1]; got {type(images).__name__}")
+        remedy = ". Read a folder of images by Folder(root=...)" if isinstance(images, str | Path) else ""
+        remedy = f" {images.__name__}. Write {images.__name__}(...)" if isinstance(images, type) else remedy
+        raise ValueError(f"images must be a tensor (N,C,H,W) in [0,1]; got {type(images).__name__}{remedy}")
     images, shape = images.detach(), tuple(images.shape)
     if images.ndim == 3:
         remedy = "images[None] for a single image" if shape[0] in CHANNELS else "images[:, None] for grey images"

@@ -25,7 +25,7 @@ def probe(classifier: Classifier, images: Tensor, labels: Tensor | None = None) 
             raise ValueError(
                 f"the defence fails on images of shape {tuple(rows.shape)}: {reason}{_remedy(classifier)}"
             ) from error
-    _check_logits(logits, len(rows))
+    _check_logits(logits, rows)
     classes: int = logits.shape[1]
     if labels is not None and (largest := int(labels.max())) >= classes:
         advice = " Subtract 1: classes count from 0" if int(labels.min()) >= 1 and largest == classes else ""
@@ -48,12 +48,15 @@ def _remedy(classifier: nn.Module) -> str:
     return f". Images are float32, parameters {min(map(str, types))}: pass module.float()" if types else ""
 
 
-def _check_logits(logits: object, count: int) -> None:
+def _check_logits(logits: object, images: Tensor) -> None:
+    count = len(images)
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
         raise ValueError(f"the defence must return logits, a tensor (B,K); got {kind}. Return its logits alone")
     if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 2:
         advice = "squeeze it to (B,K)" if logits.ndim > 2 else "return one number per class, also of two"
+        if logits.shape == images.shape:
+            advice = "of a purifier, pass the pair (purifier, classifier)"
         raise ValueError(
             f"the defence must return logits (B,K), K >= 2; got {tuple(logits.shape)} for {count} images: {advice}"
         )

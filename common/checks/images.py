@@ -101,7 +101,10 @@ def check_rows(noise: Sized, image: Tensor) -> None:
 def check_shape(part: str, output: Any, image: Tensor) -> Tensor:
     """Output of a ``part`` that maps images to images of the same shape, as floats."""
     if not isinstance(output, Tensor) or output.shape != image.shape or not output.is_floating_point():
-        raise ValueError(f"{part} must return floats of shape {tuple(image.shape)}, its input's; got {_got(output)}")
+        shape = tuple(image.shape)
+        broadcast = isinstance(output, Tensor) and tuple(output.shape) == (shape[0], *shape)
+        remedy = ". The shape of noise is that of one image: noise.normal(step, image.shape[1:])" if broadcast else ""
+        raise ValueError(f"{part} must return floats of shape {shape}, its input's; got {_got(output)}{remedy}")
     return output
 
 

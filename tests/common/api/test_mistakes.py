@@ -47,8 +47,9 @@ IMAGE_MISTAKES = {
     "flat": (IMAGES.flatten(1), r"shape \(N,C,H,W\) with N >= 1; got \(6, 48\)"),
     "none": (IMAGES[:0], r"N >= 1; got \(0, 3, 4, 4\)"),
     "not finite": (IMAGES.where(IMAGES < 0.9, math.nan), "finite; got NaN"),
+    "class": (Digits, r"got type Digits. Write Digits\(...\)"),
     "array": (IMAGES.numpy(), r"torch.from_numpy\(images\)"),
-    "path": ("images/", r"a tensor \(N,C,H,W\) in \[0,1\]; got str"),
+    "path": ("images/", r"a tensor \(N,C,H,W\) in \[0,1\]; got str. .*Folder\(root="),
     "loader": (DataLoader(TensorDataset(IMAGES, LABELS)), "Pass loader.dataset"),
 }
 LABEL_MISTAKES = {
@@ -143,6 +144,32 @@ def test_other_arguments_of_certify(arguments, message):
 def test_outputs_of_the_defence(run, defence, labels, message):
     with pytest.raises(ValueError, match=message):
         run(defence, IMAGES, labels, **QUIET)
+
+
+class Dither(nn.Module):
+    """A randomised purifier; one that forgets that noise has the shape of one image."""
+
+    def __init__(self, whole_batch=False):
+        super().__init__()
+        self.whole_batch = whole_batch
+
+    def forward(self, image, noise):
+        return image + 0.01 * noise.normal(0, image.shape if self.whole_batch else image.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("defence", "message"),
+    [
+        (Net, r"got a type. Write Net\(...\)"),
+        ((Dither, Net()), r"got a tuple of 2. Write Dither\(...\)"),
+        (Dither(), r"of a purifier, pass the pair \(purifier, classifier\)"),
+        ((Dither(whole_batch=True), Net()), r"noise.normal\(step, image.shape\[1:\]\)"),
+    ],
+)
+@pytest.mark.parametrize("run", [evaluate, certify])
+def test_parts_of_the_defence(run, defence, message):
+    with pytest.raises(ValueError, match=message):
+        run(defence, IMAGES, LABELS, **QUIET)
 
 
 def test_records_without_a_name():
