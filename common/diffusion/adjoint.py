@@ -16,7 +16,7 @@ class Adjoint(Differentiation):
 
     WARNING: these gradients are approximate. The backward pass solves another SDE, from the stiff end t_end where the
     forward pass never calls the network, on states that are simulated again instead of stored. For a trained network
-    of 8x8 digits its cosine with the exact gradient of the same process is 0.87 to 0.96 at the paper's dt = 1e-3 and
+    of 8x8 digits its cosine with the exact gradient of the same process is 0.85 to 0.96 at the paper's dt = 1e-3 and
     0.97 to 1 with t_end = 0.02, but 0.02 to 0.13 on a grid of five steps, whose first backward step of 0.02 starts at
     t = 1e-5: a coarse grid makes a weak attack, which inflates robustness, and says nothing about the paper's. With
     the states stored, ``Checkpoint`` costs no more. It is offered to reproduce published figures, its error beside them
