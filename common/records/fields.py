@@ -88,6 +88,8 @@ def _one_of(choices: tuple[Any, ...], value: Any) -> Any:
 
 
 def _finite(value: Any) -> float:
+    if type(value) is int and not _moderate([value]):  # no float, perhaps
+        raise TypeError
     if (type(value) is not float and type(value) is not int) or not math.isfinite(value):
         raise TypeError
     return rounded(value)

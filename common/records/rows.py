@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.records.dotted_paths import differences
+from common.records.header_rules import HeaderRules
 from common.records.schema import KINDS, Kind, Record, Role
 
 FORMAT = "robust-diffusion records 2"
@@ -117,13 +118,15 @@ def parse(path: Path) -> tuple[Header | None, list[Record]]:
     A last line without its line feed is a torn row, left by a kill, and is skipped unless it is whole. A merged file is
     written in one piece, so there it is damage, as every other unreadable line: ``ValueError`` with file and line.
     """
-    header, rows = None, []
+    header, rows, rules = None, [], HeaderRules({})
     for number, line, ended in _lines(path):
         try:
             if number == 1:
                 header = _header(line)
+                rules = HeaderRules(header.config)
             else:
                 rows.append(read_record(unsealed(line)))
+                rules.check(rows[-1])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if not ended and path.name != MERGED:
                 break

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from common.checks.settings import check_count, check_not_negative, check_optional
+from common.checks.settings import check_count, check_number, check_optional
 from common.numerics.finding import Finding
 from common.records.consistency import check_record
-from common.records.fields import check_fields
+from common.records.fields import LARGEST_INTEGER, check_fields
 
 ABSTAIN = -1  # the prediction of a certifier that names no class
 Knowledge = Literal["model", "noise"]  # of the attacker, see ``Attacked``
@@ -68,9 +68,10 @@ class Cost:
     peak_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        check_optional(check_not_negative, "evaluations", self.evaluations)
-        check_optional(check_not_negative, "seconds", self.seconds)
-        check_optional(check_count, "peak_bytes", self.peak_bytes, 0)
+        bounds = {"at_least": 0, "at_most": LARGEST_INTEGER}
+        check_optional(check_number, "evaluations", self.evaluations, **bounds)
+        check_optional(check_number, "seconds", self.seconds, **bounds)
+        check_optional(check_count, "peak_bytes", self.peak_bytes, **bounds)
 
 
 @dataclass(frozen=True, kw_only=True)

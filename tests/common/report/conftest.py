@@ -91,7 +91,9 @@ class Made:
         flags = {"zero_gradient": False, "probabilities": False, "repeatable": True, "white_box": True}
         eps = part["threat"]["eps"]
         plain = {"distance": eps, "norm": "Linf", "eps": eps, "within_budget": True, "dead": 0.0, **flags}
-        plain |= {key: part[key] for key in ("knows", "resubmissions", "seed", "role")} | {"baseline": baseline}
+        plain |= {key: part[key] for key in ("knows", "resubmissions", "rule", "votes", "seed", "role")} | {
+            "baseline": baseline
+        }
         eot = part["attack"].get("eot", 1)
         values = [dict(zip(columns, row, strict=True)) | plain for row in zip(*columns.values(), strict=True)]
         for index, entry in enumerate(values):

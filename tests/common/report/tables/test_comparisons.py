@@ -156,6 +156,7 @@ def test_incomparable_runs_are_noted(made, tmp_path):
         replace(r, label=r.label if r.index else r.label + 1, **(smaller if r.evaluator == "pgd" else {}))
         for r in second.rows
     ]
+    second.parts[-1]["threat"]["eps"] = 4 / 255
     table = run_table(read_runs([first.write(tmp_path / "a"), second.write(tmp_path / "b")]))
     assert table.rows == []
     assert table.notes == [
