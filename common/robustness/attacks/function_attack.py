@@ -1,5 +1,6 @@
 """A Python function as an attack."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,20 +8,26 @@ from torch import Tensor
 
 from common.checks.settings import check_function
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack
+from common.robustness.attacks.attack import Attack, attacking
 from common.robustness.classifiers import Classifier
 from common.robustness.protocols import DeclaresGradients
 from common.robustness.threats.threat import Threat
 
+_EXPECTED = "a function (classifier, image, label, threat, noise) -> images"
+
 
 @dataclass(frozen=True)
 class FunctionAttack(Attack):
-    """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients."""
+    """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients.
+
+    It runs as other attacks do (`attacking`): with gradients, the classifier as deployed, without autocast.
+    """
 
     function: Callable[..., Tensor]
 
     def __post_init__(self) -> None:
-        check_function("function", self.function, "a function (classifier, image, label, threat, noise) -> images")
+        check_function("function", self.function, _EXPECTED)
+        _check_signature(self.function)
 
     @property
     def white_box(self) -> bool:  # type: ignore[override]
@@ -29,7 +36,20 @@ class FunctionAttack(Attack):
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
         if not len(image):
             return image.clone()
-        return self.function(classifier, image, label, threat, noise)
+        with attacking(classifier, image, label, noise):
+            return self.function(classifier, image, label, threat, noise)
+
+
+def _check_signature(function: Callable[..., Tensor]) -> None:
+    """Raise ``ValueError`` unless the function takes an attack's five arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a function in C
+        return
+    try:
+        signature.bind(*range(5))
+    except TypeError:
+        raise ValueError(f"function must be {_EXPECTED}; got one that takes {signature}") from None
 
 
 def as_attack(attack: Attack | Callable[..., Tensor]) -> Attack:
