@@ -11,6 +11,7 @@ from common.records.schema import AttackedRecord
 from common.records.worst_case import protocol
 from common.report.header import budget, find
 from common.report.leader import leader
+from common.report.left_out import left_out
 from common.report.runs import Evaluation, Run, state
 from common.report.scores import HeadlineRow, headline_rows
 from common.report.shared_attacks import listed
@@ -32,11 +33,12 @@ class Remark:
 
 
 def remarks(runs: Sequence[Run]) -> list[Remark]:
-    """At most five: failed checks, weak attacks, unverified gradients, the most robust, few images, draws, bounds."""
+    """At most five: failed checks, attacks left out, weak attacks, gradients, the most robust, few images, draws."""
     rows = headline_rows(runs)
     found = [
         *_failures(runs),
         *_empty(runs),
+        *_left_out(runs),
         *_approximate(runs),
         *_weak(runs),
         *_transfer(runs),
@@ -78,6 +80,10 @@ def _failed(run: Run) -> str:
 def _empty(runs: Sequence[Run]) -> Iterator[Remark]:
     if names := [run.name for run in runs if not run.records]:
         yield Remark("warning", f"No image recorded yet: {', '.join(names)}.")
+
+
+def _left_out(runs: Sequence[Run]) -> Iterator[Remark]:
+    yield from (Remark("warning", sentence) for run in runs for sentence in left_out(run))
 
 
 def _approximate(runs: Sequence[Run]) -> Iterator[Remark]:

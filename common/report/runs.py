@@ -158,14 +158,15 @@ class Run:
         """Description of an evaluation in the header; that of another seed where it has none of its own."""
         alike = [
             (described, part)
-            for described, part in self._parts
+            for described, part in self.described
             if (described.evaluator, described.role) == (source.evaluator, source.role)
         ]
         alike.sort(key=lambda entry: entry[0] != source)  # its own description first
         return alike[0][1] if alike else {}
 
     @cached_property
-    def _parts(self) -> list[tuple[Source, dict[str, Any]]]:
+    def described(self) -> list[tuple[Source, dict[str, Any]]]:
+        """Evaluators that the header describes, with or without records."""
         return evaluator_parts(self.config)
 
 
