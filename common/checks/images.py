@@ -8,7 +8,7 @@ from collections.abc import Sized
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FARTHEST = 20.0
 """Farthest pixel value of an image in [0,1] with Gaussian noise: about 4 standard deviations of 5."""
@@ -25,6 +25,8 @@ def check_layout(image: Any) -> Tensor:
     if image.ndim != 4 or not image.is_floating_point():
         remedy = "" if image.is_floating_point() else ". Write image.float() / 255"
         raise ValueError(f"images must be floats (B,C,H,W); got {image.dtype} of shape {tuple(image.shape)}{remedy}")
+    if image.is_meta:
+        raise ValueError("images must have values; got a tensor on the meta device. Move data to cpu or cuda")
     return image
 
 
@@ -58,6 +60,15 @@ def check_full_precision(image: Tensor) -> None:
     """Images in float32 or float64: half precision rounds budgets and noise."""
     if image.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images must be float32: half precision would round the budget; got {image.dtype}")
+
+
+def check_weights_dtype(image: Tensor, network: nn.Module) -> None:
+    """Images in at least the precision of a network's weights, unless autocast is on."""
+    half = (torch.float16, torch.bfloat16)
+    if image.dtype in half and not torch.is_autocast_enabled(image.device.type):
+        weights = next((value.dtype for value in network.parameters() if value.is_floating_point()), image.dtype)
+        if weights not in half:
+            raise ValueError(f"images must be float32, as the weights are {weights}; got {image.dtype}. Use .float()")
 
 
 def check_labels(label: Any, image: Tensor, name: str = "label") -> Tensor:
@@ -117,11 +128,14 @@ def check_like(part: str, output: Any, image: Tensor) -> Tensor:
 
 
 def check_purified(output: Any, image: Tensor) -> Tensor:
-    """Finite output of a purifier."""
+    """Finite output of a purifier in about [0,1], which need not be clipped."""
     checked = check_like("a purifier", output, image)
     if not bool(checked.isfinite().all()):
         rows = (~checked.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
+    low, high = _range(checked)
+    if not -FARTHEST <= low <= high <= FARTHEST:
+        raise ValueError(f"a purifier must return pixels in about [0,1]; got {low:.4g} to {high:.4g}. Divide by 255")
     return checked
 
 
@@ -135,6 +149,16 @@ def check_logits(output: Any, rows: int, part: str = "a classifier") -> Tensor:
         )
     checked: Tensor = output
     return checked
+
+
+def check_losses(output: Any, rows: int) -> Tensor:
+    """Values (B,) of a loss for B = ``rows`` rows of logits, as floats."""
+    if not isinstance(output, Tensor) or output.shape != (rows,) or not output.is_floating_point():
+        advice = ". Average nothing: reduction='none'" if isinstance(output, Tensor) and not output.ndim else ""
+        raise ValueError(
+            f"loss must return floats of shape ({rows},), one per row of logits; got {_got(output)}{advice}"
+        )
+    return output
 
 
 def _range(image: Tensor) -> tuple[float, float]:

@@ -10,9 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from common.checks.images import check_classes, check_logits
+from common.checks.images import check_classes, check_logits, check_losses
 from common.checks.settings import check_count, check_optional, check_part
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, TargetedLoss, margin
 
@@ -74,11 +75,12 @@ class EOTLoss:
         """Estimate at ``points`` (A,C,H,W), one for each image in ``rows`` (A,) (None: all).
 
         A new ``stream`` gives fresh draws; the same row twice in a call has the same draws. With ``target`` (A,), a
-        class per point, the loss is a targeted one: ``loss(logits, label, target)``.
+        class per point, the loss is a targeted one: ``loss(logits, label, target)``. It may write into its arguments,
+        which are copies.
 
         Raises ``RuntimeError`` for points that are not finite, and if no gradient reaches the points: the attack would
-        otherwise return the clean image and overstate robustness. ``ValueError`` for outputs that are no logits (B,K)
-        and for labels outside 0..K-1.
+        otherwise return the clean image and overstate robustness. ``ValueError`` for outputs that are no logits (B,K),
+        for a loss that does not return (B,) and for labels outside 0..K-1.
         """
         if not bool(points.isfinite().all()):
             raise RuntimeError("an iterate of the attack is not finite. Lower its step size, or check gradients")
@@ -94,7 +96,7 @@ class EOTLoss:
                 if outputs.shape[1] not in self._checked:
                     check_classes(self.label, outputs.shape[1])
                     self._checked.add(outputs.shape[1])
-                values = loss(outputs, *(each[part] for each in classes))
+                values = check_losses(loss(*copied(outputs, *(each[part] for each in classes))), len(leaf))
             losses.append(values.detach())
             logits.append(outputs.detach())
             if differentiate:
