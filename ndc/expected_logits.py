@@ -32,6 +32,7 @@ class ExpectedLogits(Certifier, Generic[DC]):
         Logits are checked before losses are limited: a classifier whose limited losses are all equal, as at the start
         of training, has the same logits for any noise.
         """
+        check_inputs(image, noise)
         check_once(self._checked(classifier), image, self.level, noise, self._logits)
 
     def certify(self, classifier: Classifier, image: Tensor, noise: Noise) -> list[Certificate]:

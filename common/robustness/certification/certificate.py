@@ -98,6 +98,7 @@ class Certifier(ABC):
         By default independent samples at every noise level (`check_sound`), once per classifier and level. Evaluators
         call it before `certify`, and a test before its first image. Raises ``ValueError``.
         """
+        check_inputs(image, noise)
         for sigma in self.noise_levels:
             check_once(classifier, image, sigma, noise)
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from common.noise import Noise
+from common.records.fingerprint import identity
+from common.records.rows import UNDETERMINED
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import unpadded
 
@@ -25,21 +27,32 @@ Outputs = Callable[[Tensor, Noise], Tensor]
 Reader = Callable[[Classifier, Tensor, Noise], Tensor]
 """``read(classifier, image, noise)``: the numbers (B,n) of a classifier that a certifier uses."""
 
-_PASSED: WeakKeyDictionary[Classifier, set[tuple[float, Reader | None, bool]]] = WeakKeyDictionary()
-"""Checks that a classifier has passed: noise level, numbers checked (None: logits), ``randomised``."""
+Check = tuple[float, Reader | None]
+"""Noise level, and numbers checked (None: logits)."""
+
+_PASSED: WeakKeyDictionary[Classifier, dict[Check, str | None]] = WeakKeyDictionary()
+"""Checks that a classifier has passed, each with the state in which it left the classifier."""
 
 
 def check_once(classifier: Classifier, image: Tensor, sigma: float, noise: Noise, read: Reader | None = None) -> None:
-    """`check_sound`, once per classifier, noise level and ``read``; without the `Padded` wrapper of a test.
+    """`check_sound`, once per state of a classifier, noise level and ``read``; without the `Padded` wrapper of a test.
 
-    ``read`` is compared by identity: pass a function or a method of the certifier, not a new closure in each call.
+    The state is all that a classifier holds, weights included (`common.records.fingerprint`). One that cannot be
+    determined, as with a closure inside, is checked at every call. ``read`` is compared by identity: pass a function
+    or a method of the certifier, not a new closure in each call.
     """
     bare = unpadded(classifier)
-    passed = _PASSED.setdefault(bare, set())
-    key = (sigma, read, bare.randomised)
-    if key not in passed:
-        check_sound(bare, image, sigma, noise, None if read is None else partial(read, bare))
-        passed.add(key)
+    passed, key = _PASSED.setdefault(bare, {}), (sigma, read)
+    if passed.get(key) is not None and passed[key] == _state(bare):
+        return
+    check_sound(bare, image, sigma, noise, None if read is None else partial(read, bare))
+    passed[key] = _state(bare)
+
+
+def _state(classifier: Classifier) -> str | None:
+    """Fingerprint of all that a classifier holds; None if it cannot be determined."""
+    run = identity({"classifier": classifier, "randomised": classifier.randomised})
+    return None if UNDETERMINED in run.description else run.fingerprint
 
 
 def check_sound(

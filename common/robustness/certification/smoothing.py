@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from common.checks.images import check_logits
+from common.checks.images import check_full_precision, check_layout, check_logits, check_rows
 from common.checks.settings import check_count, check_length, check_number
 from common.noise import Noise
 from common.records.schema import ABSTAIN
@@ -97,6 +97,8 @@ class Smoothing(Certifier):
 
     def counts(self, classifier: Classifier, image: Tensor, noise: Noise, n: int, start: int = 0) -> Tensor:
         """Class counts (B, num_classes) int64 of f(x + sigma z) in samples start .. start + n - 1."""
+        check_full_precision(check_layout(image))
+        check_rows(noise, image)
         counts = torch.zeros(len(image) * self.num_classes, dtype=torch.int64, device=image.device)
         for owner, rows in self._batches(noise, n, start):
             z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
