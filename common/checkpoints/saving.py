@@ -33,7 +33,7 @@ def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = 
         raise ValueError(f"our checkpoints are .safetensors files; got {path.name!r}. Use {path.stem}.safetensors.")
     description = {**description_of(module), "notes": dict(notes or {})}
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    check_finite(state, f"this {type(module).__qualname__}")
+    check_finite(module, state, f"this {type(module).__qualname__}")
     make_folder(path)
     with replacing(path, "save the weights") as unfinished:
         try:

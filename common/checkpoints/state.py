@@ -69,7 +69,7 @@ def assign_state(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
     expected = module.state_dict()
     check_state(expected, state, source)
     _check_kinds(expected, state, source)
-    check_finite(state, source)
+    check_finite(module, state, source)
     cast = {name: value.to(expected[name].dtype) for name, value in state.items()}
     _check_range(cast, state, source)
     module.load_state_dict(cast, assign=True)
@@ -114,11 +114,11 @@ def _check_kinds(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], so
 
 
 def _check_range(cast: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    """Raise ``ValueError`` where a cast made finite numbers infinite."""
+    """Raise ``ValueError`` where a cast made finite numbers infinite, or all numbers of a tensor zero."""
     bad = [
         f"{name} ({str(state[name].dtype).removeprefix('torch.')}, up to {float(state[name].abs().max()):.3g})"
         for name, value in cast.items()
-        if value.is_floating_point() and value.dtype != state[name].dtype and not torch.isfinite(value).all()
+        if value.is_floating_point() and value.dtype != state[name].dtype and _is_lost(value, state[name])
     ]
     if bad:
         raise ValueError(
@@ -127,9 +127,21 @@ def _check_range(cast: Mapping[str, Tensor], state: Mapping[str, Tensor], source
         )
 
 
-def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise ``ValueError`` for tensors with NaN or infinity."""
-    bad = [name for name, value in state.items() if not value.is_quantized and not torch.isfinite(value).all()]
+def _is_lost(cast: Tensor, value: Tensor) -> bool:
+    overflow = bool((torch.isfinite(value) & ~torch.isfinite(cast)).any())
+    return overflow or (bool(value.any()) and not bool(cast.any()))
+
+
+def _is_mask(value: Tensor) -> bool:
+    """True for a tensor of 0 and -inf alone, as attention adds to its logits."""
+    return value.is_floating_point() and bool(((value == 0) | value.isneginf()).all())
+
+
+def check_finite(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ``ValueError`` for tensors of a module with NaN or infinity, except for masks among its buffers."""
+    masks = {name for name, _ in module.named_buffers() if name in state and _is_mask(state[name])}
+    numbers = {name: value for name, value in state.items() if name not in masks and not value.is_quantized}
+    bad = [name for name, value in numbers.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(
             f"the weights of {source} must be finite numbers; NaN or infinity came in {list_names(bad)}. "

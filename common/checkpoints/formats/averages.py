@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from common.checkpoints.formats.second_weights import weight_places
 from common.checkpoints.formats.wrapped_names import normalises, plain_names
+from common.checkpoints.state import list_names
 
 AVERAGES = (
     "ema",
@@ -39,8 +41,8 @@ def chosen_weights(content: Any, network: nn.Module, ema: bool, source: str, nes
     """Tensors by name among the content of a file: averaged where there are any, raw ones for ``ema=False``.
 
     Buffers that the average leaves out are those of the raw weights. Content without averaged weights is returned as it
-    is, or with ``nested`` the part of it under a key of `RAW`. Warns where both kinds are there. Raises ``ValueError``
-    for an average that is not stored by name, and for raw weights that are not there.
+    is, or with ``nested`` the part of it under a key of `RAW`. Warns where both kinds are there, and of further
+    weights. Raises ``ValueError`` for an average that is not stored by name, and for raw weights that are not there.
     """
     if not isinstance(content, Mapping):
         return content
@@ -52,6 +54,8 @@ def chosen_weights(content: Any, network: nn.Module, ema: bool, source: str, nes
         return raw if ema else content[beside]
     setting = Tensor | bool | int | float | str | None  # "ema" may also be an option of the training
     key = next((key for key in AVERAGES if not isinstance(content.get(key), setting)), None)
+    if key is None and raw_key is not None and nested:
+        _warn_of_others(content, raw_key, network, source)
     if key is None and raw_key is not None and nested and any(isinstance(raw.get(inner), Mapping) for inner in KEPT):
         return chosen_weights(raw, network, ema, source, nested)
     if key is None:
@@ -74,6 +78,17 @@ def chosen_weights(content: Any, network: nn.Module, ema: bool, source: str, nes
     buffers = [name for name, _ in network.named_buffers() if name not in average]
     buffers += [name for name in rest if normalises(name) and name not in average and name not in own]
     return {**{name: rest[name] for name in buffers if isinstance(rest.get(name), Tensor)}, **average}
+
+
+def _warn_of_others(content: Mapping[str, Any], read: str, network: nn.Module, source: str) -> None:
+    """Warn that a file holds further weights of the network, under a key that is not known to hold averaged ones."""
+    others = [place for place in weight_places(content, network) if place.split(".")[0] != read]
+    if others:
+        warnings.warn(
+            f"{source} holds weights of this network under {list_names([read, *others])}: those under {read} are "
+            "read. If you want others, such as averaged ones (EMA), store them in a file of their own.",
+            stacklevel=3,
+        )
 
 
 def announce(source: str, average: str, raw: str, ema: bool) -> None:

@@ -70,6 +70,36 @@ def test_a_file_of_one_kind_is_read_without_a_word(content, tmp_path):
         assert torch.equal(loaded({"ema": AVERAGE, "step": 1}, tmp_path / "two.pt"), FIRST["average"])
 
 
+LISTED = [value.detach() for value in network().parameters()]
+UNKNOWN = {
+    "BasicSR": ({"state_dict": RAW, "params_ema": AVERAGE}, "params_ema"),
+    "teacher": ({"model": RAW, "teacher": wrapped(AVERAGE, "module.")}, "teacher"),
+    "shadow in an option": ({"net": RAW, "averaging": {"decay": 0.9, "shadow": AVERAGE}}, "averaging.shadow"),
+    "callback": ({"state_dict": RAW, "callbacks": {"EMA": {"ema_state_dict": AVERAGE}}}, "callbacks.EMA.ema_state"),
+    "list of a callback": ({"state_dict": RAW, "callbacks": {"EMA": {"ema_weights": LISTED}}}, "callbacks.EMA.ema_w"),
+    "list of an optimiser": ({"state_dict": RAW, "optimizer": {"ema": LISTED}}, "optimizer.ema"),
+    "beside a nested one": ({"model": {"state_dict": RAW}, "swa": AVERAGE}, "swa"),
+}
+
+
+@pytest.mark.parametrize("layout", UNKNOWN)
+def test_weights_under_a_key_that_is_not_known_are_named_where_others_are_read(layout, tmp_path):
+    content, place = UNKNOWN[layout]
+    with pytest.warns(UserWarning, match=rf"under (model|state_dict|net), {place}.*: those under \1 are read"):
+        assert torch.equal(loaded(content, tmp_path / "both.pt"), FIRST["raw"])
+
+
+def test_other_tensors_of_a_training_are_not_taken_for_weights(tmp_path):
+    trained = network()
+    optimiser = torch.optim.Adam(trained.parameters())
+    sum(value.sum() for value in trained.parameters()).backward()
+    optimiser.step()
+    rest = {"optimizer": optimiser.state_dict(), "few": dict(list(RAW.items())[:2]), "history": LISTED[:-1]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(loaded({"state_dict": RAW, **rest}, tmp_path / "training.pt"), FIRST["raw"])
+
+
 def test_an_average_that_cannot_be_read_is_refused_instead_of_the_raw_weights(tmp_path):
     content = {"model": RAW, "ema": {"shadow_params": list(AVERAGE.values()), "decay": 0.99}}
     with pytest.raises(ValueError, match="under ema in a form that is not read"):
@@ -118,6 +148,35 @@ def test_a_narrow_network_refuses_numbers_beyond_its_own_range():
         assign_state(nn.Linear(3, 2).half(), {**LINEAR, "weight": torch.full((2, 3), 7e4)}, "a file")
     wide = {name: value.double() for name, value in LINEAR.items()}
     assert assign_state(nn.Linear(3, 2), wide, "a file").weight.dtype == torch.float32
+
+
+class Masked(nn.Module):
+    """A causal attention: its mask is a buffer of 0 and -inf."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+
+def test_a_mask_of_minus_infinity_is_no_divergence(tmp_path):
+    state = Masked().state_dict()
+    assert torch.equal(assign_state(Masked(), state, "a file").mask, state["mask"])
+    for name, value in (("mask", torch.full((4, 4), torch.inf)), ("linear.bias", torch.tensor([0.0, -torch.inf]))):
+        with pytest.raises(ValueError, match=f"NaN or infinity came in {name}"):
+            assign_state(Masked(), {**state, name: value}, "a file")
+    norm = {**nn.BatchNorm2d(2).state_dict(), "running_mean": torch.tensor([-torch.inf, 1.0])}
+    with pytest.raises(ValueError, match="running_mean"):
+        assign_state(nn.BatchNorm2d(2), norm, "a file")
+
+
+@pytest.mark.parametrize(("kind", "tiny"), [(torch.float32, 1e-300), (torch.float16, 1e-30)])
+def test_weights_that_a_cast_makes_zero_are_refused(kind, tiny):
+    small = {"weight": torch.full((2, 3), tiny, dtype=torch.float64), "bias": torch.zeros(2, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"must lie in the range.*weight \(float64, up to 1e-"):
+        assign_state(nn.Linear(3, 2).to(kind), small, "a file")
+    one = small["weight"].index_fill(1, torch.tensor([0]), 1.0)  # single small numbers are rounding
+    assert float(assign_state(nn.Linear(3, 2), {**small, "weight": one}, "a file").weight.sum().detach()) == 2.0
 
 
 def test_a_network_that_diverged_is_not_saved(tmp_path):
