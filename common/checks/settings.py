@@ -29,6 +29,12 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
     "at_most": ("<=", operator.le),
 }
 
+SHORTEST = 2.0**-30
+"""Shortest length in pixel units: a sixty-fourth of the spacing of float32 numbers below 1."""
+
+LEAST = 2.0**-126
+"""Least normal number of float32: networks and attacks read anything less as 0."""
+
 SEEDS = 2**63
 """Seeds of ``Noise`` are below it."""
 
@@ -43,8 +49,10 @@ def check_number(name: str, value: Any, note: str = "", **bounds: float) -> floa
 
 
 def check_positive(name: str, value: Any, note: str = "") -> float:
-    """A finite number above 0."""
-    return check_number(name, value, above=0, note=note)
+    """A finite number above 0, also in float32."""
+    if check_number(name, value, above=0, note=note) < LEAST:
+        raise ValueError(refusal(name, f"at least {LEAST:.3g}, else it is 0 in float32", value, note))
+    return value  # type: ignore[no-any-return]
 
 
 def check_not_negative(name: str, value: Any, note: str = "") -> float:
@@ -66,8 +74,10 @@ def check_ratio(name: str, value: Any, note: str = "") -> float:
 
 
 def check_length(name: str, value: Any, note: str = "") -> float:
-    """A finite length in pixel units above 0, a number or a ratio, as a float."""
+    """A finite length in pixel units above 0, which float32 pixels resolve, a number or a ratio, as a float."""
     length = _parsed(name, value, note)
+    if 0 < length < SHORTEST:
+        raise ValueError(refusal(name, f"at least {SHORTEST:.3g}, else no pixel changes in float32", value, note))
     if not 0 < length < math.inf:
         raise ValueError(refusal(name, "above 0, in pixel units", value, note))
     return length

@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from common.checks.settings import check_count, check_flag, check_mapping, check_number, check_optional, check_text
+from common.checks.settings import (
+    check_count,
+    check_flag,
+    check_length,
+    check_mapping,
+    check_not_negative,
+    check_number,
+    check_optional,
+    check_text,
+)
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.global_state import seeded_generators
@@ -21,7 +30,13 @@ from common.units import parse_number
 _L2_ATTACKS = ("PGDL2", "PGDRSL2")  # every other attack with a fixed radius is an L-inf attack
 _RADII = ("eps", "max_epsilon")  # names of the radius in torchattacks
 _BLACK_BOX = ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA")
-_COUNTS = {"steps", "eot_iter", "n_queries", "n_restarts", "restarts"}
+_COUNTS = {
+    "N", "batch_max", "binary_search_steps", "eot_iter", "inf_batch", "len_kernel", "m", "max_batch_size",
+    "max_iterations", "n_classes", "n_queries", "n_restarts", "nb_iter", "nb_sample", "noise_batch_size",
+    "num_iter_set", "pixels", "popsize", "restarts", "steps",
+}  # fmt: skip
+_LENGTHS = {*_RADII, "alpha", "eps_iter", "lr", "step_size"}
+_SIGNED = "theta"  # of JSMA: darker or brighter pixels
 _NOT_ATTACKS = ("MultiAttack", "LGV")  # take attacks or data, not a model and numbers
 
 
@@ -59,10 +74,21 @@ class TorchAttacks(Attack):
             allowed = ", ".join(self._parameters) or "none"
             raise ValueError(f"torchattacks.{name} has no option {', '.join(unknown)}. Its options: {allowed}.")
         for key, value in self.options.items():
-            if key in _COUNTS:
-                check_count(key, value)
-            elif not isinstance(value, bool | str | list | tuple | None):
-                check_number(f"options[{key!r}]", value)
+            self._check_option(key, value)
+
+    def _check_option(self, key: str, value: Any) -> None:
+        """``ValueError`` for a value that means nothing, by the option's name and the kind of its default."""
+        name, default = f"options[{key!r}]", inspect.signature(self._attack).parameters[key].default
+        if key in _COUNTS:
+            check_count(key, value)
+        elif isinstance(default, bool):
+            check_flag(name, value)
+        elif key in _LENGTHS:
+            check_optional(check_length, name, value)
+        elif key == _SIGNED:
+            check_number(name, value)
+        elif isinstance(default, int | float) or not isinstance(value, bool | str | list | tuple | None):
+            check_not_negative(name, value)
 
     def check(self, threat: Threat) -> None:
         self._settings(require_norm_ball(threat, str(self)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_flag, check_not_negative, check_optional, check_positive
+from common.checks.settings import check_flag, check_not_negative, check_number, check_optional, check_positive
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, AttackResult, attacking, is_empty
 from common.robustness.attacks.best_iterates import BestIterates
@@ -16,6 +16,7 @@ from common.robustness.threats.spatial import SpatialThreat
 from common.robustness.threats.threat import Threat, require_threat
 
 _SMOOTHNESS = 0.0025  # default smoothness, times 1 / eps
+_SMOOTHEST = 1e3
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class StAdv(Attack):
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
         check_positive("learning_rate", self.learning_rate)
         check_optional(check_not_negative, "smoothness", self.smoothness, note=f"None is {_SMOOTHNESS} / eps")
+        note = "Beyond it, float32 loses the loss beside the roughness"
+        check_optional(check_number, "smoothness", self.smoothness, note, at_most=_SMOOTHEST)
         check_flag("random_start", self.random_start)
         check_flag("early_stop", self.early_stop)
         as_loss(self.loss)

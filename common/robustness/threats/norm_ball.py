@@ -6,7 +6,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_ratio
+from common.checks.settings import SHORTEST, check_ratio
 from common.noise import Noise
 from common.robustness.threats.projection import PROJECTIONS, row_norm
 from common.robustness.threats.threat import Threat, in_box, require_threat
@@ -30,6 +30,8 @@ class ThreatModel(Threat):
         self.norm = _norm(norm)
         self.eps = check_ratio("eps", eps)
         largest = _LARGEST[self.norm]
+        if 0 < self.eps < SHORTEST:
+            raise ValueError(f"eps must be at least {SHORTEST:.3g}, else no pixel changes in float32; got {eps!r}")
         if not 0 < self.eps <= largest:
             ratio = f" Write {self.eps:g}/255." if self.eps > largest else ""
             raise ValueError(f"eps must be in pixel units, 0 < eps <= {largest:g}; got {self.eps}.{ratio}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common.checks.settings import check_ratio
+from common.checks.settings import SHORTEST, check_ratio
 from common.noise import Noise
 from common.robustness.threats.threat import Threat, in_box
 
@@ -28,6 +28,8 @@ class SpatialThreat(Threat):
 
     def __init__(self, eps: float | str = 0.05):
         self.eps = check_ratio("eps", eps)
+        if 0 < self.eps < SHORTEST:
+            raise ValueError(f"eps must be at least {SHORTEST:.3g}, else no pixel moves in float32; got {eps!r}")
         if not 0 < self.eps <= 1:
             raise ValueError(f"eps must be in units of the grid, 0 < eps <= 1, half the image; got {self.eps}")
 

@@ -224,3 +224,27 @@ def test_missing_package_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(ImportError, match=r'pip install "robust-diffusion\[attacks\]"'):
         TorchAttacks("PGD")
+
+
+BAD_OPTIONS = [
+    ("PGD", {"alpha": -1.0}), ("PGD", {"alpha": 0}), ("PGD", {"alpha": True}), ("PGD", {"alpha": 1e-320}),
+    ("PGD", {"random_start": 1}), ("PGD", {"steps": 2.5}), ("MIFGSM", {"decay": -1}), ("MIFGSM", {"decay": True}),
+    ("CW", {"lr": -0.01}), ("CW", {"kappa": "abc"}), ("SPSA", {"nb_sample": 0}), ("FAB", {"eta": True}),
+    ("TIFGSM", {"resize_rate": float("inf")}), ("Square", {"p_init": -0.5}), ("APGD", {"verbose": "yes"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), BAD_OPTIONS)
+def test_options_that_mean_nothing_are_refused_by_name(name, options):
+    (key,) = options
+    with pytest.raises(ValueError, match=rf"{key}.*must be"):
+        TorchAttacks(name, options)
+
+
+def test_options_with_another_sign_or_ratio_are_taken():
+    for name, options in (
+        ("JSMA", {"theta": -1.0}),
+        ("CW", {"kappa": 0}),
+        ("DIFGSM", {"decay": 0.0, "alpha": "2/255"}),
+    ):
+        assert TorchAttacks(name, options).options
