@@ -54,7 +54,7 @@ class GuidedDenoiser(BoundDenoiser):
         if self.steering.reference == "clean":
             return self.tensors
         reference, n = self.tensors
-        return self.guidance.embed(reference + per_row(sigma, x) * n, sigma)
+        return self.guidance.embed(*copied(reference + per_row(sigma, x) * n, sigma))
 
     def denoised_point(self, x: Tensor, sigma: Tensor) -> "DenoisedPoint":
         """D(x, σ) with its graph, the point of the gradient for ``at="denoised"``."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.checks.settings import check_part
+from common.numerics.copies import copied
 
 P = TypeVar("P", bound="Potential")
 
@@ -69,7 +70,7 @@ def as_guidance(guidance: Guidance | SupportsGradient) -> Guidance:
 
 
 class Potential(Guidance, nn.Module):
-    """A ``Guidance`` by its potential: subclasses define ``embed`` and ``log_potential``.
+    """A ``Guidance`` by its potential: subclasses define ``embed`` and ``log_potential``, which may write into copies.
 
     Potentials are summed over the batch, so that an image's gradient does not depend on the others (a mean would make
     it 1/B as strong). The gradient itself is differentiable with respect to x and the embedding, as attacks need it.
@@ -92,7 +93,7 @@ class Potential(Guidance, nn.Module):
         recording = records_gradient(x, *embedding)
         with torch.enable_grad():
             x = as_variable(x)
-            potential = self.log_potential(x, sigma, *embedding)
+            potential = self.log_potential(*copied(x, sigma, *embedding))
             (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=recording)
         return gradient
 

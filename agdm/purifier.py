@@ -17,6 +17,7 @@ from common.diffusion.reverse_process import Sampler
 from common.diffusion.schedules import VP, Schedule, check_schedule
 from common.diffusion.solvers import Ancestral, Solver
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.units import to_model
 
 
@@ -91,7 +92,7 @@ class AGDM(DiffusionPurifier):
         if not self.scale:
             return super().bind(x0, noise)
         if self.steering.reference == "clean":
-            tensors = self.guidance.embed(x0)
+            tensors = self.guidance.embed(*copied(x0))
         else:
             source = noise if self.steering.reference == "diffused" else noise.stream("reference")
             tensors = (x0, source.normal(0, x0.shape[1:]).to(x0))

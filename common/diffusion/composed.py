@@ -1,4 +1,7 @@
-"""Composed purifiers: in sequence, repeated, at another resolution, with fixed noise."""
+"""Composed purifiers: in sequence, repeated, at another resolution, with fixed noise.
+
+A purifier inside gets copies of image and noise, into which it may write.
+"""
 
 from collections.abc import Sequence
 from typing import cast
@@ -11,6 +14,7 @@ from common.checks.images import check_layout, check_like
 from common.checks.settings import check_count, check_part, check_seed, check_sequence
 from common.diffusion.purifiers import Purifier
 from common.noise import Noise
+from common.numerics.copies import copied
 
 
 class Chain(Purifier):
@@ -34,11 +38,11 @@ class Chain(Purifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
         for k, stage in enumerate(self.stages):
-            image = check_like("a purifier", stage(image, noise.stream(f"stage {k}")), image)
+            image = check_like("a purifier", stage(*copied(image, noise.stream(f"stage {k}"))), image)
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.stages[0].diffuse(image, Noise.or_fresh(noise, image).stream("stage 0"))
+        return self.stages[0].diffuse(*copied(image, Noise.or_fresh(noise, image).stream("stage 0")))
 
 
 class Repeated(Purifier):
@@ -54,11 +58,11 @@ class Repeated(Purifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
         for k in range(self.rounds):
-            image = check_like("a purifier", self.purifier(image, noise.stream(f"round {k}")), image)
+            image = check_like("a purifier", self.purifier(*copied(image, noise.stream(f"round {k}"))), image)
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.purifier.diffuse(image, Noise.or_fresh(noise, image).stream("round 0"))
+        return self.purifier.diffuse(*copied(image, Noise.or_fresh(noise, image).stream("round 0")))
 
 
 class Resized(Purifier):
@@ -78,10 +82,10 @@ class Resized(Purifier):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         resized = _resize(check_layout(image), self.size)
-        return _resize(check_like("a purifier", self.purifier(resized, noise), resized), image.shape[-2:])
+        return _resize(check_like("a purifier", self.purifier(*copied(resized, noise)), resized), image.shape[-2:])
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return _resize(self.purifier.diffuse(_resize(image, self.size), noise), image.shape[-2:])
+        return _resize(self.purifier.diffuse(*copied(_resize(image, self.size), noise)), image.shape[-2:])
 
 
 class FixedNoise(Purifier):
@@ -97,10 +101,10 @@ class FixedNoise(Purifier):
         self.purifier, self.seed = _check_purifier("purifier", purifier), check_seed("seed", seed)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return check_like("a purifier", self.purifier(image, self._noise(image)), image)
+        return check_like("a purifier", self.purifier(*copied(image, self._noise(image))), image)
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.purifier.diffuse(image, self._noise(image))
+        return self.purifier.diffuse(*copied(image, self._noise(image)))
 
     def _noise(self, image: Tensor) -> Noise:
         return Noise.of(self.seed, torch.zeros(len(image), dtype=torch.int64, device=image.device))

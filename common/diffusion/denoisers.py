@@ -202,7 +202,7 @@ class EpsDenoiser(Denoiser):
         if self.rounding != "continuous" and isinstance(self.schedule, DDPM):
             index = self.schedule.index(sigma, "nearest" if self.rounding == "nearest" else "interpolate")
             return index if self.index_scale == 1 else self.index_scale * index.to(sigma.dtype)
-        return self.time_scale * self.schedule.time(sigma)
+        return self.time_scale * self.schedule.time(sigma.clone())
 
     def denoised(self, x: Tensor, level: Tensor, prediction: Tensor) -> Tensor:
         """D from the network's prediction (B,C,H,W); ``level`` is sigma, as it broadcasts against x (B,C,H,W)."""

@@ -62,9 +62,12 @@ class Levels:
 
     @classmethod
     def along(cls, schedule: Schedule, times: Tensor, like: Tensor) -> list["Levels"]:
-        """The levels at each of ``times`` (N,) or (N,B) float64, for a state ``like`` (B,C,H,W)."""
-        scale, sigma = schedule.scale(times), schedule.sigma(times)
-        drift, diffusion = schedule.drift(times), schedule.diffusion(times)
+        """The levels at each of ``times`` (N,) or (N,B) float64, for a state ``like`` (B,C,H,W).
+
+        The schedule gets copies of the times, into which it may write.
+        """
+        functions = (schedule.scale, schedule.sigma, schedule.drift, schedule.diffusion)
+        scale, sigma, drift, diffusion = (function(times.clone()) for function in functions)
         level = sigma.to(like)
         level = level if level.ndim > 1 else level[:, None].expand(-1, len(like))
         columns: Iterable[tuple[Tensor, ...]] = zip(

@@ -103,8 +103,8 @@ MUTANTS = (
             "torch.autograd.grad(potential.mean(), x, create_graph=recording)",
         ),
         (
-            "potential = self.log_potential(x, sigma, *embedding)\n",
-            "potential = self.log_potential(x, sigma, *(e.detach() for e in embedding))\n",
+            "potential = self.log_potential(*copied(x, sigma, *embedding))\n",
+            "potential = self.log_potential(*copied(x, sigma, *(e.detach() for e in embedding)))\n",
         ),
     ),
     *_mutants(
