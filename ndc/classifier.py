@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.checks.images import check_near_pixels, check_rows
 from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_ratio
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.engine.engine import Engine
@@ -132,7 +133,8 @@ class NoisedDiffusionClassifier(Classifier):
         return {"denoised": to_pixel(self._centre(to_model(image)))} if self.variant == "apndc" else {}
 
     def _terms(self, image: Tensor, noise: Noise | None) -> LikelihoodTerms:
-        noise = Noise.or_fresh(noise, image).to(image.device)
+        noise = Noise.or_fresh(noise, check_near_pixels(image)).to(image.device)
+        check_rows(noise, image)
         x = self._centre(to_model(image))
         anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
         inputs = BoundInput(x, anchor, noise.stream("ndc"))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from common.checks.images import check_near_pixels, check_rows
+from common.checks.images import check_near_pixels, check_rows, check_weights_dtype
 from common.checks.settings import check_part
 from common.diffusion.bound_denoiser import BoundDenoiser
 from common.diffusion.denoisers import noise_range
@@ -118,7 +118,7 @@ class DiffusionPurifier(Purifier):
     def diffused(self, x0: Tensor, noise: Noise, t: Tensor) -> Tensor:
         """x_t = s(t) (x0 + sigma(t) z_0), model frame, at t () or (B,) float64."""
         z = noise.normal(0, x0.shape[1:]).to(x0) if self.adds_noise else torch.zeros_like(x0)
-        return per_row(self.schedule.scale(t), x0) * (x0 + per_row(self.schedule.sigma(t), x0) * z)
+        return per_row(self.schedule.scale(t.clone()), x0) * (x0 + per_row(self.schedule.sigma(t.clone()), x0) * z)
 
     def sampler(self, noise: Noise | None = None) -> Sampler:
         """Schedule, solver and times of a purification under ``noise``; None: the extremes over all noises."""
@@ -140,6 +140,7 @@ class DiffusionPurifier(Purifier):
 
     def _noise(self, image: Tensor, noise: Noise | None) -> Noise:
         noise = Noise.or_fresh(noise, check_near_pixels(image))
+        check_weights_dtype(image, self)
         check_rows(noise, image)
         return noise.to(image.device)
 

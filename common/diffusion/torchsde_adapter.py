@@ -88,6 +88,8 @@ def integrate_adjoint(
     schedule: Schedule, denoise: BoundDenoiser, x: Tensor, times: Sequence[float], z: Increments, **options: Any
 ) -> Tensor:
     """``torchsde.sdeint_adjoint`` by Euler's method over all ``times``; gradients reach x and ``denoise.tensors``."""
+    if not len(x):  # torchsde cannot differentiate an empty state
+        return x.clone()
     y = x.flatten(1)
     sde = ReverseSDE(schedule, denoise, x)
     ends = torch.tensor([-times[0], -times[-1]], dtype=torch.float64)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from common.checks.images import check_layout, check_logits, check_purified
+from common.checks.images import check_layout, check_logits, check_purified, check_weights_dtype
 from common.checks.settings import check_number, check_optional, check_part, check_positive, check_sequence
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -70,7 +70,7 @@ def _checked_copies(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Copies of the inputs of a call. Raises ``ValueError`` unless images are floats (B,C,H,W)."""
     for image in (*inputs[:1], *([named["image"]] if "image" in named else [])):
-        check_layout(image)
+        check_weights_dtype(check_layout(image), classifier)
     return copied(*inputs), dict(zip(named, copied(*named.values()), strict=True))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.checks.settings import check_part
 from common.noise import Noise
-from common.robustness.attacks.attack import Attack, check_attack
+from common.robustness.attacks.attack import Attack, check_attack, is_empty
 from common.robustness.classifiers import Classifier
 from common.robustness.threats.threat import Threat
 
@@ -47,7 +47,7 @@ class Transfer(Attack):
         return replace(self, attack=self.attack.vary(**changes))
 
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
-        if not len(image):
+        if is_empty(image, label, noise):
             return image.clone()
         source = self.source.freeze().to(image.device)
         return self.attack(source, image, label, threat, noise)
