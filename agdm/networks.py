@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.checks.settings import check_count, check_flag, check_optional, check_part, check_sequence, check_text
+from common.checks.settings import check_flag, check_optional, check_part, check_sequence, check_size, check_text
 from common.units import to_pixel
 
 
@@ -94,10 +94,10 @@ class GuidanceNetwork(nn.Module):
         time: bool = True,
     ) -> None:
         super().__init__()
-        check_count("in_channels", in_channels)
-        check_count("num_classes", num_classes, 2)
-        check_count("width", width)
-        check_sequence("strides", strides, check_count)
+        check_size("in_channels", in_channels)
+        check_size("num_classes", num_classes, 2)
+        check_size("width", width)
+        check_sequence("strides", strides, check_size)
         check_flag("time", time)
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
@@ -170,7 +170,7 @@ class AdaptedNetwork(nn.Module):
         check_flag("time", time)
         check_optional(check_text, "film", film)
         check_optional(check_text, "head", head)
-        check_count("time_dim", time_dim)
+        check_size("time_dim", time_dim)
         linear = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
         if not linear or (head is not None and head not in linear):
             raise ValueError(f"head must name a linear layer, one of {linear[-3:]}; got {head!r}")

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_not_negative, check_optional, check_part
+from common.checks.settings import check_not_negative, check_optional, check_part, check_size
 
 __all__ = ["ExactDenoiser", "GaussianMixture"]
 
@@ -55,7 +55,7 @@ class GaussianMixture(nn.Module):
         ):
             raise ValueError(f"means must be finite floats (M, ...); got {means.dtype} of shape {tuple(means.shape)}")
         stds = check_part("stds", stds, Tensor) if isinstance(stds, Tensor) else check_not_negative("stds", stds)
-        check_optional(check_count, "num_classes", num_classes)
+        check_optional(check_size, "num_classes", num_classes)
         components = len(means)
         weights = torch.ones(components) if weights is None else check_part("weights", weights, Tensor)
         labels = torch.arange(components) if labels is None else check_part("labels", labels, Tensor)

@@ -42,5 +42,5 @@ def parse_number(value: float | str) -> float:
     """
     try:
         return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"expected a number or a ratio such as 8/255; got {value!r}") from error

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from common.checks.settings import check_count, check_optional, check_part, check_positive, check_sequence
+from common.checks.settings import check_optional, check_part, check_positive, check_sequence, check_size
 from common.diffusion.composed import Chain, Repeated
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.modes import Surrogate, as_differentiation
@@ -29,8 +29,8 @@ class Block:
 
     def __post_init__(self) -> None:
         check_positive("t_star", self.t_star)
-        check_count("rounds", self.rounds)
-        check_optional(check_count, "surrogate", self.surrogate)
+        check_size("rounds", self.rounds)
+        check_optional(check_size, "surrogate", self.surrogate)
 
     def mode(self, exact: Differentiation) -> Differentiation:
         """Differentiation mode of the block: ``exact``, or its surrogate."""

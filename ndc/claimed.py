@@ -7,7 +7,7 @@ from typing import Literal, TypeGuard, get_args
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_count, check_one_of
+from common.checks.settings import check_count, check_one_of, check_size
 from common.noise import Noise
 from common.robustness.certification.certificate import Certificate
 from common.robustness.classifiers import Classifier
@@ -38,7 +38,7 @@ class Claimed(ExpectedLogits[NoisedDiffusionClassifier]):
     constants: Constants = "reference"
 
     def __post_init__(self) -> None:
-        check_count("num_classes", self.num_classes, 2)
+        check_size("num_classes", self.num_classes, 2)
         check_count("samples, draws of the noise,", self.samples)
         check_one_of("constants", self.constants, get_args(Constants))
 

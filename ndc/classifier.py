@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.checks.images import check_near_pixels, check_rows
-from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_ratio
+from common.checks.settings import check_one_of, check_optional, check_part, check_ratio, check_size
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.engine.engine import Engine
 from common.noise import Noise
@@ -80,7 +80,7 @@ class NoisedDiffusionClassifier(Classifier):
         check_optional(check_denoiser, "unconditional", unconditional)
         self.denoiser, self.unconditional = denoiser, unconditional
         self.num_classes, self.sigma, self.variant = num_classes, check_ratio("sigma", sigma), variant
-        self.nodes = nodes if isinstance(nodes, Nodes) else Nodes(check_count("nodes", nodes, 2))
+        self.nodes = nodes if isinstance(nodes, Nodes) else Nodes(check_size("nodes", nodes, 2))
         self.weight, self.elimination = weight_of(weight), elimination
         self.posterior = Posterior() if posterior is None else posterior
         self.engine = Engine() if engine is None else engine
@@ -169,7 +169,7 @@ def _check_input(variant: str, sigma: float) -> None:
 
 
 def _check_classes(denoiser: Denoiser, num_classes: int) -> None:
-    check_count("num_classes", num_classes, 2)
+    check_size("num_classes", num_classes, 2)
     if denoiser.num_classes is None:
         raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")
     if denoiser.num_classes != num_classes:

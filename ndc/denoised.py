@@ -2,7 +2,7 @@
 
 import torch
 
-from common.checks.settings import check_count, check_length
+from common.checks.settings import check_count, check_length, check_size
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
@@ -39,7 +39,7 @@ class Denoising(DiffusionPurifier):
     ) -> None:
         level = sigma_to_model(check_length("sigma, the noise in the image,", sigma))
         check_denoiser("denoiser", denoiser)
-        check_count("steps", steps)
+        check_size("steps", steps)
         as_solver(solver)  # of one step it has no effect
         check_input_level(denoiser, level)
         schedule = VP() if schedule is None else check_schedule("schedule", schedule)

@@ -69,7 +69,7 @@ class Elimination:
 
     def __post_init__(self) -> None:
         check_not_negative("errors", self.errors)
-        if self.margin != math.inf:
+        if not (isinstance(self.margin, float) and self.margin == math.inf):
             check_not_negative("margin", self.margin, note="It may be infinite")
         check_optional(check_sequence, "stages, numbers of nodes,", self.stages, check_count)
         self._check_keep()

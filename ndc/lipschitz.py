@@ -41,7 +41,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_count, check_number, check_one_of
+from common.checks.settings import check_count, check_number, check_one_of, check_size
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.certificate import Certificate
@@ -80,7 +80,7 @@ class Lipschitz(ExpectedLogits[BoundedDiffusionClassifier]):
     law: Law = "strong"
 
     def __post_init__(self) -> None:
-        check_count("num_classes", self.num_classes, 2)
+        check_size("num_classes", self.num_classes, 2)
         check_count("samples, draws of the noise,", self.samples, 2)
         check_number("alpha, the chance of a wrong certificate,", self.alpha, above=0, below=1)
         check_one_of("law", self.law, get_args(Law))

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_count, check_flag, check_one_of, check_optional, check_positive
+from common.checks.settings import check_flag, check_one_of, check_optional, check_positive, check_size
 from ndc.noise_weights import Weight
 
 NodeRule = Literal["equal", "log", "linspace", "reference"]
@@ -46,7 +46,7 @@ class Nodes:
     control: bool = True
 
     def __post_init__(self) -> None:
-        check_count("the count of nodes, levels of an integral,", self.count, 2)
+        check_size("the count of nodes, levels of an integral,", self.count, 2)
         check_one_of("rule", self.rule, get_args(NodeRule))
         check_optional(check_positive, "sigma_min", self.sigma_min)
         check_optional(check_positive, "sigma_max", self.sigma_max)

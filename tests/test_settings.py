@@ -8,9 +8,27 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+import pytest
+import robust_diffusion as rd
+import torch
+
+from common.checks.settings import check_count, check_fraction, check_length, check_number, check_ratio
 from tests.public_classes import arguments_of, classes, examples
 
-BAD = {"inf": math.inf, "nan": math.nan, "-1": -1, "0": 0, "0.5": 0.5, "True": True, "abc": "abc", "[]": []}
+BAD = {
+    "inf": math.inf,
+    "nan": math.nan,
+    "-1": -1,
+    "0": 0,
+    "0.5": 0.5,
+    "True": True,
+    "abc": "abc",
+    "[]": [],
+    "huge": 10**400,  # no float holds it
+    "-huge": -(10**400),
+    "array": np.array([1.0, math.nan]),
+}
 
 USUAL = {bool: {"True"}, float: {"0.5"}, str: {"abc"}, Path: {"abc"}}
 """Values that an argument of a type may accept; of the choices in a Literal it is none of these."""
@@ -30,6 +48,7 @@ OTHERS = {
     "0": """
         GuidanceClassifier.sigma Noise.depth Staged.pool Staged.pool_targets Staged.random Staged.refinements
         Staged.targets Staged.warm Summary.n""",
+    "array": "Step.draws",
     "inf": "Elimination.margin ThreatModel.norm",
     "[]": """
         ADM.attention_resolutions AttackedRecord.curve AttackedRecord.random_predictions Certificate.undecided
@@ -102,3 +121,23 @@ def test_examples_are_accepted(tmp_path):
     (tmp_path / "indices.txt").write_text("0")
     built = {name: one(**examples(tmp_path)[name]) for name, one in classes().items() if name not in OPTIONAL}
     assert all(isinstance(built[name], one) for name, one in classes().items() if name in built)
+
+
+def test_sizes_beyond_any_memory_are_refused_at_once():
+    """They are refused before anything is built."""
+    for build in (
+        lambda size: rd.TimeGrid.uniform(0.1, steps=size),
+        lambda size: rd.GaussianMixture(torch.rand(2, 1, 4, 4), 0.1, num_classes=size),
+        lambda size: rd.SmallCNN(num_classes=size, in_channels=1),
+        lambda size: rd.DDPM(num_steps=size),
+    ):
+        for size in (10**7, 10**12, 10**400):
+            with pytest.raises(ValueError, match=r"(steps|num_classes) must be an integer >= \d and <= 1e\+06"):
+                build(size)
+
+
+def test_a_count_is_an_integer_of_pytorch_and_a_number_a_float():
+    assert check_count("n", 2**63 - 1) == 2**63 - 1
+    for check in (check_count, check_number, check_ratio, check_length, check_fraction):
+        with pytest.raises(ValueError, match="n must be"):
+            check("n", 10**400)

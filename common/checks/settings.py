@@ -38,14 +38,28 @@ LEAST = 2.0**-126
 SEEDS = 2**63
 """Seeds of ``Noise`` are below it."""
 
+COUNTS = 2**63 - 1
+"""The largest count: PyTorch's integers hold no more."""
+
+SIZES = 1_000_000
+"""The largest size of something that is built in memory; no network, grid or batch comes near it."""
+
 
 def check_number(name: str, value: Any, note: str = "", **bounds: float) -> float:
     """A finite number within the ``bounds``, any of ``above``, ``at_least``, ``below`` and ``at_most``."""
-    plain = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    plain = isinstance(value, Real) and not isinstance(value, bool) and is_finite(value)
     if not plain or not all(_BOUNDS[kind][1](value, bound) for kind, bound in bounds.items()):
         limits = " and ".join(f"{_BOUNDS[kind][0]} {bound:g}" for kind, bound in bounds.items())
         raise ValueError(refusal(name, f"a finite number {limits}".rstrip(), value, note))
     return value  # type: ignore[no-any-return]
+
+
+def is_finite(value: Any) -> bool:
+    """True for a number that a float holds, up to rounding; an integer may be larger than all floats."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_positive(name: str, value: Any, note: str = "") -> float:
@@ -92,13 +106,19 @@ def _parsed(name: str, value: Any, note: str) -> float:
         raise ValueError(refusal(name, "a number or a ratio such as 8/255", value, note)) from error
 
 
-def check_count(name: str, value: Any, at_least: int = 1, at_most: float = math.inf, note: str = "") -> int:
-    """An integer of at least ``at_least``."""
+def check_count(name: str, value: Any, at_least: int = 1, at_most: float = COUNTS, note: str = "") -> int:
+    """An integer of at least ``at_least`` and at most ``at_most``, which is named where it matters."""
     plain = isinstance(value, Integral) and not isinstance(value, bool)
     if not plain or not at_least <= value <= at_most:
-        bounds = f">= {at_least}" + (f" and <= {at_most:g}" if math.isfinite(at_most) else "")
+        named = at_most < COUNTS or (plain and value > at_most)
+        bounds = f">= {at_least}" + (f" and <= {at_most:g}" if named else "")
         raise ValueError(refusal(name, f"an integer {bounds}", value, note))
     return value  # type: ignore[no-any-return]
+
+
+def check_size(name: str, value: Any, at_least: int = 1, note: str = "") -> int:
+    """A count of what is built in memory, such as layers, channels, classes or steps: at most a million."""
+    return check_count(name, value, at_least, SIZES, note)
 
 
 def check_seed(name: str, value: Any, limit: int = SEEDS) -> int:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, Normalize, ToTensor
 
-from common.checks.settings import check_count, check_number, check_one_of, check_optional, check_text
+from common.checks.settings import check_number, check_one_of, check_optional, check_size, check_text
 
 CROP_ARGUMENTS = ("size", "crop_pct", "interpolation", "timm_model")  # of `Crop`, which its ``config`` states together
 
@@ -30,8 +30,8 @@ class Crop:
         interpolation: str = "bicubic",
         timm_model: str | None = None,
     ) -> None:
-        check_optional(check_count, "size, in pixels,", size, note="null leaves the size as it is")
-        check_number("crop_pct, the share of the shorter side that is kept,", crop_pct, above=0, at_most=1)
+        check_optional(check_size, "size, in pixels,", size, note="null leaves the size as it is")
+        check_number("crop_pct, the share of the shorter side that is kept,", crop_pct, at_least=0.01, at_most=1)
         check_optional(check_text, "timm_model", timm_model)
         modes = [mode.value for mode in InterpolationMode if mode != InterpolationMode.NEAREST_EXACT]
         check_one_of("interpolation", interpolation, modes)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.checks.settings import check_count, check_not_negative, check_number, check_seed, check_sequence
+from common.checks.settings import check_not_negative, check_number, check_seed, check_sequence, check_size
 from common.data.datasets import ImageDataset
 from common.data.image_data import ImageData
 from common.exact import GaussianMixture
@@ -35,10 +35,10 @@ class Synthetic(ImageData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        check_count("num_classes", num_classes, 2)
+        check_size("num_classes", num_classes, 2)
         check_number("contrast", contrast, above=0, at_most=1)
         check_not_negative("std", std)
-        if len(check_sequence("shape, (C,H,W),", shape, check_count, 3)) != 3:
+        if len(check_sequence("shape, (C,H,W),", shape, check_size, 3)) != 3:
             raise ValueError(f"shape must be (C,H,W); got {shape}")
         self.num_classes, self.shape, self.seed = num_classes, shape, check_seed("seed", seed)
         self.channels, self.contrast, self.std = shape[0], contrast, std

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.checks.images import check_layout, check_like
-from common.checks.settings import check_count, check_part, check_seed, check_sequence
+from common.checks.settings import check_part, check_seed, check_sequence, check_size
 from common.diffusion.purifiers import Purifier
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -53,7 +53,7 @@ class Repeated(Purifier):
 
     def __init__(self, purifier: Purifier, rounds: int) -> None:
         super().__init__()
-        self.purifier, self.rounds = _check_purifier("purifier", purifier), check_count("rounds", rounds)
+        self.purifier, self.rounds = _check_purifier("purifier", purifier), check_size("rounds", rounds)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
@@ -74,7 +74,7 @@ class Resized(Purifier):
 
     def __init__(self, purifier: Purifier, size: int | tuple[int, int]) -> None:
         super().__init__()
-        sides = check_sequence("size", size if isinstance(size, Sequence) else [size], check_count)
+        sides = check_sequence("size", size if isinstance(size, Sequence) else [size], check_size)
         if len(sides) > 2:
             raise ValueError(f"size must be a side or (height, width) in pixels; got {size}")
         self.size: tuple[int, int] = (sides[0], sides[-1])

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, Protocol, cast, get_args
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_count, check_one_of, check_positive, refusal
+from common.checks.settings import check_one_of, check_positive, check_size, refusal
 
 
 class Schedule(Protocol):
@@ -146,7 +146,7 @@ class DDPM(_VariancePreserving):
         self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, betas: Betas = "linear"
     ) -> None:
         check_one_of("betas", betas, get_args(Betas))
-        check_count("num_steps", num_steps)
+        check_size("num_steps", num_steps)
         check_positive("beta_start", beta_start)
         check_positive("beta_end", beta_end)
         if not 0 < beta_start <= beta_end < 1:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from common.checks.settings import check_count, check_number, check_part, check_positive, check_sequence, refusal
+from common.checks.settings import check_number, check_part, check_positive, check_sequence, check_size, refusal
 
 
 class Grid(Protocol):
@@ -64,7 +64,7 @@ class TimeGrid:
         if not 0 <= check_number("t_end", t_end) < t_star:
             raise ValueError(f"t_end must be in [0, t_star); got t_end={t_end}, t_star={t_star}")
         if steps is not None:
-            check_count("steps", steps, note="None takes steps of dt")
+            check_size("steps", steps, note="None takes steps of dt")
             return cls((*(t_star + (t_end - t_star) * (k / steps) for k in range(steps)), t_end))
         check_positive("dt", dt)
         count = max(1, math.ceil((t_star - t_end) / dt - 1e-9))

@@ -31,7 +31,7 @@ class MicroBatches:
     """
 
     def __init__(self, batch_size: BatchSize) -> None:
-        if batch_size != "auto":
+        if not (isinstance(batch_size, str) and batch_size == "auto"):
             check_count("batch_size", batch_size)
         self.batch_size = batch_size
         self._searches: dict[tuple[object, ...], SizeSearch] = {}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_one_of, check_sequence
+from common.checks.settings import check_one_of, check_sequence, check_size
 
 Block = Literal["bottleneck", "basic"]
 
@@ -86,10 +86,10 @@ class CIFARResNet(nn.Module):
         block: Block = "bottleneck",
     ) -> None:
         super().__init__()
-        check_count("num_classes", num_classes)
-        check_count("in_channels", in_channels)
+        check_size("num_classes", num_classes)
+        check_size("in_channels", in_channels)
         check_one_of("block", block, get_args(Block))
-        if len(check_sequence("blocks", blocks, check_count, 0)) != 4:
+        if len(check_sequence("blocks", blocks, check_size, 0)) != 4:
             raise ValueError(f"blocks must be four numbers of at least 1, e.g. [3, 4, 6, 3]; got {list(blocks)}.")
         self.config: dict[str, Any] = {
             "num_classes": num_classes,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_number, check_one_of
+from common.checks.settings import check_number, check_one_of, check_size
 
 Activation = Literal["relu", "silu", "gelu", "softplus"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}
@@ -29,11 +29,11 @@ class SmallCNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_count("num_classes", num_classes)
-        check_count("in_channels", in_channels)
+        check_size("num_classes", num_classes)
+        check_size("in_channels", in_channels)
         check_one_of("activation", activation, ACTIVATIONS)
         check_number("dropout", dropout, at_least=0, below=1)
-        if check_count("width", width, note="It is a multiple of 8") % 8:
+        if check_size("width", width, note="It is a multiple of 8") % 8:
             raise ValueError(f"width must be a positive multiple of 8; got {width}.")
         self.config = {
             "num_classes": num_classes,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_flag, check_mapping, check_optional, check_text
+from common.checks.settings import check_flag, check_mapping, check_optional, check_size, check_text
 
 FIXED = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 """Arguments of ``timm.create_model`` that name weights or files: a description from elsewhere must not choose them."""
@@ -52,8 +52,8 @@ class TimmNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_text("name", name)
-        check_optional(check_count, "num_classes", num_classes)
-        check_count("in_channels", in_channels)
+        check_optional(check_size, "num_classes", num_classes)
+        check_size("in_channels", in_channels)
         check_optional(check_mapping, "options", options)
         flags = {"pretrained": pretrained, "normalise": normalise, "resize": resize, "small_images": small_images}
         for argument, setting in flags.items():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_positive, check_sequence
+from common.checks.settings import check_positive, check_sequence, check_size
 
 PATCH = 2
 """Side of the whitened patches in pixels."""
@@ -32,9 +32,9 @@ class WhitenedConvNet(nn.Module):
         temperature: float = 9.0,
     ) -> None:
         super().__init__()
-        check_count("num_classes", num_classes)
-        check_count("in_channels", in_channels)
-        check_sequence("widths, the stages' channels,", widths, check_count)
+        check_size("num_classes", num_classes)
+        check_size("in_channels", in_channels)
+        check_sequence("widths, the stages' channels,", widths, check_size)
         check_positive("temperature", temperature)
         self.config = {
             "num_classes": num_classes,

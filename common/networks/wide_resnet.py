@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_flag, check_number, check_one_of
+from common.checks.settings import check_flag, check_number, check_one_of, check_size
 from common.networks.small_cnn import ACTIVATIONS, Activation
 
 Norm = Literal["batch", "group"]
@@ -93,7 +93,7 @@ class WideResNet(nn.Module):
         super().__init__()
         sizes = {"depth": depth, "widen_factor": widen_factor, "num_classes": num_classes, "in_channels": in_channels}
         for name, size in sizes.items():
-            check_count(name, size)
+            check_size(name, size)
         check_number("dropout", dropout, at_least=0, below=1)
         check_flag("sub_block1", sub_block1)
         check_flag("bias_last", bias_last)

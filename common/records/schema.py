@@ -93,9 +93,9 @@ class Record:
     cost: Cost | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.evaluator:
             raise ValueError("a record's evaluator must be a non-empty name; got ''")
-        check_fields(self)
         check_record(self)
 
     @property

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from common.checks.settings import check_count, check_function, check_not_negative, check_optional, check_part
+from common.checks.settings import (
+    check_count,
+    check_function,
+    check_not_negative,
+    check_optional,
+    check_part,
+    check_size,
+)
 from common.noise import Noise
 from common.records.fingerprint import weights_hash
 from common.robustness.adversarial_training import Objective
@@ -59,7 +66,7 @@ class ClassifierTask(TrainingTask):
         check_part("classifier", classifier, Classifier)
         check_not_negative("noise_sigma, in pixel units,", noise_sigma)
         check_optional(check_part, "purifier", purifier, nn.Module, "a purifier")
-        check_count("num_classes", num_classes, 2)
+        check_size("num_classes", num_classes, 2)
         check_optional(check_function, "objective", objective)
         check_count("val_steps", val_steps, 0)
         if objective is not None and (noise_sigma or purifier is not None):

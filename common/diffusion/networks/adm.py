@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_optional
+from common.checks.settings import check_optional, check_size
 from common.diffusion.networks import layers
 from common.diffusion.networks.edm_blocks import BlockStyle, ResampledConv, UNetBlock, embed_class
 from common.diffusion.networks.layers import ConvUpsample
@@ -285,10 +285,10 @@ def _check_adm(arguments: dict[str, Any]) -> None:
         lists="attention_resolutions",
         factors="channel_mult",
     )
-    check_optional(check_count, "num_classes", arguments["num_classes"])
+    check_optional(check_size, "num_classes", arguments["num_classes"])
     for name in ("num_head_channels", "num_heads_upsample"):
-        if isinstance(arguments[name], bool) or arguments[name] != -1:
-            check_count(name, arguments[name], note="-1 takes num_heads")
+        if type(arguments[name]) is not int or arguments[name] != -1:
+            check_size(name, arguments[name], note="-1 takes num_heads")
 
 
 class EDMADM(nn.Module):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.checks.settings import check_count, check_part
+from common.checks.settings import check_part, check_size
 
 
 class Blocked(nn.Module):
@@ -24,7 +24,7 @@ class Blocked(nn.Module):
     def __init__(self, network: nn.Module, block: int = 2) -> None:
         super().__init__()
         check_part("network", network, nn.Module, "a module")
-        self.network, self.block = network, check_count("block, the side of a block in pixels,", block)
+        self.network, self.block = network, check_size("block, the side of a block in pixels,", block)
 
     def forward(self, x: Tensor, *conditions: Tensor | None) -> Tensor:
         if x.shape[2] % self.block or x.shape[3] % self.block:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checks.settings import check_count, check_flag, check_number, check_positive, check_sequence
+from common.checks.settings import check_flag, check_number, check_positive, check_sequence, check_size
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -32,13 +32,13 @@ def check_body(scope: Mapping[str, Any], **kinds: str) -> None:
     Raises ``ValueError`` with the name.
     """
     checks: dict[str, Callable[[str, Any], Any]] = {
-        "counts": check_count,
-        "sizes": partial(check_count, at_least=0),
+        "counts": check_size,
+        "sizes": partial(check_size, at_least=0),
         "rates": partial(check_number, at_least=0, below=1),
         "flags": check_flag,
-        "lists": partial(check_sequence, check=check_count, at_least=0),
+        "lists": partial(check_sequence, check=check_size, at_least=0),
         "factors": partial(check_sequence, check=check_positive),
-        "multipliers": partial(check_sequence, check=check_count),
+        "multipliers": partial(check_sequence, check=check_size),
     }
     for kind, names in kinds.items():
         for name in names.split():

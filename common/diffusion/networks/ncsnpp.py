@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.checks.settings import (
-    check_count,
     check_not_negative,
     check_number,
     check_one_of,
     check_positive,
     check_sequence,
+    check_size,
 )
 from common.diffusion.networks import layers
 from common.diffusion.networks.layers import Layer
@@ -200,7 +200,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     check_not_negative("init_scale", arguments["init_scale"])
     check_positive("fourier_scale", arguments["fourier_scale"])
     check_number("sigma_max", arguments["sigma_max"], above=check_positive("sigma_min", arguments["sigma_min"]))
-    check_count("num_scales", arguments["num_scales"], 2)
+    check_size("num_scales", arguments["num_scales"], 2)
     for name, choices in CHOICES.items():
         check_one_of(name, arguments[name], choices)
 

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from common.checks.images import check_full_precision, check_layout, check_logits, check_rows
-from common.checks.settings import check_count, check_length, check_number
+from common.checks.settings import check_count, check_length, check_number, check_size
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
@@ -50,7 +50,7 @@ class Smoothing(Certifier):
         object.__setattr__(self, "sigma", check_length("sigma", self.sigma))  # "64/255" becomes a float
         check_count("n0", self.n0)
         check_count("n", self.n)
-        check_count("num_classes", self.num_classes, 2)
+        check_size("num_classes", self.num_classes, 2)
         check_count("batch_size", self.batch_size)
         if self.n0 > self.n:
             raise ValueError(f"samples must satisfy 1 <= n0 <= n; got n0={self.n0}, n={self.n}")

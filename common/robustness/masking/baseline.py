@@ -30,7 +30,7 @@ class Baseline(Evaluator):
         check_part("attacked", self.attacked, Attacked)
         check_optional(check_part, "classifier", self.classifier, Classifier)
         check_text("called", self.called)
-        if self.seed not in (0, self.attacked.seed):
+        if not isinstance(self.seed, int | list | tuple) or self.seed not in (0, self.attacked.seed):
             raise ValueError(f"seed must be left out, or be the attack's, {self.attacked.seed}; got {self.seed!r}")
         object.__setattr__(self, "seed", self.attacked.seed)
         super().__post_init__()

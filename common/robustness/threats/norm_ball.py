@@ -128,6 +128,6 @@ def _norm(norm: float | str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if value not in _NAMES:
+    if value not in _NAMES or (isinstance(norm, int) and norm not in _NAMES):  # float("1000…") is infinite
         raise ValueError(f"norm must be 1, 2 or inf; got {norm!r}")
     return value
