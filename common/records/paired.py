@@ -89,8 +89,9 @@ def tango(won: float, lost: float, n: int, level: float = LEVEL) -> tuple[float,
     statistic is McNemar's. It keeps its level where few pairs differ, and does not collapse where none does.
 
     ``won`` and ``lost`` may be sums of shares d in [-1, 1], one per pair: since d² <= |d|, the variance of (won, lost)
-    is at most that of as many whole pairs. Of 1,365 laws of d (10 to 512 pairs, 2 to 100 % of them different, 1 to 20
-    decisions) the 95 % interval misses at most 6.6 %, where Student's misses up to all.
+    is at most that of as many whole pairs. The 95 % interval misses at most 7 % of the time from 20 pairs on, where up
+    to 90 % are won or lost; Student's misses up to all. With nearly all pairs won and few lost it misses more: 98 % and
+    1 % of 10 pairs, 10 %; 98 % and 0.5 % of 32 pairs, 7.3 %.
     """
     if not (n >= 1 and won >= 0 and lost >= 0 and won + lost <= n):
         raise ValueError(f"won and lost pairs must add up to at most n >= 1; got {won} and {lost} of {n}")

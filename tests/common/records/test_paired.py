@@ -149,6 +149,27 @@ def test_the_interval_of_shares_misses_at_most_7_percent_in_every_law():
     assert max(missed) > 0.04  # and it is no interval of everything
 
 
+def misses(n, p, q):
+    """Exact chance that the interval misses p - q, with chances p of a pair won and q of one lost."""
+    won, lost = (side.ravel() for side in np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij"))
+    won, lost = won[won + lost <= n], lost[won + lost <= n]
+    chance = binom.pmf(won, n, p) * binom.pmf(lost, n - won, q / (1 - p))
+    return float(chance @ ~covers(won.astype(float), lost.astype(float), n, p - q))
+
+
+@pytest.mark.parametrize("n", [20, 32, 48, 64, 128])
+def test_the_interval_misses_at_most_7_percent_where_up_to_90_percent_are_won_or_lost(n):
+    laws = [(p, q) for p in np.linspace(0.01, 0.9, 31) for q in (0, 0.001, 0.01, 0.03, 0.1, 0.3) if p + q <= 0.9]
+    assert max(misses(n, p, q) for p, q in laws) <= 0.07
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "q", "expected"), [(10, 0.98, 0.01, 0.100), (32, 0.98, 0.005, 0.073), (48, 0.98, 0.001, 0.072)]
+)
+def test_with_nearly_all_pairs_won_the_interval_misses_what_the_docstring_says(n, p, q, expected):
+    assert misses(n, p, q) == pytest.approx(expected, abs=1e-3)
+
+
 def _sum_of_counts(random, many, low, high):
     """Sums of as many draws of a uniform count in low .. high - 1."""
     if high - low == 1:
