@@ -1,13 +1,11 @@
 """Attributes of a part by name, without the runtime state of PyTorch, Lightning and this project."""
 
-import copyreg
 import hashlib
 import inspect
 import io
 import re
-import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
 from typing import Any
@@ -17,17 +15,17 @@ import torch
 from torch import fx, nn
 
 from common.naming.public_names import is_ours, public_name
-from common.records.callables import name_of
+from common.records.methods import methods_of, of_library
+from common.records.pickling import is_installed, object_data
 
+METHODS = "methods of the class"
 _MODULE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_LIBRARIES = {*sys.stdlib_module_names, "torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy"}
 _OF_CLASSES = {"not_identifying", "identifies_nothing", "_is_protocol", "_is_runtime_protocol", "_abc_impl"}
 _LOADING = {"batch_size", "workers", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor"}
 _LEFT_OUT: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 _DEBUG = re.compile(r"\.debug_pkl$|serialization_id$|traced_inputs|/version$")  # entries of TorchScript archives
 _NUMBER = re.compile(rb"[./]___torch_mangle_\d+")
-_WITHOUT_STATE = {"_thread", "threading"}  # modules of locks
 
 
 def class_name(part: Any) -> str:
@@ -46,10 +44,20 @@ def identity_of(part: Any) -> Mapping[str, Any] | None:
     return identity if isinstance(identity, Mapping) else {"identity": identity}
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` compiled; any other as it is."""
-    inner = vars(module).get("_modules", {}).get("_orig_mod")
+def unwrapped(module: Any) -> Any:
+    """The module that ``torch.compile`` compiled; any other part as it is."""
+    inner = vars(module).get("_modules", {}).get("_orig_mod") if isinstance(module, nn.Module) else None
     return unwrapped(inner) if isinstance(inner, nn.Module) else module
+
+
+def parts_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Parts at any depth by name, in their order, without those inside a part that has an ``identity``."""
+    hidden = left_out(type(module))
+    for name, part in module._modules.items():
+        if part is not None and name not in hidden:
+            yield name, unwrapped(part)
+            if identity_of(part) is None:
+                yield from ((f"{name}.{inner}", one) for inner, one in parts_of(unwrapped(part)))
 
 
 def attributes_of(part: Any) -> list[tuple[str, Any]]:
@@ -62,12 +70,20 @@ def attributes_of(part: Any) -> list[tuple[str, Any]]:
     elif is_ours(type(part)):
         held = dict(getattr(part, "__dict__", {}))
     else:
-        held = _class_data(type(part)) | _object_data(part)
+        held = _class_data(type(part)) | object_data(part)
+    if methods := methods_of(type(part)):
+        held[METHODS] = methods
     hidden = left_out(type(part))
     if "_hparams" in held and _lightning_base(type(part)) == "LightningDataModule":
         held["_hparams"] = {name: value for name, value in held["_hparams"].items() if name not in hidden}
     kept = {name: value for name, value in held.items() if name not in hidden}
     return sorted((name, value) for name, value in kept.items() if not _identifies_nothing(value))
+
+
+def attributes_of_class(cls: type) -> list[tuple[str, Any]]:
+    """(name, value) of what a class holds that may decide numbers: data, and values that its methods hold."""
+    methods = methods_of(cls)
+    return sorted((_class_data(cls) | ({METHODS: methods} if methods else {})).items())
 
 
 def unsaved_arguments(part: Any) -> list[str]:
@@ -100,13 +116,15 @@ def _class_data(cls: type) -> dict[str, Any]:
     """Data among the class attributes of classes from elsewhere; methods, properties and nested names are code."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        if base.__module__.split(".")[0] in _LIBRARIES or is_ours(base):
+        if of_library(base) or is_ours(base):
             continue
         for name, value in vars(base).items():
             if name.startswith("__") or name in _OF_CLASSES or _is_code(value, base):
                 found.pop(name, None)
-            else:
+            elif not hasattr(type(value), "__get__") or isinstance(value, staticmethod):
                 found[name] = value.__func__ if isinstance(value, staticmethod) else value
+            elif held := {key: one for key, one in vars(value).items() if key[:2] != "__" and not _is_code(one, base)}:
+                found[name] = held
     return found
 
 
@@ -114,7 +132,9 @@ def _is_code(value: Any, owner: type) -> bool:
     if isinstance(value, staticmethod | type):
         inner: Any = value.__func__ if isinstance(value, staticmethod) else value
         return bool(getattr(inner, "__qualname__", "").startswith(f"{owner.__qualname__}."))
-    return hasattr(type(value), "__get__")  # functions, properties and other descriptors
+    kind = type(value)
+    plain = of_library(kind) or is_ours(kind) or is_installed(kind) or not hasattr(value, "__dict__")
+    return hasattr(kind, "__get__") and plain  # functions, properties and other descriptors without settings
 
 
 def _module_data(module: nn.Module) -> dict[str, Any]:
@@ -129,36 +149,14 @@ def _module_data(module: nn.Module) -> dict[str, Any]:
     return {**own, **buffers, **parts, **({"hooks": hooks} if hooks else {})}
 
 
-def _object_data(part: Any) -> dict[str, Any]:
-    """State of an object as pickling and copying take it."""
-    if type(part).__module__ in _WITHOUT_STATE:
-        return {}
-    reduced = part.__reduce_ex__(4)
-    if isinstance(reduced, str):
-        return {"name": reduced}
-    make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-    held: dict[str, Any] = {}
-    if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
-        held["made by"], arguments = name_of(make), (None, *arguments)
-    if arguments[1:]:
-        held["arguments"] = list(arguments[1:])
-    for place, entry in enumerate(state if isinstance(state, tuple) else (state,)):
-        held |= entry if _names(entry) else {} if entry is None else {f"state {place}": entry}
-    return held | _listed("items", items) | _listed("pairs", pairs)
-
-
-def _names(state: Any) -> bool:
-    return isinstance(state, dict) and all(isinstance(name, str) for name in state)
-
-
-def _listed(name: str, values: Iterable[Any] | None) -> dict[str, Any]:
-    return {} if values is None else {name: list(values)}
+def of_lightning(cls: type) -> bool:
+    """True for a class of Lightning."""
+    return cls.__module__.startswith(("lightning.", "pytorch_lightning."))
 
 
 def _lightning_base(cls: type) -> str:
     """Name of the base class of Lightning that a class derives from; "" if there is none."""
-    of_lightning = (base for base in cls.__mro__ if base.__module__.startswith(("lightning.", "pytorch_lightning.")))
-    names = (base.__name__ for base in of_lightning)
+    names = (base.__name__ for base in cls.__mro__ if of_lightning(base))
     return next((name for name in names if name in ("LightningModule", "LightningDataModule")), "")
 
 

@@ -32,13 +32,20 @@ def owner_of(part: Any) -> Any:
 def why_undetermined(part: Callable[..., Any]) -> str:
     """Reason why a function's name does not tell what it computes; "" if an import finds this very function."""
     name = getattr(part, "__qualname__", "")
+    if isinstance(part, np.ufunc) and part.__name__.endswith("(vectorized)"):
+        return "a function of numpy.frompyfunc"
     if not isinstance(part, FunctionType):
         return ""
-    found: Any = sys.modules.get(part.__module__)
-    for attribute in name.split("."):
-        found = getattr(found, attribute, None)
-    if found is part or inspect.unwrap(found, stop=lambda inner: inner is part) is part if callable(found) else False:
+    if found_by_import(part):
         return ""
     if "<lambda>" in name:
         return "a lambda"
     return "a closure" if part.__closure__ else "a function that no import finds"
+
+
+def found_by_import(part: Any) -> bool:
+    """True if the module and name of a function or other object lead to it, or to a decorated form of it."""
+    found: Any = sys.modules.get(getattr(part, "__module__", None) or "")
+    for attribute in getattr(part, "__qualname__", getattr(part, "__name__", "")).split("."):
+        found = getattr(found, attribute, None)
+    return callable(found) and (found is part or inspect.unwrap(found, stop=lambda inner: inner is part) is part)

@@ -1,5 +1,7 @@
-"""Nested descriptions of a run's parts by dotted paths, and the places where two of them differ."""
+"""Nested descriptions of a run's parts: by dotted paths, their hash, and the places where two of them differ."""
 
+import hashlib
+import json
 from typing import Any
 
 
@@ -16,3 +18,8 @@ def differences(first: Any, second: Any) -> list[tuple[str, Any, Any]]:
     """(dotted path, first value, second value) wherever two descriptions differ; a missing value is None."""
     one, other = flattened(first), flattened(second)
     return [(path, one.get(path), other.get(path)) for path in {**one, **other} if one.get(path) != other.get(path)]
+
+
+def hash_of(description: Any) -> str:
+    """sha256 of a description, whatever the order of the keys in it."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

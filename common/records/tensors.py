@@ -1,6 +1,7 @@
 """Bytes and hashes of tensors and arrays, whatever their layout."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,45 @@ def weights_hash(module: nn.Module) -> str:
 
     Names are those before ``torch.compile``.
     """
+    return tensors_hash({name.replace("_orig_mod.", ""): value for name, value in saved_tensors(module).items()})
+
+
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a state dict: parameters and buffers themselves, where the module's own ``state_dict`` allows it.
+
+    Extra state is described with the other attributes.
+    """
+    try:
+        state = module.state_dict(keep_vars=True)
+    except TypeError:  # a method of the module's own, without this argument
+        state = module.state_dict()
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def weights_of(module: nn.Module, recurse: bool = True) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, also those that the state dict leaves out; ``recurse`` into parts."""
+    parameters, buffers = module.named_parameters(recurse=recurse), module.named_buffers(recurse=recurse)
+    found = {**dict(parameters), **dict(buffers)}
+    for name, inner in module.named_modules() if recurse else [("", module)]:
+        for buffer in inner._non_persistent_buffers_set:
+            found.pop(f"{name}.{buffer}".lstrip("."), None)
+    return found
+
+
+def storage_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Key of the values of a tensor in memory, the same for the detached tensor of a state dict."""
+    try:
+        return tensor.data_ptr(), tensor.shape, tensor.dtype
+    except (RuntimeError, NotImplementedError):  # a layout without one storage
+        return (id(tensor),)
+
+
+def tensors_hash(named: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and values, in name order."""
     digest = hashlib.sha256()
-    named = {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
     for name, value in sorted(named.items()):
-        if isinstance(value, Tensor):  # extra state is described with the other attributes
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(tensor_bytes(value))
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
 
 
@@ -50,27 +84,12 @@ def described_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
     if array.size <= FEW:
         return plain | {"values": _listed(array.flatten().tolist())}
+    if isinstance(array, np.ma.MaskedArray):
+        plain["mask"] = described_array(np.ma.getmaskarray(array))
+        array = np.ma.getdata(array)
     return plain | {"sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}
 
 
 def _listed(values: list[Any]) -> list[Any]:
     """Numbers that JSON has as they are, others as text."""
     return [value if isinstance(value, bool | int | str) else str(value) for value in values]
-
-
-def checksums(module: nn.Module) -> dict[str, int]:
-    """Sum of the bits of every parameter and persistent floating-point buffer: much cheaper than `weights_hash`."""
-    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    sums = {name: _bit_sum(value) for name, value in own.items() if value.is_floating_point() and value.numel()}
-    if not sums:
-        return {}
-    device = next(iter(sums.values())).device
-    return dict(zip(sums, torch.stack([total.to(device) for total in sums.values()]).tolist(), strict=True))
-
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _bit_sum(value: Tensor) -> Tensor:
-    dense = value.detach() if value.layout is torch.strided else value.detach().to_dense()
-    return dense.view(_INTEGERS[dense.element_size()]).sum(dtype=torch.int64)

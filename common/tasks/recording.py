@@ -9,11 +9,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate, default_convert
 
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
 from common.files.locking import lock
+from common.records.attributes import attributes_of_class, class_name
 from common.records.fingerprint import identity, settings
 from common.records.rows import UNDETERMINED
 from common.records.schema import Record, Source
@@ -23,6 +24,8 @@ from common.robustness.evaluation.evaluator import Evaluator
 from common.tasks.resuming import check_indices
 from common.tasks.weights_in_use import WeightsInUse
 
+_OF_LOADERS = {*vars(DataLoader(TensorDataset(torch.zeros(1))))}
+
 
 @dataclass(frozen=True)
 class RecordedSuite:
@@ -30,7 +33,7 @@ class RecordedSuite:
 
     ``done[source]``: indices of the images that had a record of this evaluation when the directory was opened.
     ``first``: indices of the test's first images, in order, as many as the largest ``limit`` of an evaluator.
-    ``weights``: checksums of the weights that identify the records.
+    ``weights``: checksums of the weights and other state that identify the records.
     """
 
     evaluators: Sequence[Evaluator]
@@ -47,14 +50,15 @@ class RecordedSuite:
 
         Rows of the same ``session`` were written by other ranks of this run.
         """
-        run = identity({"classifier": classifier, "evaluators": list(evaluators), "data": tested_data(trainer)})
+        parts = {"classifier": classifier, "evaluators": list(evaluators)}
+        run = identity({**parts, "data": tested_data(trainer)})
         records = Records(path, run.fingerprint, run.description, trainer.global_rank, session)
         images = dataset_of(trainer)
         check_indices(records.resumed, images, records.path)
         done = {evaluator.source: records.done(evaluator.source) for evaluator in evaluators}
         count = max((evaluator.limit or 0 for evaluator in evaluators), default=0)
         first = [int(images[position][2]) for position in range(min(count, len(images)))]
-        return cls(evaluators, records, done, first, WeightsInUse(run.modules))
+        return cls(evaluators, records, done, first, WeightsInUse(parts, run.modules, bool(records.resumed)))
 
     def lock(self) -> None:
         """Lock the directory for this process. Raises ``ValueError`` if another one writes to it."""
@@ -75,7 +79,7 @@ class RecordedSuite:
         return (batch[0][rows], batch[1][rows], batch[2][rows]) if rows else None
 
     def append(self, rows: Sequence[Record]) -> None:
-        """Append rows. Raises ``ValueError`` if the weights are no longer those that identify the records."""
+        """Append rows. Raises ``ValueError`` if weights or attributes are no longer those that were described."""
         self.weights.check()
         self.records.append(rows)
 
@@ -98,13 +102,34 @@ class RecordedSuite:
 
 
 def tested_data(trainer: L.Trainer) -> Any:
-    """The data module of a test; the data set where there is none, without the selection of its images."""
+    """The data module of a test. Where there is none, the data set without the selection of its images, and what the
+    loader and subsets of other classes do to the images.
+    """
     if (data := trainer.datamodule) is not None:  # type: ignore[attr-defined]
         return data
     images: Any = dataset_of(trainer)
+    changing: list[Any] = []
     while isinstance(images, Subset):
+        if type(images) is not Subset:
+            changing.append(_named(images, {"dataset", "indices"}))
         images = images.dataset
-    return images
+    loader = _first(trainer.test_dataloaders)
+    if type(loader) is not DataLoader and isinstance(loader, DataLoader):
+        changing.append(_named(loader, _OF_LOADERS))
+    if (collate := getattr(loader, "collate_fn", None)) not in (None, default_collate, default_convert):
+        changing.append({"collate_fn": collate})
+    return [images, *changing] if changing else images
+
+
+def _named(part: Any, others: set[str]) -> dict[str, Any]:
+    """Class and attributes of a part, without the ``others``."""
+    held = dict([*attributes_of_class(type(part)), *vars(part).items()])
+    kept = {name: value for name, value in held.items() if name not in others and "__" not in name}
+    return {"class": class_name(part), **kept}
+
+
+def _first(loaders: Any) -> Any:
+    return loaders[0] if isinstance(loaders, list) else loaders
 
 
 def declared_classes(trainer: L.Trainer) -> int | None:
@@ -116,8 +141,7 @@ def declared_classes(trainer: L.Trainer) -> int | None:
 
 def dataset_of(trainer: L.Trainer) -> LabelledImages | Sequence[Any]:
     """The data set that is tested; empty where the loader has none."""
-    loader = trainer.test_dataloaders
-    return getattr(loader[0] if isinstance(loader, list) else loader, "dataset", [])
+    return getattr(_first(trainer.test_dataloaders), "dataset", [])
 
 
 def first_batch(trainer: L.Trainer, count: int, device: torch.device) -> Batch | None:

@@ -295,6 +295,27 @@ MUTANTS = (
     ),
     # fingerprints and intervals
     *_mutants(
+        "common/records/description.py",
+        "common/records/test_hidden_values.py common/records/test_description.py",
+        ('return {"unsaved weights": hashed} if unsaved else {}', "return {}"),
+        ("self.cheap or sorted(part) == [*part]", "True"),
+    ),
+    *_mutants(
+        "common/records/methods.py",
+        "common/records/test_hidden_values.py",
+        ("found[name] = cell.cell_contents", "cell.cell_contents"),
+    ),
+    *_mutants(
+        "common/records/checksums.py",
+        "common/records/test_checksums.py common/tasks/test_drift.py",
+        ("return (values * (factor | 1)).sum()", "return values.sum()"),
+    ),
+    *_mutants(
+        "common/tasks/weights_in_use.py",
+        "common/tasks/test_drift.py",
+        ("if refused := [name for name, integer in moved.items() if not integer]:", "if refused := []:"),
+    ),
+    *_mutants(
         "common/records/intervals.py",
         "common/records/test_store.py common/records/test_paired.py common/report/test_report.py",
         ("tail = (1 - level) / 2", "tail = 1 - level"),

@@ -51,9 +51,9 @@ class Images(Dataset):
         return self.images[index], int(self.labels[index]), index
 
 
-def rows(defence, path, evaluators=None, data=None):
+def rows(defence, path, evaluators=None, data=None, loader=None):
     """Rows of a test of ``defence``, in ``path``."""
-    loader = DataLoader(Images() if data is None else data, batch_size=5)
+    loader = loader or DataLoader(Images() if data is None else data, batch_size=5)
     task = RobustTask(defence, evaluators or [Clean()], str(path), BALL, verify="off", masking=0)
     options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     L.Trainer(**options, inference_mode=False, enable_model_summary=False).test(task, loader, verbose=False)
