@@ -4,8 +4,7 @@ Everything counts: public and private attributes, buffers that no state dict hol
 and the data among the class attributes of classes from elsewhere. Left out are the names that a part's class lists in
 ``not_identifying``, values of ``functools.cached_property``, and what PyTorch and Lightning keep in every module.
 
-A part with a method ``identity()`` is described by what it returns. Lambdas, closures and objects that cannot be taken
-apart are listed as undetermined.
+A part with a method ``identity()`` is described by what it returns. Lambdas and closures are undetermined.
 """
 
 import hashlib
@@ -39,6 +38,7 @@ from common.records.callables import FUNCTIONS, found_by_import, name_of, owner_
 from common.records.checksums import tensor_checksums
 from common.records.dotted_paths import hash_of
 from common.records.methods import method_reason
+from common.records.pickling import is_installed
 from common.records.subclasses import beyond_value
 from common.records.tensors import (
     FEW,
@@ -69,7 +69,7 @@ class Describer:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     cheap: bool = False
     _hashed: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)  # in state dicts of ``modules``, by storage
-    _ordered: bool = False  # inside a part from elsewhere, which may go through a dictionary in its order
+    _ordered: bool = False  # inside a user's part, which may go through a dictionary in its order
     _known: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # with the part itself, so that its id stays
 
     def describe(self, part: Any, path: str = "", inside: bool = False) -> Any:
@@ -124,7 +124,7 @@ class Describer:
 
     @contextmanager
     def _within(self, part: Any) -> Iterator[None]:
-        outside, self._ordered = self._ordered, not is_ours(type(unwrapped(part)))
+        outside, self._ordered = self._ordered, not is_installed(type(unwrapped(part)))
         yield
         self._ordered = outside
 

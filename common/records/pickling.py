@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import FunctionType
 from typing import Any
 
+from common.naming.public_names import is_ours
 from common.records.callables import FUNCTIONS, found_by_import, name_of
 from common.records.methods import of_library
 
@@ -45,8 +46,8 @@ def _unpickled(part: Any) -> dict[str, Any]:
 
 
 def is_installed(cls: type) -> bool:
-    """True for a class of an installed package, which knows what it may leave out."""
-    return "site-packages" in (getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
+    """True for a class of an installed package or of this project, which knows what it may leave out."""
+    return is_ours(cls) or "site-packages" in (getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
 
 
 def _can_be_taken_apart(value: Any) -> bool:
