@@ -77,7 +77,10 @@ def _declared(run: Run, attacks: Sequence[Evaluation[AttackedRecord]]) -> list[s
 
 
 def attack_gradient(run: Run, attack: Evaluation[Any]) -> Finding | None:
-    """Cosine of an attack's gradient with the exact one, at its worst image; None where it takes the exact one."""
+    """Cosine of an attack's gradient with the exact one, at its worst image; None where it takes the exact one
+    and for evaluations without an attack."""
+    if "attack" not in attack.part:
+        return None
     own = find(attack.part.get("attack"), "gradient")
     name = f"{ATTACK_GRADIENT}{attack.title if own is not None else DEFENCE}"
     found = [one for check in run.gradient_checks for row in check.rows for one in row.findings if one.name == name]

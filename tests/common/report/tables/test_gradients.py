@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from common.numerics.finding import Finding
+from common.numerics.finding import ATTACK_GRADIENT, DEFENCE, Finding
 from common.records.masking.check import MaskingCheck
 from common.records.schema import AttackedRecord, GradientCheckRecord
 from common.report.headline import headline
 from common.report.page.page import page
 from common.report.runs import Run, read_runs, state
-from common.report.tables.gradients import findings, gradients
+from common.report.tables.gradients import findings, gradient_note, gradients
 from common.report.tables.protocol import protocol_table
 
 GOOD = Finding("full graph", True, 1e-9, "The gradient is that of the whole graph.")
@@ -132,3 +132,13 @@ def test_a_check_may_be_undecided():
     assert state(MaskingCheck("name", True, "It cannot tell.", decided=False)) == "undecided"
     assert state(MaskingCheck("name", True, "Yes.")) == "passed"
     assert state(MaskingCheck("name", False, "No.")) == "failed"
+
+
+def test_only_attacks_have_the_note_of_a_gradient(made, tmp_path):
+    """The defence's own adjoint, cosine 0.29: the attack that takes it is named, the clean evaluation is not."""
+    sentence = "The cosine of the gradient of the defence (Adjoint, 5 steps) with the exact one is 0.29"
+    run = made("Adjoint", n=4).clean().attacked("pgd")
+    run.verified(Finding.undecided(f"{ATTACK_GRADIENT}{DEFENCE}", sentence, 0.71))
+    (read,) = read_runs([run.write(tmp_path / "run")])
+    assert [gradient_note(read, one) for one in read.clean] == [""]
+    assert [gradient_note(read, one) for one in read.attacks] == ["Adjoint, 5 steps, cosine 0.29"]
