@@ -69,7 +69,7 @@ class Scaled(nn.Module):
         return image * self.factor
 
 
-@pytest.mark.parametrize("factor", [255, -255, 1e30])
+@pytest.mark.parametrize("factor", [255, 1000, 1e30])
 def test_a_purifier_returns_pixels(factor):
     with pytest.raises(ValueError, match=r"a purifier must return pixels in about \[0,1\]; got"):
         Purified(Scaled(factor), head())(IMAGE, NOISE)

@@ -128,13 +128,13 @@ def check_like(part: str, output: Any, image: Tensor) -> Tensor:
 
 
 def check_purified(output: Any, image: Tensor) -> Tensor:
-    """Finite output of a purifier in about [0,1], which need not be clipped."""
+    """Finite output of a purifier, which need not be clipped. Raises ``ValueError`` for grey levels of 0 to 255."""
     checked = check_like("a purifier", output, image)
     if not bool(checked.isfinite().all()):
         rows = (~checked.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
     low, high = _range(checked)
-    if not -FARTHEST <= low <= high <= FARTHEST:
+    if low >= -1 and high > FARTHEST:  # a network under attack may leave [0,1] on both sides
         raise ValueError(f"a purifier must return pixels in about [0,1]; got {low:.4g} to {high:.4g}. Divide by 255")
     return checked
 

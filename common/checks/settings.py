@@ -118,7 +118,8 @@ def check_count(name: str, value: Any, at_least: int = 1, at_most: float = COUNT
 
 def check_size(name: str, value: Any, at_least: int = 1, note: str = "") -> int:
     """A count of what is built in memory, such as layers, channels, classes or steps: at most a million."""
-    return check_count(name, value, at_least, SIZES, note)
+    huge = isinstance(value, Integral) and int(value) > SIZES  # the limit is named to those who meet it
+    return check_count(name, value, at_least, SIZES if huge else COUNTS, note)
 
 
 def check_seed(name: str, value: Any, limit: int = SEEDS) -> int:

@@ -126,7 +126,7 @@ def test_padding_rows_and_votes_are_separated(wrap):
         x = IMAGE[b : b + 1].clone().requires_grad_()
         (inner,) = (module for module in classifier.modules() if isinstance(module, DiffusionPurifier))
         with inner.recorded() as trajectories:
-            classifier(x, NOISE.rows([b]))
+            classifier(x, NOISE.rows([b]).draws(1))  # as EOT of one draw
         rows = trajectories[0].deviation()
         votes = next((module.draws for module in classifier.modules() if isinstance(module, Voting)), 1)
         (expected,) = torch.autograd.grad(rows[:votes].mean(), x)
