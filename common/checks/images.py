@@ -4,6 +4,7 @@ Shapes and dtypes are read without waiting for a device. Finiteness and range ar
 entry, not at every call of a network.
 """
 
+import math
 from collections.abc import Sized
 from typing import Any
 
@@ -130,10 +131,10 @@ def check_like(part: str, output: Any, image: Tensor) -> Tensor:
 def check_purified(output: Any, image: Tensor) -> Tensor:
     """Finite output of a purifier, which need not be clipped. Raises ``ValueError`` for grey levels of 0 to 255."""
     checked = check_like("a purifier", output, image)
-    if not bool(checked.isfinite().all()):
+    low, high = _range(checked)  # one pass: NaN is the lowest and the highest of any values
+    if not math.isfinite(low) or not math.isfinite(high):
         rows = (~checked.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
-    low, high = _range(checked)
     if low >= -1 and high > FARTHEST:  # a network under attack may leave [0,1] on both sides
         raise ValueError(f"a purifier must return pixels in about [0,1]; got {low:.4g} to {high:.4g}. Divide by 255")
     return checked

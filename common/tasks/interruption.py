@@ -39,9 +39,7 @@ class Interruptible(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         INTERRUPTS.install()
         INTERRUPTS.defer()
-        INTERRUPTS.progress = lambda: (
-            f" in epoch {trainer.current_epoch}, step {trainer.global_step}{last_saved(trainer)}"
-        )
+        INTERRUPTS.progress = lambda: place(trainer) + last_saved(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -57,15 +55,13 @@ class Interruptible(L.Callback):
     def on_test_batch_end(self, *_: Any) -> None:
         INTERRUPTS.check()
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        INTERRUPTS.install()
+    on_predict_start = on_test_start
 
     def on_predict_batch_start(self, *_: Any) -> None:
-        INTERRUPTS.defer()
-        INTERRUPTS.check()
+        self.on_test_batch_start()
 
     def on_predict_batch_end(self, *_: Any) -> None:
-        INTERRUPTS.check()
+        self.on_test_batch_end()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and (path := interrupted_checkpoint(trainer, pl_module)) is not None:
