@@ -82,6 +82,11 @@ class Stage:
         return self._path("records")
 
     @property
+    def certifies(self) -> bool:
+        """True of a test with certificates."""
+        return any(text.rpartition(".")[2] == "Certified" for text in _strings(self.settings))
+
+    @property
     def on_test_images(self) -> bool:
         """False of a test on validation images, which chooses a setting and is no result."""
         data = (self.settings.get("data") or {}).get("init_args") or {}
@@ -155,13 +160,14 @@ class Stage:
 def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console) -> None:
     """Run all stages, at most ``jobs`` side by side, as far as their weights exist.
 
-    A training that more stages wait for comes first, otherwise the order is that of ``stages``.
+    A training that more stages wait for comes first, then certifications, the longest of the tests; otherwise the order
+    is that of ``stages``.
 
     Raises `StageError` with the reason when a stage fails, and when none can start; the others are stopped.
     """
     logs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting = sorted(stages, key=lambda stage: -sum(stage.export in other.reads for other in stages))
+    waiting = sorted(stages, key=lambda s: (-sum(s.export in other.reads for other in stages), not s.certifies))
     running, start = list[Stage](), time.monotonic()
     try:
         with Live(console=console, refresh_per_second=2, transient=True) as live:

@@ -83,13 +83,14 @@ def test_a_test_on_validation_images_is_no_result(tmp_path):
 
 
 def test_trainings_that_more_stages_wait_for_start_first(tmp_path, monkeypatch):
-    """ "b" is read by two tests, "a" by one; all are ready at once and run one after the other."""
+    """ "b" is read by two tests, "a" by one, all ready at once; of the tests the longest, a certification, is first."""
     reads = {"1-a.fit": [], "2-b.fit": [], "3-c.test": ["b"], "4-d.test": ["a", "b"]}
+    evaluators = {"3-c.test": "common.robustness.Clean", "4-d.test": "Certified"}
     stages = []
     for name, files in reads.items():
         letter = name[2]
         arguments = {"export": str(tmp_path / f"{letter}.safetensors")} if name.endswith("fit") else {"records": letter}
-        parts = {"parts": [str(tmp_path / f"{file}.safetensors") for file in files]}
+        parts = {"parts": [str(tmp_path / f"{file}.safetensors") for file in files], "evaluators": evaluators.get(name)}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"model": {"init_args": {**arguments, **parts}}}))
         stages.append(Stage(tmp_path / f"{name}.yaml"))
     started = []
@@ -102,7 +103,7 @@ def test_trainings_that_more_stages_wait_for_start_first(tmp_path, monkeypatch):
     monkeypatch.setattr(Stage, "start", start)
     monkeypatch.setattr("common.experiments.stages.time.sleep", lambda seconds: None)
     run_stages(stages, tmp_path / "logs", 1, Console(quiet=True))
-    assert started == ["fit b", "fit a", "test c", "test d"]
+    assert started == ["fit b", "fit a", "test d", "test c"]
 
 
 @pytest.mark.parametrize(
