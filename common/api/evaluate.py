@@ -7,6 +7,7 @@ from common.api.arguments import Defence, Suite, as_classifier, as_suite, as_thr
 from common.api.images import as_data
 from common.api.result import Result
 from common.api.running import Settings, run_evaluation
+from common.naming.parameters import name_arguments
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.protocols import NoisyClassifier
@@ -17,6 +18,7 @@ from common.units import parse_number
 __all__ = ["certify", "evaluate"]
 
 
+@name_arguments
 def evaluate(
     defence: Defence,
     images: Any,
@@ -88,6 +90,7 @@ def evaluate(
     return run_evaluation(classifier, data, lambda classes: named.evaluators, bound, settings)
 
 
+@name_arguments
 def certify(
     defence: Defence,
     images: Any,

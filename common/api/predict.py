@@ -15,6 +15,7 @@ from common.api.probe import probe
 from common.api.running import choose_device
 from common.api.untouched import untouched
 from common.checks.settings import check_count, check_part
+from common.naming.parameters import name_arguments
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.smoothing import Smoothing
@@ -45,6 +46,7 @@ class Predictions:
         return self.classes == ABSTAIN
 
 
+@name_arguments
 def predict(
     defence: Defence,
     images: Any,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.checks.settings import check_part
+from common.naming.parameters import name_arguments
 from common.records.rows import values
 from common.records.schema import Record
 from common.records.store import Records
@@ -122,6 +123,7 @@ def _columns(row: Record) -> dict[str, Any]:
     return {"kind": row.kind.value, **values(row), "role": row.role.value, **cost}
 
 
+@name_arguments
 def compare(results: Sequence[Result]) -> Headline:
     """Headline of several results, one row each. Raises ``ValueError`` without a result."""
     if not results:

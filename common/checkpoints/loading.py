@@ -22,6 +22,7 @@ from common.checkpoints.saving import FORMAT_VERSION, METADATA_KEY
 from common.checkpoints.state import assign_state
 from common.checks.bounds import check_bound
 from common.diffusion.denoisers import Denoiser
+from common.naming.parameters import name_arguments
 from common.robustness.classifiers import Classifier
 
 M = TypeVar("M", bound=nn.Module)
@@ -74,6 +75,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
 # Named in configurations: jsonargparse accepts a loader where a part of its return type is expected -------------------
 
 
+@name_arguments
 def load_network(
     path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None, ema: bool = True
 ) -> nn.Module:
@@ -96,6 +98,7 @@ def load_network(
     return formats.as_network(load(path))
 
 
+@name_arguments
 def load_denoiser(
     path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None, ema: bool = True
 ) -> Denoiser:
@@ -109,6 +112,7 @@ def load_denoiser(
     return _as(Denoiser, formats.as_denoiser(load(path)), path)
 
 
+@name_arguments
 def load_classifier(
     path: str | Path, format: Format = "safetensors", config: dict[str, Any] | None = None, ema: bool = True
 ) -> Classifier:

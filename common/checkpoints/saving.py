@@ -14,11 +14,13 @@ from torch import nn
 from common.checkpoints.description import build_part, describe
 from common.checkpoints.state import check_finite, check_state, copy_shared
 from common.files.replacing import replacing
+from common.naming.parameters import name_arguments
 
 FORMAT_VERSION = 1
 METADATA_KEY = "robust_diffusion"
 
 
+@name_arguments
 def save(module: nn.Module, path: str | Path, notes: Mapping[str, Any] | None = None) -> Path:
     """Write a network, denoiser or classifier to a ``.safetensors`` file that `load` reads without further arguments.
 

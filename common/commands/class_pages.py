@@ -3,9 +3,9 @@
 import inspect
 import re
 from pkgutil import resolve_name
-from typing import Any
 
 from common.commands.errors import UsageError
+from common.naming.parameters import parameters
 from common.naming.short_names import SHORT_NAMES, resolve_short_name
 
 
@@ -27,23 +27,6 @@ def class_page(name: str) -> str:
     return "\n".join(
         [f"{name} ({path})", "", "Settings (init_args):", *lines, "", inspect.getdoc(target) or ""]
     ).rstrip()
-
-
-def parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """The arguments of a class, those handed on to its bases included, or of a function, by name."""
-    makers = [vars(kind).get("__init__") for kind in inspect.getmro(target)] if inspect.isclass(target) else [target]
-    found: dict[str, inspect.Parameter] = {}
-    for maker in [maker for maker in makers if inspect.isfunction(maker)]:
-        own = inspect.signature(maker).parameters.values()
-        found |= {one.name: one for one in own if one.name != "self" and one.name not in found and not _open(one)}
-        if not any(_open(one) for one in own):
-            break
-    return found
-
-
-def _open(parameter: inspect.Parameter) -> bool:
-    """True for ``*args`` and ``**kwargs``, which hand arguments on."""
-    return parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _spelled(parameter: inspect.Parameter) -> str:

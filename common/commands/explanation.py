@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 
 from common.commands.class_names import short_path
-from common.commands.class_pages import parameters
 from common.naming.nearest import did_you_mean, nearest
+from common.naming.parameters import parameters
 from common.naming.short_names import SHORT_NAMES, nearest_short_names, resolve_short_name
 
 NOISE = re.compile(

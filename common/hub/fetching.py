@@ -13,9 +13,11 @@ from common.hub.cache import cached_path, partial_path
 from common.hub.cards import get_card
 from common.hub.checksums import install_download, verify_checksum
 from common.hub.downloads import download_file
+from common.naming.parameters import name_arguments
 from common.naming.terminal import Terminal
 
 
+@name_arguments
 def fetch(name: str, directory: str | Path | None = None, console: Console | None = None, force: bool = False) -> Path:
     """Path of a card's file, downloaded if it is missing, and verified. An interrupted download is continued.
 

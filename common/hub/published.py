@@ -18,9 +18,11 @@ from common.diffusion.denoisers import Denoiser
 from common.hub.cache import cached_path
 from common.hub.cards import get_card
 from common.hub.fetching import fetch
+from common.naming.parameters import name_arguments
 from common.robustness.classifiers import Classifier, NetworkClassifier
 
 
+@name_arguments
 def published_denoiser(name: str, download: bool = False, path: str | Path | None = None) -> Denoiser:
     """The denoiser of a card; ``download=True`` fetches a file that is not in the cache.
 
@@ -33,6 +35,7 @@ def published_denoiser(name: str, download: bool = False, path: str | Path | Non
     return loading.load_denoiser(_local_file(name, download, path), card.format, card.config)
 
 
+@name_arguments
 def published_classifier(name: str, download: bool = False, path: str | Path | None = None) -> Classifier:
     """The classifier of a card; arguments and errors as for `published_denoiser`."""
     card = get_card(name)
@@ -52,6 +55,7 @@ def _local_file(name: str, download: bool, path: str | Path | None) -> Path:
     return fetch(name)
 
 
+@name_arguments
 def load_weights(network: nn.Module, path: str | Path, ema: bool = True) -> nn.Module:
     """``network`` with the weights of a file, in evaluation mode: tensors by name, exactly those of the network.
 

@@ -11,6 +11,7 @@ It holds every public class and function of the project under its short name (``
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from common.naming.parameters import name_arguments_of
 from common.naming.short_names import SHORT_NAMES, resolve_short_name
 
 if TYPE_CHECKING:  # for editors and type checkers, which complete the names
@@ -44,6 +45,8 @@ def __getattr__(name: str) -> Any:
     except ValueError as error:
         raise AttributeError(f"{__name__}: {error}") from None
     part = getattr(import_module(room), attribute)
+    if isinstance(part, type):
+        name_arguments_of(part)
     globals()[name] = part
     return part
 
