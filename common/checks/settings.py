@@ -8,6 +8,7 @@ in apposition: ``check_count("first, the samples of the first stage,", first)``;
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
+from mimetypes import MimeTypes
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,6 +149,19 @@ def check_path(name: str, value: Any, note: str = "") -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(refusal(name, "a path", value, note))
     return Path(value).expanduser()
+
+
+def check_folder(name: str, value: Any) -> Path:
+    """The path of a folder, `check_path`; a new one may not look like a file, see `is_file_name`."""
+    path = check_path(name, value)
+    if is_file_name(path):
+        raise ValueError(refusal(name, "a folder", value, f"Write {path.with_suffix('')}"))
+    return path
+
+
+def is_file_name(path: Path) -> bool:
+    """True for a path with an ending of files, ``rows.csv``, and not ``v1.2``; False for a folder that exists."""
+    return MimeTypes().guess_type(path.name)[0] is not None and not path.is_dir()
 
 
 def check_one_of(name: str, value: T, choices: Collection[Any], alternative: str = "") -> T:

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from common.checks.settings import check_mapping, check_path, check_text, refusal
+from common.checks.settings import check_folder, check_mapping, check_text, refusal
 from common.experiments.preset_layers import find_base, read_config
 from common.experiments.yaml_files import parse_mapping, read_text
 from common.files.replacing import remove_leftovers, write
@@ -71,7 +71,7 @@ class Study:
         entries = parse_mapping(text, str(path), WANTED)
         if not {"base", "records"} <= set(entries) <= {"base", "records", "set", "cases", "vary"}:
             raise ValueError(f"{WANTED}; {path} has {', '.join(entries)}")
-        records = check_path(f"{path}: records", entries["records"])
+        records = check_folder(f"{path}: records", entries["records"])
         base = check_text(f"{path}: base", entries["base"], "Name one test config")
         settings = read_config(find_base(base, path))
         for place, value in _settings("set", entries.get("set")).items():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from common.checks.settings import is_file_name
 from common.experiments.study import Study
 from common.files.replacing import remove_leftovers, write_all
 from common.files.trial import try_file
@@ -81,8 +82,13 @@ def build(
 
 
 def check_out(out: str | Path) -> Path:
-    """Path of the page in ``out``. Raises ``ValueError`` if it cannot be written."""
-    target = Path(out) if Path(out).suffix == ".html" else Path(out) / f"{PAGE}.html"
+    """Path of the page in ``out``. Raises ``ValueError`` for a file of another kind, and if it cannot be written."""
+    path = Path(out)
+    if path.suffix != ".html" and is_file_name(path):
+        raise ValueError(
+            f"a report is a folder, or a page that ends in .html; got {path}. Write {path.with_suffix('.html')}"
+        )
+    target = path if path.suffix == ".html" else path / f"{PAGE}.html"
     try:
         try_file(target, "write the report")
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from common.checks.settings import check_folder
 from common.data.decoding import UnreadableImageError
 from common.data.unlabelled import UnlabelledImages
 from common.files.errors import naming
@@ -38,7 +39,7 @@ class PredictionFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = check_folder("--out", path)
         self.unfinished = UnfinishedPredictions(self.path)
         self.header = Header("", {})
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
-from common.checks.settings import check_count, check_one_of, check_optional, check_part, check_path
+from common.checks.settings import check_count, check_folder, check_one_of, check_optional, check_part
 from common.files.locking import unlock
 from common.noise import Noise
 from common.numerics.copies import copied
@@ -78,7 +78,7 @@ class RobustTask(L.LightningModule):
         super().__init__()
         check_count("masking, a number of images,", masking, 0, note="0 is for none")
         check_one_of("verify", verify, get_args(Verification))
-        check_path("records", records)
+        check_folder("records", records)
         check_optional(check_part, "threat", threat, Threat)
         check_classifier(classifier)
         self.evaluators, self.path = suite(evaluators, threat), records
