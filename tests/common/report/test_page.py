@@ -101,3 +101,12 @@ def test_the_page_never_scrolls_sideways():
     tables = [match.start() for match in re.finditer("<table", text)]
     assert tables and all('<div class="wide"' in text[max(0, place - 150) : place] for place in tables)
     assert re.search(r"\.wide \{[^}]*overflow-x: auto", (TEMPLATES / "style.css").read_text(encoding="utf-8"))
+
+
+def test_a_phone_shows_every_column_of_the_headline(made):
+    """Below 40rem a name has a line of its own, and the numbers share the width: as many columns as the grid has."""
+    table = made[1].find("body/main")[1].find("div/table")
+    heads = table.findall("thead/tr/th")
+    assert table.get("style") == f"--numbers: {len(heads) - 2}"  # beside the name and the number of images
+    narrow = (TEMPLATES / "style.css").read_text(encoding="utf-8").partition("max-width: 40rem")[2]
+    assert "grid-template-columns: repeat(var(--numbers), minmax(0, 1fr)) 3.2rem" in narrow
