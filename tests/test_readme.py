@@ -30,6 +30,7 @@ PAGES = sorted(
     for name in (".", "agdm", "common", "configs", "diffpure", "ndc", "tests")
     for path in (ROOT / name).glob("*.md" if name == "." else "**/*.md")
 )
+WRITTEN = ("jpeg.",)  # files that a reader writes, from common/api/README.md
 HUB = "common/hub/README.md"
 WORDS = 900  # of the README
 
@@ -66,7 +67,7 @@ def test_the_two_commands_come_first():
 
 def test_commands_name_files_that_exist():
     words = [word for line in lines_of_commands() for word in shlex.split(line, comments=True)]
-    named = [name for name in words if name.endswith(".yaml") and not name.startswith("runs/")]
+    named = [name for name in words if name.endswith(".yaml") and not name.startswith(("runs/", *WRITTEN))]
     assert named
     for name in named:
         assert (ROOT / name).is_file(), name

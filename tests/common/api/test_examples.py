@@ -56,6 +56,7 @@ def test_the_jpeg_defence_is_attacked_and_certified_alike_from_python_and_yaml(f
     code = block("python", "from jpeg import JPEG").replace("print(rd.evaluate(", "print(result := rd.evaluate(")
     code = code.replace("test_images=64", "test_images=24").replace("queries=500", "queries=60")
     namespace: dict = {}
+    code = code.replace("print(rd.certify(", "print(certified := rd.certify(")
     exec(compile(code.replace("sigma=0.25", "sigma=0.25, n=50, n0=10"), "README.md", "exec"), namespace)
     result = namespace["result"]
     assert result.robust.value < result.clean.value - 0.3  # L-inf 0.2 on digits, BPDA
@@ -63,7 +64,11 @@ def test_the_jpeg_defence_is_attacked_and_certified_alike_from_python_and_yaml(f
 
     config = yaml.safe_load(block("yaml", "jpeg.JPEG").replace("queries: 500", "queries: 60"))
     config["data"]["init_args"]["test_images"] = 24
-    found = results(run(folder, config))
+    config["model"]["init_args"]["evaluators"][-1]["init_args"]["smoothing"]["init_args"] |= {"n": 50, "n0": 10}
+    rows = run(folder, config)
+    found = results(rows)
+    certified = {row.index: row.radius for row in rows if row.evaluator == "certified"}
+    assert certified == {row.index: row.radius for row in namespace["certified"].records}
     assert len(found) == 72
     assert found == results(result.records)
 
