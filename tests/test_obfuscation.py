@@ -380,4 +380,7 @@ def test_failure_message_lists_faults_and_remedy():
     assert text.count("\n- ") == 2
     assert "guidance path: Finite differences contradict the gradient along the reference" in text
     assert "verify: warn" in text
+    assert "or continue with verify: warn" in text
+    accepted = failure_message(records, accepted=True)
+    assert accepted.endswith("The test goes on and marks its records (verify: warn).") and "Fix" not in accepted
     assert failure_message(GradientCheck()(head().freeze(), batch())) == failure_message([]) == ""

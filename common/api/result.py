@@ -51,7 +51,8 @@ class Result:
 
     @property
     def worst_draw(self) -> Score | None:
-        """Share of images that are correct on all scored draws under ``attack``; None for a deterministic defence."""
+        """Share of images that are correct on all scored draws under ``attack``, of a deterministic defence
+        `robust`; None with a single draw."""
         return self._row.worst_draw
 
     @property
@@ -125,9 +126,9 @@ def _columns(row: Record) -> dict[str, Any]:
 
 @name_arguments
 def compare(results: Sequence[Result]) -> Headline:
-    """Headline of several results, one row each. Raises ``ValueError`` without a result."""
-    if not results:
-        raise ValueError(
-            "compare needs at least one result; got none. Pass those of evaluate: compare([first, second])"
-        )
-    return headline([result.run for result in results])
+    """Headline of several results, one row each. Raises ``ValueError`` for anything but a list of results."""
+    listed = list(results) if isinstance(results, list | tuple) else []
+    if not listed or not all(isinstance(one, Result) for one in listed):
+        got = ", ".join(dict.fromkeys(type(one).__name__ for one in listed)) or "none"
+        raise ValueError(f"compare needs a list of results; got {got}. Write compare([first, second])")
+    return headline([result.run for result in listed])

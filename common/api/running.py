@@ -21,6 +21,7 @@ from common.api.result import Result
 from common.api.untouched import device_of, untouched
 from common.data.image_data import ImageData
 from common.files.locking import unlock
+from common.naming.nearest import did_you_mean
 from common.report.runs import read_runs
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluator import Evaluator
@@ -28,6 +29,8 @@ from common.robustness.threats.threat import Threat
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.recording import RecordedSuite
 from common.tasks.robust import RobustTask, Verification
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,15 @@ def _labels(images: Any) -> torch.Tensor:
 def choose_device(classifier: Classifier, accelerator: str) -> torch.device:
     """The module's own accelerator, else the machine's CUDA device if there is one, else the CPU.
 
-    Raises ``ValueError`` for a GPU that torch does not see.
+    Raises ``ValueError`` for a name of no device, and for a GPU that torch does not see.
     """
     own = device_of(classifier)
     if accelerator != "auto":
-        wanted = torch.device("cuda" if accelerator == "gpu" else accelerator)
+        try:
+            wanted = torch.device("cuda" if accelerator == "gpu" else accelerator)
+        except (RuntimeError, TypeError) as error:
+            advice = did_you_mean(str(accelerator), ACCELERATORS)
+            raise ValueError(f"accelerator must be auto, cpu, gpu or cuda:N; got {accelerator!r}.{advice}") from error
         if wanted.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"accelerator {accelerator!r}: torch sees no such device here. Use 'cpu' or 'auto'")
         return own if own.type == wanted.type else wanted

@@ -21,8 +21,8 @@ VAGUE = re.compile(
 )  # of one type of several
 TYPES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
 TYPES |= {"list": "a list", "Sequence": "a list", "tuple": "a list", "dict": "a mapping", "Path": "a path"}
-
-
+PARTS = ("init_args", "class_path")  # of a class in a configuration
+SPELLED = "a class is given by class_path and init_args, its settings below init_args"
 EXAMPLES = {
     "LightningModule": " Name a task, such as DiffPureTask.",
     "LightningDataModule": " Name data, such as CIFAR10.",
@@ -60,7 +60,7 @@ def explain(message: str, options: Sequence[str]) -> str:
             return f"unexpected argument {option!r}: settings are given as --NAME VALUE, files as -c FILE."
         if place.key:
             setting = option.removeprefix("--").partition(".")[0]
-            return f"{where}there is no setting {setting!r}.{did_you_mean(setting, ('init_args', 'class_path'))}"
+            return f"{where}there is no setting {setting!r}.{did_you_mean(setting, PARTS)}"
         return f"there is no option {option}.{_nearest_option(option, options)} --help lists the common ones."
     if lacking := re.match(r"argument (?:-\w/)?([^:/]+)\S*: expected one argument", place.text):
         return f"argument {lacking[1]}: expected one argument. Write {lacking[1]} VALUE."
@@ -94,9 +94,12 @@ def _of_class(place: Place) -> str:
         return f"{denied[1]} may not be named here. Name a class of this project, or of your own: FILE.NAME."
     if re.match(r"argument of type '\w+' is not iterable", place.text):
         return "class_path must be the name of a class, such as {class_path: DiffPureTask}."
-    if re.match("Not a valid subclass|Does not implement protocol|Expected an instantiatable class", place.text):
+    if re.match(
+        "Not a valid subclass|Does not implement protocol|Expected an instantiatable class|Unexpected import path",
+        place.text,
+    ):
         got = f"; got {place.value!r}" if place.value and len(place.value) < 80 else ""
-        return f"a class is given by class_path and init_args, its settings below init_args{got}."
+        return f"{SPELLED}{got}."
     return ""
 
 
@@ -184,7 +187,9 @@ def _no_section(name: str, options: Sequence[str]) -> str:
 def _no_setting(place: Place, name: str, options: Sequence[str]) -> str:
     if not place.owner:
         return _no_section(name, options)
-    owner = short_path(place.owner)
+    owner, (section, *inner) = short_path(place.owner), name.split(".")
+    if inner and section not in PARTS:
+        return f"there is no setting {section!r}.{did_you_mean(section, PARTS)}"
     if owner.startswith("lightning."):
         return f"{name} is a setting of a class that no layer names. Name a test first: -c tour/06-diffpure -c FILE."
     advice = did_you_mean(name, parameters(resolve_name(place.owner)))
@@ -201,6 +206,8 @@ def _missing(place: Place, names: str) -> str:
 
 
 def _no_class(name: str) -> str:
+    if re.search(r"[^\w.]", name):
+        return f"{SPELLED}; got {name!r}."
     try:
         return f"{resolve_short_name(name)} does not fit here."
     except ValueError as error:

@@ -220,7 +220,7 @@ class RobustTask(L.LightningModule):
             self._diagnostics.records.append([row for row in rows if row.index not in done])
         if weak := weak_gradients(rows):
             rank_zero_warn(weak)
-        if text := failure_message(rows):
+        if text := failure_message(rows, accepted=self.verify == "warn"):
             if self.verify == "refuse":
                 raise ValueError(text)
             rank_zero_warn(text)

@@ -82,8 +82,11 @@ class GradientCheck(Evaluator):
         return records
 
 
-def failure_message(records: Sequence[GradientCheckRecord]) -> str:
-    """Error message for failed checks, with meaning and remedy; empty if none failed."""
+def failure_message(records: Sequence[GradientCheckRecord], accepted: bool = False) -> str:
+    """Error message for failed checks, with meaning and remedy; empty if none failed.
+
+    ``accepted``: the test goes on, as the user wants it to.
+    """
     failed: dict[str, str] = {}
     for record in records:
         for finding in record.findings:
@@ -93,9 +96,10 @@ def failure_message(records: Sequence[GradientCheckRecord]) -> str:
     if not failed:
         return ""
     lines = "\n".join(f"- {name}: {text}" for name, text in failed.items())
+    remedy = "Fix the defence, or continue with verify: warn, which marks the records."
     return (
         "gradient check failed: attacks by this classifier's gradient would overstate its robustness.\n"
-        f"{lines}\nFix the defence, or continue with verify: warn, which marks the records."
+        f"{lines}\n{'The test goes on and marks its records (verify: warn).' if accepted else remedy}"
     )
 
 

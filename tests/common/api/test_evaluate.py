@@ -217,7 +217,7 @@ def test_results_are_shown_compared_and_written(tmp_path, capsys):
     assert {row.role.value for row in result.records} == {"result"}
     other = certify(network, images[:8], labels[:8], sigma=0.1, n=100, n0=10, **QUIET)
     assert [row.name for row in compare([result, other]).rows] == ["Linear", "Linear"]
-    with pytest.raises(ValueError, match="compare needs at least one result"):
+    with pytest.raises(ValueError, match="compare needs a list of results; got none"):
         compare([])
     capsys.readouterr()
     page = result.report(tmp_path / "page")

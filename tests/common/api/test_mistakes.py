@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from common.api import certify, evaluate
+from common.api import certify, compare, evaluate
 from common.api.arguments import PlainPurifier, as_classifier, as_threat, name_of
+from common.api.running import choose_device
 from common.data import Digits
 from common.diffusion import Purifier
 from common.robustness import PGD, NetworkClassifier, Purified
@@ -288,3 +289,17 @@ def test_pandas(monkeypatch):
     assert [row["index"] for row in table] == [*range(6)]
     assert {"kind", "evaluator", "label", "radius", "cost_seconds"} <= set(table[0])
     assert table[0]["kind"] == "certified"
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"), [("cudaa", r" Did you mean cuda\?"), ("GPU:", " Did you mean gpu"), (3.5, "")]
+)
+def test_an_accelerator_is_a_device(given, advice):
+    with pytest.raises(ValueError, match=rf"accelerator must be auto, cpu, gpu or cuda:N; got .*\.{advice}"):
+        choose_device(as_classifier(Net()), given)
+
+
+@pytest.mark.parametrize("given", [[], 3, [3], None, "ab"])
+def test_results_are_compared_in_a_list(given):
+    with pytest.raises(ValueError, match=r"compare needs a list of results; got .*compare\(\[first, second\]\)"):
+        compare(given)
