@@ -248,6 +248,14 @@ def test_what_cannot_be_determined_is_listed_with_its_place(held, wrap):
     assert place.startswith("part.") and ("held" in place or "_steps" in place)
 
 
+def test_hooks_of_the_project_are_no_part_of_a_run():
+    """They are functions with private names, the same in every classifier."""
+    classifier = NetworkClassifier(nn.Linear(3, 2))
+    assert "_checked_copies" not in str(identify({"part": classifier}))
+    classifier.register_forward_pre_hook([].append)  # a method without a module counts
+    assert "append" in str(identify({"part": classifier}))
+
+
 def test_hooks_and_attacks_that_cannot_be_determined_are_listed():
     module = nn.Sequential(nn.Flatten())
     module[0].register_forward_hook(lambda *_: None)
