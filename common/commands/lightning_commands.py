@@ -16,10 +16,10 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 
-from common.checkpoints.formats import check_training_checkpoint
+from common.checkpoints.formats import read_training_checkpoint
 from common.checks.settings import check_seed
 from common.commands.class_names import accept_short_names, short_path, with_short_names
 from common.commands.class_paths import restrict_class_paths
@@ -27,16 +27,18 @@ from common.commands.errors import UsageError
 from common.commands.explanation import explain, of_another_model, own_error
 from common.commands.integers import accept_scientific_integers
 from common.commands.outputs import try_outputs
-from common.commands.trainer_settings import check_trainer, refused
+from common.commands.trainer_settings import check_strategy, check_trainer, refused
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
 from common.files.replacing import replacing
 from common.naming.outside_text import plain
+from common.processes.rendezvous import check_launch, watch_rendezvous
 from common.processes.slurm import job
-from common.tasks.checkpoint_files import CheckpointFiles
+from common.tasks.checkpoint_files import with_checkpoint_files
 from common.tasks.interruption import Interruptible, interrupted_checkpoint
 from common.tasks.logged_images import ImageGrids
+from common.tasks.metrics_file import MetricsFile
 from common.tasks.progress_bar import LiveProgressBar
 from common.tasks.save_predictions import SavePredictions
 
@@ -104,13 +106,14 @@ class CLI(LightningCLI):
                 "validate without --ckpt_path: the networks are as the configuration builds them, untrained unless it "
                 "loads their weights. Give the checkpoint of the fit, such as --ckpt_path runs/…/last.ckpt"
             )
-        if path and path not in ("best", "last", "hpc", "registry") and not zipfile.is_zipfile(path):
+        named = path not in ("best", "last", "hpc", "registry")
+        if path and named and not (Path(path).is_file() and zipfile.is_zipfile(path)):  # a pipe would wait for ever
             raise ValueError(
                 f"--ckpt_path must be a complete Lightning checkpoint (.ckpt); {path} is missing, truncated or of "
                 "another format. Exported .safetensors files are init_args, loaded by load_classifier, load_denoiser, …"
             )
-        if path and zipfile.is_zipfile(path):
-            check_training_checkpoint(Path(path))
+        if path and Path(path).is_file():
+            read_training_checkpoint(Path(path))
 
     def _set_seed(self) -> None:
         seed = self.config[self.config.subcommand].get("seed_everything")
@@ -152,13 +155,17 @@ class CLI(LightningCLI):
             ours.insert(0, SavePredictions(out))  # saves a batch before a signal may end the command
         if self.subcommand == "fit" and trainer.get("logger") not in (False, []):
             ours += [LearningRateMonitor("step"), ImageGrids()]
+        if self.subcommand == "fit":
+            check_strategy(trainer.get("strategy"))
         plugins = trainer.get("plugins") or []
-        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(CheckpointFiles())
+        plugins = with_checkpoint_files([*plugins] if isinstance(plugins, list) else [plugins])
         if (number := job()) is not None:  # Lightning loads hpc_ckpt_N.ckpt of any earlier job from its root directory
             kwargs["default_root_dir"] = str(Path(trainer.get("default_root_dir") or ".") / f"job-{number}")
-        return super().instantiate_trainer(callbacks=[*theirs, *ours], plugins=plugins, **kwargs)
+        built = super().instantiate_trainer(callbacks=[*theirs, *ours], plugins=plugins, **kwargs)
+        built.loggers = [MetricsFile.in_place_of(logger) for logger in built.loggers]
+        if built.world_size > 1 and not isinstance(built.strategy.launcher, _MultiProcessingLauncher):
+            watch_rendezvous(built.world_size)
+        return built
 
 
 def options_of(parser: LightningArgumentParser) -> list[str]:
@@ -172,6 +179,7 @@ def options_of(parser: LightningArgumentParser) -> list[str]:
 
 def run_lightning(command: str, arguments: Sequence[str]) -> None:
     """Run one of Lightning's commands; presets are replaced by their files (`with_files`)."""
+    check_launch()
     accept_short_names()
     restrict_class_paths()
     accept_scientific_integers()

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
 from common.checks.settings import check_count
 from common.commands.errors import UsageError
@@ -65,6 +65,23 @@ def check_device(trainer: Mapping[str, Any] | Namespace) -> None:
     if isinstance(strategy, str) and strategy not in ("auto", *StrategyRegistry.available_strategies()):
         advice = did_you_mean(strategy, ["auto", *StrategyRegistry.available_strategies()])
         raise ValueError(f"--trainer.strategy must be auto, ddp or another of Lightning's; got {strategy!r}.{advice}")
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raise ``ValueError`` for a strategy that writes a checkpoint as a folder of parts, in place of the last one."""
+    in_parts = (
+        str(strategy).startswith("deepspeed")
+        or isinstance(strategy, DeepSpeedStrategy)
+        or (isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "sharded")
+        or (isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint)
+    )
+    if in_parts:
+        name = strategy if isinstance(strategy, str) else type(strategy).__name__
+        raise ValueError(
+            f"--trainer.strategy must write a checkpoint as one file, which replaces the last one as a whole; {name} "
+            "writes parts in place. Use ddp, FSDPStrategy with state_dict_type: full, or ModelParallelStrategy with "
+            "save_distributed_checkpoint: false."
+        )
 
 
 def refused(error: Exception) -> UsageError:

@@ -1,11 +1,31 @@
-"""A file of one process, to which lines are appended."""
+"""Files of one process, to which lines are appended."""
 
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from common.files.errors import naming
+
+
+def append(path: Path, data: bytes, action: str) -> None:
+    """Append to a file all of ``data`` or nothing; it is on the disk (fsync) on return. Raises `FileError`."""
+    with naming(action, path), path.open("r+b", buffering=0) as file:
+        file.seek(0, os.SEEK_END)
+        _write(file, data)
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    rest, size = memoryview(data), file.tell()
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(size)
+        file.seek(size)
+        raise
 
 
 class AppendedFile:
@@ -21,16 +41,8 @@ class AppendedFile:
     def append(self, lines: Sequence[bytes]) -> None:
         """Append lines. Raises `FileError`, and ``FileNotFoundError`` if the file is no longer where it was made."""
         self.check_in_place()
-        data, size = memoryview(b"".join(lines)), self.file.tell()
         with naming(f"append {self.content} to", self.path):
-            try:
-                while data:
-                    data = data[self.file.write(data) :]
-                os.fsync(self.file.fileno())
-            except OSError:
-                self.file.truncate(size)
-                self.file.seek(size)
-                raise
+            _write(self.file, b"".join(lines))
 
     def check_in_place(self) -> None:
         """Raise ``FileNotFoundError`` if the file was removed, or its folder was moved."""

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 
+from common.checkpoints.files import require_file
+from common.checkpoints.formats import read_training_checkpoint
 from common.files.errors import naming
 from common.files.fallback import write_or_fallback
 from common.files.replacing import remove_leftovers, replacing
@@ -39,6 +41,28 @@ class CheckpointFiles(TorchCheckpointIO):
             remove_leftovers(path.parent)
             self._folders.add(path.parent)
         write_or_fallback(path, lambda place: _save(checkpoint, place))
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Load a checkpoint, whichever way it was named (``last``, ``best``). Nothing in a local file is executed.
+
+        Raises ``ValueError`` for a file that is damaged or holds code.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only)
+        return read_training_checkpoint(require_file(path), map_location or "cpu")
+
+
+def with_checkpoint_files(plugins: list[Any]) -> list[Any]:
+    """Plugins of a trainer that write checkpoints by `CheckpointFiles`, unless one of another kind is among them."""
+    kept = [_whole(plugin) for plugin in plugins if type(plugin) is not TorchCheckpointIO]
+    return kept if any(isinstance(plugin, CheckpointIO) for plugin in kept) else [*kept, CheckpointFiles()]
+
+
+def _whole(plugin: Any) -> Any:
+    plain = (TorchCheckpointIO, type(None))
+    if type(plugin) is AsyncCheckpointIO and type(plugin.checkpoint_io) in plain:
+        return AsyncCheckpointIO(CheckpointFiles())
+    return plugin
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from common.checkpoints.formats.edm_network import EDMNetwork, as_denoiser, as_network
 from common.checkpoints.formats.published_files import load_body, read_classifier, read_denoiser, read_network
-from common.checkpoints.formats.reading import check_training_checkpoint
+from common.checkpoints.formats.reading import read_training_checkpoint
 
 __all__ = [
     "EDMNetwork",
     "as_denoiser",
     "as_network",
-    "check_training_checkpoint",
+    "read_training_checkpoint",
     "load_body",
     "read_classifier",
     "read_denoiser",

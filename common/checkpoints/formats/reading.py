@@ -15,8 +15,8 @@ from common.checkpoints.formats import legacy_torch
 from common.checkpoints.formats.averages import chosen_weights
 from common.checkpoints.formats.unpickler import INERT_NAMES, InertObject, read_tensors, unreadable_error
 from common.checkpoints.formats.wrapped_names import plain_names
-from common.checkpoints.state import list_names
-from common.checks.bounds import BoundError
+from common.checkpoints.state import SMALL, list_names
+from common.checks.bounds import BoundError, check_bound
 
 ZIP = b"PK\x03\x04"
 NESTED = ("robustbench_wrn", "torch")  # formats of files that may keep their tensors under a key
@@ -73,13 +73,38 @@ def load_torch(path: Path, **options: Any) -> Any:
     if zipped:
         check_unpacked(path, str(path))
     with torch.serialization.safe_globals([*NUMPY_NUMBERS, *INERT]):
-        return torch.load(path, **{"map_location": "cpu", "weights_only": True, **options})
+        content = torch.load(path, **{"map_location": "cpu", "weights_only": True, **options})
+    _check_sizes(content, path)
+    return content
 
 
-def check_training_checkpoint(path: Path) -> None:
-    """Raise ``ValueError`` unless a file is a checkpoint of Lightning without code; its tensors are not read."""
+def _check_sizes(content: Any, path: Path) -> None:
+    """Raise `BoundError` for tensors of more numbers than the file can hold: expanded and sparse ones.
+
+    Their shape alone says how much memory their copy takes. A container may contain itself.
+    """
+    numbers, seen, waiting = 0, set[int](), [content]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Tensor):
+            numbers += part.numel()
+            check_bound("weights", numbers, str(path), unit=path.stat().st_size, allowed=SMALL)
+        elif isinstance(part, Mapping):
+            waiting += part.values()
+        elif isinstance(part, list | tuple | set):
+            waiting += part
+
+
+def read_training_checkpoint(path: Path, map_location: Any = "meta") -> Any:
+    """Content of a checkpoint of Lightning; on the device "meta" its tensors are not read.
+
+    Raises ``ValueError`` for another file, and for one with code, of which nothing is executed.
+    """
     try:
-        content = load_torch(path, map_location="meta")
+        content = load_torch(path, map_location=map_location)
     except BoundError:
         raise
     except Exception as error:
@@ -89,6 +114,7 @@ def check_training_checkpoint(path: Path) -> None:
             f"{path} must be a checkpoint of a training, with a state_dict; it is not. Weights of other files are "
             "init_args, loaded by load_classifier, load_denoiser or load_weights."
         )
+    return content
 
 
 def select_tensors(content: Any, format: str, network: nn.Module, source: str, ema: bool = True) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from common.checkpoints.formats import unpickler
-from common.checkpoints.formats.reading import check_training_checkpoint, read_published
+from common.checkpoints.formats.reading import read_published, read_training_checkpoint
 from common.checkpoints.formats.unpickler import InertObject, TensorUnpickler, read_tensors
 from common.checkpoints.loading import load
 from common.checks.bounds import OPTION, BoundError
@@ -93,13 +93,13 @@ def test_a_compressed_file_cannot_unpack_to_a_multiple(tmp_path: Path, monkeypat
         with pytest.raises(BoundError, match=r"asks for 73,.* bytes of content; at most 67,"):
             read_published(path, format)
     with pytest.raises(BoundError, match="bytes of content"):
-        check_training_checkpoint(path)
+        read_training_checkpoint(path)
     nested = {"ema": Call(torch.storage._load_from_bytes, path.read_bytes())}
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(nested))
     with pytest.raises(BoundError, match="bytes of content"):
         read_tensors(tmp_path / "a.pkl", "ema")
     monkeypatch.setenv(OPTION, "unpacked=2000")
-    check_training_checkpoint(path)
+    read_training_checkpoint(path)
 
 
 class Call:
@@ -162,6 +162,24 @@ def test_a_checkpoint_of_a_training_is_refused_in_one_line_without_advice_to_run
     with pytest.raises(
         ValueError, match=r"cannot be read as a checkpoint of a training|must be a checkpoint"
     ) as refused:
-        check_training_checkpoint(path)
+        read_training_checkpoint(path)
     message = str(refused.value)
     assert "\n" not in message and "weights_only" not in message and not (tmp_path / "ran").exists()
+
+
+def test_a_tensor_of_more_numbers_than_its_file_is_refused(tmp_path: Path) -> None:
+    """An expanded one, with stride 0, and a sparse one take memory when they are copied."""
+    one, path = torch.zeros(1), tmp_path / "a.ckpt"
+    expanded = one.expand(1 << 40)
+    sparse = torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0), (1 << 40,))
+    many = [torch.zeros(1).expand(1 << 20) for _ in range(99)]
+    for value in (expanded, sparse, many):
+        torch.save({"state_dict": {"a": value}}, path)
+        with pytest.raises(BoundError, match="numbers in a network; at most 67,108,864"):
+            read_training_checkpoint(path)
+        with pytest.raises(BoundError, match="numbers in a network"):
+            read_published(path, "torch")
+    nested: dict[str, Any] = {"a": torch.zeros(4).expand(3, 4)}
+    nested["itself"] = nested
+    torch.save({"state_dict": nested}, path)
+    assert read_training_checkpoint(path)["state_dict"]["a"].shape == (3, 4)
