@@ -10,10 +10,13 @@ from PIL import Image
 
 from common.checks.bounds import BOUNDS, check_bound
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+"""Formats of images, whatever a file is called. Others of Pillow's start programs, such as Ghostscript for EPS."""
+
 
 @contextmanager
-def open_image(source: Path | IO[bytes], formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
-    """The image in a file, not yet decoded; ``formats`` are those that are tried, all by default.
+def open_image(source: Path | IO[bytes], formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """The image in a file, not yet decoded; ``formats`` are those that are tried.
 
     Raises `BoundError` for more pixels than the bound allows, and any error of Pillow for a damaged file.
     """

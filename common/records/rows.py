@@ -8,9 +8,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from common.checks.bounds import bound, check_bound
 from common.records.dotted_paths import differences
 from common.records.header_rules import HeaderRules
 from common.records.schema import KINDS, Kind, Record, Role
@@ -56,13 +58,23 @@ def sealed(text: str) -> bytes:
 
 
 def unsealed(line: bytes) -> Any:
-    """Object of a line, without its checksum. Raises ``ValueError`` if it has none or another one."""
+    """Object of a line, without its checksum. Raises ``ValueError`` if it has none or another one, or a key twice."""
     body, seal = line[:-_SEAL], line[-_SEAL:]
     if not (seal.startswith(b', "crc": "') and seal.endswith(b'"}')):
         raise ValueError("it has no checksum at its end")
     if int(seal[10:18], 16) != zlib.crc32(b"}", zlib.crc32(body)):
         raise ValueError("its checksum is that of another text: it was edited or damaged")
-    return json.loads(body + b"}")
+    return json.loads(body + b"}", object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these keys. Raises ``ValueError`` for a key that comes twice: readers take either value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(
+            f"the key {next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))!r} comes twice"
+        )
+    return found
 
 
 def read_record(row: dict[str, Any]) -> Record:
@@ -156,11 +168,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """(number, line, True if it ended in a line feed) of a file."""
     if not path.is_file():  # a link to a device or a pipe would never end
         raise ValueError(f"{path} must be a regular file; it is not. Delete it.")
-    *lines, rest = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        yield number, line, True
-    if rest:
-        yield len(lines) + 1, rest, False
+    with path.open("rb") as file:
+        for number in count(1):
+            line = file.readline(int(bound("line")) + 1)
+            if not line:
+                return
+            check_bound("line", len(line), f"{path}, line {number}")
+            yield number, line.removesuffix(b"\n"), line.endswith(b"\n")
 
 
 def _header(line: bytes) -> Header:

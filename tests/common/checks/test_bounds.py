@@ -5,6 +5,7 @@ import io
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -90,3 +91,15 @@ def test_the_security_page_lists_the_bounds() -> None:
     page = (Path(__file__).parents[3] / ".github" / "SECURITY.md").read_text()
     for name, one in BOUNDS.items():
         assert f"| `{name}` | {one.largest:,.0f} |" in page
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n(x) (w) file\n"
+
+
+@pytest.mark.parametrize("content", [EPS, b"8BPS\0\1" + bytes(40), b"/* XPM */\nstatic char *x[] = {", b"\xac\xed\0\5"])
+def test_formats_whose_decoders_start_programs_are_not_tried(tmp_path: Path, content: bytes, monkeypatch: Any) -> None:
+    """Under any name: Pillow hands EPS to Ghostscript."""
+    monkeypatch.setattr("subprocess.check_call", lambda *given, **more: pytest.fail("a program was started"))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        decode_image(tmp_path / "a.png")

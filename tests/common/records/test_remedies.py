@@ -134,3 +134,28 @@ def test_a_folder_that_vanishes_is_noticed_at_the_next_row(tmp_path, way):
         records.append([clean_record(1)])
     with pytest.raises(FileNotFoundError, match="was removed or moved"):
         records.merge()
+
+
+def test_a_key_that_comes_twice_is_damage(tmp_path):
+    """A reader of the text and this program would take different values."""
+    part = written(tmp_path, merged=False)[0]
+    header, first, *rest = part.read_bytes().splitlines(keepends=True)
+    for place, name in ((1, "label"), (0, "fingerprint")):
+        lines = [header, first]
+        text = lines[place].decode().strip()[: -len(', "crc": "01234567"}')]
+        lines[place] = sealed(f'{text}, "{name}": 7}}')
+        part.write_bytes(b"".join([*lines, *rest]))
+        with pytest.raises(ValueError, match=f"line {place + 1} is damaged .the key '{name}' comes twice"):
+            Records.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\0", b"{"])
+def test_a_line_without_an_end_is_not_read_into_memory(tmp_path, monkeypatch, content):
+    """A sparse file of zeros takes no space on the disk, and any amount of memory."""
+    monkeypatch.setenv("ROBUST_DIFFUSION_BOUNDS", "line=1e6")
+    part = tmp_path / "part-0.jsonl"
+    with part.open("wb") as file:
+        file.write(content)
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match=r"part-0.jsonl, line 1 asks for 1,000,001 bytes; at most 1,000,000"):
+        Records.read(tmp_path)

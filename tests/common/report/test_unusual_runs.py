@@ -73,3 +73,13 @@ def test_small_thumbnails_show_their_pixels(tmp_path):
     images = [image for table in page.iter("table") for image in table.iter("img")]
     looks = [image.get("class") for image in images if image.get("src").startswith("data:image/png")]
     assert looks == ["coarse", None, *["coarse"] * 5]  # the image of another size has no perturbation
+
+
+def test_classes_named_in_a_header_are_not_imported(tmp_path, monkeypatch):
+    """A report is made of the records alone."""
+    (tmp_path / "planted_part.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    part = {"class": "planted_part.Attack", "class_path": "planted_part.Attack", "settings": {"norm": "planted_part.x"}}
+    config = {"classifier": part, "evaluators": [part, {**part, "attack": part, "name": "a"}], "data": part}
+    build([write(tmp_path / "run", clean("a"), attacked("b"), config=config)], tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
