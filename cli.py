@@ -18,6 +18,7 @@ from common.naming.nearest import did_you_mean
 from common.naming.outside_text import accept_any_text
 from common.processes.family import end_with_parent
 from common.processes.interrupts import INTERRUPTS
+from common.processes.streams import open_streams
 
 HELP = ("-h", "--help")
 __all__ = ["is_expected", "main", "run", "run_lightning"]
@@ -58,13 +59,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` as on the command line, without the program's name.
 
     Called from Python, errors are raised. On the command line an error is printed in at most five lines, with exit
-    status 2. A signal ends the command after the row in hand, in one line, with exit status 128 plus its number.
+    status 2. A signal ends the command after the row in hand, in one line, with exit status 128 plus its number, also
+    one that came too late to leave any of the work.
     ``ROBUST_DIFFUSION_DEBUG=1`` prints the traceback.
     """
     if args is not None:
         run(args)
         return
     sys.path.append("")  # the user's classes in the working directory
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         accept_any_text(stream)
     end_with_parent()
@@ -72,6 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with INTERRUPTS.handled():
         try:
             run(sys.argv[1:])
+            INTERRUPTS.finish()
         except BrokenPipeError:  # of `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

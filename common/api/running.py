@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -22,6 +23,7 @@ from common.api.untouched import device_of, untouched
 from common.data.image_data import ImageData
 from common.files.locking import unlock
 from common.naming.nearest import did_you_mean
+from common.processes.interrupts import Interrupted
 from common.report.runs import read_runs
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.evaluator import Evaluator
@@ -49,9 +51,14 @@ class QuietTask(RobustTask):
 
     resumable = True
 
-    def warn_of_undetermined(self, recorded: RecordedSuite) -> None:
+    def tell(self, recorded: RecordedSuite) -> None:
         if self.resumable:
-            super().warn_of_undetermined(recorded)
+            recorded.warn_of_undetermined()
+
+    def progress(self) -> str:
+        """As on the command line; what is not kept is lost."""
+        advice = "the same call goes on" if self.resumable else "nothing was kept: records= names a directory for it"
+        return f"{super().progress().partition(';')[0]}; {advice}"
 
     def show(self) -> None:
         return
@@ -83,7 +90,7 @@ def run_evaluation(
         else:
             path = Path(settings.records).expanduser()
         loader_draws = torch.random.fork_rng(range(torch.cuda.device_count()))
-        for context in (untouched(classifier), _quiet(), _interruptible(), loader_draws):
+        for context in (untouched(classifier), _quiet(), _same_handler(), loader_draws):
             stack.enter_context(context)
         images: Any = data.test_dataloader().dataset
         first = torch.stack([images[position][0] for position in range(min(2, len(images)))]).to(device)
@@ -92,7 +99,7 @@ def run_evaluation(
             task = QuietTask(classifier, make(classes), str(path), threat, settings.verify, settings.masking)
             task.resumable = settings.records is not None
             stack.callback(task.close)
-            _trainer(device, settings.progress).test(task, datamodule=data, verbose=False)
+            _test(_trainer(device, settings.progress), task, data)
         except torch.OutOfMemoryError as error:
             raise ValueError(f"out of memory for {data.batch_size} images at a time: lower batch_size") from error
         (found,) = read_runs([path])
@@ -154,16 +161,29 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Context manager: an interrupt stays a ``KeyboardInterrupt``, which Lightning turns into the end of Python."""
+def _same_handler() -> Iterator[None]:
+    """Context manager: the handler of interrupts is the same afterwards; Lightning ignores them once it had one."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
+
+
+def _test(trainer: L.Trainer, task: QuietTask, data: ImageData) -> None:
+    """Run the test. An interrupt stays ``KeyboardInterrupt``, and SIGTERM ends Python with status 143, with a line.
+
+    Lightning turns the one into the end of Python and the other into its end with status 0.
+    """
+    interrupt = None
+    try:
+        trainer.test(task, datamodule=data, verbose=False)
+    except SystemExit as end:
+        interrupt = KeyboardInterrupt() if isinstance(end.__context__, KeyboardInterrupt) else None
+        if interrupt is None and not trainer.received_sigterm:
+            raise
+    if interrupt or trainer.received_sigterm:
+        print(f"interrupted{task.progress()}", file=sys.stderr)
+        raise interrupt or Interrupted(signal.SIGTERM)

@@ -30,7 +30,8 @@ def exit_status(error: BaseException) -> int | str | None:
         if ranks is not None:
             ranks.leave()
         if ranks is None or ranks.rank == 0:
-            print(f"interrupted{progress()}{requeued() if signum == SIGUSR1 else ''}", file=sys.stderr)
+            requeue = requeued() if signum == SIGUSR1 and not INTERRUPTS.finished else ""
+            print(f"interrupted{progress()}{requeue}", file=sys.stderr)
         return Interrupted(signum).code
     if ranks is not None and not (isinstance(error, SystemExit) and not error.code):
         _leave(ranks, error)
@@ -58,6 +59,8 @@ def command() -> str:
 
 def progress() -> str:
     """The progress of the command and the way to go on, as far as they are known."""
+    if INTERRUPTS.finished:
+        return " at its end; all of it was done"
     try:
         known = INTERRUPTS.progress()
     except (OSError, ValueError):  # of records that cannot be read

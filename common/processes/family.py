@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
+from common.files.replacing import is_running
+
 PARENT = "ROBUST_DIFFUSION_PARENT"
 """Environment variable of a process that a study or tour started: the process id of its parent."""
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -33,8 +35,10 @@ def end_with_parent(environment: Mapping[str, str] = os.environ) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
-    started_by = environment.get(PARENT, str(parent)) if "LOCAL_RANK" not in environment else str(parent)
-    if started_by != str(os.getppid()):  # a rank has inherited the variable; its parent is another one
+    of_rank = "LOCAL_RANK" in environment  # it has inherited the variable; its parent is another one
+    started_by = str(parent) if of_rank else environment.get(PARENT, str(parent))
+    inherited = not started_by.isdecimal() or is_running(int(started_by))  # by a script that a stage runs
+    if started_by != str(os.getppid()) and not inherited:
         raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -53,6 +53,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: int | None = None
         self.lost: RankLost | None = None
+        self.finished = False  # the command had done all of its work
         self.progress: Callable[[], str] = str
         self.show: Callable[[str], None] = print  # the death of a rank, as soon as it is noticed
         self.forward: Callable[[int], None] = lambda signum: None  # to the other ranks
@@ -69,7 +70,7 @@ class Interrupts:
             yield
             return
         self.received, self.lost, self.progress, self.forward = None, None, str, lambda signum: None
-        self._deferred = self._patient = self._raised = False
+        self._deferred = self._patient = self._raised = self.finished = False
         self._earlier = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
         try:
             self.install()
@@ -106,14 +107,20 @@ class Interrupts:
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def finish(self) -> None:
+        """After all work of the command: raise `Interrupted` if a signal came too late to leave any of it."""
+        if self.received is not None:
+            self.finished = True
+            raise Interrupted(self.received)
+
     @contextmanager
     def patiently(self) -> Iterator[None]:
         """Context manager: the process is not ended here, as while it writes a checkpoint or waits for its children."""
-        self._patient = True
+        earlier, self._patient = self._patient, True
         try:
             yield
         finally:
-            self._patient = False
+            self._patient = earlier
 
     def lose(self, lost: RankLost) -> None:
         """From any thread: end this process since another rank is gone, after the row in hand if that is soon."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data.distributed import DistributedSampler
 
 from common.processes.interrupts import GRACE, INTERRUPTS, Interrupted
 from common.processes.ranks import CURRENT, Ranks
@@ -66,6 +67,8 @@ class Interruptible(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and (path := interrupted_checkpoint(trainer, pl_module)) is not None:
             path.unlink(missing_ok=True)
+        INTERRUPTS.finished = True
+        finish(trainer)
 
 
 def end_if_interrupted(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -73,8 +76,41 @@ def end_if_interrupted(trainer: L.Trainer, module: L.LightningModule) -> None:
 
     All ranks call it, after all hooks of the same step.
     """
-    if not INTERRUPTS.active or not any_rank_interrupted(trainer):
+    if INTERRUPTS.active and any_rank_interrupted(trainer):
+        _save_and_end(trainer, module, place(trainer))
+
+
+def end_validation_if_interrupted(trainer: L.Trainer, module: L.LightningModule, batch_idx: int) -> None:
+    """Between two batches of a validation within a training: as `end_if_interrupted`.
+
+    The saved state is that of the first batch of the validation: a training that goes on from it begins with all of it.
+    """
+    fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+    if not (fitting and INTERRUPTS.active and batch_idx < common_batches(trainer) and any_rank_interrupted(trainer)):
         return
+    for part in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(part, WeightAveraging):
+            part.on_validation_epoch_end(trainer, module)  # puts the weights that are trained back into the module
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress.reset()
+    for tracker in (progress.total, progress.current):
+        vars(tracker).update(ready=1, started=1)
+    _save_and_end(trainer, module, f" in the validation after{place(trainer).removeprefix(' in')}")
+
+
+def common_batches(trainer: L.Trainer) -> float:
+    """A number of validation batches that every rank has at least; 0 where it is not known of several ranks."""
+    if trainer.world_size == 1:
+        return float("inf")
+    loader, limit = trainer.val_dataloaders, trainer.limit_val_batches
+    sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if not isinstance(sampler, DistributedSampler) or not isinstance(size, int):
+        return 0
+    batches = -(-(len(sampler.dataset) // trainer.world_size) // size)  # type: ignore[arg-type]
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit or 0)
+
+
+def _save_and_end(trainer: L.Trainer, module: L.LightningModule, where: str) -> None:
     path = interrupted_checkpoint(trainer, module)
     if path is None:
         advice = "; nothing was saved: give model.init_args.export, or a ModelCheckpoint with its dirpath"
@@ -82,7 +118,7 @@ def end_if_interrupted(trainer: L.Trainer, module: L.LightningModule) -> None:
         with INTERRUPTS.patiently():
             trainer.save_checkpoint(path)
         advice = f"; the same command with --ckpt_path {path} goes on"
-    INTERRUPTS.progress = lambda: place(trainer) + advice
+    INTERRUPTS.progress = lambda: where + advice
     INTERRUPTS.check()
 
 
@@ -116,7 +152,7 @@ def connect(trainer: L.Trainer) -> None:
 
 
 def finish(trainer: L.Trainer) -> None:
-    """At the end of a test or a prediction: the first rank waits for the others, without a collective."""
+    """At the end of a command: the first rank waits for the others, without a collective; they end before it."""
     if trainer.world_size > 1 and CURRENT.ranks is not None:
         CURRENT.ranks.finish()
 

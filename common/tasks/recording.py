@@ -7,13 +7,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate, default_convert
 
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
 from common.files.locking import lock
+from common.naming.terminal import Terminal
 from common.records.attributes import attributes_of_class, class_name
 from common.records.fingerprint import identity, settings
 from common.records.rows import UNDETERMINED
@@ -91,6 +92,13 @@ class RecordedSuite:
         wanted = {one.source: min(one.limit or images, images) for one in self.evaluators}
         most = max(wanted.values(), default=0)  # evaluators with a limit do not count, unless all of them have one
         return min(most, len(set.intersection(*(have.get(one, set()) for one in wanted if wanted[one] == most))))
+
+    @rank_zero_only
+    def tell_resumed(self, images: int) -> None:
+        """Print how many of the test's ``images`` earlier starts have done, if any."""
+        if self.records.resumed:
+            found = f"found {self.complete(images)} of {images} images in {self.records.path}; goes on"
+            Terminal().print(found, markup=False, soft_wrap=True)
 
     def warn_of_undetermined(self) -> None:
         """Warn that the test cannot be resumed where a part cannot be determined, and of the remedy."""

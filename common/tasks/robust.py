@@ -112,7 +112,7 @@ class RobustTask(L.LightningModule):
         self._results = self._open(self.path, self.evaluators)
         if self.trainer.is_global_zero:
             self._results.lock()
-        self.warn_of_undetermined(self._results)
+        self.tell(self._results)
         if wanted:  # all of them identify the records, since more images may follow
             diagnostics = self._open(Path(self.path) / DIAGNOSTICS, [*checks, *variants])
             self._diagnostics = replace(diagnostics, evaluators=wanted)
@@ -159,8 +159,9 @@ class RobustTask(L.LightningModule):
         images = len(dataset_of(self.trainer))
         return f" after {self._results.complete(images)} of {images} images; the same command goes on"
 
-    def warn_of_undetermined(self, recorded: RecordedSuite) -> None:
-        """Warn if the test cannot be resumed."""
+    def tell(self, recorded: RecordedSuite) -> None:
+        """Print how many images earlier starts have done, and warn if the test cannot be resumed."""
+        recorded.tell_resumed(len(dataset_of(self.trainer)))
         recorded.warn_of_undetermined()
 
     def show(self) -> None:

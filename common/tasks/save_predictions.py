@@ -65,7 +65,10 @@ class SavePredictions(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             source = "the test images" if self._files is None else f"{len(self._files)} images"
-            Terminal().print(f"Predicting {source}; results go to {self.folder.path}", markup=False, soft_wrap=True)
+            found = f", of which {count} were found there" if (count := self.folder.count()) else ""
+            Terminal().print(
+                f"Predicting {source}; results go to {self.folder.path}{found}", markup=False, soft_wrap=True
+            )
         self._progress = StepProgress(trainer, pl_module)
         loader: Any = trainer.predict_dataloaders
         count = len(loader.dataset) if self._files is None else len(self._files)

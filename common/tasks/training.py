@@ -17,9 +17,10 @@ from common.checks.images import check_class_count, check_classes
 from common.checks.settings import check_optional, check_text
 from common.files.fallback import write_or_fallback
 from common.noise import Noise
+from common.processes.interrupts import INTERRUPTS
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
-from common.tasks.interruption import end_if_interrupted, validates_next
+from common.tasks.interruption import end_if_interrupted, end_validation_if_interrupted, validates_next
 from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
 from common.tasks.recording import declared_classes
 from common.tasks.training_outputs import claim_outputs, release_outputs, try_export
@@ -116,6 +117,12 @@ class TrainingTask(L.LightningModule):
 
     def on_validation_start(self) -> None:
         self._check_weights()
+        loop = self.trainer.fit_loop.epoch_loop.val_loop
+        if loop.restarted_mid_evaluation:  # its first batch was counted before the interruption
+            loop.batch_progress.total.reset_on_restart()
+
+    def on_validation_batch_end(self, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        end_validation_if_interrupted(self.trainer, self, batch_idx)
 
     def on_train_epoch_end(self) -> None:
         self._check_weights()
@@ -139,7 +146,8 @@ class TrainingTask(L.LightningModule):
 
     def on_train_end(self) -> None:
         if self.export is not None:
-            self._save(self.export)
+            with INTERRUPTS.patiently():
+                self._save(self.export)
         release_outputs(self.trainer, self.export)
 
     def _save(self, export: str) -> None:

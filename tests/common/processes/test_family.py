@@ -97,6 +97,11 @@ def test_the_stages_of_a_study_end_with_it(tmp_path, name, status):
 
 
 def test_a_child_whose_parent_is_gone_does_not_start(tmp_path):
-    environment = {**os.environ, "ROBUST_DIFFUSION_PARENT": "1"}
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    environment = {**os.environ, "ROBUST_DIFFUSION_PARENT": str(ended.pid)}
     code = "from common.processes.family import end_with_parent; end_with_parent(); print('started')"
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 143
+    for inherited in (str(os.getppid()), "nonsense"):  # by a script between the two
+        environment["ROBUST_DIFFUSION_PARENT"] = inherited
+        assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -41,7 +41,7 @@ def finished(weights, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_test_ends_after_the_row_in_hand(tiny_test, tmp_path, rows, finished, name):
+def test_a_test_ends_after_the_row_in_hand(tiny_test, tmp_path, rows, finished, name, capsys):
     """The gradient check appends first, then two evaluators per batch of one image: three images are complete."""
     config = str(tiny_test(data={"batch_size": 1}))
     run = fork(["test", "-c", config], tmp_path / "log", at_row(8, name))
@@ -52,6 +52,7 @@ def test_a_test_ends_after_the_row_in_hand(tiny_test, tmp_path, rows, finished, 
     assert len(Records.read(tmp_path / "records")) == 7
     if name == "SIGTERM":
         cli.main(["test", "-c", config])
+        assert f"found 3 of 13 images in {tmp_path / 'records'}; goes on" in capsys.readouterr().out.replace("\n", "")
         assert exact_part(rows(tmp_path / "records")) == exact_part(rows(finished))
 
 

@@ -4,8 +4,10 @@ import os
 import signal
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import yaml
 
 import cli
 from common.records.store import Records
@@ -128,3 +130,34 @@ def test_no_rank_waits_in_a_collective(tiny_test, tmp_path, command, slow, times
         assert len((tmp_path / "records" / "records.jsonl").read_text().splitlines()) == 1 + 2 * 13
     else:
         assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 1 + 13
+
+
+def test_the_first_rank_may_export_longer_than_the_others_live(tmp_path):
+    """They have finished, and are not taken for dead."""
+    config = {
+        "base": [str(Path(__file__).parents[3] / "configs" / "tour" / "01-classifier.fit.yaml")],
+        "model": {"init_args": {"export": str(tmp_path / "a.safetensors")}},
+        "trainer": {"accelerator": "cpu", "max_steps": 1, "limit_val_batches": 0, "enable_progress_bar": False,
+                    "default_root_dir": str(tmp_path)},
+    }  # fmt: skip
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+
+    def change(rank):
+        from common.tasks.training import TrainingTask
+
+        save, other = TrainingTask._save, tmp_path / "other-has-ended"
+
+        def slow(self, export):
+            deadline = time.monotonic() + 30
+            while rank == 0 and not other.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.5)
+            save(self, export)
+
+        TrainingTask._save = slow
+
+    first, second = fork_ranks(["fit", "-c", str(tmp_path / "fit.yaml")], tmp_path, change)
+    assert second.wait() == 0, second.output
+    (tmp_path / "other-has-ended").touch()
+    assert first.wait() == 0 and "has died" not in first.output, first.output
+    assert (tmp_path / "a.safetensors").exists()

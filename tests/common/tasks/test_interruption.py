@@ -72,23 +72,60 @@ def straight(tmp_path_factory):
 
 def result(folder, name):
     """The exported file, and the scores of all validations."""
-    (state,) = torch.load(folder / name / "last.ckpt", weights_only=True)["callbacks"].values()
+    states = torch.load(folder / name / "last.ckpt", weights_only=True)["callbacks"].values()
+    (state,) = [state for state in states if "best_k_models" in state]
     scores = {Path(path).name: float(score) for path, score in state["best_k_models"].items()}
     return (folder / f"{name}.safetensors").read_bytes(), scores
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 6])
-def test_a_training_goes_on_from_where_a_signal_ended_it(tmp_path, straight, steps):
-    """A validation that is due, after steps 2 and 4 of an epoch, and the end of an epoch come first."""
+@pytest.mark.parametrize(("place", "steps", "where"), [
+    ("training_step", 1, "epoch 0, step 1"),
+    ("training_step", 2, "the validation after epoch 0, step 2"),
+    ("validation_step", 3, "the validation after epoch 0, step 4"),
+    ("training_step", 8, "the validation after epoch 1, step 8"),
+])  # fmt: skip
+def test_a_training_goes_on_from_where_a_signal_ended_it(tmp_path, straight, place, steps, where):
+    """A validation that has begun is left after the batch in hand, and begins anew; so after the very last step."""
     config = fit_config(tmp_path, "broken", val_check_interval=2)
-    run = fork(["fit", "-c", config], tmp_path / "log", at_step(steps))
+    run = fork(["fit", "-c", config], tmp_path / "log", at_step(steps, place))
     assert run.wait() == 143, run.output
     advice = f"; the same command with --ckpt_path {tmp_path / 'broken.last-interrupted.ckpt'} goes on"
-    place = {1: "0, step 1", 2: "0, step 3", 4: "1, step 5", 6: "1, step 7"}[steps]
-    assert run.output.splitlines()[-1] == f"interrupted in epoch {place}{advice}"
+    assert run.output.splitlines()[-1] == f"interrupted in {where}{advice}"
+    assert not (tmp_path / "broken.safetensors").exists()
     cli.main(["fit", "-c", config, "--ckpt_path", "last"])
     assert result(tmp_path, "broken") == straight
     assert not list(tmp_path.glob("*interrupted*"))
+
+
+def test_averaged_weights_are_restored_in_an_interrupted_validation(tmp_path):
+    """They take the place of the trained ones during a validation."""
+    averaging = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}}
+    found = []
+    for name in ("straight", "broken"):
+        config = fit_config(tmp_path, name, max_epochs=1, limit_train_batches=3, val_check_interval=2)
+        settings = yaml.safe_load(Path(config).read_text())
+        settings["trainer"]["callbacks"].append(averaging)
+        Path(config).write_text(yaml.safe_dump(settings))
+        if name == "broken":
+            run = fork(["fit", "-c", config], tmp_path / "log", at_step(1, "validation_step"))
+            assert run.wait() == 143, run.output
+        cli.main(["fit", "-c", config, *(["--ckpt_path", "last"] if name == "broken" else [])])
+        found.append(result(tmp_path, name))
+    assert found[0] == found[1]
+
+
+def test_a_signal_while_weights_are_exported_ends_the_training_when_they_are(tmp_path, straight):
+    config = fit_config(tmp_path, "late", val_check_interval=2)
+
+    def change():
+        from common.tasks.training import TrainingTask
+
+        save = TrainingTask._save
+        TrainingTask._save = lambda self, export: (os.kill(os.getpid(), signal.SIGTERM), save(self, export))
+
+    run = fork(["fit", "-c", config], tmp_path / "log", change)
+    assert (run.wait(), run.output.splitlines()[-1]) == (143, "interrupted at its end; all of it was done")
+    assert result(tmp_path, "late") == straight
 
 
 def test_a_killed_training_with_shorter_epochs_goes_on_from_the_end_of_one(tmp_path):
