@@ -2,7 +2,7 @@
 
 import torch
 
-from common.checks.settings import check_count, check_length, check_size
+from common.checks.settings import check_count, check_noise_level, check_size
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.diffusion.differentiation import Differentiation
 from common.diffusion.purifiers import DiffusionPurifier
@@ -37,7 +37,7 @@ class Denoising(DiffusionPurifier):
         gradient: str | Differentiation = "checkpoint",
         schedule: Schedule | None = None,
     ) -> None:
-        level = sigma_to_model(check_length("sigma, the noise in the image,", sigma))
+        level = sigma_to_model(check_noise_level("sigma, the noise in the image,", sigma))
         check_denoiser("denoiser", denoiser)
         check_size("steps", steps)
         as_solver(solver)  # of one step it has no effect

@@ -1,13 +1,14 @@
 """Images, labels and noise are checked where they enter, and the outputs of parts from elsewhere where they return."""
 
 import sys
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from agdm.purifier import AGDM
-from common.diffusion.composed import Chain, Resized
+from common.diffusion.composed import Chain, FixedNoise, Repeated, Resized
 from common.diffusion.denoisers import EDMDenoiser, EpsDenoiser
 from common.diffusion.wrappers import ClassifierFree, Clipped
 from common.noise import Noise
@@ -27,6 +28,7 @@ from common.robustness import (
     ThreatModel,
     Voting,
 )
+from common.units import to_model
 from diffpure.langevin import LangevinDiffPure
 from diffpure.purifier import DiffPure
 from ndc import NoisedDiffusionClassifier
@@ -141,6 +143,53 @@ def test_another_dtype_is_refused():
 def test_a_purifier_returns_finite_images():
     with pytest.raises(ValueError, match=r"finite images; got NaN or infinity in rows \[1\]"):
         Purified(Bent(lambda x: x / torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1, 1)), head())(IMAGE, NOISE)
+
+
+def silent(call):
+    """True for a call without a warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return not caught
+
+
+COMPOSED = {
+    "purified": lambda bent: Purified(bent, head()),
+    "chain": lambda bent: Chain([bent, Bent(lambda x: x)]),
+    "repeated": lambda bent: Repeated(bent, 1),
+    "resized": lambda bent: Resized(bent, 8),
+    "fixed noise": FixedNoise,
+}
+
+
+@pytest.mark.parametrize("made", COMPOSED.values(), ids=COMPOSED)
+def test_a_purifier_in_the_model_frame_is_refused(made):
+    """Images of [-1,1] that resemble the input, also dark, bright-edged, of one value, rough, or of one image."""
+    image = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for clean in (image, image**4, torch.full_like(image, 0.3), image.round(), image[:1]):
+        noise = Noise.of(0, torch.arange(len(clean)))
+        for rough in (0.0, 0.1):
+            bent = Bent(lambda x, rough=rough: to_model(x) + rough * torch.sin(50 * x))
+            with pytest.raises(ValueError, match=r"pixels in \[0,1\]; got .* images of \[-1,1\]"):
+                made(bent)(clean, noise)
+
+
+@pytest.mark.parametrize("made", COMPOSED.values(), ids=COMPOSED)
+def test_a_purifier_of_another_frame_is_warned_of(made):
+    image = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = Noise.of(0, torch.arange(3))
+    for change in (lambda x: (x - 0.45) / 0.225, lambda x: 3 * x, lambda x: torch.sin(90 * x)):
+        with pytest.warns(UserWarning, match="more than 25% of its values are outside"):
+            made(Bent(change))(image, noise)
+
+
+@pytest.mark.parametrize("made", COMPOSED.values(), ids=COMPOSED)
+def test_a_purifier_in_pixels_passes_without_a_word(made):
+    """Unclipped, inverted, dark, or of too much contrast: pixels near [0,1]."""
+    image = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = Noise.of(0, torch.arange(3))
+    for change in (lambda x: 1.3 * x - 0.15, lambda x: 1 - x, lambda x: 0 * x - 0.05, lambda x: x + 0.1):
+        assert silent(lambda change=change: made(Bent(change))(image, noise))
 
 
 class Logits(Classifier):

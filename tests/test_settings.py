@@ -28,6 +28,7 @@ BAD = {
     "huge": 10**400,  # no float holds it
     "-huge": -(10**400),
     "array": np.array([1.0, math.nan]),
+    "1e308": 1e308,  # infinite in float32
 }
 
 USUAL = {bool: {"True"}, float: {"0.5"}, str: {"abc"}, Path: {"abc"}}

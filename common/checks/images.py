@@ -5,14 +5,20 @@ entry, not at every call of a network.
 """
 
 import math
+import warnings
 from collections.abc import Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.units import to_pixel
+
 FARTHEST = 20.0
 """Farthest pixel value of an image in [0,1] with Gaussian noise: about 4 standard deviations of 5."""
+_OUTSIDE = 0.1  # a pixel value farther from [0,1] is outside of it
+_CLOSER = 16.0  # ratio of squared distances to the input, above which images are in [-1,1]
+_MOSTLY = 0.25  # share of pixels outside above which an image is in another frame, or destroyed
 
 
 class OutputError(ValueError):
@@ -129,7 +135,9 @@ def check_like(part: str, output: Any, image: Tensor) -> Tensor:
 
 
 def check_purified(output: Any, image: Tensor) -> Tensor:
-    """Finite output of a purifier, which need not be clipped. Raises ``ValueError`` for grey levels of 0 to 255."""
+    """Finite output of a purifier, which need not be clipped. Raises ``ValueError`` for grey levels of 0 to 255 and for
+    images of the model frame, [-1,1], and warns of others that are mostly outside of [0,1].
+    """
     checked = check_like("a purifier", output, image)
     low, high = _range(checked)  # one pass: NaN is the lowest and the highest of any values
     if not math.isfinite(low) or not math.isfinite(high):
@@ -137,7 +145,25 @@ def check_purified(output: Any, image: Tensor) -> Tensor:
         raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
     if low >= -1 and high > FARTHEST:  # a network under attack may leave [0,1] on both sides
         raise ValueError(f"a purifier must return pixels in about [0,1]; got {low:.4g} to {high:.4g}. Divide by 255")
+    if low < -_OUTSIDE or high > 1 + _OUTSIDE:
+        _check_frame(checked.detach(), image.detach(), f"{low:.4g} to {high:.4g}")
     return checked
+
+
+def _check_frame(output: Tensor, image: Tensor, span: str) -> None:
+    """Frame of purified images with values outside of [0,1]: a purifier returns images that resemble its input."""
+    error = (output - image).square().mean()
+    if bool(_CLOSER * (to_pixel(output) - image).square().mean() < error):
+        raise ValueError(
+            f"a purifier must return pixels in [0,1]; got {span}, images of [-1,1]. Let it end with (x + 1) / 2"
+        )
+    outside = ((output < -_OUTSIDE) | (output > 1 + _OUTSIDE)).float().mean()
+    if outside > _MOSTLY:
+        warnings.warn(
+            f"a purifier should return pixels in [0,1]: more than {_MOSTLY:.0%} of its values are outside, so it may "
+            "return images of another frame, which the classifier behind it does not expect",
+            stacklevel=2,
+        )
 
 
 def check_logits(output: Any, rows: int, part: str = "a classifier") -> Tensor:

@@ -36,6 +36,12 @@ SHORTEST = 2.0**-30
 LEAST = 2.0**-126
 """Least normal number of float32: networks and attacks read anything less as 0."""
 
+MOST = 2.0**63
+"""Largest size of a number: float32 holds its square, and reads the square of anything more as infinite."""
+
+NOISIEST = 5.0
+"""Largest noise level of an image, in pixel units; levels of 0..255 units are above it."""
+
 SEEDS = 2**63
 """Seeds of ``Noise`` are below it."""
 
@@ -52,6 +58,8 @@ def check_number(name: str, value: Any, note: str = "", **bounds: float) -> floa
     if not plain or not all(_BOUNDS[kind][1](value, bound) for kind, bound in bounds.items()):
         limits = " and ".join(f"{_BOUNDS[kind][0]} {bound:g}" for kind, bound in bounds.items())
         raise ValueError(refusal(name, f"a finite number {limits}".rstrip(), value, note))
+    if abs(value) > MOST:
+        raise ValueError(refusal(name, f"at most {MOST:.3g} in size, whose square float32 holds", value, note))
     return value  # type: ignore[no-any-return]
 
 
@@ -85,6 +93,7 @@ def check_ratio(name: str, value: Any, note: str = "") -> float:
     parsed = _parsed(name, value, note)
     if not math.isfinite(parsed):
         raise ValueError(refusal(name, "a finite number or a ratio such as 8/255", value, note))
+    check_number(name, parsed, note)
     return parsed
 
 
@@ -95,7 +104,18 @@ def check_length(name: str, value: Any, note: str = "") -> float:
         raise ValueError(refusal(name, f"at least {SHORTEST:.3g}, else no pixel changes in float32", value, note))
     if not 0 < length < math.inf:
         raise ValueError(refusal(name, "above 0, in pixel units", value, note))
-    return length
+    return check_number(name, length, note)
+
+
+def check_noise_level(name: str, value: Any, zero: bool = False) -> float:
+    """Standard deviation of the noise in an image, in pixel units and at most `NOISIEST`, as a float; 0 if ``zero``."""
+    if zero and (level := check_ratio(name, value)) == 0:
+        return level
+    level = check_length(name, value)
+    if level > NOISIEST:
+        remedy = f"Write {value}/255" if isinstance(value, Real) else ""
+        raise ValueError(refusal(name, f"in pixel units of [0,1], at most {NOISIEST:g}", value, remedy))
+    return level
 
 
 def _parsed(name: str, value: Any, note: str) -> float:

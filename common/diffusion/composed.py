@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.checks.images import check_layout, check_like
+from common.checks.images import check_layout, check_purified
 from common.checks.settings import check_part, check_seed, check_sequence, check_size
 from common.diffusion.purifiers import Purifier
 from common.noise import Noise
@@ -38,7 +38,7 @@ class Chain(Purifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
         for k, stage in enumerate(self.stages):
-            image = check_like("a purifier", stage(*copied(image, noise.stream(f"stage {k}"))), image)
+            image = check_purified(stage(*copied(image, noise.stream(f"stage {k}"))), image)
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -58,7 +58,7 @@ class Repeated(Purifier):
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         noise = Noise.or_fresh(noise, image)
         for k in range(self.rounds):
-            image = check_like("a purifier", self.purifier(*copied(image, noise.stream(f"round {k}"))), image)
+            image = check_purified(self.purifier(*copied(image, noise.stream(f"round {k}"))), image)
         return image
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class Resized(Purifier):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         resized = _resize(check_layout(image), self.size)
-        return _resize(check_like("a purifier", self.purifier(*copied(resized, noise)), resized), image.shape[-2:])
+        return _resize(check_purified(self.purifier(*copied(resized, noise)), resized), image.shape[-2:])
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         return _resize(self.purifier.diffuse(*copied(_resize(image, self.size), noise)), image.shape[-2:])
@@ -101,7 +101,7 @@ class FixedNoise(Purifier):
         self.purifier, self.seed = _check_purifier("purifier", purifier), check_seed("seed", seed)
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        return check_like("a purifier", self.purifier(*copied(image, self._noise(image))), image)
+        return check_purified(self.purifier(*copied(image, self._noise(image))), image)
 
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         return self.purifier.diffuse(*copied(image, self._noise(image)))

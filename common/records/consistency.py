@@ -8,6 +8,7 @@ from typing import Any
 
 LARGEST_INDEX = 2**32 - 1
 LARGEST_RADIUS = 1000.0  # pixels; no two images of fewer than a million values are farther apart
+LARGEST_EPS = 1e9  # no image has as many values, so none is as far away in L1
 _SLACK = {"Linf": (1e-5, 1e-6), "L2": (1e-3, 1e-3), "L1": (1e-2, 0.1)}  # relative and absolute, by norm
 _OTHER_SLACK = (1e-2, 1e-6)
 
@@ -37,8 +38,8 @@ def check_classes(name: str, predictions: list[int], count: int | None = None) -
 
 def check_distance(distance: float, eps: float, norm: str, within_budget: bool) -> None:
     """Distance of an attacked image: within the budget, up to rounding. Anything else is a bug, not a result."""
-    if eps <= 0:
-        raise contradiction("eps", "above 0", eps)
+    if not 0 < eps <= LARGEST_EPS:
+        raise contradiction("eps", f"above 0 and at most {LARGEST_EPS:g}", eps)
     if not within_budget:
         raise contradiction("within_budget", "true: an image outside the budget is no result", within_budget)
     relative, absolute = _SLACK.get(norm, _OTHER_SLACK)

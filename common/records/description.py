@@ -1,8 +1,8 @@
 """Description of parts as JSON: class, all that they hold, and where that cannot be determined.
 
 Everything counts: public and private attributes, buffers that no state dict holds, hooks, settings of parts of parts,
-and the data among the class attributes of classes from elsewhere. Left out are the names that a part's class lists in
-``not_identifying``, values of ``functools.cached_property``, and what PyTorch and Lightning keep in every module.
+and of classes from elsewhere class attributes that are data and globals that their functions read. Left out are names
+that a class lists in ``not_identifying``, ``cached_property`` as computed, and what PyTorch and Lightning keep.
 
 A part with a method ``identity()`` is described by what it returns. Lambdas and closures are undetermined.
 """
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from common.naming.public_names import is_ours
 from common.records.attributes import (
-    attributes_of,
     attributes_of_class,
     class_name,
     identity_of,
@@ -34,9 +33,11 @@ from common.records.attributes import (
     unsaved_arguments,
     unwrapped,
 )
+from common.records.cached_values import held_by
 from common.records.callables import FUNCTIONS, found_by_import, name_of, owner_of, why_undetermined
 from common.records.checksums import tensor_checksums
 from common.records.dotted_paths import hash_of
+from common.records.globals_read import globals_of
 from common.records.methods import method_reason
 from common.records.pickling import is_installed
 from common.records.subclasses import beyond_value
@@ -152,11 +153,8 @@ class Describer:
 
     def _ordered_mapping(self, part: Mapping[Any, Any], path: str, inside: bool) -> Any:
         """A mapping with the order of its keys, where they are not sorted."""
-        described = self._mapping(part, path, inside)
-        if not isinstance(described, dict):
-            return [
-                [self.describe(key, path), self.describe(value, f"{path}.{key}", inside)] for key, value in part.items()
-            ]
+        if not isinstance(described := self._mapping(part, path, inside), dict):
+            return self._pairs(part, path, inside)
         return described if self.cheap or sorted(part) == [*part] else {**described, "order of keys": [*map(str, part)]}
 
     def _sequence(self, part: Any, path: str, inside: bool) -> Any:
@@ -180,7 +178,7 @@ class Describer:
             return {"class object": name, **self._mapping(held, path, inside)} if held else name
         if reason := why_undetermined(part):
             return self._undetermined(name, path, reason)
-        held = self.describe(vars(part), path, inside) if getattr(part, "__dict__", None) else {}
+        held = self.describe({**globals_of(part), **getattr(part, "__dict__", {})}, path, inside)
         held.pop("__wrapped__", None)
         return {"function": name, **held} if held else name
 
@@ -198,7 +196,9 @@ class Describer:
         if isinstance(config, Mapping):
             rest = self._foreign(part, path) if self.cheap else hash_of(self._foreign(part, path))
             return {"class": name, **self._mapping(config, path, inside=True), "rest": rest, **weights}
-        kept = [(key, value) for key, value in attributes_of(part) if not (self.cheap and key == "hooks")]
+        kept = [
+            (key, value) for key, value in held_by(part, Describer, self.cheap) if not (self.cheap and key == "hooks")
+        ]
         held = {key: self.describe(value, f"{path}.{key}", inside=True) for key, value in kept}
         return {"class": name, **held, **weights, **self._unsaved(part)}
 
@@ -216,7 +216,7 @@ class Describer:
         if (identity := identity_of(part)) is not None:
             return {**self._mapping(identity, path, inside=True), **self._unsaved(part, True)}
         without = {*part._modules, *(["hooks"] if self.cheap else [])}  # the project's own come and go
-        held = [(name, value) for name, value in attributes_of(part) if name not in without]
+        held = [(name, value) for name, value in held_by(part, Describer, self.cheap) if name not in without]
         with self._within(part):
             described = {name: self._short(self.describe(value, f"{path}.{name}", inside=True)) for name, value in held}
         return {**described, **self._unsaved(part)}
@@ -233,7 +233,7 @@ class Describer:
         if (identity := identity_of(part)) is not None:
             return {"class": name, **self._mapping(identity, path, inside)}
         try:
-            held = list(attributes_of(part))
+            held = list(held_by(part, Describer, self.cheap))
         except Exception as error:  # of a method of the part's own
             return self._undetermined(name, path, f"an object of {name}, which cannot be taken apart ({error})")
         for argument in unsaved_arguments(part):

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.naming.public_names import is_ours
 from common.records.callables import found_by_import, name_of, why_undetermined
+from common.records.globals_read import globals_of
 
 LIBRARIES = {*sys.stdlib_module_names, "torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy"}
 
@@ -21,8 +22,9 @@ def of_library(part: Any) -> bool:
 def methods_of(cls: type) -> dict[str, Any]:
     """Methods by class and name, overridden ones too, whose numbers the name of their class does not tell.
 
-    Those are methods of a class that a function makes, if they are closures or have defaults, with these values; and
-    functions from elsewhere that were set as attributes of a class. Decorators are code, as methods are.
+    Those are methods of a class that a function makes, if they are closures or have defaults, with these values;
+    methods that read global variables (`globals_of`); and functions from elsewhere that were set as attributes of a
+    class. Decorators are code, as methods are.
     """
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
@@ -61,10 +63,11 @@ def _held(function: FunctionType, name: str, base: type, cls: type) -> Any:
     """Addition of a function, an attribute of a class, to the description of instances; None for code alone."""
     if is_method(function, cls):
         made = "<locals>" in base.__qualname__ and not is_ours(base)
-        return _values(inspect.unwrap(function), cls) if made else None
+        held = _values(inspect.unwrap(function), cls) if made else {}
+        return held | globals_of(function) or None
     if name.startswith("__") and of_library(function):
         return None
-    held = _values(function, cls) if function.__closure__ else {}
+    held = globals_of(function) | (_values(function, cls) if function.__closure__ else {})
     if not held:  # code, which the first recorded image checks
         return {"function": name_of(function)} if found_by_import(function) else None
     return function if "<lambda>" in function.__qualname__ else {"function": name_of(function), **held}

@@ -16,6 +16,7 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.losses import cross_entropy, kl
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
+from common.robustness.threats.step_size import check_step_size
 from common.units import parse_number
 
 Start = Literal["near", "random"]
@@ -46,6 +47,8 @@ class InnerMaximum:
         check_count("steps of the inner maximum", self.steps)
         check_optional(check_length, "step_size", self.step_size)
         check_one_of("start", self.start, get_args(Start))
+        if self.step_size is not None:
+            check_step_size(self.length, self.threat, self.steps)
 
     @property
     def length(self) -> float:

@@ -7,15 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from common.checks.images import check_purified
 from common.checks.settings import (
     check_count,
     check_function,
-    check_not_negative,
+    check_noise_level,
     check_optional,
     check_part,
     check_size,
 )
 from common.noise import Noise
+from common.numerics.copies import copied
 from common.records.fingerprint import weights_hash
 from common.robustness.adversarial_training import Objective
 from common.robustness.classifiers import Classifier
@@ -64,14 +66,14 @@ class ClassifierTask(TrainingTask):
     ) -> None:
         super().__init__(recipe, export)
         check_part("classifier", classifier, Classifier)
-        check_not_negative("noise_sigma, in pixel units,", noise_sigma)
+        self.noise_sigma = check_noise_level("noise_sigma", noise_sigma, zero=True)
         check_optional(check_part, "purifier", purifier, nn.Module, "a purifier")
         check_size("num_classes", num_classes, 2)
         check_optional(check_function, "objective", objective)
         check_count("val_steps", val_steps, 0)
         if objective is not None and (noise_sigma or purifier is not None):
             raise ValueError("adversarial training takes clean images: remove noise_sigma and purifier")
-        self.classifier, self.noise_sigma, self.objective = classifier, noise_sigma, objective
+        self.classifier, self.objective = classifier, objective
         self._purifier = (
             () if purifier is None else (purifier.requires_grad_(False).eval(),)
         )  # a tuple, so that it is no submodule
@@ -106,7 +108,7 @@ class ClassifierTask(TrainingTask):
         """The training image: purified if there is a purifier, then with Gaussian noise if ``noise_sigma`` > 0."""
         if self.purifier is not None:
             with torch.no_grad():
-                image = self.purifier.to(image.device)(image, noise)
+                image = check_purified(self.purifier.to(image.device)(*copied(image, noise)), image)
         if self.noise_sigma:
             image = image + self.noise_sigma * noise.stream("augmentation").normal(0, image.shape[1:])
         return image

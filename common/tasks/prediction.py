@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.checks.images import OutputError
+from common.checks.images import OutputError, check_purified
 from common.noise import Noise
 from common.numerics.copies import copied
 from common.robustness.certification.forecast import Forecast
@@ -103,7 +103,7 @@ def _probabilities(defence: Classifier, image: Tensor, noise: Noise) -> tuple[Te
     if not isinstance(inner, Purified):
         return defence(image, noise).float().softmax(1), None, None
     if inner is defence:
-        purified: Tensor = inner.purifier(*copied(image, noise))
+        purified: Tensor = check_purified(inner.purifier(*copied(image, noise)), image)
         after = inner.classifier(purified, noise.stream("classifier"))
     else:
         purified, after = defence.views(image, noise)["purified"], defence(image, noise)

@@ -14,6 +14,7 @@ from common.robustness.attacks.eot import EOTLoss, check_counts, usable
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, as_loss
 from common.robustness.threats.norm_ball import ThreatModel, require_norm_ball
+from common.robustness.threats.step_size import check_step_size
 from common.robustness.threats.threat import Threat
 from common.units import parse_number
 
@@ -47,7 +48,8 @@ class PGD(Attack):
     the same length in the norm. ``loss`` is a name in ``losses.LOSSES`` or a function of (logits, label).
 
     Raises ``RuntimeError`` where the classifier gives no gradient at all, or a loss that is never finite: either would
-    otherwise return the clean image and overstate robustness.
+    otherwise return the clean image and overstate robustness; ``ValueError`` for a step beyond the pixel range. A
+    step longer than eps is warned of (`check_step_size`).
     """
 
     steps: int = 20
@@ -70,9 +72,15 @@ class PGD(Attack):
         check_flag("early_stop", self.early_stop)
         as_loss(self.loss)
 
+    def check(self, threat: Threat) -> None:
+        ball = require_norm_ball(threat, type(self).__name__)
+        if self.step_size is not None:
+            check_step_size(parse_number(self.step_size), ball, self.steps, self.direction == "sign")
+
     def search(
         self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise
     ) -> AttackResult:
+        self.check(threat)
         ball = require_norm_ball(threat, type(self).__name__)
         if is_empty(image, label, noise):
             return AttackResult.empty(image)

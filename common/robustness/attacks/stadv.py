@@ -54,9 +54,9 @@ class StAdv(Attack):
     def __post_init__(self) -> None:
         check_counts(self.chunk, steps=self.steps, eot=self.eot, restarts=self.restarts)
         check_positive("learning_rate", self.learning_rate)
-        check_optional(check_not_negative, "smoothness", self.smoothness, note=f"None is {_SMOOTHNESS} / eps")
         note = "Beyond it, float32 loses the loss beside the roughness"
         check_optional(check_number, "smoothness", self.smoothness, note, at_most=_SMOOTHEST)
+        check_optional(check_not_negative, "smoothness", self.smoothness, note=f"None is {_SMOOTHNESS} / eps")
         check_flag("random_start", self.random_start)
         check_flag("early_stop", self.early_stop)
         as_loss(self.loss)

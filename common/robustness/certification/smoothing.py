@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from common.checks.images import check_full_precision, check_layout, check_logits, check_rows
-from common.checks.settings import check_count, check_length, check_number, check_size
+from common.checks.settings import check_count, check_noise_level, check_number, check_size
 from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
@@ -47,7 +47,7 @@ class Smoothing(Certifier):
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", check_length("sigma", self.sigma))  # "64/255" becomes a float
+        object.__setattr__(self, "sigma", check_noise_level("sigma", self.sigma))  # "64/255" becomes a float
         check_count("n0", self.n0)
         check_count("n", self.n)
         check_size("num_classes", self.num_classes, 2)

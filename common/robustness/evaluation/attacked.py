@@ -26,6 +26,7 @@ from common.robustness.evaluation.decisions import check_draws, decide, predicti
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.evaluation.stored_images import stored_images
 from common.robustness.masking.signs import masking_signs
+from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.threats.threat import Threat
 
 
@@ -93,6 +94,8 @@ class Attacked(Evaluator):
         threat = self.given_threat
         if not len(index):
             return []
+        if isinstance(threat, ThreatModel):
+            threat.check_dimension(image[0].numel())
         noise, defence = Noise.of(self.single_seed, index), with_rule(classifier, self.rule, self.votes)
         with Meter(classifier) as meter:
             control = self._control(defence, image, label, noise)

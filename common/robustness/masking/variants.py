@@ -33,7 +33,8 @@ def masking_suite(attacked: Attacked, limit: int = 32, pixels: int | None = None
         size = settings.get("step_size")
         for name, threat in _budgets(attacked.threat, pixels).items():
             ratio = threat.eps / attacked.threat.eps
-            varied = attack if size is None else attack.vary(step_size=ratio * parse_number(size))
+            most = 1.0 if threat.norm == math.inf else math.inf
+            varied = attack if size is None else attack.vary(step_size=min(most, ratio * parse_number(size)))
             variants[name] = {"threat": threat, "attack": varied}
     steps, eot = settings.get("steps"), settings.get("eot")
     if steps is not None and steps > 1:

@@ -12,7 +12,8 @@ from common.robustness.threats.projection import PROJECTIONS, row_norm
 from common.robustness.threats.threat import Threat, in_box, require_threat
 
 _NAMES = {1.0: "L1", 2.0: "L2", math.inf: "Linf"}
-_LARGEST = {1.0: 1000.0, 2.0: 100.0, math.inf: 1.0}
+LARGEST = {1.0: 1000.0, 2.0: 100.0, math.inf: 1.0}
+"""Largest radii by norm, in pixel units: larger ones are in units of 0..255."""
 
 
 class ThreatModel(Threat):
@@ -29,7 +30,7 @@ class ThreatModel(Threat):
     def __init__(self, norm: float | str, eps: float | str):
         self.norm = _norm(norm)
         self.eps = check_ratio("eps", eps)
-        largest = _LARGEST[self.norm]
+        largest = LARGEST[self.norm]
         if 0 < self.eps < SHORTEST:
             raise ValueError(f"eps must be at least {SHORTEST:.3g}, else no pixel changes in float32; got {eps!r}")
         if not 0 < self.eps <= largest:
@@ -62,6 +63,15 @@ class ThreatModel(Threat):
         bound = self.eps * (1 + 1e-6) + 2.0**-22 * dimension ** (1 / self.norm)
         near: Tensor = self.distance(image, adv) <= bound
         return in_box(adv) & near
+
+    def check_dimension(self, dimension: int) -> None:
+        """Raise ``ValueError`` for an eps beyond the pixel range of D = ``dimension`` pixels, which any image meets."""
+        diameter = dimension ** (1 / self.norm)
+        if self.eps > diameter:
+            raise ValueError(
+                f"eps = {self.eps:g} in {self.name} allows every image of {dimension} pixels, whose largest distance "
+                f"is {diameter:.4g}. Write {self.eps:g}/255"
+            )
 
     def project(self, image: Tensor, adv: Tensor) -> Tensor:
         """The nearest allowed image in the Euclidean distance (`projection`); ``image`` must lie in [0,1]."""
