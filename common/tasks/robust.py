@@ -13,7 +13,6 @@ from torchmetrics import Metric
 
 from common.checks.settings import check_count, check_folder, check_one_of, check_optional, check_part
 from common.files.locking import unlock
-from common.noise import Noise
 from common.numerics.copies import copied
 from common.processes.interrupts import INTERRUPTS
 from common.records.rows import DIAGNOSTICS
@@ -28,6 +27,7 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
+from common.tasks.independence import IMAGES, check_certifiers, warn_of_dependence
 from common.tasks.interruption import connect, finish
 from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
@@ -60,7 +60,8 @@ class RobustTask(L.LightningModule):
         Threat model of the evaluators that name none.
     verify:
         ``GradientCheck`` on the first two images, before an attack that uses gradients. "refuse" raises
-        ``ValueError`` if it fails; "warn" goes on and marks the records ``verified: false``; "off" skips it.
+        ``ValueError`` if it fails; "warn" goes on and marks the records ``verified: false``; "off" skips it, and
+        the warning of logits that depend on other images, or on calls before.
     masking:
         Number of images for the masking variants: the first white-box attack with larger budgets, fewer steps, one
         draw, and without the defence (``masking_suite``). At most one in sixteen images; 0 for none.
@@ -113,6 +114,8 @@ class RobustTask(L.LightningModule):
         if self.trainer.is_global_zero:
             self._results.lock()
         self.tell(self._results)
+        if self.verify != "off":
+            warn_of_dependence(self.classifier, self.evaluators, first_batch(self.trainer, IMAGES, self.device))
         if wanted:  # all of them identify the records, since more images may follow
             diagnostics = self._open(Path(self.path) / DIAGNOSTICS, [*checks, *variants])
             self._diagnostics = replace(diagnostics, evaluators=wanted)
@@ -204,11 +207,7 @@ class RobustTask(L.LightningModule):
 
     def _check_certifiers(self) -> None:
         """Check the preconditions of every certifier on the first image, before anything is written."""
-        certifiers = [evaluator.smoothing for evaluator in self.evaluators if isinstance(evaluator, Certified)]
-        if certifiers and (first := first_batch(self.trainer, 1, self.device)) is not None:
-            image, _, index = first
-            for certifier in certifiers:
-                certifier.check(self.classifier, *copied(image, Noise.of(0, index).stream("soundness")))
+        check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device))
 
     def _check_gradients(self, check: GradientCheck) -> None:
         """Run the gradient check on every rank, with the same result; rank 0 records it. ``ValueError`` if it fails."""
