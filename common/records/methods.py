@@ -12,6 +12,7 @@ from common.records.callables import found_by_import, name_of, why_undetermined
 from common.records.globals_read import globals_of
 
 LIBRARIES = {*sys.stdlib_module_names, "torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy"}
+_CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}  # what they made is described
 
 
 def of_library(part: Any) -> bool:
@@ -64,7 +65,7 @@ def _held(function: FunctionType, name: str, base: type, cls: type) -> Any:
     if is_method(function, cls):
         made = "<locals>" in base.__qualname__ and not is_ours(base)
         held = _values(inspect.unwrap(function), cls) if made else {}
-        return held | globals_of(function) or None
+        return held | ({} if name in _CONSTRUCTORS else globals_of(function)) or None
     if name.startswith("__") and of_library(function):
         return None
     held = globals_of(function) | (_values(function, cls) if function.__closure__ else {})

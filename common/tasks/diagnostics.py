@@ -6,7 +6,12 @@ from typing import Any
 from common.data.datasets import LabelledImages
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.gradient_check.attack_gradients import EXACT, own_gradient
+from common.robustness.gradient_check.attack_gradients import (
+    EXACT,
+    is_approximate,
+    own_gradient,
+    transfer_source,
+)
 from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.robustness.masking.baseline import Baseline
 from common.robustness.masking.variants import masking_suite
@@ -20,9 +25,16 @@ def gradient_checks(evaluators: Sequence[Evaluator]) -> list[GradientCheck]:
     if not any(evaluator.uses_gradients for evaluator in evaluators):
         return []
     attacked = [evaluator for evaluator in evaluators if isinstance(evaluator, Attacked)]
-    modes = [(evaluator.source.title, own_gradient(evaluator.attack)) for evaluator in attacked]
-    own = tuple((name, mode) for name, mode in modes if mode not in (None, *EXACT))
-    return [GradientCheck(gradients=own)]
+    entries = (_approximate(evaluator) for evaluator in attacked)
+    return [GradientCheck(gradients=tuple(entry for entry in entries if entry is not None))]
+
+
+def _approximate(evaluator: Attacked) -> tuple[Any, ...] | None:
+    """Name, mode, and source of a transfer attack, if an attack takes another gradient than the exact one."""
+    source, mode = transfer_source(evaluator.attack), own_gradient(evaluator.attack)
+    if mode in EXACT or (mode is None and (source is None or not is_approximate(source))):
+        return None
+    return (evaluator.source.title, mode) if source is None else (evaluator.source.title, mode, source)
 
 
 def masking_variants(

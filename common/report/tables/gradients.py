@@ -1,5 +1,6 @@
 """State of the gradients that a run attacked with, from its gradient check and its header."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,12 +89,34 @@ def attack_gradient(run: Run, attack: Evaluation[Any]) -> Finding | None:
 
 
 def gradient_note(run: Run, attack: Evaluation[Any]) -> str:
-    """``"Adjoint, 5 steps of 0.02 from t = 0.1 to 1e-05, cosine 0.12"``; empty without such a gradient."""
+    """``"Adjoint, 5 steps of 0.02 from t = 0.1 to 1e-05, cosine 0.12"``; empty without such a gradient.
+
+    Without a gradient check of it ``"Adjoint, 5 steps of 0.02 from t = 0.1 to 1e-05, cosine not measured"``.
+    """
     finding = attack_gradient(run, attack)
     if finding is None:
-        return ""
+        return _not_measured(run, attack)
     process = re.search(r"\(([^()]*)\) with the exact one", finding.sentence)
     return ", ".join([*([process[1]] if process else []), f"cosine {1 - finding.error:.2f}"])
+
+
+def _not_measured(run: Run, attack: Evaluation[Any]) -> str:
+    """Note on an approximate gradient without a cosine: its mode, and its grid by the header."""
+    own = find(attack.part.get("attack"), "gradient")
+    if "attack" not in attack.part or (own is None and not getattr(attack.rows[0], "white_box", False)):
+        return ""
+    gradient = gradient_of(run, attack)
+    name, settings = mode_name(gradient), normal(gradient)
+    if name.lower() not in APPROXIMATE:
+        return ""
+    source = find(attack.part.get("attack"), "source")
+    times = find(find(run.config, "classifier") if source is None else source, "times")
+    own_grid = settings if isinstance(settings, dict) and name == "Adjoint" else {}
+    if name == "Surrogate" or not isinstance(times, list) or len(times) < 2:
+        return f"{name}, cosine not measured"
+    size, last = own_grid.get("dt") or times[0] - times[1], own_grid.get("t_end") or times[-1]
+    steps = math.ceil((times[0] - last) / size - 1e-6)
+    return f"{name}, {steps} steps of {size:.3g} from t = {times[0]:g} to {last:g}, cosine not measured"
 
 
 def weak_gradients(run: Run) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from common.numerics.finding import ATTACK_GRADIENT, FAITHFUL, Finding
 from common.robustness.attacks.through import Through
+from common.robustness.attacks.transfer import Transfer
+from common.robustness.classifiers import Classifier
 from common.robustness.gradient_check.point_check import PointCheck
 from common.robustness.gradient_check.recomputation import forward_backward
 from common.robustness.protocols import SupportsDifferentiation, SupportsProcessNames
@@ -25,18 +28,38 @@ def own_gradient(attack: Any) -> Any:
     return None
 
 
-def attack_gradient_findings(subject: PointCheck, modes: Sequence[tuple[str, Any]]) -> Iterator[Finding]:
+def transfer_source(attack: Any) -> Classifier | None:
+    """Classifier whose gradient an attack takes in place of the defence's, at any depth of wrappers; None if none."""
+    while attack is not None:
+        if isinstance(attack, Transfer):
+            return attack.source
+        attack = getattr(attack, "attack", None)
+    return None
+
+
+def is_approximate(classifier: Classifier) -> bool:
+    """True if a part of a classifier declares its own differentiation approximate."""
+    parts = [part for part in classifier.modules() if isinstance(part, SupportsDifferentiation)]
+    return any(getattr(getattr(part, "gradient", None), "approximate", False) for part in parts)
+
+
+def attack_gradient_findings(subject: PointCheck, modes: Sequence[tuple[Any, ...]]) -> Iterator[Finding]:
     """Cosine of the gradient of random logits by each of ``modes``, (name of the attack, mode), with the exact one.
+
+    An entry (name, mode, source) is that of a transfer attack, measured on its source.
 
     The exact gradient is that of the process that the mode differentiates, with the same noise: on another grid than
     the deployed one, draws differ. A mode of None is that of the defence. A cosine below `FAITHFUL` is an undecided
     finding: the attack is weaker than its name says. Nothing is found for a classifier without a part that can be
     differentiated in another way.
     """
-    parts = [part for part in subject.classifier.modules() if isinstance(part, SupportsDifferentiation)]
-    for name, mode in modes if parts else ():
-        used = _gradient(subject, [(part, mode) for part in parts if mode is not None])
-        exact = _gradient(subject, [(part, _exact(part, mode)) for part in parts])
+    for name, mode, *source in modes:
+        at = replace(subject, classifier=source[0].freeze().to(subject.point.device)) if source else subject
+        parts = [part for part in at.classifier.modules() if isinstance(part, SupportsDifferentiation)]
+        if not parts:
+            continue
+        used = _gradient(at, [(part, mode) for part in parts if mode is not None])
+        exact = _gradient(at, [(part, _exact(part, mode)) for part in parts])
         cosine = float(torch.nn.functional.cosine_similarity(used.flatten(), exact.flatten(), dim=0))
         process = next((p.process_name(mode) for p in parts if isinstance(p, SupportsProcessNames)), "its process")
         sentence = f"The cosine of the gradient of {name} ({process}) with the exact one is {cosine:.2f}"

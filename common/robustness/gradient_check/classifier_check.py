@@ -53,14 +53,19 @@ class GradientCheck(Evaluator):
 
     directions: int = 2
     _: KW_ONLY
-    gradients: Sequence[tuple[str, Any]] = ()
+    gradients: Sequence[tuple[Any, ...]] = ()
     name: str = "verify"
     limit: int | None = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("directions", self.directions)
-        check_sequence("gradients", self.gradients, partial(check_part, kind=tuple, what="a pair (name, mode)"), 0)
+        check_sequence(
+            "gradients",
+            self.gradients,
+            partial(check_part, kind=tuple, what="a tuple (name, mode) or (name, mode, source)"),
+            0,
+        )
 
     def __call__(self, classifier: Classifier, batch: Batch) -> list[GradientCheckRecord]:
         image, label, index = check_evaluation(classifier, batch)

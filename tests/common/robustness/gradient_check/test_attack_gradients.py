@@ -12,13 +12,16 @@ from common.diffusion.modes import Surrogate
 from common.diffusion.schedules import VP
 from common.noise import Noise
 from common.numerics.finding import Finding
+from common.records.fingerprint import identify
 from common.report.headline import headline
 from common.report.page.banners import banners
 from common.report.runs import Run
 from common.report.tables.accuracy import accuracy_table
+from common.report.tables.gradients import gradient_note
 from common.report.tables.protocol import protocol_table
 from common.robustness.attacks.pgd import PGD
 from common.robustness.attacks.through import Through
+from common.robustness.attacks.transfer import Transfer
 from common.robustness.classifiers import NetworkClassifier, Purified
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.gradient_check.attack_gradients import own_gradient
@@ -105,6 +108,46 @@ def test_the_gradient_is_found_inside_wrappers_and_exact_ones_are_left_out():
     assert own_gradient(PGD(steps=1)) is None
     assert own_gradient(Through(Through(PGD(steps=1), "adjoint"), "bpda")) == "bpda"
     assert gradient_checks([attack("a", "full"), attack("b", "checkpoint")]) == [GradientCheck()]
+
+
+def transfer(source, inner, name="moved"):
+    return Attacked(Transfer(source, inner), THREAT, name=name)
+
+
+def test_a_transfer_attack_is_measured_on_its_source():
+    """For any tested classifier, with the mode of the source or of the attack inside."""
+    linear = NetworkClassifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)))
+    wanted, _ = measured(defence(), attack("b", "adjoint"))
+    inside = transfer(defence(), Through(PGD(steps=1), "adjoint"))
+    for tested in (linear, defence(steps=3)):
+        for evaluator in (inside, transfer(defence("adjoint"), PGD(steps=1))):
+            found, _ = measured(tested, evaluator)
+            assert list(found) == ["gradient of moved"]
+            assert found["gradient of moved"].error == pytest.approx(wanted["gradient of b"].error, abs=1e-4)
+            assert "5 steps of 0.02" in found["gradient of moved"].sentence
+    for exact in (transfer(defence(), PGD(steps=1)), transfer(linear, PGD(steps=1))):
+        assert measured(defence(), exact)[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("gradient", "expected"),
+    [
+        ("adjoint", "Adjoint, 5 steps of 0.02 from t = 0.1 to 1e-05, cosine not measured"),
+        (Adjoint(dt=1e-3), "Adjoint, 100 steps of 0.001 from t = 0.1 to 1e-05, cosine not measured"),
+        (Adjoint(dt=1e-3, t_end=0.05), "Adjoint, 50 steps of 0.001 from t = 0.1 to 0.05, cosine not measured"),
+        ("bpda", "BPDA, 5 steps of 0.02 from t = 0.1 to 1e-05, cosine not measured"),
+        (Surrogate(2), "Surrogate, cosine not measured"),
+        ("full", ""),
+    ],
+)
+def test_the_row_of_an_unchecked_gradient_carries_its_grid(gradient, expected):
+    """With ``verify="off"``, and of a transfer attack."""
+    rows = [attacked_record(i, [1, 2], evaluator="a") for i in range(6)]
+    unchecked, own = attack("a", gradient), transfer(defence(gradient), PGD(steps=1), "a")
+    for classifier, evaluator in ((defence(), unchecked), (defence(steps=3), own)):
+        config = identify({"classifier": classifier, "evaluators": [evaluator]})[1]
+        run = Run("run", "f", config, rows)
+        assert gradient_note(run, run.attacks[0]) == expected
 
 
 def report(cosine, decided):
