@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from common.checks.images import check_near_pixels, check_rows
-from common.checks.settings import check_noise_level, check_one_of, check_optional, check_part, check_size
+from common.checks.settings import (
+    check_noise_level,
+    check_one_of,
+    check_optional,
+    check_part,
+    check_ratio,
+    check_size,
+)
 from common.diffusion.denoisers import Denoiser, check_denoiser
 from common.engine.engine import Engine
 from common.noise import Noise
@@ -79,7 +86,7 @@ class NoisedDiffusionClassifier(Classifier):
         check_optional(check_part, "posterior", posterior, Posterior)
         check_optional(check_denoiser, "unconditional", unconditional)
         self.denoiser, self.unconditional = denoiser, unconditional
-        self.num_classes, self.sigma, self.variant = num_classes, check_noise_level("sigma", sigma, zero=True), variant
+        self.num_classes, self.sigma, self.variant = num_classes, check_ratio("sigma", sigma), variant
         self.nodes = nodes if isinstance(nodes, Nodes) else Nodes(check_size("nodes", nodes, 2))
         self.weight, self.elimination = weight_of(weight), elimination
         self.posterior = Posterior() if posterior is None else posterior
@@ -90,6 +97,7 @@ class NoisedDiffusionClassifier(Classifier):
         _check_classes(denoiser, num_classes)
         self.posterior.check(num_classes)
         check_input_level(self._first_denoiser, sigma_tau)
+        check_noise_level("sigma", sigma, zero=True)
         self._bound = bound_within(denoiser, sigma_tau, variant, self.nodes, self.weight)
         self._plan = None if elimination is None else elimination.plan(self.nodes.count, self.nodes.antithetic)
         self.engine.prepare(self)

@@ -9,13 +9,14 @@ from scipy.special import betaincinv, ndtri
 
 from common.records.consistency import contradiction
 from common.records.rounding import DIGITS
-from common.records.schema import CertifiedRecord, ForecastRecord, PredictionRecord, Record, Source
+from common.records.schema import ABSTAIN, CertifiedRecord, ForecastRecord, PredictionRecord, Record, Source
 from common.units import parse_number
 
 _NORMS = {"inf": "Linf", "2": "L2", "1": "L1"}
 _SMOOTHING = "Smoothing"
 _CERTIFIERS = (_SMOOTHING, "Sequential", "Forecast")  # with the settings of a `Smoothing` and its radius
 _ROUNDING = 10.0**-DIGITS
+_SHORT = 2e-3  # relative: a radius that is smaller by more does not follow from its bound
 _PROTOCOL = ("knows", "resubmissions", "rule", "votes")
 
 
@@ -40,6 +41,9 @@ class HeaderRules:
         part = self._parts.get(row.source)
         if part is None:
             return
+        draws = part.get("draws")
+        if isinstance(row, PredictionRecord) and type(draws) is int and len(row.predictions) not in (1, draws):
+            raise contradiction("predictions", f"1 or {draws} in number, draws in the header", row.predictions)
         for name in _PROTOCOL:
             if hasattr(row, name) and name in part and getattr(row, name) != part[name]:
                 raise contradiction(name, f"{part[name]!r}, as in the header", getattr(row, name))
@@ -85,6 +89,13 @@ def _check_smoothing(row: CertifiedRecord, smoothing: Mapping[str, Any]) -> None
     largest = level * float(ndtri(min(row.p_lower + _ROUNDING, 1 - 1e-16)))  # p_lower is rounded down
     if row.radius > max(largest, 0.0) * (1 + 10 * _ROUNDING):
         raise contradiction("radius", f"at most {max(largest, 0.0):g}, which follows from its p_lower", row.radius)
+    if kind != _SMOOTHING or row.p_lower <= 0.5 + _ROUNDING:
+        return
+    if row.prediction == ABSTAIN:
+        raise contradiction("prediction", f"a class, since its p_lower is {row.p_lower}", row.prediction)
+    least = level * float(ndtri(min(row.p_lower, 1 - 1e-16)))
+    if row.radius < least * (1 - _SHORT):
+        raise contradiction("radius", f"at least {least:g}, which follows from its p_lower", row.radius)
 
 
 def _kind(part: Mapping[str, Any]) -> str:

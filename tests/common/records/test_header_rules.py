@@ -19,7 +19,7 @@ CERTIFIERS = {
     "forecast": {"class": "common.robustness.Forecast", **COUNTS},
     "own certifier": {"class": "my.Certifier", "num_classes": 3},
 }
-PROTOCOL = {"knows": "model", "resubmissions": 1, "rule": "single", "votes": 1}
+PROTOCOL = {"knows": "model", "resubmissions": 1, "rule": "single", "votes": 1, "draws": 3}
 CONFIG = {
     "evaluators": [
         {"name": "clean", "rule": "single", "votes": 1},
@@ -41,6 +41,7 @@ def forecast(**fields):
 VALID = [
     clean_record(0),
     attacked(),
+    attacked(predictions=[1, 2, 1], clean_predictions=[1, 1, 1], random_predictions=[]),
     attacked("pgd in L2", 0.5, "L2"),
     attacked("flow", 0.05, "spatial"),
     attacked("own", 3.0, "own"),
@@ -62,14 +63,19 @@ FORGED = {
     "predictions": clean_record(0, [99]),
     "predictions of an attack": attacked(predictions=[3]),
     "clean_predictions": attacked(clean_predictions=[7]),
+    "predictions of two draws": attacked(predictions=[1, 1], clean_predictions=[1, 1], random_predictions=[]),
     "label": clean_record(0, [1], label=3),
     "prediction": certified_record(evaluator="sequential", prediction=4, radius=0.3),
+    "prediction that abstains": certified_record(
+        evaluator="certified", count=100, p_lower=0.933254, prediction=-1, radius=0.0
+    ),
     "samples": certified_record(evaluator="certified", samples=10**15, count=10**15 - 1, p_lower=0.84, radius=0.1),
     "samples fewer": certified_record(evaluator="certified", samples=50, p_lower=0.84, radius=0.1),
     "samples of a forecast": forecast(samples=101),
     "procedure": forecast(procedure=10_100),
     "p_lower": certified_record(evaluator="certified", count=26, p_lower=0.999, radius=0.1),
     "radius": certified_record(evaluator="sequential", p_lower=0.51, radius=1.5),
+    "radius too small": certified_record(evaluator="certified", count=100, p_lower=0.933254, radius=0.37),
     "radius far": certified_record(evaluator="sequential", p_lower=0.9, radius=500.0),
     "radius of a forecast": forecast(p_lower=0.9, radius=0.33, samples=40),
     "radius without a majority": certified_record(evaluator="sequential", p_lower=0.5, radius=0.01),
