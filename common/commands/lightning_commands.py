@@ -31,7 +31,8 @@ from common.commands.trainer_settings import check_strategy, check_trainer, refu
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
 from common.experiments.rehearsal import rehearse
-from common.files.replacing import replacing
+from common.experiments.yaml_files import LOADER
+from common.files.replacing import write
 from common.naming.outside_text import plain
 from common.processes.rendezvous import check_launch, watch_rendezvous
 from common.processes.slurm import job
@@ -72,10 +73,9 @@ class Parser(LightningArgumentParser):
         """The configuration as text, with short names of classes."""
         return with_short_names(super().dump(cfg, *args, **kwargs))
 
-    def save(self, cfg: Any, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the configuration to ``path``, replaced as a whole."""
-        with replacing(str(path), "save the configuration") as unfinished:
-            super().save(cfg, str(unfinished), *args, **kwargs | {"overwrite": True})
+    def save(self, cfg: Any, path: Any, *_: Any, skip_none: bool = True, **__: Any) -> None:
+        """Write the configuration to ``path``, replaced as a whole. It was checked when it was parsed."""
+        write(str(path), self.dump(cfg, *_unchecked(skip_none)), "save the configuration")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `UsageError` with the reason alone, and the nearest known name."""
@@ -114,6 +114,12 @@ class CLI(LightningCLI):
             )
         if path and Path(path).is_file():
             read_training_checkpoint(Path(path))
+
+    def _dump_config(self) -> None:
+        """Keep the hyper-parameters of model and data; Lightning's own method checks the whole configuration again."""
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(self.config, *_unchecked(False), skip_link_targets=False)
+            self.config_dump = yaml.load(text, Loader=LOADER)[self.config.subcommand]
 
     def _set_seed(self) -> None:
         seed = self.config[self.config.subcommand].get("seed_everything")
@@ -166,6 +172,14 @@ class CLI(LightningCLI):
         if built.world_size > 1 and not isinstance(built.strategy.launcher, _MultiProcessingLauncher):
             watch_rendezvous(built.world_size)
         return built
+
+
+def _unchecked(skip_none: bool) -> tuple[str, bool, bool, bool]:
+    """Positional arguments of ``dump`` for a checked configuration; jsonargparse's releases differ in their names.
+
+    They are the format, and whether to skip nulls, defaults and the check.
+    """
+    return "yaml", skip_none, False, True
 
 
 def options_of(parser: LightningArgumentParser) -> list[str]:
