@@ -7,11 +7,13 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from common.naming.outside_text import plain
 from common.report.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.text import Text
 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
@@ -89,11 +91,22 @@ def _colours(style: Style) -> list[str]:
 
 def _save(draw: Draw, style: Style, kind: str, options: dict[str, object]) -> bytes:
     import matplotlib
+    from matplotlib.text import Text
 
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "robust-diffusion", "font.size": 9, "font.family": "DejaVu Sans"}):
-        draw(style).savefig(file, format=kind, bbox_inches="tight", pad_inches=0.05, **options)  # type: ignore[arg-type]
+        canvas = draw(style)
+        for text in canvas.findobj(Text):
+            _without_codes(text)
+        canvas.savefig(file, format=kind, bbox_inches="tight", pad_inches=0.05, **options)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def _without_codes(text: "Text") -> None:
+    """Write control characters, for which no font has a glyph, as escapes: names of runs come from outside."""
+    shown = plain(text.get_text()).replace("\t", " ")
+    if shown != text.get_text():
+        text.set_text(shown)
 
 
 def new_canvas(width: float, height: float) -> "Canvas":

@@ -94,6 +94,7 @@ def test_consoles_are_terminals() -> None:
             assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"), path
 
 
+@pytest.mark.filterwarnings("error:Glyph")  # of matplotlib, for a character that no font has
 def test_a_report_of_evil_names_is_built(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     folder = tmp_path / os.fsdecode(b"=run\xff[red]\x1b[2J")
     store = Records(folder, "fingerprint")
