@@ -12,6 +12,7 @@ from torch import nn
 from common.api import certify, evaluate
 from common.robustness import PGD, NetworkClassifier
 
+pytestmark = pytest.mark.filterwarnings("ignore:classifier.network.4.calls changed")  # which is the point
 QUIET = {"progress": False, "accelerator": "cpu"}
 IMAGES, LABELS = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
 

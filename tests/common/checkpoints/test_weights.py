@@ -100,6 +100,7 @@ def test_other_tensors_of_a_training_are_not_taken_for_weights(tmp_path):
         assert torch.equal(loaded({"state_dict": RAW, **rest}, tmp_path / "training.pt"), FIRST["raw"])
 
 
+@pytest.mark.filterwarnings("ignore:.*holds averaged weights")  # which ends in the error
 def test_an_average_that_cannot_be_read_is_refused_instead_of_the_raw_weights(tmp_path):
     content = {"model": RAW, "ema": {"shadow_params": list(AVERAGE.values()), "decay": 0.99}}
     with pytest.raises(ValueError, match="under ema in a form that is not read"):

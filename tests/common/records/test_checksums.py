@@ -35,7 +35,7 @@ def test_each_value_of_each_type_counts_however_it_is_stored(kind):
     assert checksum(value) == checksum(value.t().contiguous().t())
     for place in (0, 1023, 1024, 4999):
         other = value.clone()
-        other.view(-1)[place] = 1 - other.view(-1)[place].to(torch.uint8)
+        other.view(-1)[place] = int(other.view(-1)[place] == 0)
         assert checksum(other) != checksum(value)
 
 
@@ -54,8 +54,14 @@ def test_parameters_and_buffers_of_a_state_dict_and_parameters_outside_it():
 
 
 @pytest.mark.parametrize(
-    "tensor",
-    [VALUES[:2].to_sparse(), torch.tensor(2.0).expand(1), torch.quantize_per_tensor(VALUES, 1.0, 0, torch.qint8)],
+    "make",
+    [
+        lambda: VALUES[:2].to_sparse(),
+        lambda: torch.tensor(2.0).expand(1),
+        lambda: torch.quantize_per_tensor(VALUES, 1.0, 0, torch.qint8),
+    ],
+    ids=["sparse", "expanded", "quantised"],
 )
-def test_layouts(tensor):
-    assert checksum(tensor) == checksum(tensor.clone())
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated; weights of others may hold it
+def test_layouts(make):
+    assert checksum(make()) == checksum(make().clone())

@@ -7,6 +7,8 @@ from common.checkpoints.loading import load_classifier, load_denoiser, load_netw
 from common.commands.conversion import convert
 from tests.common.checkpoints.formats.files import KEYWORDS, NAMES
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*holds averaged weights")  # beside raw ones, as it is published
+
 # Our own format from theirs -------------------------------------------------------------------------------------------
 
 

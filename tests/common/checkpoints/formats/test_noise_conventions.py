@@ -13,6 +13,8 @@ from common.diffusion.denoisers import EpsDenoiser, X0Denoiser
 from common.diffusion.schedules import VP
 from common.diffusion.score_denoiser import ScoreDenoiser
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*holds averaged weights")  # beside raw ones, as it is published
+
 ADM = {"image_size": 8, "model_channels": 32, "out_channels": 6, "num_res_blocks": 1, "channel_mult": [1, 1],
        "attention_resolutions": [2], "num_heads": 2, "use_scale_shift_norm": True}  # fmt: skip
 HO = {"image_size": 8, "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [4]}

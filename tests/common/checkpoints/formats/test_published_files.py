@@ -12,6 +12,8 @@ from common.checkpoints.loading import load_classifier, load_denoiser, load_netw
 from common.diffusion.schedules import DDPM
 from tests.common.checkpoints.formats.files import KEYWORDS, NAMES
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*holds averaged weights")  # beside raw ones, as it is published
+
 BOTH_EDM = ["edm_ddpmpp_cond_small", "edm_adm_cond_small"]
 
 

@@ -108,6 +108,7 @@ def test_wrong_keys_are_listed(format, file_of):
         load_network(path, format, config)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds averaged weights")  # beside raw ones, as it is published
 def test_wrong_averages_are_named(file_of, published):
     path, config, reference = file_of("score_sde")
     content = torch.load(path, weights_only=True)
