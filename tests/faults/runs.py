@@ -37,8 +37,8 @@ class Outcomes:
 class Command:
     """A small command on one or two ranks in a folder of its own, and its result."""
 
-    def __init__(self, name: str, ranks: int, weights: Path, folder: Path) -> None:
-        self.name, self.ranks, self.folder = name, ranks, folder
+    def __init__(self, name: str, ranks: int, weights: Path, folder: Path, images: int = 24) -> None:
+        self.name, self.ranks, self.folder, self.images = name, ranks, folder, images
         folder.mkdir(parents=True)
         self.arguments = getattr(self, f"_{name}")(weights)
 
@@ -94,7 +94,7 @@ class Command:
         return ["predict", "-c", str(self._test(weights)), "--out", str(self.folder / "out")]
 
     def _test(self, weights: Path) -> Path:
-        return write_tiny_test(weights, self.folder, data={"batch_size": 2, "test_images": 24})
+        return write_tiny_test(weights, self.folder, data={"batch_size": 2, "test_images": self.images})
 
 
 def duration(command: Command) -> float:

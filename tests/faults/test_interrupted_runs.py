@@ -12,13 +12,13 @@ from tests.faults.runs import COMMANDS, Command, Outcomes, duration, run
 RUNS = int(os.environ.get("FAULT_RUNS", "20"))
 
 
-def check_runs(name, ranks, seeds, weights, folder):
+def check_runs(name, ranks, seeds, weights, folder, images=24):
     """Run a command as often as there are seeds, and print a line of the table in tests/README.md."""
-    reference, outcomes = Command(name, ranks, weights, folder / "reference"), Outcomes()
+    reference, outcomes = Command(name, ranks, weights, folder / "reference", images), Outcomes()
     seconds = duration(reference)
     expected = reference.result()
     for seed in seeds:
-        run(Command(name, ranks, weights, folder / f"run{seed}"), seconds, expected, seed, outcomes)
+        run(Command(name, ranks, weights, folder / f"run{seed}", images), seconds, expected, seed, outcomes)
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(outcomes.statuses.items()))
     assert outcomes.interruptions >= outcomes.runs == len(seeds)
     return f"| {name} | {ranks} | {outcomes.runs} | {outcomes.interruptions} | {statuses} | {outcomes.slowest:.0f} s |"
@@ -36,4 +36,4 @@ def test_interrupted_runs_end_as_uninterrupted_ones(name, ranks, weights, tmp_pa
 @pytest.mark.parametrize(("name", "ranks"), [("fit", 1), ("attack", 1)])
 def test_one_interrupted_run(name, ranks, weights, tmp_path):
     """The short form, in the normal run."""
-    check_runs(name, ranks, [1], weights, tmp_path)
+    check_runs(name, ranks, [1], weights, tmp_path, images=8)

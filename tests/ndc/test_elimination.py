@@ -1,6 +1,7 @@
 """Early elimination: the full search's predictions for fewer evaluations, with noise independent of the classes."""
 
 import math
+from functools import cache, partial
 
 import pytest
 import torch
@@ -131,12 +132,13 @@ def test_a_nodes_noise_depends_on_the_noise_alone(nodes):
         evaluated = {}
         spread = dict(zip(classifier.bound.sigma.tolist(), classifier.bound.spread.tolist(), strict=True))
         level = classifier.bound.sigma.tolist()
+        normal = cache(partial(noise.stream("ndc").normal, shape=(1, 8, 1), dtype=torch.float64))
         for x, sigma, _ in denoiser.calls:
             for row, s in zip(x, sigma.tolist(), strict=True):
                 z = (row - to_model(image)) / spread[s]  # (20,...): that of the right image is the noise's own
                 i = level.index(s)
                 step, sign = (i // 2, 1 - 2 * (i % 2)) if nodes.antithetic else (i, 1)
-                own = sign * noise.stream("ndc").normal(step, (1, 8, 1), torch.float64)
+                own = sign * normal(step)
                 match = (z - own).abs().flatten(1).amax(1) < 1e-9
                 assert match.sum() == 1
                 b = int(match.nonzero())

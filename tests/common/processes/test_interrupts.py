@@ -12,6 +12,8 @@ from common.records.store import Records
 from tests.forked import fork
 from tests.test_invariance import exact_part
 
+FEW = {"batch_size": 1, "test_images": 5}  # each batch is filled up to 16 rows
+
 
 def at_row(count, name):
     """A change that sends this process a signal when it has appended its ``count``-th rows."""
@@ -36,23 +38,23 @@ def finished(weights, tmp_path_factory):
     from tests.tiny_test import write_tiny_test
 
     folder = tmp_path_factory.mktemp("finished")
-    cli.main(["test", "-c", str(write_tiny_test(weights, folder))])
+    cli.main(["test", "-c", str(write_tiny_test(weights, folder, data={"test_images": 5}))])
     return folder / "records"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_test_ends_after_the_row_in_hand(tiny_test, tmp_path, rows, finished, name, capsys):
-    """The gradient check appends first, then two evaluators per batch of one image: three images are complete."""
-    config = str(tiny_test(data={"batch_size": 1}))
-    run = fork(["test", "-c", config], tmp_path / "log", at_row(8, name))
+    """The gradient check appends first, then two evaluators per batch of one image: two images are complete."""
+    config = str(tiny_test(data=FEW))
+    run = fork(["test", "-c", config], tmp_path / "log", at_row(6, name))
     assert run.wait() == 128 + getattr(signal, name)
-    assert run.output.splitlines()[-1] == "interrupted after 3 of 13 images; the same command goes on"
+    assert run.output.splitlines()[-1] == "interrupted after 2 of 5 images; the same command goes on"
     assert "Traceback" not in run.output
     assert not (tmp_path / "records" / "records.jsonl").exists()
-    assert len(Records.read(tmp_path / "records")) == 7
+    assert len(Records.read(tmp_path / "records")) == 5
     if name == "SIGTERM":
         cli.main(["test", "-c", config])
-        assert f"found 3 of 13 images in {tmp_path / 'records'}; goes on" in capsys.readouterr().out.replace("\n", "")
+        assert f"found 2 of 5 images in {tmp_path / 'records'}; goes on" in capsys.readouterr().out.replace("\n", "")
         assert exact_part(rows(tmp_path / "records")) == exact_part(rows(finished))
 
 

@@ -16,14 +16,15 @@ from tests.test_invariance import exact_part
 from tests.tiny_test import write_tiny_test
 
 TIMEOUT = 4  # seconds, of the process group
+FEW = {"batch_size": 1, "test_images": 8}  # each batch is filled up to 16 rows
 LONG = pytest.mark.faults  # outside the normal run
 
 
 @pytest.fixture(scope="module")
 def finished(weights, tmp_path_factory):
-    """Records of the small test on one process."""
+    """Records of the small test, of 8 images, on one process."""
     folder = tmp_path_factory.mktemp("finished")
-    cli.main(["test", "-c", str(write_tiny_test(weights, folder))])
+    cli.main(["test", "-c", str(write_tiny_test(weights, folder, data={"test_images": 8}))])
     return folder / "records"
 
 
@@ -53,14 +54,14 @@ def kill(name):
     ("rank", "name"), [(1, "SIGTERM"), pytest.param(0, "SIGINT", marks=LONG), pytest.param(1, "SIGUSR1", marks=LONG)]
 )
 def test_a_signal_to_one_rank_ends_both(tiny_test, tmp_path, rows, finished, rank, name):
-    config = str(tiny_test(data={"batch_size": 1}))
-    ranks = fork_ranks(["test", "-c", config], tmp_path, at_row(rank, 5, kill(name)))
+    config = str(tiny_test(data=FEW))
+    ranks = fork_ranks(["test", "-c", config], tmp_path, at_row(rank, 3, kill(name)))
     assert [one.wait() for one in ranks] == [128 + getattr(signal, name)] * 2
     assert "Traceback" not in ranks[0].output + ranks[1].output
     last = ranks[0].output.splitlines()[-1]
     done = len(set.intersection(*({row.index for row in Records.read(tmp_path / "records") if row.evaluator == one}
                                   for one in ("clean", "attacked"))))  # fmt: skip
-    assert last == f"interrupted after {done} of 13 images; the same command goes on"
+    assert last == f"interrupted after {done} of 8 images; the same command goes on"
     assert "interrupted" not in ranks[1].output
     if rank:
         cli.main(["test", "-c", config])
@@ -69,7 +70,7 @@ def test_a_signal_to_one_rank_ends_both(tiny_test, tmp_path, rows, finished, ran
 
 @pytest.mark.parametrize("dead", [0, 1])
 def test_the_death_of_a_rank_is_named(tiny_test, tmp_path, dead):
-    config = str(tiny_test(data={"batch_size": 1}))
+    config = str(tiny_test(data=FEW))
     ranks = fork_ranks(["test", "-c", config], tmp_path, at_row(dead, 3, kill("SIGKILL")))
     start = time.monotonic()
     statuses = [one.wait() for one in ranks]
@@ -83,7 +84,7 @@ def test_an_error_of_one_rank_is_a_line_of_the_first(tiny_test, tmp_path):
     def fail():
         raise ValueError("image 3 is damaged")
 
-    ranks = fork_ranks(["test", "-c", str(tiny_test(data={"batch_size": 1}))], tmp_path, at_row(1, 3, fail))
+    ranks = fork_ranks(["test", "-c", str(tiny_test(data=FEW))], tmp_path, at_row(1, 3, fail))
     assert [one.wait() for one in ranks] == [2, 2]
     assert "error: rank 1: image 3 is damaged" in ranks[0].output
     assert "Traceback" not in ranks[0].output + ranks[1].output

@@ -7,7 +7,7 @@ import pytest
 
 from common.processes.slurm import job
 from common.records.store import Records
-from tests.common.processes.test_interrupts import at_row
+from tests.common.processes.test_interrupts import FEW, at_row
 from tests.common.tasks.test_interruption import at_step, fit_config
 from tests.forked import fork
 
@@ -37,13 +37,13 @@ def check_no_checkpoint(tmp_path):
 
 
 def test_a_test_is_requeued_after_the_row_in_hand(tiny_test, tmp_path):
-    config = str(tiny_test(data={"batch_size": 1}, trainer={"default_root_dir": "runs"}))
-    run = fork(["test", "-c", config], tmp_path / "log", within_job(tmp_path, at_row(8, "SIGUSR1")))
+    config = str(tiny_test(data=FEW, trainer={"default_root_dir": "runs"}))
+    run = fork(["test", "-c", config], tmp_path / "log", within_job(tmp_path, at_row(6, "SIGUSR1")))
     assert run.wait() == 128 + signal.SIGUSR1
-    line = "interrupted after 3 of 13 images; the same command goes on; job 77 is requeued"
+    line = "interrupted after 2 of 5 images; the same command goes on; job 77 is requeued"
     assert run.output.splitlines()[-1] == line
     assert (tmp_path / "calls").read_text() == "requeue 77\n"
-    assert len(Records.read(tmp_path / "records")) == 7
+    assert len(Records.read(tmp_path / "records")) == 5
     assert not list(tmp_path.rglob("*interrupted*"))
     check_no_checkpoint(tmp_path)
 
