@@ -19,6 +19,7 @@ from common.numerics.copies import copied
 from common.records.schema import AttackedRecord, Knowledge, Rule
 from common.robustness.attacks.attack import Attack, AttackResult, merge_results
 from common.robustness.attacks.function_attack import as_attack
+from common.robustness.attacks.global_state import noticed_draws
 from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch, check_evaluation
@@ -148,7 +149,8 @@ class Attacked(Evaluator):
     def _search(self, classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> AttackResult:
         """The attack's result on copies of images, labels, threat and noise, within the threat model."""
         own_image, own_label, own_noise = copied(image, label, noise)
-        with deployed(classifier), torch.autocast(image.device.type, enabled=False):
+        exact, noticed = torch.autocast(image.device.type, enabled=False), noticed_draws(f"the attack {self.name!r}")
+        with deployed(classifier), exact, noticed:
             result = self.attack.search(classifier, own_image, own_label, copy.copy(self.given_threat), own_noise)
         result = replace(result, adv=result.adv.detach().clone())
         self._check_budget(image, result.adv, noise)

@@ -55,7 +55,11 @@ class Scaling(nn.Module):
 
 
 class Counting(Classifier):
-    """State of calls: counted, noted, in a dictionary."""
+    """State of calls: counted, noted, in a dictionary. Its constructor reads a global, whose result is described."""
+
+    def __init__(self):
+        super().__init__()
+        self.scaled = bool(SCALE)
 
     def forward(self, image, noise=None):
         global CALLS
