@@ -182,7 +182,11 @@ def _header(line: bytes) -> Header:
     if not isinstance(row, dict) or row.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT!r}: another version or program wrote it")
     row = unsealed(line)
-    return Header(str(row["fingerprint"]), dict(row["config"]), str(row.get("session", "")))
+    config = dict(row["config"])
+    evaluators = config.get("evaluators", [])
+    if not isinstance(evaluators, list) or not all(isinstance(part, dict) for part in evaluators):
+        raise ValueError(f"the evaluators of its config must be a list of objects; got {str(evaluators)[:60]}")
+    return Header(str(row["fingerprint"]), config, str(row.get("session", "")))
 
 
 @cache

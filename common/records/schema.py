@@ -15,6 +15,7 @@ from common.records.consistency import check_record
 from common.records.fields import LARGEST_INTEGER, check_fields
 
 ABSTAIN = -1  # the prediction of a certifier that names no class
+LONGEST_NAME = 1000  # characters of an evaluator: figures and tables of a longer one take minutes
 Knowledge = Literal["model", "noise"]  # of the attacker, see ``Attacked``
 Rule = Literal["single", "majority", "mean_logit"]  # of a decision over the defence's draws
 
@@ -96,6 +97,10 @@ class Record:
         check_fields(self)
         if not self.evaluator:
             raise ValueError("a record's evaluator must be a non-empty name; got ''")
+        if len(self.evaluator) > LONGEST_NAME:
+            raise ValueError(
+                f"a record's evaluator must have at most {LONGEST_NAME} characters; got {len(self.evaluator)}"
+            )
         check_record(self)
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.records.rows import sealed, unsealed
+from common.records.rows import FORMAT, sealed, unsealed
 from common.records.store import Records
 from tests.common.records.made import attacked_record, clean_record
 
@@ -159,3 +159,19 @@ def test_a_line_without_an_end_is_not_read_into_memory(tmp_path, monkeypatch, co
         file.truncate(1 << 40)
     with pytest.raises(ValueError, match=r"part-0.jsonl, line 1 asks for 1,000,001 bytes; at most 1,000,000"):
         Records.read(tmp_path)
+
+
+@pytest.mark.parametrize("evaluators", [5, "x", {"a": 1}, [[]], ["x"], [None], [{"name": "a"}, 1]])
+def test_a_header_whose_evaluators_are_no_objects_is_damage(tmp_path, evaluators):
+    """Not an error in the report that reads them."""
+    header = {"format": FORMAT, "fingerprint": "f", "config": {"evaluators": evaluators}}
+    (tmp_path / "records.jsonl").write_bytes(sealed(json.dumps(header)))
+    with pytest.raises(ValueError, match=r"line 1 is damaged .the evaluators of its config must be a list of objects"):
+        Records.read(tmp_path)
+
+
+def test_an_evaluator_has_a_short_name():
+    """Figures and tables of a name of a million characters take minutes."""
+    clean_record(evaluator="n" * 1000)
+    with pytest.raises(ValueError, match="evaluator must have at most 1000 characters; got 1001"):
+        clean_record(evaluator="n" * 1001)
