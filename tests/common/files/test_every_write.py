@@ -14,6 +14,7 @@ IN_PLACE = {
     "common/tasks/metrics_file.py": "writes the unfinished file",
     "common/checkpoints/saving.py": "writes the unfinished file",
     "common/files/appending.py": "appends all or nothing",
+    "common/processes/streams.py": "opens the null device",
     "common/records/store.py": "writes the unfinished file",
     "common/tasks/prediction_folder.py": "encodes images in memory",
     "common/hub/downloads.py": "appends to a part file, which is renamed when its checksum is right",
