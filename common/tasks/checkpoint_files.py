@@ -14,6 +14,7 @@ from common.files.fallback import write_or_fallback
 from common.files.replacing import remove_leftovers, replacing
 
 SAVE = "save the checkpoint"
+_HANDED_BACK = ".temp.ckpt"  # Lightning's name of the weights of a process that it started
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -49,7 +50,8 @@ class CheckpointFiles(TorchCheckpointIO):
         """
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only)
-        return read_training_checkpoint(require_file(path), map_location or "cpu")
+        handed_back = Path(path).name == _HANDED_BACK
+        return read_training_checkpoint(require_file(path), map_location or "cpu", weights_alone=handed_back)
 
 
 def with_checkpoint_files(plugins: list[Any]) -> list[Any]:

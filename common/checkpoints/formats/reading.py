@@ -98,8 +98,10 @@ def _check_sizes(content: Any, path: Path) -> None:
             waiting += part
 
 
-def read_training_checkpoint(path: Path, map_location: Any = "meta") -> Any:
+def read_training_checkpoint(path: Path, map_location: Any = "meta", weights_alone: bool = False) -> Any:
     """Content of a checkpoint of Lightning; on the device "meta" its tensors are not read.
+
+    ``weights_alone``: of the file of weights that a process started by a trainer hands back to it.
 
     Raises ``ValueError`` for another file, and for one with code, of which nothing is executed.
     """
@@ -109,7 +111,8 @@ def read_training_checkpoint(path: Path, map_location: Any = "meta") -> Any:
         raise
     except Exception as error:
         raise unreadable_error(path, "checkpoint of a training", error) from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+    whole = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
+    if not whole and not (weights_alone and isinstance(content, Mapping)):
         raise ValueError(
             f"{path} must be a checkpoint of a training, with a state_dict; it is not. Weights of other files are "
             "init_args, loaded by load_classifier, load_denoiser or load_weights."

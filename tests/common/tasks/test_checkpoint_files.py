@@ -62,3 +62,13 @@ def test_strategies_that_write_parts_in_place_are_refused() -> None:
     whole = ModelParallelStrategy(save_distributed_checkpoint=False)
     for strategy in ("auto", "ddp", "fsdp", DDPStrategy(), FSDPStrategy(), whole, None):
         check_strategy(strategy)
+
+
+def test_weights_that_a_process_hands_back_are_loaded_alone(tmp_path):
+    """The trainer's processes return them in a file of this name; another file without a state_dict is no checkpoint."""
+    files, weights = CheckpointFiles(), {"layer": torch.ones(2)}
+    for name in (".temp.ckpt", "other.ckpt"):
+        files.save_checkpoint(weights, tmp_path / name)
+    assert torch.equal(files.load_checkpoint(tmp_path / ".temp.ckpt")["layer"], torch.ones(2))
+    with pytest.raises(ValueError, match="must be a checkpoint of a training, with a state_dict"):
+        files.load_checkpoint(tmp_path / "other.ckpt")
