@@ -65,7 +65,7 @@ def test_strategies_that_write_parts_in_place_are_refused() -> None:
 
 
 def test_weights_that_a_process_hands_back_are_loaded_alone(tmp_path):
-    """The trainer's processes return them in a file of this name; another file without a state_dict is no checkpoint."""
+    """Processes of the trainer return them in a file of this name; any other file needs a state_dict."""
     files, weights = CheckpointFiles(), {"layer": torch.ones(2)}
     for name in (".temp.ckpt", "other.ckpt"):
         files.save_checkpoint(weights, tmp_path / name)
