@@ -39,7 +39,10 @@ def test_callbacks_may_be_one_or_a_list_and_hold_a_progress_bar(given: Any, monk
     monkeypatch.setattr(
         CLI, "_get", lambda self, config, key, default=None: {"callbacks": given} if key == "trainer" else None
     )
-    monkeypatch.setattr(L.pytorch.cli.LightningCLI, "instantiate_trainer", lambda self, **more: built.update(more))
+    trainer = SimpleNamespace(loggers=[], world_size=1)
+    monkeypatch.setattr(
+        L.pytorch.cli.LightningCLI, "instantiate_trainer", lambda self, **more: built.update(more) or trainer
+    )
     command = CLI()  # type: ignore[call-arg]
     command.config_init, command.subcommand = {}, "test"  # type: ignore[assignment]
     command.instantiate_trainer()
