@@ -1,6 +1,7 @@
 """Forms that people write: callbacks alone, their own progress bar, 1e3; checkpoints and outputs that do not fit."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jsonargparse
