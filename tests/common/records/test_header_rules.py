@@ -112,7 +112,7 @@ def test_classes_are_those_of_the_classifier_and_the_data(tmp_path, holder):
         Records.read(tmp_path)
 
 
-@pytest.mark.parametrize("config", [{}, {"evaluators": None}, {"evaluators": ["x", {"name": "pgd", "threat": None}]}])
+@pytest.mark.parametrize("config", [{}, {"evaluators": []}, {"evaluators": [{"name": "pgd", "threat": None}]}])
 def test_a_header_without_descriptions_refuses_nothing(tmp_path, config):
     written(tmp_path, attacked(eps=0.5), config)
     assert len(Records.read(tmp_path)) == 1
