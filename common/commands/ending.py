@@ -21,7 +21,7 @@ NEWS = 2.0  # seconds in which the death of a rank is known, after the error tha
 def exit_status(error: BaseException) -> int | str | None:
     """Exit status of a command that an error or a signal ended; its line is printed. Unexpected errors are raised.
 
-    128 plus the number of a signal; 2 for an error of any rank; 3 if another rank has died.
+    128 plus the number of a signal; 2 for an error of any rank; 3 if another rank has died or its connection broke.
     """
     ranks, signum = CURRENT.ranks, SIGINT if isinstance(error, KeyboardInterrupt) else INTERRUPTS.received
     if os.environ.get(DEBUG) and not isinstance(error, SystemExit):
@@ -41,6 +41,9 @@ def exit_status(error: BaseException) -> int | str | None:
         return error.code
     if type(error).__name__ in ("ProcessExitedException", "ProcessRaisedException"):  # of a launcher that forks
         return _of_forked(error)
+    if isinstance(error, RuntimeError) and GLOO in str(error):  # also before the ranks know of each other
+        show_lost("the connection to another rank broke: it has died or does not answer")
+        return DIED
     if not isinstance(error, Exception) or not is_expected(error):
         raise error
     show(text_of(error, command()))
