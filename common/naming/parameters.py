@@ -16,7 +16,7 @@ _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *ar
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
     """The arguments of a class, those handed on to its bases included, or of a function, by name."""
-    return {name: one for name, one in _handed_on(target).items() if one.kind not in _OPEN}
+    return _closed(_handed_on(target))
 
 
 def name_arguments(function: Callable[P, R]) -> Callable[P, R]:
@@ -54,7 +54,8 @@ def name_arguments_of(kind: type) -> None:
 
 def _explained(error: TypeError, target: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TypeError:
     """The error, or one with the remedy if ``args`` and ``kwargs`` are not those of ``target``."""
-    known, handed = parameters(target), {one.kind for one in _handed_on(target).values()}
+    found = _handed_on(target)
+    known, handed = _closed(found), {one.kind for one in found.values()}
     places = [one.name for one in known.values() if one.kind in _BY_POSITION]
     given = {*kwargs, *places[: len(args)]}
     needed = [one.name for one in known.values() if one.default is one.empty and one.name not in given]
@@ -74,12 +75,17 @@ def _listed(places: Sequence[str]) -> str:
     return f" ({', '.join(places)})" if places else ""
 
 
+def _closed(found: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """The arguments without ``*args`` and ``**kwargs``."""
+    return {name: one for name, one in found.items() if one.kind not in _OPEN}
+
+
 def _handed_on(target: Any) -> dict[str, inspect.Parameter]:
     """The arguments of a class and of its bases, as far as ``*args`` and ``**kwargs`` reach, or of a function."""
     makers = [vars(kind).get("__init__") for kind in inspect.getmro(target)] if inspect.isclass(target) else [target]
     found: dict[str, inspect.Parameter] = {}
     for maker in [maker for maker in makers if inspect.isfunction(maker)]:
-        found = {name: one for name, one in found.items() if one.kind not in _OPEN}
+        found = _closed(found)
         own = [one for one in inspect.signature(maker).parameters.values() if one.name != "self"]
         found |= {one.name: one for one in own if one.name not in found}
         if not any(one.kind in _OPEN for one in own):
