@@ -44,8 +44,20 @@ def test_a_shift_is_a_crop_of_the_reflected_image(images):
     assert len(offsets) > 15
 
 
+def test_cutout_greys_one_whole_square_at_a_uniform_place(images):
+    cut = Augmentation(shift=0, mirroring="never", cutout=3)(images, noise(0))
+    places = []
+    for image, original in zip(cut, images, strict=True):
+        changed = (image != original).any(0)
+        rows, columns = (changed.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+        assert rows == list(range(rows[0], rows[0] + 3)) and columns == list(range(columns[0], columns[0] + 3))
+        assert bool((image[:, changed] == 0.5).all()) and int(changed.sum()) == 9
+        places.append((rows[0], columns[0]))
+    assert {place for pair in places for place in pair} == set(range(6)) and len(set(places)) > 20
+
+
 def test_an_image_does_not_depend_on_its_batch(images):
-    augmentation = Augmentation()
+    augmentation = Augmentation(cutout=3)
     together = augmentation(images, noise(3))
     chosen = torch.tensor([5, 2, 40])
     assert torch.equal(together[chosen], augmentation(images[chosen], noise(3, chosen)))
@@ -56,13 +68,19 @@ def test_without_shift_and_flips_images_are_unchanged(images):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"shift": -1}, "shift.* >= 0"), ({"mirroring": "twice"}, "mirroring must be one")]
+    ("arguments", "message"),
+    [
+        ({"shift": -1}, "shift.* >= 0"),
+        ({"mirroring": "twice"}, "mirroring must be one"),
+        ({"cutout": -1}, "cutout.* >= 0"),
+    ],
 )
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**arguments)
 
 
-def test_a_shift_as_large_as_the_image_is_refused(images):
-    with pytest.raises(ValueError, match="less than the image's sides"):
-        Augmentation(shift=8)(images, noise(0))
+@pytest.mark.parametrize("name", ["shift", "cutout"])
+def test_a_shift_or_cutout_as_large_as_the_image_is_refused(images, name):
+    with pytest.raises(ValueError, match=f"{name} must be less than the image's sides"):
+        Augmentation(**{name: 8})(images, noise(0))
