@@ -1,12 +1,10 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with presets, short names and errors."""
 
-import inspect
 import logging
 import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import lightning as L
@@ -21,12 +19,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from common.checkpoints.formats import read_training_checkpoint
 from common.checks.settings import check_seed
-from common.commands.class_names import accept_short_names, short_path, with_short_names
+from common.commands.class_names import accept_short_names, with_short_names
 from common.commands.class_paths import restrict_class_paths
 from common.commands.errors import UsageError
 from common.commands.explanation import explain, of_another_model, own_error
 from common.commands.integers import accept_scientific_integers
 from common.commands.outputs import try_outputs
+from common.commands.parts import parse_part
+from common.commands.steps import check_command
 from common.commands.trainer_settings import check_strategy, check_trainer, refused
 from common.experiments.preset_files import with_remedy
 from common.experiments.preset_layers import read_config
@@ -48,13 +48,6 @@ TRAINER = {
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
 }
-
-STEPS = {
-    "fit": "training_step",
-    "validate": "validation_step",
-    "test": "test_step",
-    "predict": "predict_step",
-}  # without one, nothing happens
 
 
 class Parser(LightningArgumentParser):
@@ -132,7 +125,19 @@ class CLI(LightningCLI):
         if subcommand == "predict":
             parser.add_argument("--out", type=str, default="runs/predictions", help="folder of images and table")
             parser.set_defaults({"return_predictions": False})  # they are saved, and may not fit into memory
+        if subcommand == "test":
+            parser.add_argument(
+                "--part", type=str, default="1/1", help="K/N: only the K-th of N shares of the images, for a job array"
+            )
         return parser
+
+    def before_test(self) -> None:
+        """Hand ``--part`` to the task."""
+        part = parse_part(str(self.config_init["test"].get("part", "1/1")))
+        if hasattr(self.model, "part"):
+            self.model.part = part
+        elif part != (1, 1):
+            raise ValueError(f"--part is for a RobustTask; {type(self.model).__name__} evaluates all images")
 
     def before_fit(self) -> None:
         """Let ``--ckpt_path last`` be the checkpoint of a training that a signal ended, if it is the newest."""
@@ -147,6 +152,7 @@ class CLI(LightningCLI):
         check_command(str(self.subcommand), self.config[self.subcommand].model)
         check_trainer(self.config[self.subcommand].get("trainer"))
         if self.subcommand == "test":
+            parse_part(str(self.config["test"].get("part")))
             rehearse(self.config["test"])
         try_outputs(str(self.subcommand), self.config[self.subcommand])
 
@@ -228,19 +234,3 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
         if "loading state_dict" not in str(error):
             raise
         raise ValueError(of_another_model(str(error))) from None
-
-
-def check_command(command: str, model: Namespace) -> None:
-    """Check that the task has the steps of the command. Raises ``ValueError`` with the command that it is for."""
-    task, needed = resolve_name(model.class_path), STEPS.get(command)
-    if command == "predict" and getattr(task, "forward", None) is not L.LightningModule.forward:
-        return  # Lightning's own step calls it
-    if needed and inspect.isclass(task) and not _has_step(task, needed):
-        name, other = short_path(model.class_path), next((c for c, step in STEPS.items() if _has_step(task, step)), "")
-        remedy = f"Use it with: robust-diffusion {other}" if other else "It has no step of any command"
-        raise ValueError(f"{name} has no {needed}, which {command} needs. {remedy}")
-
-
-def _has_step(task: type, step: str) -> bool:
-    """True if a task defines a step of Lightning's."""
-    return getattr(task, step) is not getattr(L.LightningModule, step)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from common.commands.parsing import Arguments
+from common.commands.parts import parse_part
 from common.experiments.preset_files import STUDY, find_config
 from common.experiments.stages import Stage, is_finished, run_stages
 from common.experiments.study import Study
@@ -27,7 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, help="folder of the report; by default beside the records")
     options = parser.read(arguments)
     study, console, start = Study.read(find_config(options.file, STUDY)), Terminal(), time.monotonic()
-    part, parts = part_of_study(options.part)
+    part, parts = parse_part(options.part)
     if options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1; got {options.jobs}")
     out = options.out or study.records / "report"
@@ -44,11 +45,3 @@ def run(arguments: Sequence[str]) -> None:
             if folder.is_dir() and folder not in done:
                 console.print(f"left out of the report, not finished: {folder.name}", markup=False)
         build(done, out, study, figures=True)
-
-
-def part_of_study(text: str) -> tuple[int, int]:
-    """The part and the number of parts of ``--part``: ``"2/8"`` -> (2, 8)."""
-    words = text.split("/")
-    if len(words) != 2 or not all(word.isdigit() for word in words) or not 1 <= int(words[0]) <= int(words[1]):
-        raise ValueError(f"--part must be K/N with 1 <= K <= N, such as 2/8; got {text}")
-    return int(words[0]), int(words[1])

@@ -13,6 +13,7 @@ from common.checks.settings import check_count, check_one_of, check_optional, ch
 from common.data.crop import Crop
 from common.data.datasets import LabelledImages
 from common.data.samplers import ShardSampler, TrainingLoader, world_size
+from common.data.shared_loader import SharedLoader
 from common.data.subsets import Subset
 from common.data.unlabelled import UnlabelledBatches, UnlabelledImages, read_class_names
 
@@ -20,7 +21,8 @@ from common.data.unlabelled import UnlabelledBatches, UnlabelledImages, read_cla
 class ImageData(L.LightningDataModule):
     """Base of the data modules: subclasses fill ``train``, ``val`` and ``held_out`` in ``load``.
 
-    Training batches come from a `TrainingLoader`, validation and test batches through a `ShardSampler`. Attributes:
+    Training batches come from a `TrainingLoader`, validation batches through a `ShardSampler`, test batches from a
+    `SharedLoader`. Attributes:
     ``num_classes`` and ``shape`` (C,H,W), set after ``setup`` at the latest; ``classes``, names or None; ``channels``,
     3 or 1, to which the images of ``path`` are converted; ``files``, the images of ``path`` after ``setup("predict")``.
     ``not_identifying``: arguments that do not decide the test images, or that `identity` states in another way.
@@ -28,7 +30,7 @@ class ImageData(L.LightningDataModule):
     Parameters
     ----------
     batch_size, workers:
-        images per batch, and processes that load them (0: the main process).
+        images per batch, and processes that load them (0: the main process, as in a test on several ranks).
     subset:
         test images and their order, see `common.data.subsets`; all test images in order without it.
     test_images:
@@ -141,12 +143,13 @@ class ImageData(L.LightningDataModule):
         if self.test_images is not None and self.test_images > len(order):
             which = f"{self.test_on} images" if self.subset is None else f"images of {type(self.subset).__name__}"
             raise ValueError(f"test_images must be at most {len(order)}, the {which}; got {self.test_images}")
-        return self._in_order(Selection(images, order[: self.test_images]))  # type: ignore[arg-type]
+        chosen: Any = Selection(images, order[: self.test_images])  # type: ignore[arg-type]
+        return SharedLoader(chosen, self.batch_size, self.workers)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of the images of ``path``, one size per batch, with label -1; the test images without ``path``."""
         if self.path is None:
-            return self.test_dataloader()
+            return self._in_order(self.test_dataloader().dataset)
         files = self.files or UnlabelledImages(self.path, self.crop, self.channels)
         batches = UnlabelledBatches(files, self.batch_size, world_size())
         return DataLoader(batches, batch_size=None, sampler=ShardSampler(batches), num_workers=self.workers)

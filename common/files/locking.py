@@ -3,6 +3,9 @@
 import errno
 import os
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -36,12 +39,9 @@ def lock(output: Path, file: Path | None = None) -> None:
         with naming("make the lock", file):
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         if not _acquired(descriptor):
-            holder = os.pread(descriptor, 999, 0).decode(errors="replace").strip() or "another process"
+            error = held(output, descriptor, file)
             os.close(descriptor)
-            raise ValueError(
-                f"{output} is being written by {holder}. Wait until it has ended, or name another path. If it has "
-                f"ended, delete {file}."
-            )
+            raise error
         if _same(descriptor, file):
             break
         os.close(descriptor)  # the holder removed the file in between
@@ -49,6 +49,46 @@ def lock(output: Path, file: Path | None = None) -> None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode(), 0)
     _held[file] = descriptor
+
+
+def check_free(output: Path, file: Path) -> None:
+    """Raise ``ValueError`` if another process holds the lock ``file`` of ``output``; nothing is locked."""
+    if _place(output, file) in _held or not file.exists():
+        return
+    with naming("read the lock", file):
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        if not _acquired(descriptor, shared=True):
+            raise held(output, descriptor, file)
+    finally:
+        os.close(descriptor)
+
+
+def held(output: Path, descriptor: int, file: Path) -> ValueError:
+    """Error of an output that another process holds, which the lock file names."""
+    holder = os.pread(descriptor, 999, 0).decode(errors="replace").strip() or "another process"
+    return ValueError(
+        f"{output} is being written by {holder}. Wait until it has ended, or name another path. If it has "
+        f"ended, delete {file}."
+    )
+
+
+@contextmanager
+def in_turn(output: Path, file: Path, seconds: float) -> Iterator[None]:
+    """Context manager: one process at a time; one that has waited for ``seconds`` goes on without the lock."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            lock(output, file)
+            break
+        except ValueError:
+            if time.monotonic() > deadline:
+                break
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        unlock(output, file)
 
 
 def lock_of(file: Path) -> Path:
@@ -71,11 +111,11 @@ def _place(output: Path, file: Path | None) -> Path:
     return file.parent.resolve() / file.name
 
 
-def _acquired(descriptor: int) -> bool:
+def _acquired(descriptor: int, shared: bool = False) -> bool:
     try:
         if fcntl is None:
             return not _alive(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

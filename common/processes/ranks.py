@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+from common.processes.counters import Counters
 from common.processes.interrupts import INTERRUPTS, RankLost
 
 CONNECT = 15.0  # seconds for all ranks to connect, which have just taken part in a broadcast
@@ -151,6 +152,7 @@ class _Current:
     """The ranks of this process's last ``run`` with several of them."""
 
     ranks: Ranks | None = None
+    counters: Counters | None = None
     run: object = None
 
     def close_fork(self) -> None:

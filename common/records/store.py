@@ -17,6 +17,7 @@ from typing import Any
 from common.checks.settings import check_count, check_mapping, check_optional, check_part, check_path, check_text
 from common.files.appending import AppendedFile
 from common.files.errors import naming
+from common.files.locking import in_turn, lock_of
 from common.files.replacing import remove_leftovers, replacing
 from common.numerics.finding import Finding
 from common.records.rows import (
@@ -33,6 +34,8 @@ from common.records.rows import (
 from common.records.schema import Record, Source
 
 __all__ = ["Header", "Records", "merge"]
+
+MERGING = 60.0  # seconds that a job waits while another one merges the same directory
 
 
 class Records:
@@ -100,10 +103,14 @@ class Records:
         return merge(read_rows(self.path, self.header)[1], self.path)
 
     def merge(self) -> Path:
-        """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, behind a barrier."""
+        """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, after the others have ended.
+
+        Other jobs may still write to the directory, and merge it later.
+        """
         self._part.check_in_place()
         target, action = self.path / MERGED, "merge the records into"
-        with replacing(target, action) as unfinished, naming(action, target), unfinished.open("wb") as file:
+        turn = in_turn(self.path, lock_of(target), MERGING)
+        with turn, replacing(target, action) as unfinished, naming(action, target), unfinished.open("wb") as file:
             file.write(header_line(replace(self.header, session="")))
             file.writelines(record_line(record, cost=False) for record in self.all())
         return target

@@ -1,7 +1,8 @@
-"""Checks before a test: preconditions of certifiers; logits that depend on an image and its noise alone."""
+"""Checks before a test: the trainer, certifiers, and logits that depend on an image and its noise alone."""
 
 from collections.abc import Sequence
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -18,6 +19,14 @@ IMAGES = 2
 """Images of the check, by three calls of the classifier on at most as many."""
 
 _TOLERANCE = 1e-2  # relative to the largest logit: rounding, also in reduced precision, stays well below
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Raise ``ValueError`` in inference mode, which forbids gradients, and for parameters below float32."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("attacks need gradients: leave torch.inference_mode(), or use Trainer(inference_mode=False)")
+    if str(trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
+        raise ValueError(f"images and budgets are float32; got precision {trainer.precision}. Use 32-true")
 
 
 def check_certifiers(classifier: Classifier, evaluators: Sequence[Evaluator], first: Batch | None) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data.distributed import DistributedSampler
 
+from common.processes.counters import Counters
 from common.processes.interrupts import GRACE, INTERRUPTS, Interrupted
 from common.processes.ranks import CURRENT, Ranks
 
@@ -148,6 +149,7 @@ def connect(trainer: L.Trainer) -> None:
     if trainer.world_size > 1 and (CURRENT.ranks is None or CURRENT.run != run):
         address = trainer.strategy.cluster_environment.main_address  # type: ignore[attr-defined]
         CURRENT.ranks = Ranks(trainer.global_rank, trainer.world_size, address, trainer.strategy.broadcast)
+        CURRENT.counters = Counters(trainer.global_rank, address, trainer.strategy.broadcast)
         CURRENT.run = run
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate,
 
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
-from common.files.locking import lock
+from common.data.shared_loader import SharedLoader
+from common.files.locking import LOCK, check_free, lock, unlock
 from common.naming.terminal import Terminal
 from common.records.attributes import attributes_of_class, class_name
 from common.records.fingerprint import identity, settings
@@ -25,6 +26,9 @@ from common.robustness.evaluation.evaluator import Evaluator
 from common.tasks.resuming import check_indices
 from common.tasks.weights_in_use import WeightsInUse
 
+Part = tuple[int, int]
+"""(k, n): the k-th of n parts of the images."""
+WHOLE: Part = (1, 1)
 _OF_LOADERS = {*vars(DataLoader(TensorDataset(torch.zeros(1))))}
 
 
@@ -61,11 +65,20 @@ class RecordedSuite:
         first = [int(images[position][2]) for position in range(min(count, len(images)))]
         return cls(evaluators, records, done, first, WeightsInUse(parts, run.modules, bool(records.resumed)))
 
-    def lock(self) -> None:
-        """Lock the directory for this process. Raises ``ValueError`` if another one writes to it."""
+    def lock(self, part: Part) -> None:
+        """Lock the directory for this process, which tests ``part`` of the images.
+
+        Raises ``ValueError`` if another one tests the same part, or one of them all images.
+        """
+        path = self.records.path
+        own = lock_file(path, part)
+        others = [path / LOCK] if part != WHOLE else [*path.glob(f"{LOCK}-*-of-*")]
         try:
-            lock(self.records.path)
+            lock(path, own)
+            for file in others:
+                check_free(path, file)
         except ValueError:
+            unlock(path, own)
             self.records.close()
             raise
 
@@ -78,6 +91,13 @@ class RecordedSuite:
         indices = batch[2].tolist()
         rows = [row for row, index in enumerate(indices) if index not in done and (wanted is None or index in wanted)]
         return (batch[0][rows], batch[1][rows], batch[2][rows]) if rows else None
+
+    def lacks(self, index: int) -> bool:
+        """True if an evaluator has no record yet of the image with this index."""
+        return any(
+            index not in self.done[one.source] and (one.limit is None or index in self.first[: one.limit])
+            for one in self.evaluators
+        )
 
     def append(self, rows: Sequence[Record]) -> None:
         """Append rows. Raises ``ValueError`` if weights or attributes are no longer those that were described."""
@@ -109,6 +129,11 @@ class RecordedSuite:
             )
 
 
+def lock_file(path: Path, part: Part) -> Path:
+    """The lock file of a directory of records, or of a part (k, n) of its images."""
+    return path / (LOCK if part == WHOLE else f"{LOCK}-{part[0]}-of-{part[1]}")
+
+
 def tested_data(trainer: L.Trainer) -> Any:
     """The data module of a test. Where there is none, the data set without the selection of its images, and what the
     loader and subsets of other classes do to the images.
@@ -121,8 +146,8 @@ def tested_data(trainer: L.Trainer) -> Any:
         if type(images) is not Subset:
             changing.append(_named(images, {"dataset", "indices"}))
         images = images.dataset
-    loader = _first(trainer.test_dataloaders)
-    if type(loader) is not DataLoader and isinstance(loader, DataLoader):
+    loader = test_loader(trainer)
+    if type(loader) not in (DataLoader, SharedLoader) and isinstance(loader, DataLoader):
         changing.append(_named(loader, _OF_LOADERS))
     if (collate := getattr(loader, "collate_fn", None)) not in (None, default_collate, default_convert):
         changing.append({"collate_fn": collate})
@@ -136,7 +161,9 @@ def _named(part: Any, others: set[str]) -> dict[str, Any]:
     return {"class": class_name(part), **kept}
 
 
-def _first(loaders: Any) -> Any:
+def test_loader(trainer: L.Trainer) -> Any:
+    """The loader of the test images, the first of several."""
+    loaders = trainer.test_dataloaders
     return loaders[0] if isinstance(loaders, list) else loaders
 
 
@@ -149,7 +176,7 @@ def declared_classes(trainer: L.Trainer) -> int | None:
 
 def dataset_of(trainer: L.Trainer) -> LabelledImages | Sequence[Any]:
     """The data set that is tested; empty where the loader has none."""
-    return getattr(_first(trainer.test_dataloaders), "dataset", [])
+    return getattr(test_loader(trainer), "dataset", [])
 
 
 def first_batch(trainer: L.Trainer, count: int, device: torch.device) -> Batch | None:

@@ -1,6 +1,6 @@
 """Checks before a test continues earlier records: their images and labels, and the first recorded image anew."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ def first_recorded(records: Records, source: Source, images: Any) -> tuple[Recor
     """The earlier row of the first test image that has one, with its example; None if there is none."""
     rows = {row.index: row for row in records.resumed if row.source == source}
     places: Iterable[int] = range(len(images)) if rows else ()
-    if isinstance(images, Subset) and _labels(images) is not None:  # item i of the data is image i
-        places = [place for place in places if images.indices[place] in rows][:1]
+    if (indices := known_indices(images)) is not None:
+        places = [place for place in places if indices[place] in rows][:1]
     for place in places:
         example = images[place]
         if (row := rows.get(int(example[2]))) is not None:
@@ -73,6 +73,13 @@ def check_again(
             f"gives {brief(again)}, but the record is {brief(row)} ({places(path, row.key)}). Write to another "
             "directory, or delete that one."
         )
+
+
+def known_indices(images: Any) -> Sequence[int] | None:
+    """The index of the image at each position, without loading it; None for data that is not a `Subset` with labels."""
+    if isinstance(images, Subset) and _labels(images) is not None:  # item i of the data is image i
+        return images.indices
+    return None
 
 
 def is_finished(done: set[int], limit: int | None, images: Any) -> bool:

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 from uuid import uuid4
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
@@ -27,13 +26,14 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
-from common.tasks.independence import IMAGES, check_certifiers, warn_of_dependence
+from common.tasks.independence import IMAGES, check_certifiers, check_trainer, warn_of_dependence
 from common.tasks.interruption import connect, finish
 from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
-from common.tasks.recording import RecordedSuite, as_batch, dataset_of, declared_classes, first_batch
+from common.tasks.recording import WHOLE, RecordedSuite, as_batch, dataset_of, declared_classes, first_batch, lock_file
 from common.tasks.resuming import check_again, first_recorded, is_finished
 from common.tasks.running_metrics import final_accuracies, running_accuracy
+from common.tasks.shares import share_images
 
 Verification = Literal["refuse", "warn", "off"]
 
@@ -44,9 +44,9 @@ class RobustTask(L.LightningModule):
     A test that was interrupted continues with the images that have no record yet, on any number of processes. The
     directory ``records`` is refused if it holds records of another run: of other settings, weights or data, of parts
     that cannot be determined (lambdas, closures), or if the first recorded image, evaluated anew, gives another row.
-    Ranks never wait for each other during the test, so they may have unequal numbers of batches, or none. At the end
-    the records of all ranks are merged, the headline is printed, and ``trainer.callback_metrics`` holds
-    `final_accuracies` on rank 0.
+    Each rank takes the next images when it is free (`common.tasks.shares`), and never waits for another. Several jobs
+    may test one ``part`` (k, n) of the images each, in one directory. At the end the records of all ranks are merged,
+    the headline is printed, and ``trainer.callback_metrics`` holds `final_accuracies` on rank 0.
 
     Parameters
     ----------
@@ -93,6 +93,7 @@ class RobustTask(L.LightningModule):
         self._unverified = False  # the gradient check failed, and the test went on
         self.predicted: set[int] = set()  # indices of the images that `predict` leaves out
         self._session = ""  # the same in all processes of this start
+        self.part = WHOLE  # of the images, of a job beside others
 
     def setup(self, stage: str) -> None:
         """Agree on the session. Lightning runs this hook on a rank without images too."""
@@ -112,7 +113,7 @@ class RobustTask(L.LightningModule):
         ]
         self._results = self._open(self.path, self.evaluators)
         if self.trainer.is_global_zero:
-            self._results.lock()
+            self._results.lock(self.part)
         self.tell(self._results)
         if self.verify != "off":
             warn_of_dependence(self.classifier, self.evaluators, first_batch(self.trainer, IMAGES, self.device))
@@ -127,6 +128,7 @@ class RobustTask(L.LightningModule):
             if check in wanted:
                 self._check_gradients(check)
         self._check_first_recorded(self._results)
+        share_images(self.trainer, self._suites, self.part, self.classifier.rows, self._session)
         INTERRUPTS.progress = self.progress
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -152,7 +154,7 @@ class RobustTask(L.LightningModule):
             for recorded in self._suites:
                 recorded.records.merge()
             self.trainer.callback_metrics.update(final_accuracies(self.path))
-            unlock(Path(self.path))
+            unlock(Path(self.path), lock_file(Path(self.path), self.part))
             self.show()
 
     def progress(self) -> str:
@@ -239,11 +241,3 @@ class RobustTask(L.LightningModule):
             metric.update(rows)
             shown = metric.compute()
             self.log(source.title, shown, on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)
-
-
-def check_trainer(trainer: L.Trainer) -> None:
-    """Raise ``ValueError`` in inference mode, which forbids gradients, and for parameters below float32."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("attacks need gradients: leave torch.inference_mode(), or use Trainer(inference_mode=False)")
-    if str(trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
-        raise ValueError(f"images and budgets are float32; got precision {trainer.precision}. Use 32-true")

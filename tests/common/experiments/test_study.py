@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from common.commands import study as command
+from common.commands.parts import parse_part
 from common.experiments.study import Study, put
 from common.records.store import Records
 from common.report.build import build
@@ -162,4 +163,4 @@ def test_the_command_shares_out_runs_and_reports(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/2/3"])
 def test_a_share_is_k_of_n(part):
     with pytest.raises(ValueError, match="K/N"):
-        command.part_of_study(part)
+        parse_part(part)

@@ -1,0 +1,47 @@
+"""Counters that the ranks of a run share: each takes the next number when it is free, and nobody waits for another."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from common.processes.interrupts import INTERRUPTS
+
+LOST = 5.0  # seconds in which the death of rank 0, whose store does not answer, becomes known
+
+
+class Counters:
+    """Numbers by name, 0 at first, in a store of rank 0; it answers from a thread of its own, outside of Python.
+
+    All ranks construct it at the same place: ``broadcast`` sends an object of rank 0 to all, ``address`` is the host of
+    rank 0.
+    """
+
+    def __init__(self, rank: int, address: str, broadcast: Callable[[Any], Any]) -> None:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # some builds of torch have none
+
+        if rank == 0:
+            self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
+            broadcast(self._store.port)
+        else:
+            self._store = TCPStore(address, broadcast(None), is_master=False, wait_for_workers=False)
+
+    def add(self, name: str, amount: int) -> int:
+        """Add to a number, at once on all ranks, and return the sum.
+
+        Raises `RankLost` or `Interrupted` if rank 0 is gone, and ``ValueError`` if it does not answer.
+        """
+        try:
+            return int(self._store.add(name, amount))
+        except RuntimeError as error:
+            deadline = time.monotonic() + LOST
+            while time.monotonic() < deadline:
+                INTERRUPTS.check()
+                time.sleep(0.05)
+            raise ValueError(f"rank 0, which hands out the images, does not answer: {error}") from error
+
+    def read(self, name: str) -> int:
+        """The number, 0 where rank 0 does not answer any more."""
+        with suppress(RuntimeError):
+            return int(self._store.add(name, 0))
+        return 0

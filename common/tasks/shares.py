@@ -1,0 +1,88 @@
+"""Shares of a test: the images of this job, hardest first, and what each rank takes of them when it is free."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, count
+from typing import Any
+
+import lightning as L
+
+from common.data.shared_loader import SharedLoader
+from common.processes.ranks import CURRENT
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.clean_and_certified import Certified
+from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.gradient_check.classifier_check import GradientCheck
+from common.tasks.recording import WHOLE, Part, RecordedSuite, dataset_of, test_loader
+from common.tasks.resuming import known_indices
+
+SHARES = 8  # a rank takes at most this part of what would be left for each
+
+
+def share_images(trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part, rows: int, session: str) -> None:
+    """Let every rank take the next images of this job's ``part`` when it is free, hardest first where a cost is known.
+
+    ``rows``: images that an attack evaluates at the cost of one. One process that tests all images keeps its batches.
+    Raises ``ValueError`` for a part of data that no `SharedLoader` loads.
+    """
+    loader = test_loader(trainer)
+    if not isinstance(loader, SharedLoader):
+        if part != WHOLE:
+            raise ValueError(f"--part needs a data module of common.data; got a {type(loader).__name__} of images")
+        return
+    if trainer.world_size == 1 and part == WHOLE:
+        return
+    order: list[int] = trainer.strategy.broadcast(work_order(dataset_of(trainer), suites, part))
+    least = least_share([one for recorded in suites for one in recorded.evaluators], rows, loader.batch_size or 1)
+    sizes = share_sizes(len(order), trainer.world_size, loader.batch_size or 1, least)
+    loader.shares = shares(order, sizes, _claim(trainer.world_size, session))
+
+
+def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list[int]:
+    """Positions of the images that lack a row: the ``part``, dearest first as far as earlier rows tell, then in order.
+
+    Part (k, n) of N images are those at k - 1, k - 1 + n, ….
+    """
+    positions = range(part[0] - 1, len(images), part[1])
+    if (indices := known_indices(images)) is None:
+        return list(positions)
+    costs: dict[int, float] = {}
+    for recorded in suites:
+        for row in recorded.records.resumed:
+            costs[row.index] = costs.get(row.index, 0.0) + (row.cost.evaluations or 0.0 if row.cost else 0.0)
+    wanted = [place for place in positions if any(recorded.lacks(indices[place]) for recorded in suites)]
+    return sorted(wanted, key=lambda place: -costs.get(indices[place], 0.0))
+
+
+def least_share(evaluators: Sequence[Evaluator], rows: int, batch_size: int) -> int:
+    """The fewest images that waste nothing: one of a certificate, ``rows`` of an attack, else a batch.
+
+    An attack whose result depends on its batch keeps whole batches.
+    """
+    asked = [one for one in evaluators if not isinstance(one, GradientCheck)]
+    if any(isinstance(one, Attacked) and not one.attack.by_image for one in asked):
+        return batch_size
+    return 1 if any(isinstance(one, Certified) for one in asked) else min(rows, batch_size)
+
+
+def share_sizes(images: int, ranks: int, batch_size: int, least: int) -> list[int]:
+    """Numbers of images that are taken one after the other, fewer at the end, where a rank would be waited for."""
+    sizes = []
+    while images > 0:
+        wanted = batch_size if ranks == 1 else min(batch_size, max(least, images // (SHARES * ranks)))
+        sizes.append(min(images, wanted))
+        images -= sizes[-1]
+    return sizes
+
+
+def shares(order: Sequence[int], sizes: Sequence[int], claim: Callable[[], int]) -> Iterator[Sequence[int]]:
+    """Yield the positions of each claimed share until there are none; ``claim`` gives 0, 1, … to all ranks together."""
+    ends = [*accumulate(sizes)]
+    while (number := claim()) < len(ends):
+        yield order[ends[number] - sizes[number] : ends[number]]
+
+
+def _claim(ranks: int, session: str) -> Callable[[], int]:
+    counters = CURRENT.counters
+    if ranks == 1 or counters is None:
+        return count().__next__
+    return lambda: counters.add(f"shares {session}", 1) - 1
