@@ -5,85 +5,26 @@ key is the seed and the counter is (element block, step, draw, index), so a numb
 rank, the order of evaluation or the device. Forward pass, recomputation and backward pass therefore see the same noise,
 and a resumed run continues the interrupted one.
 
-Bits become normals by Box-Muller in float64, written with additions, multiplications, divisions and square roots
-alone: IEEE 754 fixes the result of each of these, whereas ``log`` and ``cos`` differ in the last bit between devices.
+Bits become normals by Box-Muller in float64, in operations whose results IEEE 754 fixes (``common.philox``).
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from common.checks.settings import check_count, check_part, check_seed
+from common.philox import box_muller, philox, uniforms
 
 __all__ = ["Noise"]
 
 _MASK = 0xFFFFFFFF
-_ROUNDS = 10
 _CACHED_ELEMENTS = 2**17
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-
-
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Philox4x32-10: 32-bit words in int64 tensors, broadcast against each other.
-
-    Returns words (0, 2) stacked and words (1, 3) stacked, each (2, ...): the cipher works on these pairs.
-    A 32 x 32-bit product wraps modulo 2^64 in int64, which keeps all 64 bits; ``>> 32 & mask`` reads the upper half.
-    """
-    shape = (counter[0] + counter[1] + counter[2] + counter[3]).shape
-    words = [word.expand(shape) for word in counter]
-    even, odd = torch.stack((words[0], words[2])), torch.stack((words[1], words[3]))
-    column = (2,) + (1,) * len(shape)
-    keys = [[(k + r * w) & _MASK for k, w in zip(key, _WEYL, strict=True)] for r in range(_ROUNDS)]
-    constants = torch.tensor([_MULTIPLIERS, *keys], device=even.device).view(_ROUNDS + 1, *column)
-    forward, swapped = constants, constants.flip(1)
-    for r in range(_ROUNDS):  # a round swaps the halves; here the constants alternate instead
-        multiplier, round_key = (forward[0], swapped[r + 1]) if r % 2 == 0 else (swapped[0], forward[r + 1])
-        product = even * multiplier
-        even = (product >> 32).bitwise_and_(_MASK).bitwise_xor_(round_key)
-        even[0].bitwise_xor_(odd[1])
-        even[1].bitwise_xor_(odd[0])
-        odd = product.bitwise_and_(_MASK)
-    return even, odd
-
-
-def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """c0 + x (c1 + x (c2 + ...)), one multiplication and one addition at a time (a fused one rounds differently)."""
-    result = torch.full_like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        result = result.mul_(x).add_(c)
-    return result
-
-
-_ATANH = [2 / (2 * k + 1) for k in range(9)]  # |s| <= 0.172: error < 1e-15
-_SINE = [(-1) ** k / math.factorial(2 * k + 1) for k in range(8)]  # |a| <= pi/4: error < 1e-15
-_COSINE = [(-1) ** k / math.factorial(2 * k) for k in range(9)]
-
-
-def _negative_log(u: Tensor) -> Tensor:
-    """-ln u for u in (0,1), float64: u = m 2^e with m in [1/sqrt2, sqrt2), ln m = 2 artanh((m-1)/(m+1))."""
-    mantissa, exponent = torch.frexp(u)
-    low = mantissa < math.sqrt(0.5)
-    mantissa = torch.where(low, mantissa * 2, mantissa)
-    exponent = exponent.to(u.dtype) - low.to(u.dtype)
-    s = (mantissa - 1) / (mantissa + 1)
-    return -(s * _horner(s * s, _ATANH)) - exponent * math.log(2)
-
-
-def _cos_sin_turn(word: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2 pi word / 2^32, float64: the nearest quarter turn exactly, the rest by series."""
-    quarter = (word + 2**29) >> 30
-    angle = (word - (quarter << 30)).to(torch.float64) * (2 * math.pi / 2**32)
-    square = angle * angle
-    cos, sin = _horner(square, _COSINE), angle * _horner(square, _SINE)
-    odd = (quarter & 1).bool()
-    flip_cos = (((quarter + 1) >> 1) & 1).to(torch.float64)
-    flip_sin = ((quarter >> 1) & 1).to(torch.float64)
-    return torch.where(odd, sin, cos) * (1 - 2 * flip_cos), torch.where(odd, cos, sin) * (1 - 2 * flip_sin)
+"""Numbers that are made at once: their float64 intermediates stay in a processor's second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -174,16 +115,7 @@ class Noise:
 
     def normals(self, steps: Sequence[int], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normals (len(steps), B, *shape) in one pass; slice k has the bits of ``normal(steps[k], shape)``."""
-        size = max(1, len(steps) * math.prod(shape))
-        rows = max(1, _CACHED_ELEMENTS // size)
-        if len(self) > rows:  # chunks that fit a processor's cache
-            chunks = [self.rows(slice(b, b + rows)) for b in range(0, len(self), rows)]
-            return torch.cat([chunk.normals(steps, shape, dtype) for chunk in chunks], dim=1)
-        even, odd = self._words(steps, math.prod(shape))
-        u = even.to(torch.float64).add_(0.5).mul_(2.0**-32)
-        radius = _negative_log(u).mul_(2).sqrt_()
-        cos, sin = _cos_sin_turn(odd)
-        return self._arrange((cos.mul_(radius), sin.mul_(radius)), steps, shape, dtype)
+        return self._numbers(box_muller, steps, shape, dtype)
 
     def uniform(self, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniforms in (0,1), (B, *shape), on a grid of 2^-24 that float32 holds exactly.
@@ -191,24 +123,33 @@ class Noise:
         They are made of the same bits as ``normal(step, shape)``, so the two are dependent: take one kind of number
         from a step, and another step or `stream` for the other.
         """
-        words = self._words((step,), math.prod(shape))
-        u = tuple(((w >> 9).to(torch.float64) + 0.5) * 2.0**-23 for w in words)
-        return self._arrange(u, (step,), shape, dtype)[0]
+        return self._numbers(uniforms, (step,), shape, dtype)[0]
 
-    def _words(self, steps: Sequence[int], size: int) -> tuple[Tensor, Tensor]:
-        """Philox words for ceil(size/4) blocks: two tensors (2, steps, B, blocks)."""
+    def _numbers(
+        self,
+        of_words: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        steps: Sequence[int],
+        shape: Sequence[int],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Numbers (len(steps), B, *shape) made ``of_words`` (0, 2) and (1, 3) of each block, chunk by chunk."""
         if not all(0 <= step <= _MASK for step in steps):
             raise ValueError(f"a step must be in 0 .. 2^32 - 1; got {list(steps)}")
-        device = self.index.device
-        block = torch.arange((size + 3) // 4, device=device).view(1, 1, -1)
-        step = torch.tensor(list(steps), device=device).view(-1, 1, 1)
-        counter = (block, step, self.draw.view(1, -1, 1), self.index.view(1, -1, 1))
-        return philox(counter, (self.seed & _MASK, self.seed >> 32))
-
-    def _arrange(
-        self, pair: tuple[Tensor, ...], steps: Sequence[int], shape: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
-        """Words 0..3 of a block as four neighbouring elements, cut to the shape."""
         size = math.prod(shape)
-        values = torch.stack((pair[0][0], pair[1][0], pair[0][1], pair[1][1]), dim=-1).flatten(-2)
-        return values[..., :size].to(dtype).reshape(len(steps), len(self), *shape)
+        blocks = (size + 3) // 4
+        numbers = torch.empty(len(steps), len(self), blocks, 4, dtype=dtype, device=self.index.device)
+        at_once = max(1, min(len(steps), _CACHED_ELEMENTS // max(1, size)))  # steps
+        rows = max(1, _CACHED_ELEMENTS // max(1, at_once * size))
+        for k, b in product(range(0, len(steps), at_once), range(0, len(self), rows)):
+            first, second = of_words(*self._words(steps[k : k + at_once], slice(b, b + rows), blocks))
+            for place, values in enumerate((first[0], second[0], first[1], second[1])):
+                numbers[k : k + at_once, b : b + rows, :, place] = values
+        return numbers.flatten(2)[..., :size].reshape(len(steps), len(self), *shape)
+
+    def _words(self, steps: Sequence[int], rows: slice, blocks: int) -> tuple[Tensor, Tensor]:
+        """Philox words (0, 2) and (1, 3) of ``blocks`` blocks: two tensors (2, steps, rows, blocks)."""
+        device = self.index.device
+        block = torch.arange(blocks, device=device).view(1, 1, -1)
+        step = torch.tensor(list(steps), device=device).view(-1, 1, 1)
+        counter = (block, step, self.draw[rows].view(1, -1, 1), self.index[rows].view(1, -1, 1))
+        return philox(counter, (self.seed & _MASK, self.seed >> 32))
