@@ -1,6 +1,7 @@
 """Evaluators with their records: which images are still to be evaluated, and what identifies the run."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate, default_convert
 
 from common.data.datasets import LabelledImages
@@ -18,6 +19,7 @@ from common.files.locking import LOCK, check_free, lock, unlock
 from common.naming.terminal import Terminal
 from common.records.attributes import attributes_of_class, class_name
 from common.records.fingerprint import identity, settings
+from common.records.notes import Notes, keeping
 from common.records.rows import UNDETERMINED
 from common.records.schema import Record, Source
 from common.records.store import Records
@@ -98,6 +100,10 @@ class RecordedSuite:
             index not in self.done[one.source] and (one.limit is None or index in self.first[: one.limit])
             for one in self.evaluators
         )
+
+    def keeping(self, source: Source, index: Tensor) -> AbstractContextManager[None]:
+        """Context manager of an evaluation and its rows: notes on these images outlive a kill, until they have rows."""
+        return keeping(Notes(self.records.path, self.records.header.fingerprint, source, index.tolist()))
 
     def append(self, rows: Sequence[Record]) -> None:
         """Append rows. Raises ``ValueError`` if weights or attributes are no longer those that were described."""

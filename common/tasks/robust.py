@@ -140,8 +140,10 @@ class RobustTask(L.LightningModule):
                     continue
                 portions = self._portions.setdefault(evaluator.source, Portions(evaluator, self.classifier))
                 for portion in portions.of(pending):
-                    if rows := self._evaluate(evaluator, portion):
-                        recorded.append(rows)
+                    with recorded.keeping(evaluator.source, portion[2]):
+                        if rows := self._evaluate(evaluator, portion):
+                            recorded.append(rows)
+                    if rows:
                         INTERRUPTS.check()
                         self._log_accuracy(evaluator.source, rows)
 

@@ -8,6 +8,7 @@ import lightning as L
 
 from common.data.shared_loader import SharedLoader
 from common.processes.ranks import CURRENT
+from common.records.notes import noted
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
@@ -40,6 +41,8 @@ def share_images(trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part
 def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list[int]:
     """Positions of the images that lack a row: the ``part``, dearest first as far as earlier rows tell, then in order.
 
+    Images with notes come before all others: an earlier start worked on them when it was killed.
+
     Part (k, n) of N images are those at k - 1, k - 1 + n, ….
     """
     positions = range(part[0] - 1, len(images), part[1])
@@ -50,7 +53,8 @@ def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list
         for row in recorded.records.resumed:
             costs[row.index] = costs.get(row.index, 0.0) + (row.cost.evaluations or 0.0 if row.cost else 0.0)
     wanted = [place for place in positions if any(recorded.lacks(indices[place]) for recorded in suites)]
-    return sorted(wanted, key=lambda place: -costs.get(indices[place], 0.0))
+    begun = {index for recorded in suites for index in noted(recorded.records.path)}
+    return sorted(wanted, key=lambda place: (indices[place] not in begun, -costs.get(indices[place], 0.0)))
 
 
 def least_share(evaluators: Sequence[Evaluator], rows: int, batch_size: int) -> int:

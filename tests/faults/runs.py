@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +43,11 @@ class Command:
         folder.mkdir(parents=True)
         self.arguments = getattr(self, f"_{name}")(weights)
 
-    def start(self) -> list[Forked]:
-        """Start it; a training goes on from its last state."""
+    def start(self, change: Callable[[int], object] = lambda rank: None) -> list[Forked]:
+        """Start it; a training goes on from its last state. ``change(rank)`` runs in each process."""
         if self.ranks == 1:
-            return [fork(self.arguments, self.folder / "log")]
-        return fork_ranks(self.arguments, self.folder)
+            return [fork(self.arguments, self.folder / "log", lambda: change(0))]
+        return fork_ranks(self.arguments, self.folder, change)
 
     def result(self) -> Any:
         """Everything that the finished command has written, for a comparison."""

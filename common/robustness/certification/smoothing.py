@@ -15,6 +15,7 @@ from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.certificate import Certificate, Certifier, check_inputs
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction, decide_by_counts
+from common.robustness.certification.tally import Tally
 from common.robustness.classifiers import Classifier, deployed
 
 
@@ -99,18 +100,20 @@ class Smoothing(Certifier):
         """Class counts (B, num_classes) int64 of f(x + sigma z) in samples start .. start + n - 1."""
         check_full_precision(check_layout(image))
         check_rows(noise, image)
-        counts = torch.zeros(len(image) * self.num_classes, dtype=torch.int64, device=image.device)
-        for owner, rows in self._batches(noise, n, start):
+        tally = Tally(noise, n, start, self.num_classes)
+        for owner, rows in self._batches(noise, n, start, tally.missing()):
             z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
             logits = check_logits(classifier(image[owner] + self.level * z, rows), len(rows))
             self._check_logits(logits)
-            counts += torch.bincount(owner * self.num_classes + logits.argmax(1), minlength=len(counts))
-        return counts.view(len(image), self.num_classes)
+            tally.add(owner, logits.argmax(1))
+        return tally.end()
 
-    def _batches(self, noise: Noise, n: int, start: int) -> Iterator[tuple[Tensor, Noise]]:
-        """B*n rows, image-major, at most batch_size at a time: the image number of each row, and its noise."""
+    def _batches(self, noise: Noise, n: int, start: int, missing: Tensor | None) -> Iterator[tuple[Tensor, Noise]]:
+        """The ``missing`` of B*n rows, image-major, at most batch_size at a time: image number and noise of each."""
         draws = noise.draws(n, start)
         owners = torch.arange(len(noise), device=noise.index.device).repeat_interleave(n)
+        if missing is not None:
+            owners, draws = owners[missing], draws.rows(missing)
         for first in range(0, len(owners), self.batch_size):
             rows = slice(first, first + self.batch_size)
             yield owners[rows], draws.rows(rows)

@@ -89,8 +89,10 @@ def test_the_dearest_images_come_first(tmp_path):
     images = Subset(ImageDataset(torch.zeros(20, 1, 2, 2), torch.zeros(20, dtype=torch.int64)), range(10, 16))
     suites = [Suite(tmp_path)]
     assert work_order(images, suites, (1, 1)) == [1, 4, 0, 3, 5]
+    (tmp_path / f"notes-{'a' * 16}-15.json").touch()  # of an image that was in hand when a process was killed
+    assert work_order(images, suites, (1, 1)) == [5, 1, 4, 0, 3]
     assert work_order(images, suites, (1, 2)) == [4, 0]
-    assert work_order(images, suites, (2, 2)) == [1, 3, 5]
+    assert work_order(images, suites, (2, 2)) == [5, 1, 3]
     assert work_order([0] * 3, suites, (1, 1)) == [0, 1, 2]  # of another class: indices are not known before loading
 
 
