@@ -9,18 +9,21 @@ from rich.markup import escape
 
 from common.engine.meter import Meter
 from common.naming.outside_text import plain
+from common.tasks.remaining import Remaining
 
 INTERVAL = 0.5  # seconds between two updates
 
 
 class LiveProgressBar(RichProgressBar):
-    """``RichProgressBar`` with this rank's accuracies so far during a test; Lightning shows metrics in training only.
+    """``RichProgressBar`` of a test with this rank's accuracies so far; Lightning shows metrics in training only.
 
-    A batch of attacks or certificates may take hours, so the bar also shows the network evaluations of the current
-    batch, and their number per second.
+    It counts the images that all ranks have done, and the time that the others will take (`Remaining`). A batch of
+    attacks or certificates may take hours, so the bar also shows the network evaluations of the current batch, and
+    their number per second.
     """
 
     _meter: Meter | None = None
+    _remaining: Remaining | None = None
     _metrics: tuple[str, ...] = ()
 
     def on_test_batch_start(
@@ -29,6 +32,7 @@ class LiveProgressBar(RichProgressBar):
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if not self.is_disabled and self.test_progress_bar_id is not None:
             self._metrics = self._metrics if batch_idx else ()
+            self._remaining = getattr(pl_module, "remaining", None)
             self._begun = self._shown = time.perf_counter()
             self._meter = Meter(pl_module, self._show_cost)
             self._meter.__enter__()
@@ -62,6 +66,8 @@ class LiveProgressBar(RichProgressBar):
     def _describe(self, *more: str) -> None:
         if self.test_progress_bar_id is None or self.progress is None:
             return
-        text = " · ".join([self.test_description, *self._metrics, *more])
-        self.progress.update(self.test_progress_bar_id, description=text)
+        counted = {} if self._remaining is None else {"completed": self._remaining.done, "total": self._remaining.total}
+        left = [] if self._remaining is None else [self._remaining.text]
+        text = " · ".join([self.test_description, *left, *self._metrics, *more])
+        self.progress.update(self.test_progress_bar_id, description=text, **counted)
         self.refresh()

@@ -31,6 +31,7 @@ from common.tasks.interruption import connect, finish
 from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
 from common.tasks.recording import WHOLE, RecordedSuite, as_batch, dataset_of, declared_classes, first_batch, lock_file
+from common.tasks.remaining import Remaining
 from common.tasks.resuming import check_again, first_recorded, is_finished
 from common.tasks.running_metrics import final_accuracies, running_accuracy
 from common.tasks.shares import share_images
@@ -92,6 +93,7 @@ class RobustTask(L.LightningModule):
         self._portions: dict[Source, Portions] = {}
         self._unverified = False  # the gradient check failed, and the test went on
         self.predicted: set[int] = set()  # indices of the images that `predict` leaves out
+        self.remaining: Remaining | None = None  # images of this test, all ranks together
         self._session = ""  # the same in all processes of this start
         self.part = WHOLE  # of the images, of a job beside others
 
@@ -128,7 +130,7 @@ class RobustTask(L.LightningModule):
             if check in wanted:
                 self._check_gradients(check)
         self._check_first_recorded(self._results)
-        share_images(self.trainer, self._suites, self.part, self.classifier.rows, self._session)
+        self.remaining = share_images(self.trainer, self._suites, self.part, self.classifier.rows, self._session)
         INTERRUPTS.progress = self.progress
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -146,6 +148,8 @@ class RobustTask(L.LightningModule):
                     if rows:
                         INTERRUPTS.check()
                         self._log_accuracy(evaluator.source, rows)
+        if self.remaining is not None:
+            self.remaining.add(batch[2].tolist())
 
     def teardown(self, stage: str) -> None:
         """Merge the records. Lightning runs no other hook on a rank that had no images."""

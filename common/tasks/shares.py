@@ -14,28 +14,33 @@ from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.tasks.recording import WHOLE, Part, RecordedSuite, dataset_of, test_loader
+from common.tasks.remaining import Remaining
 from common.tasks.resuming import known_indices
 
 SHARES = 8  # a rank takes at most this part of what would be left for each
 
 
-def share_images(trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part, rows: int, session: str) -> None:
+def share_images(trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part, rows: int, session: str) -> Remaining:
     """Let every rank take the next images of this job's ``part`` when it is free, hardest first where a cost is known.
 
     ``rows``: images that an attack evaluates at the cost of one. One process that tests all images keeps its batches.
-    Raises ``ValueError`` for a part of data that no `SharedLoader` loads.
+    Returns the count of what is left. Raises ``ValueError`` for a part of data that no `SharedLoader` loads.
     """
-    loader = test_loader(trainer)
-    if not isinstance(loader, SharedLoader):
-        if part != WHOLE:
-            raise ValueError(f"--part needs a data module of common.data; got a {type(loader).__name__} of images")
-        return
-    if trainer.world_size == 1 and part == WHOLE:
-        return
-    order: list[int] = trainer.strategy.broadcast(work_order(dataset_of(trainer), suites, part))
-    least = least_share([one for recorded in suites for one in recorded.evaluators], rows, loader.batch_size or 1)
-    sizes = share_sizes(len(order), trainer.world_size, loader.batch_size or 1, least)
-    loader.shares = shares(order, sizes, _claim(trainer.world_size, session))
+    loader, images, several = test_loader(trainer), dataset_of(trainer), trainer.world_size > 1
+    shared = isinstance(loader, SharedLoader)
+    if part != WHOLE and not shared:
+        raise ValueError(f"--part needs a data module of common.data; got a {type(loader).__name__} of images")
+    order = work_order(images, suites, part)
+    if several and shared:
+        order = trainer.strategy.broadcast(order)
+    if shared and (several or part != WHOLE):
+        least = least_share([one for recorded in suites for one in recorded.evaluators], rows, loader.batch_size or 1)
+        sizes = share_sizes(len(order), trainer.world_size, loader.batch_size or 1, least)
+        loader.shares = shares(order, sizes, _claim(several, session))
+    indices = known_indices(images)
+    return Remaining(
+        len(order), None if indices is None else {indices[place] for place in order}, session if several else ""
+    )
 
 
 def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list[int]:
@@ -85,8 +90,8 @@ def shares(order: Sequence[int], sizes: Sequence[int], claim: Callable[[], int])
         yield order[ends[number] - sizes[number] : ends[number]]
 
 
-def _claim(ranks: int, session: str) -> Callable[[], int]:
+def _claim(several: bool, session: str) -> Callable[[], int]:
     counters = CURRENT.counters
-    if ranks == 1 or counters is None:
+    if not several or counters is None:
         return count().__next__
     return lambda: counters.add(f"shares {session}", 1) - 1

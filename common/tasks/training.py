@@ -20,6 +20,7 @@ from common.noise import Noise
 from common.processes.interrupts import INTERRUPTS
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.batches import Batch, check_batch
+from common.tasks.effective_batch import tell_effective_batch
 from common.tasks.interruption import end_if_interrupted, end_validation_if_interrupted, validates_next
 from common.tasks.recipes import Recipe, TrainingRecipe, check_recipe
 from common.tasks.recording import declared_classes
@@ -110,6 +111,9 @@ class TrainingTask(L.LightningModule):
                 "ModelCheckpoint(save_weights_only=True) saves the weights before averaging, not the validated ones. "
                 "Remove save_weights_only, or the weight averaging"
             )
+
+    def on_train_start(self) -> None:
+        tell_effective_batch(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if not validates_next(self.trainer, batch_idx):

@@ -35,6 +35,8 @@ def test_the_bar_shows_the_cost_of_the_batch_and_the_accuracies(tiny_test, tmp_p
     spent = [int(text.rsplit(" · ", 1)[1].split(" evaluations, ")[0]) for text in descriptions if "/s" in text]
     assert spent[0] == 0 and len(set(spent)) > 2 and max(spent) > 0
     assert "%" in descriptions[-1] and "evaluations" not in descriptions[-1]
+    assert " · 13 of 13 images · " in descriptions[-1]
+    assert any(" · 7 of 13 images, " in text and " left · " in text for text in descriptions)
 
 
 def test_brackets_in_the_name_of_an_evaluator_are_shown(tiny_test, tmp_path, capsys):
