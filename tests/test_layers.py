@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report",
         "robustness",
     },
-    "experiments": GROUND | {"processes", "records", "robustness"},
+    "experiments": GROUND | {"diffusion", "engine", "processes", "records", "robustness"},
     "commands": GROUND | {"checkpoints", "experiments", "hub", "processes", "report", "tasks"},
 }
 """No permission beyond GROUND is without a use. ``diffusion`` and ``robustness`` never import each other: a purifier is

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("train & evaluate", "train a classifier, denoiser or guidance network"),
     "validate": Command("train & evaluate", "accuracy or loss of a checkpoint on the validation images"),
     "test": Command("train & evaluate", "attack and certify a defence; one record per image, continued when stopped"),
+    "plan": Command("train & evaluate", "predict evaluations, memory and hours of a test", "common.commands.plan"),
     "predict": Command("train & evaluate", "purify and classify a folder of images"),
     "report": Command("look", "tables, figures and one HTML page from the records of tests", "common.commands.report"),
     "presets": Command("look", "list the experiments that come along, or show one", "common.commands.presets"),

@@ -197,7 +197,7 @@ def options_of(parser: LightningArgumentParser) -> list[str]:
     return [option for option in named if option.startswith("--") and not option.endswith((".help", "+"))]
 
 
-def run_lightning(command: str, arguments: Sequence[str]) -> None:
+def run_lightning(command: str, arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     """Run one of Lightning's commands; presets are replaced by their files (`with_files`)."""
     check_launch()
     accept_short_names()
@@ -211,7 +211,7 @@ def run_lightning(command: str, arguments: Sequence[str]) -> None:
     warnings.formatwarning = lambda *args, **more: plain(formatted(*args, **more))  # names of files are text
     rich.traceback.install(suppress=["jsonargparse", "lightning", "torch"], max_frames=6)
     try:
-        CLI(
+        return kind(
             command,
             L.LightningModule,
             L.LightningDataModule,

@@ -15,10 +15,14 @@ from common.robustness.evaluation.evaluator import Evaluator
 
 @dataclass(frozen=True)
 class NamedSuite:
-    """Evaluators of a suite file, and its number of images for the masking variants (None: the test's default)."""
+    """Evaluators of a suite file, and its numbers of images: for the masking variants, and of the test.
+
+    None: the test's own.
+    """
 
     evaluators: Sequence[Evaluator]
     masking: int | None = None
+    images: int | None = None
 
 
 def suite_names() -> list[str]:
@@ -34,8 +38,10 @@ def read_suite(name: str) -> NamedSuite:
         near = nearest(name, names)
         advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the suites are {', '.join(names)}"
         raise ValueError(f"no suite is named {name!r}: {advice}")
-    arguments = read_config(path)["model"]["init_args"]
-    return NamedSuite([_built(part) for part in arguments["evaluators"]], arguments.get("masking"))
+    config = read_config(path)
+    arguments, data = config["model"]["init_args"], (config.get("data") or {}).get("init_args") or {}
+    evaluators = [_built(part) for part in arguments["evaluators"]]
+    return NamedSuite(evaluators, arguments.get("masking"), data.get("test_images"))
 
 
 def _built(part: Any) -> Any:
