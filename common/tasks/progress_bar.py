@@ -66,7 +66,9 @@ class LiveProgressBar(RichProgressBar):
     def _describe(self, *more: str) -> None:
         if self.test_progress_bar_id is None or self.progress is None:
             return
-        counted = {} if self._remaining is None else {"completed": self._remaining.done, "total": self._remaining.total}
+        counted: dict[str, Any] = {}
+        if self._remaining is not None:
+            counted = {"completed": self._remaining.done, "total": self._remaining.total}
         left = [] if self._remaining is None else [self._remaining.text]
         text = " · ".join([self.test_description, *left, *self._metrics, *more])
         self.progress.update(self.test_progress_bar_id, description=text, **counted)
