@@ -28,6 +28,7 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self._start = time.perf_counter()
+        _ACTIVE.append(self)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._hooks = [network.register_forward_pre_hook(self._count) for network in self._networks.values()]
@@ -35,6 +36,7 @@ class Meter:
 
     def __exit__(self, *exception: object) -> None:
         self.seconds = time.perf_counter() - self._start
+        _ACTIVE.remove(self)
         for hook in self._hooks:
             hook.remove()
 
@@ -42,6 +44,10 @@ class Meter:
         if self._listener is not None:
             self._listener(self._rows)
         self._rows += len(inputs[0]) if inputs and isinstance(inputs[0], torch.Tensor) else 1
+
+    def add(self, rows: int) -> None:
+        """Count rows that another process evaluated."""
+        self._rows += rows
 
     def cost(self, images: int) -> dict[str, Any]:
         """The cost per image.
@@ -51,6 +57,15 @@ class Meter:
         """
         share = 1 / max(1, images)
         return {"seconds": self.seconds * share, "evaluations": self._rows * share, "peak_bytes": _peak()}
+
+
+_ACTIVE: list[Meter] = []
+
+
+def credit(rows: int) -> None:
+    """Count rows that another process evaluated for this one, in all meters that are open."""
+    for meter in _ACTIVE:
+        meter.add(rows)
 
 
 def _peak() -> int:

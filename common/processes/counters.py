@@ -1,8 +1,8 @@
-"""Counters that the ranks of a run share: each takes the next number when it is free, and nobody waits for another."""
+"""Counters and texts that the ranks of a run share: each takes the next number when it is free, without waiting."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from common.processes.interrupts import INTERRUPTS
@@ -11,7 +11,7 @@ LOST = 5.0  # seconds in which the death of rank 0, whose store does not answer,
 
 
 class Counters:
-    """Numbers by name, 0 at first, in a store of rank 0; it answers from a thread of its own, outside of Python.
+    """Numbers by name, 0 at first, and texts, in a store of rank 0; a thread of its own answers, outside of Python.
 
     All ranks construct it at the same place: ``broadcast`` sends an object of rank 0 to all, ``address`` is the host of
     rank 0.
@@ -31,14 +31,37 @@ class Counters:
 
         Raises `RankLost` or `Interrupted` if rank 0 is gone, and ``ValueError`` if it does not answer.
         """
-        try:
+        with self._answering():
             return int(self._store.add(name, amount))
+        return 0
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             deadline = time.monotonic() + LOST
             while time.monotonic() < deadline:
                 INTERRUPTS.check()
                 time.sleep(0.05)
             raise ValueError(f"rank 0, which hands out the images, does not answer: {error}") from error
+
+    def put(self, name: str, content: bytes) -> None:
+        """Publish a text. Raises as `add`."""
+        with self._answering():
+            self._store.set(name, content)  # type: ignore[arg-type]  # it takes bytes too
+
+    def get(self, name: str) -> bytes | None:
+        """A published text, None if there is none. Raises as `add`."""
+        with self._answering():
+            return bytes(self._store.get(name)) if self._store.check([name]) else None
+        return None
+
+    def remove(self, *names: str) -> None:
+        """Forget numbers and texts. Raises as `add`."""
+        with self._answering():
+            for name in names:
+                self._store.delete_key(name)
 
     def read(self, name: str) -> int:
         """The number, 0 where rank 0 does not answer any more."""

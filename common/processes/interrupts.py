@@ -107,6 +107,11 @@ class Interrupts:
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def check_alive(self) -> None:
+        """Raise `RankLost` if another rank is gone."""
+        if self.lost is not None:
+            raise self.lost
+
     def finish(self) -> None:
         """After all work of the command: raise `Interrupted` if a signal came too late to leave any of it."""
         if self.received is not None:

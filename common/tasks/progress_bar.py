@@ -32,7 +32,7 @@ class LiveProgressBar(RichProgressBar):
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if not self.is_disabled and self.test_progress_bar_id is not None:
             self._metrics = self._metrics if batch_idx else ()
-            self._remaining = getattr(pl_module, "remaining", None)
+            self._remaining = getattr(getattr(pl_module, "work", None), "remaining", None)
             self._begun = self._shown = time.perf_counter()
             self._meter = Meter(pl_module, self._show_cost)
             self._meter.__enter__()

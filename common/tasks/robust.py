@@ -17,6 +17,7 @@ from common.processes.interrupts import INTERRUPTS
 from common.records.rows import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
 from common.report.ending import end_of_test
+from common.robustness.certification.crew import helped
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch, check_batch, check_classifier
 from common.robustness.evaluation.clean_and_certified import Certified
@@ -30,11 +31,10 @@ from common.tasks.independence import IMAGES, check_certifiers, check_trainer, w
 from common.tasks.interruption import connect, finish
 from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
-from common.tasks.recording import WHOLE, RecordedSuite, as_batch, dataset_of, declared_classes, first_batch, lock_file
-from common.tasks.remaining import Remaining
-from common.tasks.resuming import check_again, first_recorded, is_finished
+from common.tasks.recorded_again import check_first_recorded
+from common.tasks.recording import WHOLE, RecordedSuite, dataset_of, declared_classes, first_batch, lock_file
 from common.tasks.running_metrics import final_accuracies, running_accuracy
-from common.tasks.shares import share_images
+from common.tasks.shares import Work, share_images
 
 Verification = Literal["refuse", "warn", "off"]
 
@@ -93,7 +93,7 @@ class RobustTask(L.LightningModule):
         self._portions: dict[Source, Portions] = {}
         self._unverified = False  # the gradient check failed, and the test went on
         self.predicted: set[int] = set()  # indices of the images that `predict` leaves out
-        self.remaining: Remaining | None = None  # images of this test, all ranks together
+        self.work: Work | None = None  # of this test, all ranks together
         self._session = ""  # the same in all processes of this start
         self.part = WHOLE  # of the images, of a job beside others
 
@@ -129,8 +129,8 @@ class RobustTask(L.LightningModule):
         for check in checks:
             if check in wanted:
                 self._check_gradients(check)
-        self._check_first_recorded(self._results)
-        self.remaining = share_images(self.trainer, self._suites, self.part, self.classifier.rows, self._session)
+        check_first_recorded(self._results, self.classifier, dataset_of(self.trainer), self.device)
+        self.work = share_images(self.trainer, self._suites, self.part, self.classifier, self._session)
         INTERRUPTS.progress = self.progress
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -148,8 +148,12 @@ class RobustTask(L.LightningModule):
                     if rows:
                         INTERRUPTS.check()
                         self._log_accuracy(evaluator.source, rows)
-        if self.remaining is not None:
-            self.remaining.add(batch[2].tolist())
+        if self.work is not None:
+            self.work.remaining.add(batch[2].tolist())
+
+    def on_test_epoch_end(self) -> None:
+        if self.work is not None:
+            self.work.leave()
 
     def teardown(self, stage: str) -> None:
         """Merge the records. Lightning runs no other hook on a rank that had no images."""
@@ -202,17 +206,6 @@ class RobustTask(L.LightningModule):
     def _open(self, path: str | Path, evaluators: Sequence[Evaluator]) -> RecordedSuite:
         return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer, self._session)
 
-    def _check_first_recorded(self, recorded: RecordedSuite) -> None:
-        """Evaluate the first recorded image anew, on every rank. ``ValueError`` if it gives another row."""
-        images = dataset_of(self.trainer)
-        for evaluator in recorded.evaluators:
-            found = first_recorded(recorded.records, evaluator.source, images)
-            if found is not None:
-                row, example = found
-                finished = is_finished(recorded.done[evaluator.source], evaluator.limit, images)
-                batch = as_batch([example], self.device)
-                check_again(row, evaluator, self.classifier, batch, finished, recorded.records.path)
-
     def _check_certifiers(self) -> None:
         """Check the preconditions of every certifier on the first image, before anything is written."""
         check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device))
@@ -235,7 +228,8 @@ class RobustTask(L.LightningModule):
             self._unverified = True
 
     def _evaluate(self, evaluator: Evaluator, batch: Batch) -> Sequence[Record]:
-        rows = evaluator(self.classifier, copied(*batch))
+        with helped(self.work.crew if self.work else None):
+            rows = evaluator(self.classifier, copied(*batch))
         if self._unverified and evaluator.uses_gradients:
             return [replace(row, verified=False) for row in rows if isinstance(row, AttackedRecord)]
         return rows

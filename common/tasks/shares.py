@@ -1,18 +1,23 @@
 """Shares of a test: the images of this job, hardest first, and what each rank takes of them when it is free."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, count
 from typing import Any
 
 import lightning as L
 
 from common.data.shared_loader import SharedLoader
+from common.processes.interrupts import INTERRUPTS
 from common.processes.ranks import CURRENT
 from common.records.notes import noted
+from common.robustness.certification.crew import Crew
+from common.robustness.certification.smoothing import Smoothing
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.classifier_check import GradientCheck
+from common.robustness.padding import Padded
 from common.tasks.recording import WHOLE, Part, RecordedSuite, dataset_of, test_loader
 from common.tasks.remaining import Remaining
 from common.tasks.resuming import known_indices
@@ -20,13 +25,29 @@ from common.tasks.resuming import known_indices
 SHARES = 8  # a rank takes at most this part of what would be left for each
 
 
-def share_images(trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part, rows: int, session: str) -> Remaining:
+@dataclass(frozen=True)
+class Work:
+    """Images that are left of a test, and the ranks that help each other with certificates; None where nobody does."""
+
+    remaining: Remaining
+    crew: Crew | None = None
+
+    def leave(self) -> None:
+        """Count this rank among those without images, also where a limit of batches ended it."""
+        if self.crew is not None:
+            self.crew.leave()
+
+
+def share_images(
+    trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part, classifier: Padded, session: str
+) -> Work:
     """Let every rank take the next images of this job's ``part`` when it is free, hardest first where a cost is known.
 
-    ``rows``: images that an attack evaluates at the cost of one. One process that tests all images keeps its batches.
-    Returns the count of what is left. Raises ``ValueError`` for a part of data that no `SharedLoader` loads.
+    One process that tests all images keeps its batches. Ranks without images help others with certificates. Raises
+    ``ValueError`` for a part of data that no `SharedLoader` loads.
     """
     loader, images, several = test_loader(trainer), dataset_of(trainer), trainer.world_size > 1
+    evaluators, crew = [one for recorded in suites for one in recorded.evaluators], None
     shared = isinstance(loader, SharedLoader)
     if part != WHOLE and not shared:
         raise ValueError(f"--part needs a data module of common.data; got a {type(loader).__name__} of images")
@@ -34,13 +55,24 @@ def share_images(trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part
     if several and shared:
         order = trainer.strategy.broadcast(order)
     if shared and (several or part != WHOLE):
-        least = least_share([one for recorded in suites for one in recorded.evaluators], rows, loader.batch_size or 1)
+        least = least_share(evaluators, classifier.rows, loader.batch_size or 1)
         sizes = share_sizes(len(order), trainer.world_size, loader.batch_size or 1, least)
-        loader.shares = shares(order, sizes, _claim(several, session))
+        crew = _crew(trainer.world_size, session, classifier, evaluators) if several else None
+        loader.shares = shares(order, sizes, _claim(several, session), crew.help if crew else None)
     indices = known_indices(images)
-    return Remaining(
-        len(order), None if indices is None else {indices[place] for place in order}, session if several else ""
-    )
+    wanted = None if indices is None else {indices[place] for place in order}
+    return Work(Remaining(len(order), wanted, session if several else ""), crew)
+
+
+def _crew(ranks: int, session: str, classifier: Padded, evaluators: Sequence[Evaluator]) -> Crew | None:
+    """The ranks as a crew, where there are certificates to help with."""
+    certified = [one.smoothing for one in evaluators if isinstance(one, Certified)]
+    counting = [one for one in certified if isinstance(one, Smoothing)]
+    if not counting or CURRENT.counters is None:
+        return None
+    crew = Crew(CURRENT.counters, f"crew {session}", ranks, classifier, counting)
+    crew.check, crew.alive = INTERRUPTS.check, INTERRUPTS.check_alive
+    return crew
 
 
 def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list[int]:
@@ -83,11 +115,15 @@ def share_sizes(images: int, ranks: int, batch_size: int, least: int) -> list[in
     return sizes
 
 
-def shares(order: Sequence[int], sizes: Sequence[int], claim: Callable[[], int]) -> Iterator[Sequence[int]]:
+def shares(
+    order: Sequence[int], sizes: Sequence[int], claim: Callable[[], int], afterwards: Callable[[], None] | None = None
+) -> Iterator[Sequence[int]]:
     """Yield the positions of each claimed share until there are none; ``claim`` gives 0, 1, … to all ranks together."""
     ends = [*accumulate(sizes)]
     while (number := claim()) < len(ends):
         yield order[ends[number] - sizes[number] : ends[number]]
+    if afterwards is not None:
+        afterwards()
 
 
 def _claim(several: bool, session: str) -> Callable[[], int]:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests.faults.runs import ROOT, Command
@@ -75,14 +74,16 @@ def test_records_of_two_agents_are_those_of_one_process(weights, tmp_path, one_p
 
 @LONG
 def test_weights_of_two_agents_are_those_of_one_process(weights, tmp_path, one_process):
-    """Halves of a batch add up in another order: 48 steps of Adam turn a last bit into at most 1e-3 of a weight."""
+    """Halves of a batch add up in another order. Adam's steps are near the sign of a gradient, so the last bit of one
+    that is about zero moves its weight by the whole step (0.003), up or down: 1 % of a tensor's norm in 48 steps.
+    """
     command = Command("fit", 2, weights, tmp_path / "two", images=8)
     agents = Agents(command)
     assert agents.wait() == [0, 0], agents.output
     found, expected = (load_file(one.folder / "export.safetensors") for one in (command, one_process("fit")))
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=1e-3, rtol=1e-3)
+        assert (found[name] - weight).norm() <= 0.01 * weight.norm(), name
 
 
 @LONG

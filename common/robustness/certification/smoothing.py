@@ -1,7 +1,7 @@
 """Randomised smoothing: a certified L2 radius around each image (Cohen, Rosenfeld & Kolter, arXiv 1902.02918)."""
 
 import math
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from common.noise import Noise
 from common.records.schema import ABSTAIN
 from common.robustness.certification.binomial import clopper_pearson_lower
 from common.robustness.certification.certificate import Certificate, Certifier, check_inputs
+from common.robustness.certification.crew import crew_of
 from common.robustness.certification.smoothed_prediction import SmoothedPrediction, decide_by_counts
 from common.robustness.certification.tally import Tally
 from common.robustness.classifiers import Classifier, deployed
@@ -100,23 +101,34 @@ class Smoothing(Certifier):
         """Class counts (B, num_classes) int64 of f(x + sigma z) in samples start .. start + n - 1."""
         check_full_precision(check_layout(image))
         check_rows(noise, image)
-        tally = Tally(noise, n, start, self.num_classes)
-        for owner, rows in self._batches(noise, n, start, tally.missing()):
-            z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
-            logits = check_logits(classifier(image[owner] + self.level * z, rows), len(rows))
-            self._check_logits(logits)
-            tally.add(owner, logits.argmax(1))
-        return tally.end()
+        tally, crew = Tally(noise, n, start, self.num_classes), crew_of(self, classifier)
+        owner, draws = self._rows(noise, n, start, tally.missing())
+        drawn, begun = len(owner), time.monotonic()
+        while len(owner):
+            if crew is not None and crew.helps(len(owner)):
+                found, done = crew.count(self, image, owner, draws)
+                tally.merge(found)
+            else:
+                done, part = self.batch_size, slice(0, self.batch_size)
+                tally.add(owner[part], self.classes(classifier, image[owner[part]], draws.rows(part)))
+            owner, draws = owner[done:], draws.rows(slice(done, None))
+        counts = tally.end()
+        if crew is not None:
+            crew.learn(drawn, time.monotonic() - begun)
+        return counts
 
-    def _batches(self, noise: Noise, n: int, start: int, missing: Tensor | None) -> Iterator[tuple[Tensor, Noise]]:
-        """The ``missing`` of B*n rows, image-major, at most batch_size at a time: image number and noise of each."""
+    def classes(self, classifier: Classifier, image: Tensor, rows: Noise) -> Tensor:
+        """Classes (R,) of f(x + sigma z), of one sample for each of the ``rows``; ``image`` (R,C,H,W)."""
+        z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
+        logits = check_logits(classifier(image + self.level * z, rows), len(rows))
+        self._check_logits(logits)
+        return logits.argmax(1)
+
+    def _rows(self, noise: Noise, n: int, start: int, missing: Tensor | None) -> tuple[Tensor, Noise]:
+        """The ``missing`` of B*n rows, image-major: image number and noise of each."""
         draws = noise.draws(n, start)
         owners = torch.arange(len(noise), device=noise.index.device).repeat_interleave(n)
-        if missing is not None:
-            owners, draws = owners[missing], draws.rows(missing)
-        for first in range(0, len(owners), self.batch_size):
-            rows = slice(first, first + self.batch_size)
-            yield owners[rows], draws.rows(rows)
+        return (owners, draws) if missing is None else (owners[missing], draws.rows(missing))
 
     def _check_logits(self, logits: Tensor) -> None:
         if logits.shape[1] != self.num_classes:

@@ -41,7 +41,11 @@ class Tally:
     def add(self, owner: Tensor, classes: Tensor) -> None:
         """Count the ``classes`` (R,) of the next samples, of the images ``owner`` (R,)."""
         rows, width = self.counts.shape
-        self.counts += torch.bincount(owner * width + classes, minlength=rows * width).view(rows, width)
+        self.merge(torch.bincount(owner * width + classes, minlength=rows * width).view(rows, width))
+
+    def merge(self, counts: Tensor) -> None:
+        """Add the ``counts`` (B,K) of the next samples."""
+        self.counts += counts
         if self._notes is not None and self._notes.due:
             self._note()
             self._notes.save()

@@ -1,0 +1,156 @@
+"""Ranks that help with the samples of others' images: the counts of one process, in any order of the slices."""
+
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from common.engine.meter import Meter
+from common.noise import Noise
+from common.robustness import Classifier, Sequential, Smoothing
+from common.robustness.certification import crew as module
+from common.robustness.certification.crew import Crew, crew_of, helped
+
+
+class Board:
+    """Numbers and texts of threads."""
+
+    def __init__(self):
+        self.values, self.lock = {}, threading.Lock()
+
+    def add(self, name, amount):
+        with self.lock:
+            self.values[name] = self.values.get(name, 0) + amount
+            return self.values[name]
+
+    def put(self, name, content):
+        with self.lock:
+            self.values[name] = content
+
+    def get(self, name):
+        return self.values.get(name)
+
+    def remove(self, *names):
+        with self.lock:
+            for name in names:
+                self.values.pop(name, None)
+
+
+class Slow(Classifier):
+    """Linear, and random: its own noise moves the logits. ``seconds`` per call."""
+
+    randomised = True
+
+    def __init__(self, seconds=0.0):
+        super().__init__()
+        self.linear, self.seconds, self.seen = nn.Linear(4, 3, bias=False), seconds, 0
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.arange(12.0).sin().view(3, 4))
+
+    def forward(self, image, noise=None):
+        time.sleep(self.seconds)
+        self.seen += len(image)
+        return self.linear(image.flatten(1)) + noise.stream("own").normal(0, (3,))
+
+
+IMAGES = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+NOISE = Noise.of(3, torch.tensor([5, 9]))
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Function: what ``act(smoothing, classifier)`` returns while two other ranks help; and what each rank has seen."""
+    monkeypatch.setattr(module, "WORTH", 0.0)
+    monkeypatch.setattr(module, "LEAST", 8)
+
+    def run(smoothing, act):
+        board, subjects = Board(), [Slow(0.002) for _ in range(3)]
+        crews = [Crew(board, "test", 3, subject, [smoothing]) for subject in subjects]
+        helpers = [threading.Thread(target=crew.help) for crew in crews[1:]]
+        for helper in helpers:
+            helper.start()
+        while crews[0].idle < 2:
+            time.sleep(0.001)
+        with helped(crews[0]):
+            result = act(smoothing, subjects[0])
+        crews[0].leave()
+        for helper in helpers:
+            helper.join(timeout=20)
+        assert not any(helper.is_alive() for helper in helpers)
+        return result, [subject.seen for subject in subjects], board
+
+    return run
+
+
+@pytest.mark.parametrize("batch_size", [7, 40, 1024])
+def test_counts_of_a_crew_are_those_of_one_process(shared, batch_size):
+    """Of two images, samples 10 .. 309, whose last slice and round are not full."""
+    smoothing = Smoothing(0.5, n=300, num_classes=3, batch_size=batch_size)
+    expected = smoothing.counts(Slow(), IMAGES, NOISE, 300, start=10)
+    found, seen, board = shared(smoothing, lambda own, subject: own.counts(subject, IMAGES, NOISE, 300, start=10))
+    assert torch.equal(found, expected) and expected.sum(1).tolist() == [300, 300]
+    assert sum(seen) == 600 and sum(seen[1:]) > 0
+    assert len(expected.unique()) > 3
+    assert not [name for name, value in board.values.items() if isinstance(value, bytes) and len(value) > 100]
+
+
+def test_certificates_of_a_crew_are_those_of_one_process(shared):
+    smoothing = Sequential(0.5, n0=40, n=600, alpha=0.1, num_classes=3, batch_size=16, targets=[0.05, 0.2], first=60)
+    expected = smoothing.certify(Slow(), IMAGES, NOISE)
+    certificates, seen, _ = shared(smoothing, lambda own, subject: own.certify(subject, IMAGES, NOISE))
+    assert certificates == expected
+    assert sum(seen[1:]) > 0
+
+
+def test_evaluations_of_helpers_count(shared):
+    smoothing = Smoothing(0.5, n=300, num_classes=3, batch_size=16)
+
+    def act(own, subject):
+        with Meter(subject) as meter:
+            own.counts(subject, IMAGES, NOISE, 300)
+        return meter.cost(1)["evaluations"]
+
+    evaluations, seen, _ = shared(smoothing, act)
+    assert evaluations == sum(seen) == 600
+
+
+def test_a_crew_helps_its_own_certifier_and_classifier_alone():
+    """Others are not known to the ranks: a copy might be another one."""
+    smoothing, subject = Smoothing(0.5, num_classes=3), Slow()
+    crew = Crew(Board(), "test", 2, subject, [smoothing])
+    with helped(crew):
+        assert crew_of(smoothing, subject) is crew
+        assert crew_of(Smoothing(0.5, num_classes=3), subject) is None
+        assert crew_of(smoothing, Slow()) is None
+    assert crew_of(smoothing, subject) is None
+
+
+def test_fast_samples_are_not_shared():
+    crew = Crew(Board(), "test", 2, Slow(), [])
+    Crew(crew._board, "test", 2, Slow(), []).leave()
+    assert crew.idle == 1 and not crew.helps(10**6)  # before it is known what they take
+    crew.learn(100, 1.0)
+    assert crew.helps(50) and not crew.helps(49)
+
+
+def test_an_owner_ends_when_a_helper_is_gone(monkeypatch):
+    """It has taken a slice, and will never answer."""
+    smoothing, subject = Smoothing(0.5, n=200, num_classes=3), Slow()
+    board = Board()
+    crew = Crew(board, "test", 2, subject, [smoothing])
+    monkeypatch.setattr(module, "WORTH", 0.0)
+    board.add("test idle", 1)
+    add = board.add
+    board.add = lambda name, amount: add(name, amount - 1 if name.endswith("left") and amount < 0 else amount)
+    calls = []
+
+    def alive():
+        calls.append(1)
+        if len(calls) > 3:
+            raise SystemExit(3)
+
+    crew.alive = alive
+    with helped(crew), pytest.raises(SystemExit):
+        smoothing.counts(subject, IMAGES, NOISE, 200)
