@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": GROUND | {"numerics"},
     "data": GROUND | {"exact"},
     "networks": GROUND,
-    "diffusion": GROUND | {"numerics"},
+    "diffusion": GROUND | {"engine", "numerics"},
     "robustness": GROUND | {"numerics", "engine", "records"},
     "checkpoints": GROUND | {"diffusion", "networks", "robustness"},
     "hub": GROUND | {"checkpoints", "diffusion", "robustness"},

@@ -37,6 +37,11 @@ class BoundDenoiser:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
 
+    def weights(self) -> list[Tensor]:
+        """Parameters and buffers of the modules inside."""
+        modules = [part for part in vars(self).values() if isinstance(part, nn.Module)]
+        return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
     def over(self: B, tensors: Sequence[Tensor]) -> B:
         """The same denoiser with other ``tensors``: copies to recompute with, or another batch's."""
         return replace(self, tensors=tuple(tensors)) if tensors or self.tensors else self

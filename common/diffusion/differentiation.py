@@ -3,7 +3,7 @@
 | mode | backward pass | memory | as an attack |
 |---|---|---|---|
 | ``Full`` | torch's graph of the whole loop | S networks | exact |
-| ``Checkpoint`` | the same, one step at a time | S states + 1 network | exact |
+| ``Checkpoint`` | the same, one step at a time | S states + 1 network, or a budget | exact |
 | ``Adjoint`` | a second SDE, run backwards (in DiffPure's paper) | 1 state + 1 network | approximate: weaker |
 | ``Surrogate`` | exact, of a coarser sampler of the same defence | as ``Checkpoint`` | approximate: weaker |
 | ``BPDA`` | the identity in place of the purifier | none | approximate: weakest |
@@ -11,7 +11,7 @@
 A robust accuracy measured with an approximate gradient is an upper bound with an unknown gap: report it as such.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -19,10 +19,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from common.checks.settings import check_flag
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.steps import Step
+from common.engine.memory import Budget, budget_in_bytes, check_budget
 
 Advance = Callable[[Step, Tensor], Tensor]
 
@@ -72,18 +74,83 @@ class Full(Differentiation):
 class Checkpoint(Full):
     """Backpropagation step by step: the states x_t are stored and the backward pass recomputes each step. Exact.
 
+    ``memory``: bytes for the graphs of the last steps, as many as fit, which need not be recomputed; "auto" is a share
+    of what is free, None the budget of the test (``Engine``), 0 outside of one. With a forward pass of cost 1 and a
+    backward pass of cost b, S steps of which n keep their graph cost S (2 + b) - n instead of S (1 + b): recomputing
+    all is 1.5 times as dear as keeping all where b = 1. The size of a graph is measured in the first step.
+
     The gradient equals that of ``Full`` bit for bit where the kernels are deterministic. It reaches the state and the
     denoiser's ``tensors`` and nothing else: not the networks' parameters, not a tensor that the denoiser holds
-    otherwise. Second derivatives raise an error. ``verify=True`` also stores each step's result and raises
+    otherwise. Second derivatives raise an error. ``verify=True`` keeps no graph, stores each step's result and raises
     ``RuntimeError`` if recomputing does not reproduce it bit for bit: noise was drawn anew, a network is in training
     mode, or kernels are not deterministic.
     """
 
-    def __init__(self, verify: bool = False) -> None:
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"memory", "_graphs"})
+
+    def __init__(self, verify: bool = False, memory: Budget | None = None) -> None:
         self.verify = check_flag("verify", verify)
+        self.memory = None if memory is None else check_budget("memory", memory)
+        self._graphs: dict[Any, int] = {}  # bytes of a step's graph, by what it depends on
 
     def advance(self, process: Process) -> Advance:
-        return partial(_RecomputedStep.apply, process, self.verify, *process.denoise.tensors)
+        if self.verify:
+            return partial(_RecomputedStep.apply, process, True, *process.denoise.tensors)
+        budget = budget_in_bytes(process.start.device, self.memory)
+        return _Budgeted(process, budget, self._graphs) if budget else _recomputed(process)
+
+
+def _recomputed(process: "Process | _Measured") -> Advance:
+    return partial(_RecomputedStep.apply, process, False, *process.denoise.tensors)
+
+
+class _Budgeted:
+    """``advance`` of a process that keeps the graphs of its last steps, as many as fit ``budget`` bytes.
+
+    The last ones, since they are freed before the first recomputed one needs its memory.
+    """
+
+    def __init__(self, process: Process, budget: int, graphs: dict[Any, int]) -> None:
+        start = process.start
+        autocast = (torch.is_autocast_enabled(start.device.type), torch.get_autocast_dtype(start.device.type))
+        self.key = (start.shape, start.dtype, start.device, autocast, type(process.sampler.solver))
+        self.process, self.budget, self.graphs = process, budget, graphs
+        self.recomputed = _recomputed(process if self.key in graphs else _Measured(process, graphs, self.key))
+
+    def __call__(self, step: Step, x: Tensor) -> Tensor:
+        kept = self.budget // max(1, self.graphs[self.key]) if self.key in self.graphs else 0
+        if step.k > len(self.process.steps) - kept:
+            return self.process.step(step, x)
+        advanced: Tensor = self.recomputed(step, x)
+        return advanced
+
+
+class _Measured:
+    """A process whose first step, run without a graph, measures the bytes that one would hold: ``graphs[key]``.
+
+    These are the tensors saved for the backward pass, beside the step's inputs and noise and the networks' weights.
+    """
+
+    def __init__(self, process: Process, graphs: dict[Any, int], key: Any) -> None:
+        self.process, self.denoise, self.graphs, self.key = process, process.denoise, graphs, key
+
+    def step(self, step: Step, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        if self.key in self.graphs:
+            return self.process.step(step, x, tensors)
+        inputs = [tensor.detach().requires_grad_() for tensor in (x, *tensors)]
+        held: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = self.process.step(step, inputs[0], inputs[1:])
+        for tensor in (*inputs, *self.denoise.weights(), *([step.z] if step.z is not None else [])):
+            held.pop(tensor.untyped_storage().data_ptr(), None)
+        self.graphs[self.key] = sum(held.values())
+        return result.detach()
 
 
 class _RecomputedStep(torch.autograd.Function):

@@ -1,8 +1,10 @@
-"""Engine: precision, memory layout, compilation and call size of networks."""
+"""Engine: precision, memory layout, compilation, call size and memory of networks."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,45 +12,90 @@ from torch import Tensor, nn
 from common.checks.images import check_shape
 from common.checks.settings import check_flag, check_one_of
 from common.engine.compiled import Compiled
+from common.engine.memory import Budget, check_budget, gradient_memory
 from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
 from common.engine.networks import networks
-from common.engine.precision import Precision
+from common.engine.precision import HALF, Precision, float32_products, is_exact, resolved
+from common.engine.running import Running
 from common.numerics.copies import copied
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Precision, memory layout, compilation and call size of networks.
+    """Precision, memory layout, compilation, call size and memory of networks: of a test, or of one NDC.
+
+    A test applies its engine to all networks of the defence: denoiser, guidance and classifier, in forward and backward
+    passes, of evaluations, attacks and certification. States, losses, noise, attacks and certificates stay in float32.
 
     Args:
-        precision: "32", or "bf16" and "16" for automatic mixed precision inside the networks. Their outputs are cast
-            back to the image's precision; squared errors and sums are computed in it. Logits change, so the precision
-            is part of a run's fingerprint.
+        precision: "32"; "bf16" and "16", automatic mixed precision inside the networks, whose outputs are cast back to
+            the image's precision; "tf32" on CUDA, elsewhere "32"; "auto", which is "bf16" where the machine has units
+            for it and "32" elsewhere. Logits change, so the precision is part of a run's fingerprint.
         channels_last: the memory order of images and weights. Up to a tenth faster with large images on a CPU, more on
             GPUs with mixed precision; slower with small ones. Changes rounding alone.
-        compile: run the networks' forward passes through ``torch.compile``. Hooks on a network, such as a `Meter`'s,
-            still run. Takes minutes at the first call and gains 2 % or less on a CPU: meant for GPUs.
-        batch_size: rows per call of a network, or "auto" (`MicroBatches`). Work of several calls is recomputed call by
-            call in the backward pass, so that one call bounds the memory. Classifiers that share an engine share its
-            automatic sizes.
+        compile: run the networks' forward passes through ``torch.compile`` where that is faster (`Compiled`). Networks
+            that are differentiated twice, as AGDM's guidance is in an attack, stay eager. Takes minutes at the first
+            call and gains little on a CPU: meant for GPUs.
+        batch_size: rows per call of a network, or "auto". In a test "auto" takes all rows, and fewer where memory runs
+            out; NDC searches for the fastest size (`MicroBatches`). Classifiers that share an engine share its sizes.
+        memory: bytes for the graphs that a purification keeps for its gradient instead of recomputing its steps
+            (``Checkpoint``), or "auto", a share of what is free. Of a test alone; changes the speed alone.
 
     Embeddings of (sigma, y) are not cached: they are at most 0.05 % of an evaluation, and a look-up takes longer.
 
-    Raises ``ValueError`` for an unknown precision and a batch size below 1.
+    Raises ``ValueError`` for an unknown precision, a batch size below 1 and a negative memory.
     """
 
-    not_identifying: ClassVar[frozenset[str]] = frozenset({"channels_last", "compile", "batch_size"})
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"channels_last", "compile", "batch_size", "memory"})
 
     precision: Precision = "32"
     channels_last: bool = False
     compile: bool = False
     batch_size: BatchSize = 512
+    memory: Budget = "auto"
 
     def __post_init__(self) -> None:
         check_one_of("precision", self.precision, get_args(Precision))
         check_flag("channels_last", self.channels_last)
         check_flag("compile", self.compile)
+        check_budget("memory", self.memory)
         MicroBatches(self.batch_size)
+
+    def on(self, device: torch.device) -> "Engine":
+        """The engine with the precision that "auto" and "tf32" are on a device. Warns of an emulated bfloat16."""
+        return replace(self, precision=resolved(self.precision, device))
+
+    @contextmanager
+    def applied(self, module: nn.Module, twice: Sequence[nn.Module] = ()) -> Iterator[None]:
+        """Context manager: the networks inside ``module`` run under this engine, whose precision is resolved (`on`).
+
+        Parts with an ``engine`` of their own get this one. The networks of the modules ``twice``, which are
+        differentiated twice, are not compiled. Everything is as before afterwards.
+        """
+        eager = {id(network) for part in twice for network in networks(part)}
+        with ExitStack() as stack:
+            stack.enter_context(gradient_memory(self.memory))
+            stack.enter_context(float32_products(self.precision))
+            for part in module.modules():
+                if isinstance(getattr(part, "engine", None), Engine):
+                    stack.enter_context(_replaced(part, "engine", replace(self, channels_last=False, compile=False)))
+            for network in networks(module):
+                compiled = self.compile and id(network) not in eager
+                if self.precision in HALF or self.channels_last or compiled:
+                    stack.enter_context(self._run(network, compiled))
+            yield
+
+    @contextmanager
+    def _run(self, network: nn.Module, compiled: bool) -> Iterator[None]:
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        running = Running(network, self.precision, self.channels_last, compiled)
+        try:
+            with _replaced(network, "forward", running):
+                yield
+        finally:
+            if self.channels_last:
+                network.to(memory_format=torch.contiguous_format)
 
     @property
     def micro_batches(self) -> MicroBatches:
@@ -84,7 +131,23 @@ class Engine:
         """D(x, sigma, label) in one call, in x's precision."""
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        with torch.autocast(x.device.type, dtype=dtype, enabled=self.precision != "32"):
+        half = HALF.get(resolved(self.precision, x.device) if self.precision == "auto" else self.precision)
+        half = None if is_exact() else half
+        with torch.autocast(x.device.type, dtype=half or torch.bfloat16, enabled=half is not None):
             x0 = check_shape("the denoiser", denoiser(*copied(x, sigma, label)), x)
         return x0.to(x.dtype)
+
+
+@contextmanager
+def _replaced(part: Any, name: str, value: Any) -> Iterator[None]:
+    """Context manager: an attribute of the part itself, which afterwards has the one from before, or none."""
+    own = vars(part)
+    had, before = name in own, own.get(name)
+    setattr(part, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            setattr(part, name, before)
+        else:
+            delattr(part, name)

@@ -1,20 +1,77 @@
 """Precisions of networks, and the processors that compute them natively."""
 
-from typing import Literal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import torch
 
-Precision = Literal["32", "bf16", "16"]
+Precision = Literal["auto", "32", "tf32", "bf16", "16"]
+
+HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+"""Data types of automatic mixed precision, by the name of the precision."""
 
 _BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # x86, and the last one of Arm
+_EXACT: ContextVar[bool] = ContextVar("exact_precision", default=False)
 
 
-def has_bf16_units() -> bool:
-    """True if bfloat16 is computed natively: by the GPU if there is one, else by the CPU's vector or matrix units.
+def has_bf16_units(device: torch.device | str | None = None) -> bool:
+    """True if bfloat16 is computed natively by the device; None: by the GPU if there is one, else by the CPU.
 
-    Without them PyTorch emulates bfloat16, on a CPU at a small fraction of the speed of float32.
+    Without units for it PyTorch emulates bfloat16, on a CPU at a small fraction of the speed of float32.
     """
-    if torch.cuda.is_available():
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else torch.device(device).type
+    if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(bool(capabilities.get(unit)) for unit in _BF16_UNITS)
+
+
+def resolved(precision: Precision, device: torch.device) -> Precision:
+    """The precision on a device: "auto" is "bf16" where it is native, else "32"; "tf32" is "32" without CUDA.
+
+    Warns of a bfloat16 that is emulated.
+    """
+    if precision == "auto":
+        return "bf16" if has_bf16_units(device) else "32"
+    if precision == "tf32" and device.type != "cuda":
+        return "32"
+    if precision == "bf16" and not has_bf16_units(device):
+        warnings.warn(
+            f"precision bf16: this {device.type.upper()} has no units for bfloat16 and emulates it, many times slower "
+            'than float32. Use precision: "32", or auto',
+            stacklevel=2,
+        )
+    return precision
+
+
+@contextmanager
+def exact_precision() -> Iterator[None]:
+    """Context manager: networks under an engine compute in the precision of their input, as in a gradient check."""
+    token = _EXACT.set(True)
+    try:
+        yield
+    finally:
+        _EXACT.reset(token)
+
+
+def is_exact() -> bool:
+    """True inside `exact_precision`."""
+    return _EXACT.get()
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Context manager: float32 matrix products and convolutions on CUDA, in TF32 for "tf32", else exact (IEEE)."""
+    cudnn: Any = torch.backends.cudnn
+    parts: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [part.fp32_precision for part in parts]
+    try:
+        for part in parts:
+            part.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.fp32_precision = value

@@ -1,0 +1,55 @@
+"""A network's forward pass under an engine: precision, memory order, compilation."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from common.engine.compiled import Compiled
+from common.engine.precision import HALF, Precision, is_exact
+
+
+class Running:
+    """``forward`` of a network in automatic mixed precision, with outputs in the precision of the input.
+
+    Inputs in float64, and all inputs inside `exact_precision`, are computed as they are. ``compiled``: through
+    `Compiled`. A deep copy of the network has a ``Running`` of its own.
+    """
+
+    identifies_nothing = True  # a test names its engine in the fingerprint
+
+    def __init__(self, network: nn.Module, precision: Precision, channels_last: bool, compiled: bool) -> None:
+        self.network, self.precision, self.channels_last = network, precision, channels_last
+        self.eager = network.forward
+        self._forward = Compiled(network) if compiled else self.eager
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        image = next((value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()), None)
+        if image is None or image.dtype == torch.float64 or is_exact():
+            return self.eager(*inputs, **named)
+        if self.channels_last:
+            inputs = tuple(_channels_last(value) for value in inputs)
+        half = HALF.get(self.precision)
+        if half is None:
+            return self._forward(*inputs, **named)
+        with torch.autocast(image.device.type, dtype=half):
+            output = self._forward(*inputs, **named)
+        return tree_map(lambda value: _in(value, image.dtype), output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Running":
+        network = copy.deepcopy(self.network, memo)
+        compiled = isinstance(self._forward, Compiled)
+        vars(network).pop("forward", None)  # a copy of this object, or of the network's own method
+        return Running(network, self.precision, self.channels_last, compiled)
+
+
+def _channels_last(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.ndim == 4:
+        return value.contiguous(memory_format=torch.channels_last)
+    return value
+
+
+def _in(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
