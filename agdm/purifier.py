@@ -87,6 +87,11 @@ class AGDM(DiffusionPurifier):
     def guides(self) -> tuple[nn.Module, ...]:
         return (self.guidance,) if isinstance(self.guidance, nn.Module) else ()
 
+    @property
+    def differentiated_twice(self) -> tuple[nn.Module, ...]:
+        """The guidance, and the denoiser where the gradient is taken through it."""
+        return (*self.guides, self.denoiser) if self.steering.at == "denoised" else self.guides
+
     def bind(self, x0: Tensor, noise: Noise) -> BoundDenoiser:
         """D̂ with the reference x' = ``x0`` (B,C,H,W), model frame, embedded here unless it is diffused."""
         if not self.scale:

@@ -19,7 +19,7 @@ class DiffPureTask(RobustTask):
     classifier:
         Classifier of purified images.
     args, kwargs:
-        The other arguments of ``RobustTask``: evaluators, records, threat, verify, masking.
+        The other arguments of ``RobustTask``: evaluators, records, threat, verify, masking, engine.
     """
 
     def __init__(self, purifier: Purifier, classifier: Classifier, *args: Any, **kwargs: Any) -> None:

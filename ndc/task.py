@@ -22,7 +22,7 @@ class NDCTask(RobustTask):
         A `NoisyClassifier`, with a noise level ``sigma`` (pixels): a diffusion classifier (arXiv 2402.02316), or
         another classifier behind a denoiser (``ndc.DenoisedClassifier``).
     args, kwargs:
-        The other arguments of ``RobustTask``: evaluators, records, threat, verify, masking.
+        The other arguments of ``RobustTask``: evaluators, records, threat, verify, masking, engine.
     """
 
     def __init__(self, classifier: Classifier, *args: Any, **kwargs: Any) -> None:

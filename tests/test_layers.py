@@ -20,7 +20,7 @@ INTERFACE = "robust_diffusion"  # the package that re-exports everything; it lie
 # Allowed imports of each room of common, beside itself. Every other pair is forbidden.
 GROUND = {"checks", "files", "naming", "noise", "units"}  # open to every room above them
 MAY_IMPORT: dict[str, set[str]] = {
-    "api": GROUND | {"data", "experiments", "processes", "records", "report", "robustness", "tasks"},
+    "api": GROUND | {"data", "engine", "experiments", "processes", "records", "report", "robustness", "tasks"},
     "files": {"naming"},
     "naming": set(),
     "checks": {"naming", "units"},

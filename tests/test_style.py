@@ -20,8 +20,8 @@ MORE_PARAMETERS: dict[str, int] = {
     # a purifier: its networks, then the process that papers state (t_star, steps, solver, differentiation, schedule)
     "agdm/purifier.py::AGDM.__init__": 10,
     # the Python interface: one call of independent keywords
-    "common/api/evaluate.py::certify": 12,
-    "common/api/evaluate.py::evaluate": 13,
+    "common/api/evaluate.py::certify": 13,
+    "common/api/evaluate.py::evaluate": 14,
     "common/api/predict.py::predict": 9,
     "common/diffusion/purifiers.py::DiffusionPurifier.__init__": 7,
     "diffpure/langevin.py::LangevinDiffPure.__init__": 7,
@@ -37,6 +37,7 @@ MORE_PARAMETERS: dict[str, int] = {
     "common/diffusion/denoisers.py::EpsDenoiser.__init__": 8,
     # NDC's classifier: noise level, variant, nodes, weight and sampling, the rows of the paper's tables
     "ndc/bounded.py::BoundedDiffusionClassifier.__init__": 7,
+    "common/tasks/robust.py::RobustTask.__init__": 7,
     "ndc/classifier.py::NoisedDiffusionClassifier.__init__": 10,
     "ndc/denoised.py::DenoisedClassifier.__init__": 8,
 }

@@ -7,6 +7,7 @@ from common.api.arguments import Defence, Suite, as_classifier, as_suite, as_thr
 from common.api.images import as_data
 from common.api.result import Result
 from common.api.running import Settings, run_evaluation
+from common.engine.engine import Engine
 from common.naming.parameters import name_arguments
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.evaluation.clean_and_certified import Certified
@@ -34,6 +35,7 @@ def evaluate(
     masking: int | None = None,
     accelerator: str = "auto",
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> Result:
     """Accuracy of a defence on clean and on attacked images.
 
@@ -78,6 +80,8 @@ def evaluate(
         "auto": the module's own device, or for a module on the CPU the machine's GPU, if there is one; "cpu", "gpu".
     progress:
         Show a progress bar with the accuracies so far.
+    engine:
+        How the defence's networks run, ``Engine(precision="bf16")`` for instance; None is float32.
 
     Raises ``ValueError`` for arguments of another form, in one sentence with the remedy.
     """
@@ -86,7 +90,7 @@ def evaluate(
     if masking is None:
         masking = 16 if named.masking is None else named.masking
     data = as_data(images, labels, batch_size)
-    settings = Settings(records, verify, masking, accelerator, progress)
+    settings = Settings(records, verify, masking, accelerator, progress, engine)
     return run_evaluation(classifier, data, lambda classes: named.evaluators, bound, settings)
 
 
@@ -105,6 +109,7 @@ def certify(
     batch_size: int = 128,
     accelerator: str = "auto",
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> Result:
     """Certified accuracy of a defence by randomised smoothing (Cohen et al., arXiv 1902.02918): L2 radii in pixels.
 
@@ -113,7 +118,7 @@ def certify(
 
     Parameters
     ----------
-    defence, images, labels, records, accelerator, progress:
+    defence, images, labels, records, accelerator, progress, engine:
         As in `evaluate`. The defence sees images with Gaussian noise, so it has to classify those.
     sigma:
         Noise level in pixels.
@@ -137,7 +142,7 @@ def certify(
         return [Certified(Smoothing(**arguments, num_classes=classes), seed=seed)]  # type: ignore[arg-type]
 
     data = as_data(images, labels, max(1, batch_size // n0))
-    return run_evaluation(classifier, data, make, None, Settings(records, "off", 0, accelerator, progress))
+    return run_evaluation(classifier, data, make, None, Settings(records, "off", 0, accelerator, progress, engine))
 
 
 def check_level(classifier: Any, sigma: float | str) -> None:

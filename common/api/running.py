@@ -21,6 +21,7 @@ from common.api.probe import probe
 from common.api.result import Result
 from common.api.untouched import device_of, untouched
 from common.data.image_data import ImageData
+from common.engine.engine import Engine
 from common.files.locking import unlock
 from common.naming.nearest import did_you_mean
 from common.processes.interrupts import Interrupted
@@ -44,6 +45,7 @@ class Settings:
     masking: int = 16
     accelerator: str = "auto"
     progress: bool = True
+    engine: Engine | None = None
 
 
 class QuietTask(RobustTask):
@@ -64,7 +66,8 @@ class QuietTask(RobustTask):
         return
 
     def close(self) -> None:
-        """Close the records; parts without a row are removed."""
+        """Close the records; parts without a row are removed. The networks get their own forward passes back."""
+        self.engine.stop()
         for recorded in self._suites:
             recorded.records.close()
         unlock(Path(self.path))
@@ -96,7 +99,8 @@ def run_evaluation(
         first = torch.stack([images[position][0] for position in range(min(2, len(images)))]).to(device)
         try:
             classes = probe(classifier.to(device), first, _labels(images))
-            task = QuietTask(classifier, make(classes), str(path), threat, settings.verify, settings.masking)
+            options = {"verify": settings.verify, "masking": settings.masking, "engine": settings.engine}
+            task = QuietTask(classifier, make(classes), str(path), threat, **options)  # type: ignore[arg-type]
             task.resumable = settings.records is not None
             stack.callback(task.close)
             _test(_trainer(device, settings.progress), task, data)

@@ -28,6 +28,8 @@ from common.engine.memory import Budget, budget_in_bytes, check_budget
 
 Advance = Callable[[Step, Tensor], Tensor]
 
+_NEVER = 2**62  # bytes of a graph that is not kept
+
 
 class Differentiation:
     """A mode of differentiating a purification; it runs the process while a gradient is recorded.
@@ -77,9 +79,11 @@ class Checkpoint(Full):
     ``memory``: bytes for the graphs of the last steps, as many as fit, which need not be recomputed; "auto" is a share
     of what is free, None the budget of the test (``Engine``), 0 outside of one. With a forward pass of cost 1 and a
     backward pass of cost b, S steps of which n keep their graph cost S (2 + b) - n instead of S (1 + b): recomputing
-    all is 1.5 times as dear as keeping all where b = 1. The size of a graph is measured in the first step.
+    all is 1.5 times as dear as keeping all where b = 1. The size of a graph is measured in the first step, which is
+    computed once more for it. Steps whose bits depend on the graph are recomputed under every budget.
 
-    The gradient equals that of ``Full`` bit for bit where the kernels are deterministic. It reaches the state and the
+    The gradient is the same to the bit under every budget, and equals that of ``Full`` bit for bit where the kernels
+    are deterministic and no step's bits depend on the graph. It reaches the state and the
     denoiser's ``tensors`` and nothing else: not the networks' parameters, not a tensor that the denoiser holds
     otherwise. Second derivatives raise an error. ``verify=True`` keeps no graph, stores each step's result and raises
     ``RuntimeError`` if recomputing does not reproduce it bit for bit: noise was drawn anew, a network is in training
@@ -129,14 +133,18 @@ class _Measured:
     """A process whose first step, run without a graph, measures the bytes that one would hold: ``graphs[key]``.
 
     These are the tensors saved for the backward pass, beside the step's inputs and noise and the networks' weights.
+    `_NEVER` where a step with a graph gives other bits than without, once in a test: PyTorch has two formulas for the
+    backward pass of SiLU and of group norms, which a guidance's gradient takes. Such steps are recomputed, so that an
+    attack does not depend on the memory of the machine.
     """
 
     def __init__(self, process: Process, graphs: dict[Any, int], key: Any) -> None:
         self.process, self.denoise, self.graphs, self.key = process, process.denoise, graphs, key
 
     def step(self, step: Step, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        plain = self.process.step(step, x, tensors)
         if self.key in self.graphs:
-            return self.process.step(step, x, tensors)
+            return plain
         inputs = [tensor.detach().requires_grad_() for tensor in (x, *tensors)]
         held: dict[int, int] = {}
 
@@ -149,8 +157,8 @@ class _Measured:
             result = self.process.step(step, inputs[0], inputs[1:])
         for tensor in (*inputs, *self.denoise.weights(), *([step.z] if step.z is not None else [])):
             held.pop(tensor.untyped_storage().data_ptr(), None)
-        self.graphs[self.key] = sum(held.values())
-        return result.detach()
+        self.graphs[self.key] = sum(held.values()) if torch.equal(result, plain) else _NEVER
+        return plain
 
 
 class _RecomputedStep(torch.autograd.Function):

@@ -133,6 +133,11 @@ class DiffusionPurifier(Purifier):
         """Modules that guide the process: gradient checks let them evaluate at either end of a step."""
         return ()
 
+    @property
+    def differentiated_twice(self) -> tuple[nn.Module, ...]:
+        """Modules whose gradient is part of the process: an attack needs their second derivatives."""
+        return self.guides
+
     def diffuse(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """x_{t*} in pixels, the start of the reverse process that ``forward`` runs with the same noise."""
         noise = self._noise(image, noise)
@@ -186,6 +191,11 @@ class DiffusionPurifier(Purifier):
             yield self._trajectories
         finally:
             self._trajectories = outer
+
+    @property
+    def collecting(self) -> bool:
+        """True inside `recorded`."""
+        return self._trajectories is not None
 
     def _watched(self, process: Process, trajectories: list[Trajectory]) -> Process:
         """The process, with a new trajectory that collects its states if a gradient is recorded."""

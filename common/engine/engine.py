@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from common.checks.images import check_shape
 from common.checks.settings import check_flag, check_one_of
 from common.engine.compiled import Compiled
-from common.engine.memory import Budget, check_budget, gradient_memory
+from common.engine.memory import Budget, check_budget
 from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
 from common.engine.networks import networks
 from common.engine.precision import HALF, Precision, float32_products, is_exact, resolved
@@ -74,7 +74,6 @@ class Engine:
         """
         eager = {id(network) for part in twice for network in networks(part)}
         with ExitStack() as stack:
-            stack.enter_context(gradient_memory(self.memory))
             stack.enter_context(float32_products(self.precision))
             for part in module.modules():
                 if isinstance(getattr(part, "engine", None), Engine):

@@ -77,7 +77,7 @@ def _of_machine() -> int:
 
 
 def _of_group() -> int:
-    """What is left under the limits of the process's control groups, versions 1 and 2, and of those around them."""
+    """Memory left under the limits of the process's control groups, versions 1 and 2, and of those around them."""
     least = 2**62
     try:
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]

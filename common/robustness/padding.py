@@ -5,17 +5,23 @@ from torch import Tensor
 
 from common.checks.images import check_class_count, check_logits
 from common.checks.settings import check_count
+from common.engine.micro_batches import recomputed
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
+from common.robustness.protocols import SupportsTrajectories
 
 
 class Padded(ClassifierWrapper):
-    """The same classifier, never evaluated on fewer than ``rows`` images at a time.
+    """The same classifier, never evaluated on fewer than ``rows`` images at a time, nor on more than ``at_once``.
 
     Convolution and matrix kernels for a few rows add up in another order than those for many. The last bits of the
     logits then depend on how many images share a batch, and an attack that takes signs of gradients magnifies the
     difference. Small batches are padded with copies of their first row, whose logits are discarded. With 16 rows,
     logits and gradients of our networks on a CPU are the same bits in every batch and for every number of threads.
+
+    ``at_once`` is None for all of a batch. `halve` is for a machine whose memory ran out: then each call is recomputed
+    for its gradient, so that one call bounds the memory. Attacks that collect the states of a purification get them of
+    whole batches.
 
     ``classes``: number of classes of the data, None if it is not known. Logits of another number raise ``ValueError``.
     """
@@ -24,12 +30,34 @@ class Padded(ClassifierWrapper):
         super().__init__(classifier)
         self.rows = check_count("rows", rows)
         self.classes: int | None = None
+        self.at_once: int | None = None
+        self._recompute, self._largest = False, 0
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        padded, draws = self._padded(image, Noise.or_fresh(noise, image))
+        draws, self._largest = Noise.or_fresh(noise, image), max(self._largest, len(image))
+        if self.at_once is not None and len(image) > self.at_once and not self._collecting:
+            return self._in_calls(image, draws, self.at_once)
+        padded, draws = self._padded(image, draws)
         logits = check_logits(self.classifier(padded, draws), len(padded))
         check_class_count(self.classes, logits.shape[-1])
         return logits[: len(image)]
+
+    def halve(self) -> bool:
+        """Take half as many rows per call from now on; False if that would be fewer than ``rows``."""
+        size = (self.at_once or self._largest) // 2
+        if size < self.rows:
+            return False
+        self.at_once, self._recompute = size, True
+        return True
+
+    def _in_calls(self, image: Tensor, noise: Noise, size: int) -> Tensor:
+        logits = recomputed(self.forward, self.training) if self._recompute else self.forward
+        rows = [slice(start, start + size) for start in range(0, len(image), size)]
+        return torch.cat([logits(image[part], noise.rows(part)) for part in rows])
+
+    @property
+    def _collecting(self) -> bool:
+        return any(isinstance(part, SupportsTrajectories) and part.collecting for part in self.modules())
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """The classifier's own views."""

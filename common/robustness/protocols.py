@@ -7,7 +7,7 @@ conforms. Parts at any depth count: ``[part for part in classifier.modules() if 
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.noise import Noise
 from common.numerics.finding import Finding
@@ -109,3 +109,19 @@ class SupportsGradientCheck(Protocol):
     """
 
     def gradient_findings(self, image: Tensor, noise: Noise, double: Any = None) -> list[Finding]: ...
+
+
+@runtime_checkable
+class TwiceDifferentiated(Protocol):
+    """A part with modules whose gradient is part of its forward pass: an attack needs their second derivatives."""
+
+    @property
+    def differentiated_twice(self) -> tuple[nn.Module, ...]: ...
+
+
+@runtime_checkable
+class SupportsTrajectories(Protocol):
+    """A purifier that collects the states of its purifications while ``collecting``."""
+
+    @property
+    def collecting(self) -> bool: ...

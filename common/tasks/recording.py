@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -51,14 +52,20 @@ class RecordedSuite:
 
     @classmethod
     def open(
-        cls, path: str | Path, evaluators: Sequence[Evaluator], classifier: nn.Module, trainer: L.Trainer, session: str
+        cls,
+        path: str | Path,
+        evaluators: Sequence[Evaluator],
+        classifier: nn.Module,
+        trainer: L.Trainer,
+        session: str,
+        engine: Mapping[str, str] = MappingProxyType({}),
     ) -> "RecordedSuite":
         """Open this rank's part of the directory. Raises ``ValueError`` if it holds records of another run.
 
-        Rows of the same ``session`` were written by other ranks of this run.
+        Rows of the same ``session`` were written by other ranks of this run. ``engine`` is what identifies the engine.
         """
         parts = {"classifier": classifier, "evaluators": list(evaluators)}
-        run = identity({**parts, "data": tested_data(trainer)})
+        run = identity({**parts, "data": tested_data(trainer), **({"engine": dict(engine)} if engine else {})})
         records = Records(path, run.fingerprint, run.description, trainer.global_rank, session)
         images = dataset_of(trainer)
         check_indices(records.resumed, images, records.path)

@@ -11,8 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
 from common.checks.settings import check_count, check_folder, check_one_of, check_optional, check_part
+from common.engine.engine import Engine
+from common.engine.precision import exact_precision
 from common.files.locking import unlock
-from common.numerics.copies import copied
 from common.processes.interrupts import INTERRUPTS
 from common.records.rows import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
@@ -27,6 +28,7 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
+from common.tasks.engine import EngineOfTest
 from common.tasks.independence import IMAGES, check_certifiers, check_trainer, warn_of_dependence
 from common.tasks.interruption import connect, finish
 from common.tasks.portions import Portions
@@ -66,6 +68,8 @@ class RobustTask(L.LightningModule):
     masking:
         Number of images for the masking variants: the first white-box attack with larger budgets, fewer steps, one
         draw, and without the defence (``masking_suite``). At most one in sixteen images; 0 for none.
+    engine:
+        How all networks of the defence run: precision, memory order, compilation, call size. None is float32.
     """
 
     def __init__(
@@ -76,16 +80,18 @@ class RobustTask(L.LightningModule):
         threat: Threat | None = None,
         verify: Verification = "refuse",
         masking: int = 16,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__()
         check_count("masking, a number of images,", masking, 0, note="0 is for none")
         check_one_of("verify", verify, get_args(Verification))
         check_folder("records", records)
         check_optional(check_part, "threat", threat, Threat)
+        check_optional(check_part, "engine", engine, Engine)
         check_classifier(classifier)
         self.evaluators, self.path = suite(evaluators, threat), records
         self.verify, self.masking = verify, masking
-        self.classifier = Padded(classifier.freeze())
+        self.classifier, self.engine = Padded(classifier.freeze()), EngineOfTest(engine)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than images
         self._results: RecordedSuite | None = None
         self._diagnostics: RecordedSuite | None = None
@@ -100,6 +106,7 @@ class RobustTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Agree on the session. Lightning runs this hook on a rank without images too."""
         connect(self.trainer)
+        self.engine.start(self.classifier, self.trainer.strategy.root_device)
         self._session = self.trainer.strategy.broadcast(uuid4().hex)
 
     def on_test_start(self) -> None:
@@ -157,6 +164,7 @@ class RobustTask(L.LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Merge the records. Lightning runs no other hook on a rank that had no images."""
+        self.engine.stop()
         if stage != "test":
             return
         finish(self.trainer)
@@ -204,7 +212,9 @@ class RobustTask(L.LightningModule):
         return {"classifier": self.classifier.classifier, "smoothed": smoothed_classifier(self.evaluators)}
 
     def _open(self, path: str | Path, evaluators: Sequence[Evaluator]) -> RecordedSuite:
-        return RecordedSuite.open(path, evaluators, self.classifier.classifier, self.trainer, self._session)
+        return RecordedSuite.open(
+            path, evaluators, self.classifier.classifier, self.trainer, self._session, self.engine.identity
+        )
 
     def _check_certifiers(self) -> None:
         """Check the preconditions of every certifier on the first image, before anything is written."""
@@ -215,7 +225,8 @@ class RobustTask(L.LightningModule):
         batch = first_batch(self.trainer, check.limit or 2, self.device)
         if batch is None:
             return
-        rows = check(self.classifier, batch)
+        with exact_precision():
+            rows = check(self.classifier, batch)
         if self.trainer.is_global_zero and self._diagnostics is not None:
             done = self._diagnostics.done[check.source]
             self._diagnostics.records.append([row for row in rows if row.index not in done])
@@ -229,7 +240,7 @@ class RobustTask(L.LightningModule):
 
     def _evaluate(self, evaluator: Evaluator, batch: Batch) -> Sequence[Record]:
         with helped(self.work.crew if self.work else None):
-            rows = evaluator(self.classifier, copied(*batch))
+            rows = self.engine.evaluate(evaluator, self.classifier, batch)
         if self._unverified and evaluator.uses_gradients:
             return [replace(row, verified=False) for row in rows if isinstance(row, AttackedRecord)]
         return rows

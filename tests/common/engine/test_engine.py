@@ -105,7 +105,7 @@ def test_channels_last_changes_the_layout_alone():
 def test_networks_are_compiled_once_and_still_counted(monkeypatch):
     compiled = []
 
-    def compile(function):
+    def compile(function, dynamic):
         compiled.append(function)
         return lambda *inputs: function(*inputs)
 
@@ -122,7 +122,7 @@ def test_networks_are_compiled_once_and_still_counted(monkeypatch):
 
 def test_a_copy_of_a_compiled_network_is_its_own(monkeypatch):
     """`GradientCheck` compares with a copy in float64, which must not run the original."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     subject = classifier(engine=Engine(compile=True))
     doubled = copy.deepcopy(subject).double()
     image, noise = batch()
@@ -150,7 +150,7 @@ def test_a_denoiser_without_a_network_runs_under_an_engine():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="one of 32, bf16, 16; got 'half'"):
+    with pytest.raises(ValueError, match="one of auto, 32, tf32, bf16, 16; got 'half'"):
         Engine("half")
 
 

@@ -1,0 +1,141 @@
+"""The engine of a test: recorded in the fingerprint, the same predictions, smaller calls where memory runs out."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+import cli
+from common.engine.engine import Engine
+from common.noise import Noise
+from common.robustness.attacks.pgd import PGD
+from common.robustness.evaluation.attacked import Attacked
+from common.robustness.padding import Padded
+from common.robustness.threats.norm_ball import ThreatModel
+from common.tasks.engine import EngineOfTest
+from tests.defences import SIDE, batch, diffpure, head
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def with_engine(tiny_test):
+    """Writer of the small DiffPure test with an engine."""
+
+    def write(engine, **changes):
+        path = tiny_test(**changes)
+        config = yaml.safe_load(path.read_text())
+        config["model"]["init_args"]["engine"] = engine
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+def test_an_engine_of_a_test(with_engine, tiny_test, rows, tmp_path):
+    """bf16 throughout: named in the header, refused to another precision, decisions those of float32 but for few."""
+    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "exact"))])
+    half = with_engine({"precision": "bf16", "batch_size": 32}, records=tmp_path / "half")
+    cli.main(["test", "-c", str(half)])
+    header = json.loads((tmp_path / "half" / "records.jsonl").read_text().splitlines()[0])
+    assert '"precision": "bf16"' in json.dumps(header)
+    pairs = [
+        (a["clean_predictions"] == b["clean_predictions"])
+        for a, b in zip(rows(tmp_path / "exact"), rows(tmp_path / "half"), strict=True)
+        if "clean_predictions" in a
+    ]
+    assert len(pairs) == 13 and sum(pairs) >= 11
+    with pytest.raises(ValueError, match=r"Changed: engine\.precision: 'bf16' -> None"):
+        cli.main(["test", "-c", str(with_engine({"precision": "32"}, records=tmp_path / "half"))])
+
+
+def test_what_changes_the_speed_alone_resumes(with_engine, tiny_test, rows, tmp_path):
+    cli.main(["test", "-c", str(tiny_test(records=tmp_path / "run"))])
+    before = rows(tmp_path / "run")
+    cli.main(["test", "-c", str(with_engine({"batch_size": 16, "memory": 0}, records=tmp_path / "run"))])
+    assert rows(tmp_path / "run") == before
+
+
+class Limited(torch.nn.Module):
+    """A classifier on a device with memory for so many rows, of forward passes with a gradient."""
+
+    def __init__(self, inside, limit):
+        super().__init__()
+        self.inside, self.limit, self.seen = inside, limit, []
+
+    def forward(self, x, *others):
+        self.seen.append(len(x))
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.inside(x, *others)
+
+
+def attacked():
+    return Attacked(PGD(steps=2, eot=8), threat=ThreatModel("inf", 0.1), draws=2)
+
+
+def test_half_as_many_rows_where_memory_runs_out():
+    """Eight draws of eight images are 64 rows: 32, then 16 suffice; the adversarial images are those of one call."""
+    expected = attacked()(Padded(diffpure().freeze()), batch(8))
+    defence = diffpure()
+    defence.classifier.network = limited = Limited(defence.classifier.network, 16)
+    classifier, running = Padded(defence.freeze()), EngineOfTest(None)
+    running.start(classifier, CPU)
+    with pytest.warns(UserWarning, match="goes on with 16 rows per call"):
+        rows = running.evaluate(attacked(), classifier, batch(8))
+    running.stop()
+    assert classifier.at_once == 16 and max(limited.seen[-20:]) == 16
+    assert [row.predictions for row in rows] == [row.predictions for row in expected]
+    assert [row.distance for row in rows] == pytest.approx([row.distance for row in expected], abs=1e-6)
+
+
+def test_memory_for_less_than_the_smallest_call_is_an_error():
+    defence = head()
+    defence.network = Limited(defence.network, 8)
+    with pytest.raises(torch.OutOfMemoryError):
+        EngineOfTest(None).evaluate(attacked(), Padded(defence.freeze()), batch(8))
+
+
+def test_other_errors_are_not_repeated():
+    defence = head()
+
+    def fails(*inputs):
+        calls.append(1)
+        raise RuntimeError("shapes do not match")
+
+    calls = []
+    defence.network.forward = fails
+    with pytest.raises(RuntimeError, match="shapes"):
+        EngineOfTest(None).evaluate(attacked(), Padded(defence.freeze()), batch(8))
+    assert len(calls) == 1
+
+
+def test_calls_of_few_rows_give_logits_and_gradient_of_one_call():
+    image, _, index = batch(50)
+    results = []
+    for size in (None, 16):
+        classifier = Padded(diffpure().freeze())
+        classifier.at_once = size
+        leaf = image.clone().requires_grad_()
+        logits = classifier(leaf, Noise.of(0, index))
+        results += [logits.detach(), *torch.autograd.grad(logits.square().sum(), leaf)]
+    torch.testing.assert_close(results[:2], results[2:], rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_whole_batches_are_collected():
+    classifier = Padded(diffpure().freeze())
+    classifier.at_once = 16
+    image, _, index = batch(40)
+    with classifier.classifier.purifier.recorded() as trajectories:
+        classifier(image.requires_grad_(), Noise.of(0, index))
+    assert [tuple(one.states[0][1].shape) for one in trajectories] == [(40, 1, SIDE, SIDE)]
+
+
+def test_an_engine_is_given_to_parts_with_their_own():
+    from tests.common.engine.test_engine import classifier as ndc
+
+    own = ndc(engine=Engine(batch_size=3))
+    with Engine("bf16", batch_size=64).applied(own):
+        assert (own.engine.precision, own.engine.batch_size) == ("bf16", 64)
+    assert own.engine == Engine(batch_size=3)
