@@ -113,7 +113,7 @@ class RobustTask(L.LightningModule):
         check_trainer(self.trainer)
         self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
         self.classifier.classes = declared_classes(self.trainer)
-        self._check_certifiers()
+        check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device))
         images, checks = dataset_of(self.trainer), gradient_checks(self.evaluators)
         variants = masking_variants(self.evaluators, images, self.masking)
         wanted = [
@@ -215,10 +215,6 @@ class RobustTask(L.LightningModule):
         return RecordedSuite.open(
             path, evaluators, self.classifier.classifier, self.trainer, self._session, self.engine.identity
         )
-
-    def _check_certifiers(self) -> None:
-        """Check the preconditions of every certifier on the first image, before anything is written."""
-        check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device))
 
     def _check_gradients(self, check: GradientCheck) -> None:
         """Run the gradient check on every rank, with the same result; rank 0 records it. ``ValueError`` if it fails."""
