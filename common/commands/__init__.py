@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("train & evaluate", "purify and classify a folder of images"),
     "report": Command("look", "tables, figures and one HTML page from the records of tests", "common.commands.report"),
     "presets": Command("look", "list the experiments that come along, or show one", "common.commands.presets"),
+    "bench": Command("look", "time attacks and certification beside their bare networks", "common.commands.bench"),
     "tour": Command("reproduce", "train, attack, certify and report on handwritten digits", "common.commands.tour"),
     "study": Command("reproduce", "one test for every combination of some settings", "common.commands.study"),
     "fetch": Command("weights", "download published weights; without a name, list them", "common.commands.fetch"),

@@ -40,16 +40,16 @@ def read_suite(name: str) -> NamedSuite:
         raise ValueError(f"no suite is named {name!r}: {advice}")
     config = read_config(path)
     arguments, data = config["model"]["init_args"], (config.get("data") or {}).get("init_args") or {}
-    evaluators = [_built(part) for part in arguments["evaluators"]]
+    evaluators = [built(part) for part in arguments["evaluators"]]
     return NamedSuite(evaluators, arguments.get("masking"), data.get("test_images"))
 
 
-def _built(part: Any) -> Any:
+def built(part: Any) -> Any:
     """The object of a part of a configuration: ``class_path`` with ``init_args``, lists, plain values."""
     if isinstance(part, list):
-        return [_built(item) for item in part]
+        return [built(item) for item in part]
     if not isinstance(part, dict) or "class_path" not in part:
         return part
     name = str(part["class_path"])
     maker = resolve_name(SHORT_NAMES.get(name, name))
-    return maker(**{key: _built(value) for key, value in (part.get("init_args") or {}).items()})
+    return maker(**{key: built(value) for key, value in (part.get("init_args") or {}).items()})

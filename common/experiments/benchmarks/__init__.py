@@ -1,0 +1,1 @@
+"""Benchmarks: what purification, attacks and certification cost beside the bare networks that they run."""
