@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from common.commands import COMMANDS, LIGHTNING
 from common.commands.class_pages import class_page
-from common.commands.ending import exit_status, is_expected, show_lost
+from common.commands.ending import exit_status, is_expected, requeue_overdue, show_lost
 from common.commands.errors import UsageError
 from common.commands.overview import help_page, overview
 from common.commands.parsing import with_files
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         accept_any_text(stream)
     end_with_parent()
-    INTERRUPTS.show = show_lost
+    INTERRUPTS.show, INTERRUPTS.overdue = show_lost, requeue_overdue
     with INTERRUPTS.handled():
         try:
             run(sys.argv[1:])

@@ -6,6 +6,7 @@ import time
 from signal import SIGINT, SIGUSR1
 
 from common.commands.errors import DEBUG, WIDTH, concise, text_of
+from common.processes import interrupts
 from common.processes.interrupts import INTERRUPTS, Interrupted, RankLost
 from common.processes.ranks import CURRENT, Ranks
 from common.processes.slurm import requeued
@@ -79,6 +80,13 @@ def is_resumed() -> bool:
 def show_lost(reason: str) -> None:
     """Print the death of a rank."""
     show(f"{reason}; {'the same command' if is_resumed() else '--ckpt_path last'} goes on")
+
+
+def requeue_overdue() -> None:
+    """Requeue the job, on the first rank, with a row in hand a minute after SIGUSR1; SLURM ends it by SIGTERM then."""
+    ranks = CURRENT.ranks
+    if (ranks is None or ranks.rank == 0) and (line := requeued()):
+        print(f"the row in hand takes longer than {interrupts.PATIENCE:.0f} s{line}", file=sys.stderr, flush=True)
 
 
 def _leave(ranks: Ranks, error: BaseException) -> None:

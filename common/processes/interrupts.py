@@ -21,6 +21,8 @@ EARLY_GRACE = 10.0
 """The same where no row or step is in hand, such as a process that waits for the others to start."""
 LOST_GRACE = 3.0
 """The same where another rank has died: its launcher ends the others within seconds, without a line."""
+PATIENCE = 60.0
+"""Seconds from a `PATIENT` signal to `Interrupts.overdue`: the row in hand takes too long for the queue."""
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 PATIENT = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
@@ -56,6 +58,7 @@ class Interrupts:
         self.finished = False  # the command had done all of its work
         self.progress: Callable[[], str] = str
         self.show: Callable[[str], None] = print  # the death of a rank, as soon as it is noticed
+        self.overdue: Callable[[], None] = lambda: None
         self.forward: Callable[[int], None] = lambda signum: None  # to the other ranks
         self._deferred = self._patient = False
         self._raised = False
@@ -149,18 +152,25 @@ class Interrupts:
 
     def _watch(self, pipe: int) -> None:
         """Read signals as they come, and end the process when it does not end by itself."""
-        forwarded = ending = False
+        forwarded = ending = waiting = False
         while data := os.read(pipe, 1):
             if (signum := data[0]) not in SIGNALS:
                 continue
             if not forwarded:
                 forwarded = True
                 self.forward(signum)
+            if signum in PATIENT and not waiting:
+                waiting = True
+                threading.Thread(target=self._after_patience, daemon=True, name="patience").start()
             if signum not in PATIENT and not ending:
                 ending = True
                 grace = GRACE if self._deferred else EARLY_GRACE
                 self._end_after(grace, 128 + (self.received or signum), "interrupted\n")
         os.close(pipe)
+
+    def _after_patience(self) -> None:
+        time.sleep(PATIENCE)
+        self.overdue()
 
     def _end_after(self, grace: float, status: Any, line: str = "") -> None:
         """End the process with a line, unless it ends by itself within ``grace`` seconds."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 
 
 def job(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -14,8 +15,9 @@ def job(environment: Mapping[str, str] = os.environ) -> str | None:
     return environment.get("SLURM_JOB_ID")
 
 
+@cache
 def requeued() -> str:
-    """Put the job back into the queue, for the end of the line of an interrupted command; "" outside of SLURM."""
+    """Put the job back into the queue, once, for the line of an interrupted command; "" outside of SLURM."""
     number = job()
     if number is None:
         return ""

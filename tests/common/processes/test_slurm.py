@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -67,6 +68,35 @@ def test_a_training_is_requeued_and_goes_on(tmp_path):
     assert "begins after step 2" in again.output
     assert (tmp_path / "one.safetensors").exists()
     check_no_checkpoint(tmp_path)
+
+
+def test_a_job_with_a_long_row_is_requeued_before_its_time_is_over(tiny_test, tmp_path):
+    """SLURM ends a requeued job by SIGTERM, as the stand-in of scontrol does."""
+    config = str(tiny_test(data=FEW, trainer={"default_root_dir": "runs"}))
+
+    def stuck():
+        from common.processes import interrupts
+        from common.records.store import Records
+
+        interrupts.PATIENCE, interrupts.GRACE = 0.3, 0.3
+        append, calls = Records.append, []
+
+        def appended(self, records):
+            append(self, records)
+            calls.append(1)
+            if len(calls) == 6:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(60)
+
+        Records.append = appended
+
+    change = within_job(tmp_path, stuck)
+    (tmp_path / "scontrol").write_text(f"{SCONTROL}kill -TERM $PPID\n")
+    run = fork(["test", "-c", config], tmp_path / "log", change)
+    assert run.wait() == 128 + signal.SIGUSR1
+    assert "the row in hand takes longer than 0 s; job 77 is requeued" in run.output
+    assert (tmp_path / "calls").read_text() == "requeue 77\n"
+    assert len(Records.read(tmp_path / "records")) == 5
 
 
 @pytest.mark.parametrize(
