@@ -22,8 +22,9 @@ from rich.table import Table
 from common.experiments.preset_layers import read_config
 from common.processes.family import start, stop
 from common.processes.interrupts import INTERRUPTS
+from common.records.reading import read_table
 from common.records.rows import MERGED
-from common.records.store import Records
+from common.records.schema import Record
 from common.records.summary import main_metric, summarise
 
 ROOT = Path(__file__).parents[2]  # of the project: cli.py, configs
@@ -150,7 +151,7 @@ class Stage:
 
     def _summarise(self) -> str:
         try:
-            rows = Records.read(self.records) if self.records is not None else []
+            rows: Sequence[Record] = read_table(self.records)[1] if self.records is not None else []
         except ValueError:  # no record yet
             return ""
         pairs = [(s, main_metric(s)) for s in summarise(rows)]
@@ -194,7 +195,7 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
 def is_finished(folder: Path) -> bool:
     """True if the last test that wrote into the folder came to its last row: its merged file holds all rows."""
     merged = folder / MERGED
-    return merged.is_file() and len(Records.read(merged)) == len(Records.read(folder))
+    return merged.is_file() and len(read_table(merged)[1]) == len(read_table(folder)[1])
 
 
 def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:

@@ -42,9 +42,14 @@ def check_distance(distance: float, eps: float, norm: str, within_budget: bool) 
         raise contradiction("eps", f"above 0 and at most {LARGEST_EPS:g}", eps)
     if not within_budget:
         raise contradiction("within_budget", "true: an image outside the budget is no result", within_budget)
-    relative, absolute = _SLACK.get(norm, _OTHER_SLACK)
+    relative, absolute = slack(norm)
     if not 0 <= distance <= eps * (1 + relative) + absolute:
         raise contradiction("distance", f"in 0 .. eps = {eps}", distance)
+
+
+def slack(norm: str) -> tuple[float, float]:
+    """Relative and absolute rounding of a distance in a norm."""
+    return _SLACK.get(norm, _OTHER_SLACK)
 
 
 def check_protocol(rule: str, votes: int, resubmissions: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 from common.records.rounding import rounded
 
-LARGEST_INTEGER = 2**63  # beyond it sums and figures overflow
+LARGEST_INTEGER = 2**63 - 1  # what a column of 64 bits holds
 Check = Callable[[Any], Any]  # the value as it is stored; TypeError or ValueError for one of another type
 
 

@@ -5,11 +5,52 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import gammaln, ndtri
+
+from common.records.column_rows import Rows, common_images, on_images
+from common.records.columns import Values
+from common.records.schema import PredictionRecord
+from common.records.summary import correct_draws
 
 LEVEL = 0.95
-Outcomes = Mapping[int, tuple[int, Sequence[bool]]]
-"""By image index its label, and the correctness of each decision on it."""
+MOST_STEPS = 200_000_000  # of the exact test image by image; about a second
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Images by ascending ``index``: ``label``, numbers of ``correct`` ones and of all ``decisions``; (n,) each."""
+
+    index: Values
+    label: Values
+    correct: Values
+    decisions: Values
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def of(cls, images: "OutcomesByImage | Outcomes") -> "Outcomes":
+        """Outcomes of a mapping from an image's index to its label and the correctness of each decision on it."""
+        if isinstance(images, Outcomes):
+            return images
+        rows = [(i, label, sum(right), len(right)) for i, (label, right) in sorted(images.items())]
+        return cls(*np.array(rows, np.int64).reshape(-1, 4).T)
+
+    @classmethod
+    def pooled(cls, seeds: Sequence[Rows[PredictionRecord]]) -> "Outcomes":
+        """Outcomes of all seeds of an evaluation together, on the images that every seed has."""
+        common = common_images(seeds)
+        chosen = [on_images(rows, common) for rows in seeds]
+        return cls(common, chosen[0].label, *np.sum([_counts(rows) for rows in chosen], axis=0))
+
+
+OutcomesByImage = Mapping[int, tuple[int, Sequence[bool]]]
+
+
+def _counts(rows: Rows[PredictionRecord]) -> Values:
+    """Numbers of correct decisions and of all decisions on each image (2, n)."""
+    lists = rows.lists("predictions")
+    return np.stack([lists.totals(correct_draws(lists, rows.label).astype(np.int64)), lists.counts])
 
 
 @dataclass(frozen=True)
@@ -31,7 +72,7 @@ class Paired:
         return self.first - self.second
 
 
-def paired(first: Outcomes, second: Outcomes) -> Paired:
+def paired(first: Outcomes | OutcomesByImage, second: Outcomes | OutcomesByImage) -> Paired:
     """Compare two evaluations on their common images, each of which counts with its share of correct decisions.
 
     Test: `sign_flip`, which is the exact McNemar test where there is one decision per image. Interval: `tango` of the
@@ -39,14 +80,15 @@ def paired(first: Outcomes, second: Outcomes) -> Paired:
 
     Raises ``ValueError`` without a common image, and for different labels of one image: those are different data.
     """
-    common = sorted(first.keys() & second.keys())
-    if not common:
+    one, two = Outcomes.of(first), Outcomes.of(second)
+    common, ours, theirs = np.intersect1d(one.index, two.index, assume_unique=True, return_indices=True)
+    if not len(common):
         raise ValueError("they have no image in common")
-    if other := sum(first[index][0] != second[index][0] for index in common):
+    if other := int((one.label[ours] != two.label[theirs]).sum()):
         raise ValueError(f"{other} of {len(common)} common indices have different labels, so these are different data")
-    correct = np.array([[sum(rows[index][1]) for index in common] for rows in (first, second)], dtype=np.int64)
-    decisions = np.array([[len(rows[index][1]) for index in common] for rows in (first, second)], dtype=np.int64)
-    unit = math.lcm(*{int(count) for count in decisions.flat})
+    correct = np.stack([one.correct[ours], two.correct[theirs]])
+    decisions = np.stack([one.decisions[ours], two.decisions[theirs]])
+    unit = math.lcm(*np.unique(decisions).tolist())
     scaled = correct * (unit // decisions)  # integers: correct decisions out of ``unit``
     gain = scaled[0] - scaled[1]
     single = bool((decisions == 1).all())
@@ -68,14 +110,38 @@ def sign_flip(differences: Sequence[int]) -> float:
         return 1.0
     unit = math.gcd(total, *sizes)
     total, sizes = total // unit, [size // unit for size in sizes]
-    share = np.zeros(sum(sizes) + 1)  # probability of each sum of the sizes with sign +
-    share[0], reach = 1.0, 0
+    share = (_sums_by_size if len(sizes) * sum(sizes) > MOST_STEPS else _sums)(sizes)
+    return min(1.0, 2 * float(share[(sum(sizes) + total) // 2 :].sum()))
+
+
+def _sums(sizes: Sequence[int]) -> Values:
+    """Probability of each sum of the sizes that have the sign +, by adding one size at a time."""
+    share, reach = np.zeros(sum(sizes) + 1), 0
+    share[0] = 1.0
     for size in sizes:
         half = share[: reach + 1] / 2
         share[: reach + 1] = half
         share[size : reach + size + 1] += half
         reach += size
-    return min(1.0, 2 * float(share[(reach + total) // 2 :].sum()))
+    return share
+
+
+def _sums_by_size(sizes: Sequence[int]) -> Values:
+    """The same of many sizes: how many of m equal ones have the sign + is binomial, and their sums are convolved."""
+    share = np.ones(1)
+    for size, count in zip(*(part.tolist() for part in np.unique(sizes, return_counts=True)), strict=True):
+        own = np.zeros(size * count + 1)
+        k = np.arange(count + 1)
+        own[::size] = np.exp(gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1) - count * math.log(2))
+        share = _convolved(share, own)
+    return share
+
+
+def _convolved(one: Values, two: Values) -> Values:
+    """Distribution of the sum of two independent numbers, by a Fourier transform: to 1e-13, far below any p shown."""
+    length = len(one) + len(two) - 1
+    found: Values = np.fft.irfft(np.fft.rfft(one, length) * np.fft.rfft(two, length), length)
+    return found.clip(min=0)
 
 
 def tango(won: float, lost: float, n: int, level: float = LEVEL) -> tuple[float, float]:

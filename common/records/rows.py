@@ -19,7 +19,8 @@ from common.records.schema import KINDS, Kind, Record, Role
 
 FORMAT = "robust-diffusion records 2"
 PARTS, MERGED = "part-*.jsonl", "records.jsonl"
-_SEAL = len(', "crc": "01234567"}')
+SEAL = len(', "crc": "01234567"}')  # bytes at the end of a line
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # errors of a damaged line
 UNDETERMINED = "undetermined"  # key of a header's configuration: places that cannot be determined, each with the reason
 DIAGNOSTICS = "diagnostics"  # directory beside a run's records: gradient check and masking variants
 
@@ -59,15 +60,15 @@ def sealed(text: str) -> bytes:
 
 def unsealed(line: bytes) -> Any:
     """Object of a line, without its checksum. Raises ``ValueError`` if it has none or another one, or a key twice."""
-    body, seal = line[:-_SEAL], line[-_SEAL:]
+    body, seal = line[:-SEAL], line[-SEAL:]
     if not (seal.startswith(b', "crc": "') and seal.endswith(b'"}')):
         raise ValueError("it has no checksum at its end")
     if int(seal[10:18], 16) != zlib.crc32(b"}", zlib.crc32(body)):
         raise ValueError("its checksum is that of another text: it was edited or damaged")
-    return json.loads(body + b"}", object_pairs_hook=_once)
+    return json.loads(body + b"}", object_pairs_hook=once)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object with these keys. Raises ``ValueError`` for a key that comes twice: readers take either value."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -93,59 +94,46 @@ def values(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _names(record.kind)}
 
 
-def read_rows(path: Path, expected: Header | None = None) -> tuple[Header, list[Record]]:
-    """Header and rows, unmerged, of a directory or of one file.
-
-    All files with rows must carry one fingerprint, that of ``expected`` where given, and all rows of an image one
-    label. Raises ``ValueError`` if they do not, if a line is damaged, or if there is no file at all and nothing was
-    expected.
-    """
-    read = read_files(path, expected)
-    header = expected or next((own for own, _ in read if own is not None), None)
-    if header is None:
-        raise ValueError(f"no records in {path}: expected {PARTS} or {MERGED}. Name the directory of a test run.")
-    return header, [row for _, rows in read for row in rows]
-
-
-def read_files(path: Path, expected: Header | None = None) -> list[tuple[Header | None, list[Record]]]:
-    """Header and rows of each file, as `read_rows`; files without rows come last, since their header does not count."""
-    files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
-    parsed = sorted(((file, *parse(file)) for file in files), key=lambda entry: not entry[2])
-    header, labels = expected, dict[int, tuple[Record, str]]()
-    for file, own, records in parsed:
-        if header is not None and own is not None and records and own.fingerprint != header.fingerprint:
-            raise ValueError(other_configuration(file, own, header))
-        header = header or own
-        for number, row in enumerate(records, start=2):
-            first, place = labels.setdefault(row.index, (row, f"{file}, line {number}"))
-            if first.label != row.label and first.key != row.key:
-                reason = f"its label is {row.label}, but {first.evaluator!r} has {first.label}"
-                raise damaged(file, number, reason, f"that line and that of {first.evaluator!r} ({place})")
-    return [(own, records) for _, own, records in parsed]
-
-
 def parse(path: Path) -> tuple[Header | None, list[Record]]:
-    """Header and rows of one file; the header is None when a kill came before the first line was finished.
+    """Header and rows of one file, row by row; the header is None when a kill came before the first line was finished.
 
     A last line without its line feed is a torn row, left by a kill, and is skipped unless it is whole. A merged file is
     written in one piece, so there it is damage, as every other unreadable line: ``ValueError`` with file and line.
     """
     header, rows, rules = None, [], HeaderRules({})
     for number, line, ended in _lines(path):
-        try:
-            if number == 1:
-                header = _header(line)
-                rules = HeaderRules(header.config)
-            else:
-                rows.append(read_record(unsealed(line)))
-                rules.check(rows[-1])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if not ended and path.name != MERGED:
+        if number == 1:
+            header = first_line(path, line, ended)
+            if header is None:
                 break
-            if number == 1 and path.suffix != ".jsonl":
-                raise ValueError(f"{path} holds no records. Name the directory of a test run.") from error
-            raise damaged(path, number, str(error)) from error
+            rules = HeaderRules(header.config)
+        elif (row := later_line(path, number, line, ended, rules)) is not None:
+            rows.append(row)
     return header, rows
+
+
+def first_line(path: Path, line: bytes, ended: bool) -> Header | None:
+    """Header in the first line of a file; None of a torn one, which has no end. Raises ``ValueError`` for damage."""
+    try:
+        return _header(line)
+    except UNREADABLE as error:
+        if not ended and path.name != MERGED:
+            return None
+        if path.suffix != ".jsonl":
+            raise ValueError(f"{path} holds no records. Name the directory of a test run.") from error
+        raise damaged(path, 1, str(error)) from error
+
+
+def later_line(path: Path, number: int, line: bytes, ended: bool, rules: HeaderRules) -> Record | None:
+    """Record of a line that follows the rules of its header; None of a torn one. Raises ``ValueError`` for damage."""
+    try:
+        row = read_record(unsealed(line))
+        rules.check(row)
+    except UNREADABLE as error:
+        if not ended and path.name != MERGED:
+            return None
+        raise damaged(path, number, str(error)) from error
+    return row
 
 
 def damaged(path: Path, number: int, reason: str, what: str = "") -> ValueError:
@@ -157,17 +145,26 @@ def damaged(path: Path, number: int, reason: str, what: str = "") -> ValueError:
     )
 
 
+def files_of(path: Path) -> list[Path]:
+    """Files with records in a directory, or the one that is named."""
+    return [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
+
+
 def places(path: Path, key: tuple[Any, ...]) -> str:
     """Files and lines of the rows with this key, for messages: ``part-….jsonl, line 3; records.jsonl, line 2``."""
-    files = [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
-    lines = ((file, number, row) for file in files for number, row in enumerate(parse(file)[1], start=2))
+    lines = ((file, number, row) for file in files_of(path) for number, row in enumerate(parse(file)[1], start=2))
     return "; ".join(f"{file}, line {number}" for file, number, row in lines if row.key == key)
+
+
+def check_regular(path: Path) -> None:
+    """Raise ``ValueError`` for a link to a device or a pipe, which would never end."""
+    if not path.is_file():
+        raise ValueError(f"{path} must be a regular file; it is not. Delete it.")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """(number, line, True if it ended in a line feed) of a file."""
-    if not path.is_file():  # a link to a device or a pipe would never end
-        raise ValueError(f"{path} must be a regular file; it is not. Delete it.")
+    check_regular(path)
     with path.open("rb") as file:
         for number in count(1):
             line = file.readline(int(bound("line")) + 1)

@@ -171,11 +171,6 @@ class AttackedRecord(PredictionRecord):
     baseline: str | None = None
     verified: bool | None = None
 
-    def control(self, predictions: list[int]) -> CleanRecord:
-        """Row of matched decisions on the same image: ``clean_predictions`` or ``random_predictions``."""
-        common = {name: getattr(self, name) for name in ("evaluator", "index", "label", "seed", "role")}
-        return CleanRecord(**common, predictions=predictions)
-
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedRecord(Record):

@@ -6,10 +6,9 @@ All tables and figures are functions of these rows.
 """
 
 import json
-import math
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,12 @@ from common.files.appending import AppendedFile
 from common.files.errors import naming
 from common.files.locking import in_turn, lock_of
 from common.files.replacing import remove_leftovers, replacing
-from common.numerics.finding import Finding
-from common.records.rows import (
-    MERGED,
-    UNDETERMINED,
-    Header,
-    header_line,
-    places,
-    read_files,
-    read_rows,
-    record_line,
-    values,
-)
+from common.records.merging import merged
+from common.records.reading import read_files, read_table
+from common.records.rows import MERGED, UNDETERMINED, Header, header_line, record_line
 from common.records.schema import Record, Source
 
-__all__ = ["Header", "Records", "merge"]
+__all__ = ["Header", "Records"]
 
 MERGING = 60.0  # seconds that a job waits while another one merges the same directory
 
@@ -69,10 +59,14 @@ class Records:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"records go to a directory, but {self.path} is a file. Name another path.")
         files = read_files(self.path, self.header)
-        earlier = [rows for own, rows in files if own is None or not session or own.session != session]
-        self.resumed = merge((row for rows in earlier for row in rows), self.path)
+        earlier = [file for file in files if file.header is None or not session or file.header.session != session]
+        self.resumed = merged((rows.copy() for file in earlier for rows in file.parts), self.path)
+        recorded = self.resumed
+        if len(earlier) < len(files):
+            recorded = merged((rows for file in files for rows in file.parts), self.path)
         self._done: dict[Source, set[int]] = {}
-        self._mark(merge((row for _, rows in files for row in rows), self.path))
+        for rows in recorded.parts:
+            self._done.setdefault(rows.source, set()).update(rows.image.tolist())
         if self.resumed and (places := self.header.config.get(UNDETERMINED)):
             raise ValueError(_undetermined(self.path, places))
         part = self.path / f"part-{rank:05d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
@@ -91,7 +85,8 @@ class Records:
     def append(self, records: Sequence[Record]) -> None:
         """Append rows; they are on the disk (fsync) when this returns. Raises ``OSError`` if they cannot be."""
         self._part.append([record_line(record) for record in records])
-        self._mark(records)
+        for record in records:
+            self._done.setdefault(record.source, set()).add(record.index)
         self._empty = self._empty and not records
 
     def done(self, source: Source) -> set[int]:
@@ -100,7 +95,7 @@ class Records:
 
     def all(self) -> list[Record]:
         """Every row that any process has written so far, merged and sorted by key."""
-        return merge(read_rows(self.path, self.header)[1], self.path)
+        return list(read_table(self.path, self.header)[1])
 
     def merge(self) -> Path:
         """Write all rows to ``records.jsonl`` in one piece; the parts stay. For one rank, after the others have ended.
@@ -112,7 +107,7 @@ class Records:
         turn = in_turn(self.path, lock_of(target), MERGING)
         with turn, replacing(target, action) as unfinished, naming(action, target), unfinished.open("wb") as file:
             file.write(header_line(replace(self.header, session="")))
-            file.writelines(record_line(record, cost=False) for record in self.all())
+            file.writelines(record_line(record, cost=False) for record in read_table(self.path, self.header)[1])
         return target
 
     def close(self) -> None:
@@ -122,48 +117,12 @@ class Records:
     @staticmethod
     def read(path: str | Path) -> list[Record]:
         """Rows of a directory, or of one records file, merged and sorted by key."""
-        return merge(read_rows(Path(path))[1], Path(path))
+        return list(read_table(Path(path))[1])
 
     @staticmethod
     def describe(path: str | Path) -> Header:
         """Header of a directory, or of one records file."""
-        return read_rows(Path(path))[0]
-
-    def _mark(self, records: Iterable[Record]) -> None:
-        for record in records:
-            self._done.setdefault(record.source, set()).add(record.index)
-
-
-def merge(rows: Iterable[Record], path: Path | None = None) -> list[Record]:
-    """One row per key, sorted by it. Rows of one key must agree: floats to 1e-4, all else but images exactly.
-
-    Two processes may have evaluated one image in different batches, where convolutions round differently. ``path`` has
-    the files that the error for rows which disagree names.
-    """
-    merged: dict[tuple[Any, ...], Record] = {}
-    for row in rows:
-        kept = merged.setdefault(row.key, row)
-        if kept is row:
-            continue
-        if not agree(kept, row):
-            where = "" if path is None else f" They are in {places(path, row.key)}."
-            raise ValueError(
-                f"two records of {row.evaluator!r}, image {row.index}, disagree: {brief(kept)} and {brief(row)}.{where}"
-                " One was made with other data, weights or code: delete all these lines and run the same test again, "
-                "which evaluates the image anew."
-            )
-        merged[row.key] = min(kept, row, key=lambda record: (record_line(record, cost=False), record.cost is None))
-    return [merged[key] for key in sorted(merged)]
-
-
-def agree(first: Record, second: Record) -> bool:
-    """True if two rows of one key are the same: floats to 1e-4, all else but images and cost exactly."""
-    return first.kind is second.kind and _agree(_numbers(first), _numbers(second))
-
-
-def brief(record: Record) -> str:
-    """The beginning of a row's line, for messages."""
-    return record_line(record, cost=False).decode().strip()[:160]
+        return read_table(Path(path))[0]
 
 
 def _undetermined(path: Path, places: Sequence[str]) -> str:
@@ -172,19 +131,3 @@ def _undetermined(path: Path, places: Sequence[str]) -> str:
         f"{path} holds records, and it cannot be determined whether this run continues them: {listed}. Give the part a "
         "method identity() that returns what decides its numbers, or write to another directory."
     )
-
-
-def _numbers(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in values(record).items() if name != "images"}
-
-
-def _agree(first: Any, second: Any) -> bool:
-    if isinstance(first, Finding) and isinstance(second, Finding):
-        return _agree(first.values(), second.values())
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(_agree(first[name], second[name]) for name in first)
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(_agree, first, second))
-    if isinstance(first, float) and isinstance(second, float):
-        return math.isclose(first, second, rel_tol=1e-4, abs_tol=1e-6)
-    return type(first) is type(second) and bool(first == second)

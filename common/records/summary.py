@@ -3,9 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import cast
+
+import numpy as np
 
 from common.checks.settings import check_count, check_mapping, check_part
+from common.records.column_rows import Rows
+from common.records.columns import Lists, Values
 from common.records.intervals import Share, share
 from common.records.schema import (
     ABSTAIN,
@@ -16,6 +20,7 @@ from common.records.schema import (
     Record,
     Source,
 )
+from common.records.table import Table
 
 RADIUS_STEP = 0.25  # grid of radii, in pixel units, as the literature's tables have it
 
@@ -58,39 +63,55 @@ def main_metric(summary: Summary) -> str:
 
 def summarise(records: Iterable[Record]) -> list[Summary]:
     """One `Summary` per evaluation, in the order of names. Raises ``ValueError`` for rows without a score."""
-    groups = groupby(sorted(records, key=lambda record: record.key), key=lambda record: record.source)
-    return [summary(source, list(rows)) for source, rows in groups]
+    parts = Table.of(records).parts
+    sources = [rows.source for rows in parts]
+    if doubled := [source for source in sources if sources.count(source) > 1]:
+        raise ValueError(f"records of {doubled[0].evaluator!r} must be of one kind; got several")
+    return [summary(rows.source, rows) for rows in parts]
 
 
 def summary(source: Source, rows: Sequence[Record]) -> Summary:
-    """`Summary` of the rows of one evaluation."""
-    certificates = [row for row in rows if isinstance(row, CertifiedRecord)]
-    if len(certificates) == len(rows):
-        return Summary(source, len(rows), _certified(certificates))
-    decisions = [row for row in rows if isinstance(row, PredictionRecord)]
-    if len(decisions) < len(rows):
-        raise ValueError(f"records of {source.evaluator!r} hold neither predictions nor certificates alone")
-    metrics = _accuracies(source.evaluator, [(row.predictions, row.label) for row in decisions])
-    attacked = [row for row in decisions if isinstance(row, AttackedRecord)]
-    if len(attacked) == len(rows):
-        clean = _accuracies(source.evaluator, [(row.clean_predictions, row.label) for row in attacked])
+    """`Summary` of the rows of one evaluation, which are of one kind."""
+    table = Rows.of(rows)
+    if issubclass(table.kind, CertifiedRecord):
+        return Summary(source, len(table), _certified(cast(Rows[CertifiedRecord], table)))
+    if not issubclass(table.kind, PredictionRecord):
+        raise ValueError(f"records of {source.evaluator!r} hold neither predictions nor certificates")
+    metrics = accuracies(source.evaluator, table.lists("predictions"), table.label)
+    if issubclass(table.kind, AttackedRecord):
+        clean = accuracies(source.evaluator, table.lists("clean_predictions"), table.label)
         metrics |= {f"clean {name}": value for name, value in clean.items() if name != "first draw"}
-    return Summary(source, len(rows), metrics)
+    return Summary(source, len(table), metrics)
 
 
-def average(rows: Sequence[PredictionRecord]) -> Share:
-    """Mean over images of the share of correct draws, with its interval."""
-    return share(math.fsum(correct_share(row.predictions, row.label) for row in rows), len(rows))
+def average(rows: Sequence[PredictionRecord], predictions: str = "predictions") -> Share:
+    """Mean over images of the share of correct draws, with its interval; of the field ``predictions``."""
+    table = Rows.of(rows)
+    return share(math.fsum(correct_shares(table.lists(predictions), table.label).tolist()), len(table))
 
 
-def correct_share(predictions: Sequence[int], label: int) -> float:
-    """Share of correct draws on one image."""
-    return sum(prediction == label for prediction in predictions) / len(predictions)
+def correct_draws(predictions: Lists, label: Values) -> Values:
+    """Correctness of each draw, one for each entry of ``predictions.flat``."""
+    correct: Values = predictions.flat == np.repeat(label, predictions.counts)
+    return correct
+
+
+def correct_shares(predictions: Lists, label: Values) -> Values:
+    """Share of correct draws on each image (n,)."""
+    shares: Values = predictions.totals(correct_draws(predictions, label).astype(np.int64)) / predictions.counts
+    return shares
 
 
 def certified_share(rows: Sequence[CertifiedRecord], radius: float) -> Share:
     """Certified accuracy at a radius (pixels, L2) with its interval."""
-    return share(sum(is_certified(row, radius) for row in rows), len(rows))
+    table = Rows.of(rows)
+    return share(int(certified(table, radius).sum()), len(table))
+
+
+def certified(rows: Rows[CertifiedRecord], radius: float) -> Values:
+    """Mask (n,): the right class at a radius (pixels, L2) of at least ``radius``; claims certify nothing."""
+    right: Values = (rows.array("prediction") == rows.label) & (rows.array("radius") >= radius)
+    return right & (not issubclass(rows.kind, ClaimedRecord))
 
 
 def is_certified(row: CertifiedRecord, radius: float) -> bool:
@@ -98,30 +119,40 @@ def is_certified(row: CertifiedRecord, radius: float) -> bool:
     return not isinstance(row, ClaimedRecord) and row.correct and row.radius >= radius
 
 
-def radius_grid(rows: Sequence[CertifiedRecord]) -> list[float]:
+def radius_grid(*parts: Sequence[CertifiedRecord]) -> list[float]:
     """0, 0.25, 0.5 … up to the largest radius of the rows, and at least to 1."""
-    largest = max(1.0, *(row.radius for row in rows))
+    largest = max(1.0, *(float(Rows.of(rows).array("radius").max()) for rows in parts))
     return [RADIUS_STEP * step for step in range(int(largest / RADIUS_STEP) + 1)]
 
 
-def _accuracies(evaluator: str, rows: Sequence[tuple[Sequence[int], int]]) -> dict[str, Share]:
-    draws, n = len(rows[0][0]), len(rows)
-    if not draws or any(len(predictions) != draws for predictions, _ in rows):
-        counts = sorted({len(predictions) for predictions, _ in rows})
+def accuracies(evaluator: str, predictions: Lists, label: Values) -> dict[str, Share]:
+    """Metrics of the decisions on each image, see `Summary`."""
+    draws, n = predictions.width or 0, len(predictions)
+    if not draws:
+        counts = sorted(set(predictions.lengths.tolist()))
         raise ValueError(f"records of {evaluator!r} must have equally many draws, at least one; got {counts}")
-    correct = [[prediction == label for prediction in predictions] for predictions, label in rows]
-    metrics = {"Avg": share(sum(map(sum, correct)) / draws, n)}
+    correct = predictions.matrix == label[:, None]
+    metrics = {"Avg": share(int(correct.sum()) / draws, n)}
     if draws > 1:
-        majority = [max(sorted(set(predictions)), key=list(predictions).count) == label for predictions, label in rows]
-        metrics["first draw"] = share(sum(draw[0] for draw in correct), n)
-        metrics[f"Wor@{draws}"] = share(sum(map(all, correct)), n)
-        metrics[f"MV@{draws}"] = share(sum(majority), n)
+        metrics["first draw"] = share(int(correct[:, 0].sum()), n)
+        metrics[f"Wor@{draws}"] = share(int(correct.all(1).sum()), n)
+        metrics[f"MV@{draws}"] = share(int((majority(predictions.matrix) == label).sum()), n)
     return metrics
 
 
-def _certified(rows: Sequence[CertifiedRecord]) -> dict[str, Share]:
+def majority(predictions: Values) -> Values:
+    """Most frequent class of each row of (n, draws) predictions, ties to the lowest class."""
+    ordered = np.sort(predictions, axis=1)
+    places = np.arange(ordered.shape[1])
+    starts = np.where(np.diff(ordered, axis=1, prepend=-1) != 0, places, 0)
+    runs = places - np.maximum.accumulate(starts, axis=1)  # equal classes before each place
+    most: Values = np.take_along_axis(ordered, runs.argmax(1)[:, None], axis=1)[:, 0]
+    return most
+
+
+def _certified(rows: Rows[CertifiedRecord]) -> dict[str, Share]:
+    n, samples = len(rows), rows.array("samples")
     metrics = {f"certified@{radius:g}": certified_share(rows, radius) for radius in radius_grid(rows)}
-    metrics["abstained"] = share(sum(row.prediction == ABSTAIN for row in rows), len(rows))
-    samples = [row.samples for row in rows]
-    metrics["samples"] = (sum(samples) / len(samples), min(samples), max(samples))
+    metrics["abstained"] = share(int((rows.array("prediction") == ABSTAIN).sum()), n)
+    metrics["samples"] = (int(samples.sum()) / n, int(samples.min()), int(samples.max()))
     return metrics

@@ -1,18 +1,22 @@
 """Worst cases of several attacks within one budget, per image: cross-fitted, and the per-image minimum."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import groupby
 
+import numpy as np
+
+from common.records.column_rows import Rows, common_images, filled, on_images, unknown_costs
+from common.records.columns import Lists, Values
 from common.records.schema import AttackedRecord, Record, Role, Source
-from common.records.summary import correct_share
+from common.records.summary import correct_shares
+from common.records.table import Table
 
 LISTED = 3  # attacks that the name of a worst case lists
-Rows = dict[Source, dict[int, AttackedRecord]]  # by attack and image
+PROTOCOL = ("norm", "eps", "rule", "votes", "knows")
+Attacked = Rows[AttackedRecord]
 Protocol = tuple[str, float, str, int, str]
 
 
-def worst_case(records: Iterable[Record]) -> list[AttackedRecord]:
+def worst_case(records: Iterable[Record]) -> Table:
     """Per image the stronger of several attacks within one budget, as rows of an evaluator ``worst of A, B``.
 
     A defence is worth its accuracy under all attacks together. Taking the attack with the fewest correct draws
@@ -25,22 +29,16 @@ def worst_case(records: Iterable[Record]) -> list[AttackedRecord]:
     Attacks are compared that share norm, eps, decision rule and knowledge of the noise, on the images of those that
     attacked most images; an attack with a lower ``limit`` is left out.
     """
-    return [row for runs, common in _groups(records) for row in _cross_fitted_rows(runs, common)]
+    return Table(map(_cross_fitted_rows, _groups(records)))
 
 
-def per_image_minimum(records: Iterable[Record]) -> list[AttackedRecord]:
+def per_image_minimum(records: Iterable[Record]) -> Table:
     """Per image the attack with the fewest correct draws, as rows of an evaluator ``per-image minimum of A, B``.
 
     Chosen and scored on the same draws, luck counts as strength: what an attacker leaves who may query the defence at
     will, and never more than `worst_case` of the same attacks. The two agree for one draw per image.
     """
-    derived: list[AttackedRecord] = []
-    for runs, common in _groups(records):
-        draws, name = min(len(row.predictions) for rows in runs.values() for row in rows.values()), _listed(runs)
-        for same in ([rows[i] for rows in runs.values()] for i in common):
-            least = min((row.predictions[:draws] for row in same), key=partial(correct_share, label=same[0].label))
-            derived.append(_derived(same[0], f"per-image minimum of {name}", least))
-    return derived
+    return Table(map(_least_rows, _groups(records)))
 
 
 def protocol(row: AttackedRecord) -> Protocol:
@@ -48,72 +46,99 @@ def protocol(row: AttackedRecord) -> Protocol:
     return row.norm, row.eps, row.rule, row.votes, row.knows
 
 
-def _groups(records: Iterable[Record]) -> Iterator[tuple[Rows, list[int]]]:
-    """Attacks of one protocol on most images, at least two, and the images that all of them attacked."""
-    attacked = sorted((row for row in records if isinstance(row, AttackedRecord)), key=protocol)
-    for _, group in groupby(attacked, key=protocol):
-        runs: Rows = {}
-        for row in group:
-            runs.setdefault(row.source, {})[row.index] = row
-        most = max(map(len, runs.values()))
-        runs = {source: rows for source, rows in sorted(runs.items()) if len(rows) == most}
-        common = sorted(set.intersection(*(set(rows) for rows in runs.values())))
-        if len(runs) > 1 and common:
-            yield runs, common
+def _groups(records: Iterable[Record]) -> Iterator[list[Attacked]]:
+    """Attacks of one protocol on most images, at least two, on the images that all of them attacked."""
+    groups: dict[Protocol, list[Attacked]] = {}
+    for rows in Table.of(records).select(AttackedRecord):
+        for key, part in _by_protocol(rows):
+            groups.setdefault(key, []).append(part)
+    for _, attacks in sorted(groups.items()):
+        most = max(map(len, attacks))
+        attacks = [rows for rows in attacks if len(rows) == most]
+        common = common_images(attacks)
+        if len(attacks) > 1 and len(common):
+            yield [on_images(rows, common) for rows in attacks]
 
 
-def _listed(runs: Rows) -> str:
-    return ", ".join(source.title for source in sorted(runs)) if len(runs) <= LISTED else f"{len(runs)} attacks"
+def _by_protocol(rows: Attacked) -> Iterator[tuple[Protocol, Attacked]]:
+    """Rows of each protocol, nearly always one."""
+    columns = [rows.array(name) for name in PROTOCOL]
+    if all((column == column[0]).all() for column in columns):
+        yield protocol(rows[0]), rows
+        return
+    keys = list(zip(*(column.tolist() for column in columns), strict=True))
+    for key in dict.fromkeys(keys):
+        yield key, rows.take(np.array([other == key for other in keys]))
 
 
-def _cross_fitted_rows(runs: Rows, common: Sequence[int]) -> list[AttackedRecord]:
-    strongest_first = sorted(runs, key=lambda source: sum(_correct(runs[source][i]) for i in common))
-    rows = [[runs[source][i] for source in strongest_first] for i in common]
-    worst = [_cross_fitted([row.predictions for row in same], same[0].label) for same in rows]
-    alone = [same[0].predictions for same in rows]
-    labels = [same[0].label for same in rows]
-    if _accuracy(worst, labels) > _accuracy(alone, labels):
+def _listed(runs: Sequence[Attacked]) -> str:
+    return ", ".join(rows.source.title for rows in runs) if len(runs) <= LISTED else f"{len(runs)} attacks"
+
+
+def _cross_fitted_rows(runs: Sequence[Attacked]) -> Attacked:
+    strongest_first = sorted(runs, key=lambda rows: sum(_shares(rows).tolist()))
+    first = strongest_first[0]
+    worst, alone = _cross_fitted(strongest_first), first.lists("predictions")
+    left = [sum(correct_shares(draws, first.label).tolist()) / len(first) for draws in (worst, alone)]
+    if left[0] > left[1]:
         worst = alone
-    name = f"worst of {_listed(runs)}"
-    return [_derived(same[0], name, predictions) for same, predictions in zip(rows, worst, strict=True)]
+    return _derived(first, f"worst of {_listed(runs)}", worst)
 
 
-def _derived(strongest: AttackedRecord, name: str, predictions: list[int]) -> AttackedRecord:
-    """Row of the worst case: of the strongest attack's fields those that hold for all."""
-    return AttackedRecord(
-        evaluator=name,
-        role=Role.WORST_CASE,
-        index=strongest.index,
-        label=strongest.label,
-        predictions=predictions,
-        clean_predictions=strongest.clean_predictions,
-        distance=strongest.distance,
-        norm=strongest.norm,
-        eps=strongest.eps,
-        white_box=False,
-        knows=strongest.knows,
-        rule=strongest.rule,
-        votes=strongest.votes,
-    )
+def _least_rows(runs: Sequence[Attacked]) -> Attacked:
+    first, draws = runs[0], min(int(rows.lists("predictions").lengths.min()) for rows in runs)
+    stacked = np.stack([_first_draws(rows, draws) for rows in runs])
+    least = (stacked == first.label[:, None]).sum(2).argmin(0)  # the first of equals
+    chosen = stacked[least, np.arange(len(first))]
+    return _derived(first, f"per-image minimum of {_listed(runs)}", _as_lists(chosen))
 
 
-def _correct(row: AttackedRecord) -> float:
-    return correct_share(row.predictions, row.label)
+def _derived(strongest: Attacked, name: str, predictions: Lists) -> Attacked:
+    """Rows of the worst case: of the strongest attack's fields those that hold for all."""
+    kept = ("index", "label", "clean_predictions", "distance", *PROTOCOL)
+    n = len(strongest)
+    given = {name: strongest.columns[name] for name in kept}
+    given |= {"predictions": predictions, "white_box": np.zeros(n, bool)}
+    return Rows(AttackedRecord, Source(name, role=Role.WORST_CASE), filled(AttackedRecord, given, n), unknown_costs(n))
 
 
-def _accuracy(predictions: Sequence[Sequence[int]], labels: Sequence[int]) -> float:
-    """Mean over images of the share of correct draws."""
-    shares = [correct_share(draws, label) for draws, label in zip(predictions, labels, strict=True)]
-    return sum(shares) / len(shares)
+def _shares(rows: Attacked) -> Values:
+    return correct_shares(rows.lists("predictions"), rows.label)
 
 
-def _cross_fitted(attacks: list[list[int]], label: int) -> list[int]:
-    """(attacks, draws) predictions -> those of the attack chosen on the other half; ties go to the first attack."""
-    draws = min(map(len, attacks))
-    halves = [range(0, draws, 2), range(1, draws, 2)] if draws > 1 else [range(1), range(1)]
-    worst = list(attacks[0][:draws])
+def _first_draws(rows: Attacked, draws: int) -> Values:
+    """The first ``draws`` predictions of each image (n, draws)."""
+    lists = rows.lists("predictions")
+    first: Values = lists.flat[lists.starts[:, None] + np.arange(draws)]
+    return first
+
+
+def _as_lists(values: Values) -> Lists:
+    return Lists(values.reshape(-1), np.full(len(values), values.shape[1]))
+
+
+def _cross_fitted(attacks: Sequence[Attacked]) -> Lists:
+    """Predictions of the attack that is chosen on the other half of the draws; ties go to the first attack.
+
+    The draws of an image are as many as all attacks have.
+    """
+    least = np.min([rows.lists("predictions").lengths for rows in attacks], axis=0)
+    worst = Lists(np.zeros(int(least.sum()), np.int64), least)
+    for draws in set(least.tolist()):
+        images = np.flatnonzero(least == draws)
+        stacked = np.stack([_first_draws(rows.take(images), draws) for rows in attacks])
+        places = worst.starts[images][:, None] + np.arange(draws)
+        worst.flat[places] = _halves_exchanged(stacked, attacks[0].label[images])
+    return worst
+
+
+def _halves_exchanged(attacks: Values, label: Values) -> Values:
+    """(attacks, n, draws) predictions -> (n, draws), each half those of the attack with fewest right in the other."""
+    draws = attacks.shape[2]
+    halves = [np.arange(0, draws, 2), np.arange(1, draws, 2)] if draws > 1 else [np.arange(1)] * 2
+    worst: Values = attacks[0].copy()
+    images = np.arange(len(label))
     for chosen, scored in (halves, halves[::-1]):
-        best = min(attacks, key=lambda predictions: sum(predictions[draw] == label for draw in chosen))
-        for draw in scored:
-            worst[draw] = best[draw]
+        best = (attacks[:, :, chosen] == label[:, None]).sum(2).argmin(0)
+        worst[:, scored] = attacks[best, images][:, scored]
     return worst

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from common.checks.settings import is_file_name
 from common.experiments.study import Study
 from common.files.replacing import remove_leftovers, write_all
 from common.files.trial import try_file
+from common.records.column_rows import Rows
+from common.records.schema import AttackedRecord
 from common.report.ending import print_ending
 from common.report.figures.accuracy_bars import accuracy_bars, plane, plane_points
 from common.report.figures.certified import certified_curves
@@ -20,14 +23,16 @@ from common.report.headline import headline
 from common.report.metrics import metrics_csv
 from common.report.own_files import check_own, list_own
 from common.report.page.page import Panel, page
+from common.report.pairing import FEW, Pairing
 from common.report.runs import Run, by_name, read_runs
 from common.report.tables.comparisons import attack_table, run_table
 from common.report.tables.study_table import outcomes, study_table
 from common.report.tables.table import table_csv
 
 MOST_IMAGES = 10  # in the grid of an evaluation
+MOST_DRAWN = 12  # runs of a page with figures that were not asked for
+BY_NUMBER = Pairing()
 PAGE = "report"  # name of the page where ``out`` is a folder
-MOST_PAIRED = 6  # runs of a study that are compared two by two
 
 
 def build(
@@ -36,6 +41,7 @@ def build(
     study: Study | None = None,
     figures: bool = False,
     quiet: bool = False,
+    pairing: Pairing = BY_NUMBER,
 ) -> Path:
     """Write ``report.html``, ``report.csv`` and tables of comparisons; print the headline and the path of the page.
 
@@ -43,18 +49,21 @@ def build(
         paths: records directories, or folders that hold some; one defence each, in this order.
         out: folder for everything, or the page itself if it ends in ``.html``; tables get its name and go beside it.
         study: the runs are its combinations; its table and figures then come first.
-        figures: also write every figure of the page as PNG and SVG.
+        figures: also write every figure of the page as PNG and SVG. A page of more than 12 runs has figures, and images
+            of other runs than the first, only then.
         quiet: print nothing.
+        pairing: the runs that are compared.
 
     Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
     """
     target = check_out(out)
     runs = read_runs(paths)
-    panels = [panel for run in runs for panel in _panels(run)]
+    drawn = runs if figures or len(runs) <= MOST_DRAWN else runs[:0]
+    panels = [panel for run in drawn or runs[:1] for panel in _panels(run)]
     compared = {"attacks-compared": attack_table(runs)}
-    if study is None or len(runs) <= MOST_PAIRED:
-        compared = {"compared": run_table(runs)} | compared
-    results, converging = _result_figures(runs), convergence(runs)
+    if study is None or len(runs) <= FEW:
+        compared = {"compared": run_table(runs, pairing)} | compared
+    results, converging = _result_figures(drawn), convergence(drawn)
     if study is not None:
         scores = outcomes(study, runs)
         compared = {study.name: study_table(study, scores)} | compared
@@ -67,7 +76,7 @@ def build(
     }
     if figures:
         contents |= _drawn([*results, *converging, *_image_figures(panels)], target.parent)
-    contents[target] = page(runs, list(compared.values()), [results, converging], panels)
+    contents[target] = page(runs, list(compared.values()), [results, converging], panels, shown)
     check_own(target, contents)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +126,14 @@ def _result_figures(runs: Sequence[Run]) -> list[Figure]:
 def _panels(run: Run) -> list[Panel]:
     """Grids of the stored images, of each attack's first seed."""
     first = [seeds[0] for seeds in by_name(run.attacks).values()]
-    shown = {attack.title: [row for row in attack.rows if row.images][:MOST_IMAGES] for attack in first}
+    shown = {attack.title: _with_images(attack.rows) for attack in first}
     return [Panel(f"{run.name}, {title}", grid(rows)) for title, rows in shown.items() if rows]
+
+
+def _with_images(rows: Rows[AttackedRecord]) -> list[AttackedRecord]:
+    """The first rows with stored images."""
+    stored = (place for place, images in enumerate(rows.array("images")) if images)
+    return [rows[place] for place in islice(stored, MOST_IMAGES)]
 
 
 def _image_figures(panels: Sequence[Panel]) -> list[Figure]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from operator import sub
 
+from common.records.column_rows import common_images, on_images
 from common.records.schema import AttackedRecord, Role
 from common.records.summary import average
 from common.report.runs import Evaluation, Run
@@ -23,7 +24,7 @@ def left_out(run: Run) -> Iterator[str]:
             if (one.rows[0].norm, one.rows[0].eps) == key
             and one.rows[0].knows == worst.rows[0].knows
             and len(one.rows) < len(worst.rows)
-            and one.indices & worst.indices
+            and len(common_images([one.rows, worst.rows]))
         ]
         if fewer:
             yield _strongest(run, worst, fewer)
@@ -44,8 +45,8 @@ def _strongest(run: Run, worst: Evaluation[AttackedRecord], fewer: list[Evaluati
 
 def _accuracies(*attacks: Evaluation[AttackedRecord]) -> tuple[float, ...]:
     """Accuracy of one query on the images that all attacks have."""
-    common = set.intersection(*(one.indices for one in attacks))
-    return tuple(average([row for row in one.rows if row.index in common])[0] for one in attacks)
+    common = common_images([one.rows for one in attacks])
+    return tuple(average(on_images(one.rows, common))[0] for one in attacks)
 
 
 def _without_records(run: Run) -> list[str]:

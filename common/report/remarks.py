@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from common.records.column_rows import common_images
 from common.records.intervals import Share
 from common.records.paired import Outcomes, paired
 from common.records.schema import AttackedRecord
@@ -111,7 +112,7 @@ def _transfer(runs: Sequence[Run]) -> Iterator[Remark]:
             attacks = [attack for attack in run.attacks if (attack.rows[0].norm, attack.rows[0].eps) == key]
             white = _strongest(attack for attack in attacks if attack.rows[0].white_box)
             black = _strongest(attack for attack in attacks if not attack.rows[0].white_box)
-            if white is None or black is None or not white.indices & black.indices:
+            if white is None or black is None or not len(common_images([white.rows, black.rows])):
                 continue
             test = paired(_outcomes(white), _outcomes(black))
             if test.difference >= 0:
@@ -166,7 +167,7 @@ def _unequal(runs: Sequence[Run], rows: Sequence[HeadlineRow]) -> Iterator[Remar
 
 
 def _outcomes(evaluation: Evaluation[AttackedRecord]) -> Outcomes:
-    return {row.index: (row.label, row.correct) for row in evaluation.rows}
+    return Outcomes.pooled([evaluation.rows])
 
 
 def _images(rows: Sequence[HeadlineRow]) -> Iterator[Remark]:

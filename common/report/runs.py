@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from common.naming.outside_text import plain
 from common.numerics.finding import Finding
+from common.records.column_rows import Rows
 from common.records.masking.check import MaskingCheck
 from common.records.masking.checks import masking_checks
-from common.records.rows import DIAGNOSTICS, MERGED, PARTS, read_rows
+from common.records.merging import merged
+from common.records.reading import read_table
+from common.records.rows import DIAGNOSTICS, MERGED, PARTS
 from common.records.schema import (
     AttackedRecord,
     CertifiedRecord,
@@ -22,8 +24,8 @@ from common.records.schema import (
     Role,
     Source,
 )
-from common.records.store import merge
 from common.records.summary import Summary, summary
+from common.records.table import Table
 from common.records.worst_case import per_image_minimum, worst_case
 from common.report.header import evaluator_parts
 
@@ -38,7 +40,7 @@ class Evaluation(Generic[R_co]):
     """One evaluation of a run: its ``rows`` by index and its description ``part`` in the header, empty if missing."""
 
     source: Source
-    rows: Sequence[R_co]
+    rows: Rows[R_co]
     part: dict[str, Any]
 
     @property
@@ -51,11 +53,6 @@ class Evaluation(Generic[R_co]):
         """Name to show, with the seed."""
         return self.source.title
 
-    @property
-    def indices(self) -> set[int]:
-        """Indices of the evaluated images."""
-        return {row.index for row in self.rows}
-
     @cached_property
     def summary(self) -> Summary:
         """Metrics with exact intervals."""
@@ -67,7 +64,7 @@ class Run:
     """One records directory, with its diagnostics.
 
     ``name`` is the directory's, with its parent's where two would be alike; ``config`` is the header's, with the
-    evaluators of the diagnostics besides.
+    evaluators of the diagnostics besides. ``records`` are rows, one per key, or a `Table` of them.
     """
 
     name: str
@@ -76,24 +73,29 @@ class Run:
     records: Sequence[Record]
 
     @cached_property
+    def table(self) -> Table:
+        """The records as columns."""
+        return Table.of(self.records)
+
+    @cached_property
     def clean(self) -> list[Evaluation[CleanRecord]]:
         """Clean evaluations."""
-        return self._select(CleanRecord, lambda row: row.role is Role.RESULT)
+        return self._select(CleanRecord, lambda rows: rows.source.role is Role.RESULT)
 
     @cached_property
     def attacks(self) -> list[Evaluation[AttackedRecord]]:
         """Attacks on the defence."""
-        return self._select(AttackedRecord, lambda row: row.role is Role.RESULT)
+        return self._select(AttackedRecord, lambda rows: rows.source.role is Role.RESULT)
 
     @cached_property
     def worst_cases(self) -> list[Evaluation[AttackedRecord]]:
         """Worst case of several attacks within one budget, see `worst_case`."""
-        return _grouped(worst_case(row for attack in self.attacks for row in attack.rows), self._part)
+        return self._evaluations(worst_case(Table(attack.rows for attack in self.attacks)).parts)
 
     @cached_property
     def minima(self) -> list[Evaluation[AttackedRecord]]:
         """Per-image minimum of the attacks of each worst case, where it differs: see `per_image_minimum`."""
-        least = _grouped(per_image_minimum(row for attack in self.attacks for row in attack.rows), self._part)
+        least = self._evaluations(per_image_minimum(Table(attack.rows for attack in self.attacks)).parts)
         return [one for one in least if len(one.rows[0].predictions) > 1]
 
     @property
@@ -104,7 +106,7 @@ class Run:
     @cached_property
     def certified(self) -> list[Evaluation[CertifiedRecord]]:
         """Certificates and forecasts of them."""
-        return self._select(CertifiedRecord, lambda row: not isinstance(row, ClaimedRecord))
+        return self._select(CertifiedRecord, lambda rows: not issubclass(rows.kind, ClaimedRecord))
 
     @cached_property
     def claimed(self) -> list[Evaluation[ClaimedRecord]]:
@@ -114,7 +116,7 @@ class Run:
     @cached_property
     def comparisons(self) -> list[Evaluation[AttackedRecord]]:
         """Attacks that only the masking checks use: other budgets, fewer steps, other classifiers."""
-        return self._select(AttackedRecord, lambda row: row.role is not Role.RESULT)
+        return self._select(AttackedRecord, lambda rows: rows.source.role is not Role.RESULT)
 
     @cached_property
     def gradient_checks(self) -> list[Evaluation[GradientCheckRecord]]:
@@ -149,10 +151,13 @@ class Run:
     @cached_property
     def checks(self) -> list[MaskingCheck]:
         """Masking checks that the records allow."""
-        return masking_checks(self.records, self.config)
+        return masking_checks(self.table, self.config)
 
-    def _select(self, kind: type[R], keep: Callable[[R], bool] = lambda row: True) -> list[Evaluation[R]]:
-        return _grouped([row for row in self.records if isinstance(row, kind) and keep(row)], self._part)
+    def _select(self, kind: type[R], keep: Callable[[Rows[R]], bool] = lambda rows: True) -> list[Evaluation[R]]:
+        return self._evaluations(self.table.select(kind, keep))
+
+    def _evaluations(self, parts: Sequence[Rows[R]]) -> list[Evaluation[R]]:
+        return [Evaluation(rows.source, rows, self._part(rows.source)) for rows in parts]
 
     def _part(self, source: Source) -> dict[str, Any]:
         """Description of an evaluation in the header; that of another seed where it has none of its own."""
@@ -172,12 +177,6 @@ class Run:
 
 def _weakness(attack: Evaluation[AttackedRecord]) -> tuple[bool, int, float]:
     return attack.rows[0].knows != "model", -len(attack.rows), attack.summary.metrics["Avg"][0]
-
-
-def _grouped(rows: Sequence[R], part: Callable[[Source], dict[str, Any]]) -> list[Evaluation[R]]:
-    ordered = sorted(rows, key=lambda row: row.key)
-    groups = groupby(ordered, key=lambda row: row.source)
-    return [Evaluation(source, list(group), part(source)) for source, group in groups]
 
 
 def by_name(evaluations: Sequence[Evaluation[R]]) -> dict[str, list[Evaluation[R]]]:
@@ -224,13 +223,13 @@ def _identity(place: Path) -> Path:
 
 
 def _read(name: str, place: Path) -> Run:
-    header, rows = read_rows(place)
+    header, table = read_table(place)
     config, beside = header.config, (place.parent if place.is_file() else place) / DIAGNOSTICS
     if _holds_records(beside):
-        more, others = read_rows(beside)
-        rows += others
+        more, others = read_table(beside)
+        table = merged([*table.parts, *others.parts])
         config = {**config, "evaluators": [*config.get("evaluators", []), *more.config.get("evaluators", [])]}
-    return Run(name, header.fingerprint, config, merge(rows))
+    return Run(name, header.fingerprint, config, table)
 
 
 def _record_folders(path: Path) -> list[Path]:

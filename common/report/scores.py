@@ -95,7 +95,7 @@ def _row(run: Run, threat: Budget | None, radius: float) -> HeadlineRow:
         return row
     images, metrics, first = len(worst.rows), worst.summary.metrics, worst.rows[0]
     if not run.clean:
-        control = average([one.control(one.clean_predictions) for one in worst.rows])
+        control = average(worst.rows, "clean_predictions")
         row = replace(row, clean=Score.of(control, images))
     draws = len(first.predictions)
     share, set_draws = metrics["Avg" if draws == 1 else f"Wor@{draws}"], _set_draws(run) if draws == 1 else draws

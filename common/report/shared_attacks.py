@@ -2,10 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+import numpy as np
+
+from common.records.column_rows import common_images, on_images
+from common.records.columns import Values
 from common.records.dotted_paths import differences
 from common.records.schema import AttackedRecord, Source
+from common.records.table import Table
 from common.records.worst_case import protocol, worst_case
 from common.report.header import expression
 from common.report.runs import Budget, Evaluation, Run
@@ -74,25 +80,25 @@ def _attacks(run: Run, key: Budget) -> dict[Conditions, Attacks]:
 
 def _over(runs: Sequence[Attacks]) -> tuple[list[Source], list[Evaluation[AttackedRecord]]]:
     """The attacks of all runs, on most common images, and the worst case of each run over them."""
-    first, images = runs[0], dict[Source, set[int]]()
+    first, images = runs[0], dict[Source, Values]()
     for source in first:
         same = [run[source] for run in runs if source in run]
         if len(same) == len(runs) and not any(settings_changed(first[source].part, one.part) for one in same[1:]):
-            images[source] = set.intersection(*(one.indices for one in same))
+            images[source] = common_images([one.rows for one in same])
     most = max(map(len, images.values()), default=0)
     sources = sorted(source for source, indices in images.items() if most and len(indices) == most)
     if not sources:
         return [], []
-    common = set.intersection(*(images[source] for source in sources))
-    return (sources, [_worst(run, sources, common) for run in runs]) if common else ([], [])
+    common = reduce(np.intersect1d, [images[source] for source in sources])
+    return (sources, [_worst(run, sources, common) for run in runs]) if len(common) else ([], [])
 
 
-def _worst(attacks: Attacks, sources: Sequence[Source], images: set[int]) -> Evaluation[AttackedRecord]:
-    rows = [row for source in sources for row in attacks[source].rows if row.index in images]
+def _worst(attacks: Attacks, sources: Sequence[Source], images: Values) -> Evaluation[AttackedRecord]:
+    rows = [on_images(attacks[source].rows, images) for source in sources]
     if len(sources) == 1:
-        return Evaluation(sources[0], rows, attacks[sources[0]].part)
-    worst = worst_case(rows)
-    return Evaluation(worst[0].source, worst, {})
+        return Evaluation(sources[0], rows[0], attacks[sources[0]].part)
+    (worst,) = worst_case(Table(rows)).select(AttackedRecord)
+    return Evaluation(worst.source, worst, {})
 
 
 def _left_out(

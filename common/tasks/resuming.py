@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Subset
 
+from common.records.merging import agree, brief
 from common.records.rows import places
 from common.records.schema import AttackedRecord, Record, Source
-from common.records.store import Records, agree, brief
+from common.records.store import Records
+from common.records.table import Table
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.batches import Batch
@@ -25,8 +28,11 @@ def check_indices(rows: Iterable[Record], images: Any, path: Path) -> None:
     labels = _labels(images)
     if labels is None:
         return
-    for row in rows:
-        if row.index >= len(labels) or int(labels[row.index]) != row.label:
+    expected = np.append(labels.cpu().numpy(), -1)  # -1 of images that the data does not have
+    for part in Table.of(rows).parts:
+        wrong = np.flatnonzero(expected[part.image.clip(max=len(labels))] != part.label)
+        if len(wrong):
+            row = part[int(wrong[0])]
             known = f"it has {int(labels[row.index])}" if row.index < len(labels) else f"are {len(labels)} images"
             row_text = f"image {row.index} with label {row.label}, but in the data {known}: {brief(row)}"
             raise ValueError(
@@ -37,14 +43,15 @@ def check_indices(rows: Iterable[Record], images: Any, path: Path) -> None:
 
 def first_recorded(records: Records, source: Source, images: Any) -> tuple[Record, Any] | None:
     """The earlier row of the first test image that has one, with its example; None if there is none."""
-    rows = {row.index: row for row in records.resumed if row.source == source}
-    places: Iterable[int] = range(len(images)) if rows else ()
+    rows = [part for part in records.resumed.parts if part.source == source]
+    known = {index: (part, row) for part in rows for row, index in enumerate(part.image.tolist())}
+    places: Iterable[int] = range(len(images)) if known else ()
     if (indices := known_indices(images)) is not None:
-        places = [place for place in places if indices[place] in rows][:1]
+        places = [place for place in places if indices[place] in known][:1]
     for place in places:
         example = images[place]
-        if (row := rows.get(int(example[2]))) is not None:
-            return row, example
+        if (found := known.get(int(example[2]))) is not None:
+            return found[0][found[1]], example
     return None
 
 

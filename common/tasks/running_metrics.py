@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from common.records.reading import read_table
 from common.records.schema import CertifiedRecord, PredictionRecord, Record
-from common.records.store import Records
 from common.records.summary import RADIUS_STEP, is_certified, main_metric, summarise
+from common.records.table import Table
 
 
 def final_accuracies(records: str | Path) -> dict[str, Tensor]:
     """By evaluator the `main_metric` of a records directory: accuracy of one query, or certified at radius 0.25."""
-    scored = [row for row in Records.read(records) if isinstance(row, PredictionRecord | CertifiedRecord)]
+    table = read_table(Path(records))[1]
+    scored = Table([*table.select(PredictionRecord), *table.select(CertifiedRecord)])
     return {known.source.title: torch.tensor(known.metrics[main_metric(known)][0]) for known in summarise(scored)}
 
 

@@ -6,11 +6,14 @@ from itertools import accumulate, count
 from typing import Any
 
 import lightning as L
+import numpy as np
 
 from common.data.shared_loader import SharedLoader
 from common.processes.interrupts import INTERRUPTS
 from common.processes.ranks import CURRENT
+from common.records.column_fields import COSTS
 from common.records.notes import noted
+from common.records.table import Table
 from common.robustness.certification.crew import Crew
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.evaluation.attacked import Attacked
@@ -87,8 +90,10 @@ def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list
         return list(positions)
     costs: dict[int, float] = {}
     for recorded in suites:
-        for row in recorded.records.resumed:
-            costs[row.index] = costs.get(row.index, 0.0) + (row.cost.evaluations or 0.0 if row.cost else 0.0)
+        for rows in Table.of(recorded.records.resumed).parts:
+            spent = np.nan_to_num(rows.costs[:, COSTS.index("evaluations")])
+            for index, cost in zip(rows.image.tolist(), spent.tolist(), strict=True):
+                costs[index] = costs.get(index, 0.0) + cost
     wanted = [place for place in positions if any(recorded.lacks(indices[place]) for recorded in suites)]
     begun = {index for recorded in suites for index in noted(recorded.records.path)}
     return sorted(wanted, key=lambda place: (indices[place] not in begun, -costs.get(indices[place], 0.0)))

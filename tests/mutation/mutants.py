@@ -324,7 +324,7 @@ MUTANTS = (
     *_mutants(
         "common/records/paired.py",
         "common/records/test_paired.py",
-        ("2 * float(share[(reach + total) // 2 :].sum())", "float(share[(reach + total) // 2 :].sum())"),
+        ("2 * float(share[(sum(sizes) + total) // 2 :].sum())", "float(share[(sum(sizes) + total) // 2 :].sum())"),
         ("b * b + 8 * n * lost * delta", "b * b + 4 * n * lost * delta"),
         ("(len(p) - rank) * p[place]", "len(p) * p[place]"),
     ),

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc
 
+from common.records.column_rows import Rows
+from common.records.columns import Values
 from common.records.schema import AttackedRecord
+from common.records.summary import correct_shares
 
-Rows = Sequence[AttackedRecord]
+Attacked = Sequence[AttackedRecord]
 
 SIGNIFICANCE = 0.01  # one-sided level of the paired comparisons: rate of false alarms
 FEWEST = 7  # least number of differing pairs that can be significant: 0.5^7 < 0.01 < 0.5^6
@@ -26,17 +29,15 @@ class MaskingCheck:
     decided: bool = True
 
 
-def breaks_more(before: Sequence[bool], after: Sequence[bool]) -> bool:
+def breaks_more(before: Values, after: Values) -> bool:
     """True if significantly more images turned from correct to wrong than back: one-sided exact McNemar test."""
     lost, won = flips(before, after)
     return bool(bdtrc(lost - 1, lost + won, 0.5) < SIGNIFICANCE) if lost else False
 
 
-def flips(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:
+def flips(before: Values, after: Values) -> tuple[int, int]:
     """Numbers of images that turned from correct to wrong, and back."""
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    won = sum(a and not b for b, a in zip(before, after, strict=True))
-    return lost, won
+    return int((before & ~after).sum()), int((after & ~before).sum())
 
 
 def in_percent(share: float) -> str:
@@ -44,16 +45,26 @@ def in_percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def first_correct(rows: Rows) -> list[bool]:
-    """Correctness of the first decision on each attacked image."""
-    return [row.predictions[0] == row.label for row in rows]
+def first_correct(rows: Attacked, predictions: str = "predictions") -> Values:
+    """Correctness (n,) of the first decision on each attacked image, or in another field of ``predictions``."""
+    table = Rows.of(rows)
+    lists = table.lists(predictions)
+    correct: Values = lists.flat[lists.starts] == table.label
+    return correct
 
 
-def first_clean_correct(rows: Rows) -> list[bool]:
-    """Correctness of the first decision on each clean image."""
-    return [row.clean_predictions[0] == row.label for row in rows]
+def first_clean_correct(rows: Attacked) -> Values:
+    """Correctness (n,) of the first decision on each clean image."""
+    return first_correct(rows, "clean_predictions")
 
 
-def share_of(flags: Sequence[bool]) -> str:
+def all_correct(rows: Attacked, predictions: str = "predictions") -> Values:
+    """Correctness (n,) of all decisions on each image together."""
+    table = Rows.of(rows)
+    correct: Values = correct_shares(table.lists(predictions), table.label) == 1
+    return correct
+
+
+def share_of(flags: Values) -> str:
     """Share of true flags, in percent."""
-    return in_percent(sum(flags) / max(1, len(flags)))
+    return in_percent(int(flags.sum()) / max(1, len(flags)))

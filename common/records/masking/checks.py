@@ -6,13 +6,14 @@ change a number; it states why the number may be too high. A check with too few 
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any
 
-from common.records.masking.check import MaskingCheck, Rows
+from common.records.column_rows import Rows, common_images
+from common.records.masking.check import Attacked, MaskingCheck
 from common.records.masking.paired_checks import transfer, trends
 from common.records.masking.single_checks import attack_breaks_the_baseline, huge_budget_breaks_all, single_checks
 from common.records.schema import AttackedRecord, Record, Role
+from common.records.table import Table
 
 HUGE = {"Linf": 0.5}  # radius from which on a grey image is within reach of every image, and with it any class
 
@@ -23,9 +24,7 @@ def masking_checks(records: Iterable[Record], config: Mapping[str, Any] | None =
     ``config`` is the run's header (``Records.describe(path).config``), by which attacks that differ in one setting are
     compared. Evaluators made for comparison (`masking_suite`) have no checks of their own.
     """
-    attacked = [record for record in records if isinstance(record, AttackedRecord)]
-    attacked.sort(key=lambda record: record.key)
-    runs = {source: list(rows) for source, rows in groupby(attacked, key=lambda record: record.source)}
+    runs = {rows.source: rows for rows in Table.of(records).select(AttackedRecord)}
     baselines = [rows for source, rows in runs.items() if source.role is Role.BASELINE]
     ours = {source: rows for source, rows in runs.items() if source.role is not Role.BASELINE}
     results = [rows for source, rows in ours.items() if source.role is Role.RESULT]
@@ -40,14 +39,14 @@ def masking_checks(records: Iterable[Record], config: Mapping[str, Any] | None =
     ]
 
 
-def _threat(rows: Rows) -> tuple[str, float]:
+def _threat(rows: Attacked) -> tuple[str, float]:
     return rows[0].norm, rows[0].eps
 
 
-def _is_huge(rows: Rows) -> bool:
+def _is_huge(rows: Attacked) -> bool:
     norm, eps = _threat(rows)
     return rows[0].role is Role.HUGE_BUDGET or (norm in HUGE and eps >= HUGE[norm])
 
 
-def _share_images(first: Rows, second: Rows) -> bool:
-    return not {row.index for row in first}.isdisjoint(row.index for row in second)
+def _share_images(first: Rows[AttackedRecord], second: Rows[AttackedRecord]) -> bool:
+    return len(common_images([first, second])) > 0

@@ -9,8 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from common.records.column_rows import Rows
+from common.records.columns import Values
 from common.records.dotted_paths import flattened
-from common.records.masking.check import FEWEST, MaskingCheck, Rows, breaks_more, first_correct, share_of
+from common.records.masking.check import FEWEST, Attacked, MaskingCheck, breaks_more, first_correct, share_of
 from common.records.schema import Source
 
 STRENGTHS = {
@@ -28,17 +32,17 @@ NOT_THE_ATTACK = {"name", "role", "limit", "draws", "resubmissions", "keep_image
 """Settings of an evaluator that do not change its attack."""
 
 
-def transfer(white: Rows, black: Rows) -> MaskingCheck:
+def transfer(white: Attacked, black: Attacked) -> MaskingCheck:
     """Fails if an attack without the defence's gradient breaks significantly more images."""
     strong, weak = _common(white, black)
-    if not strong:
+    if not len(strong):
         raise ValueError("a black-box and a white-box attack can only be compared on the same images; they share none")
     sentence = f"First draws: {share_of(strong)} survive the white-box and {share_of(weak)} the black-box attack"
     end = "no significant difference, so neither attack alone decides; see the worst of both"
     return _compared(white, black, sentence, "the gradient misleads the white-box attack", end)
 
 
-def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> Iterator[MaskingCheck]:
+def trends(runs: Mapping[Source, Attacked], parts: Sequence[Mapping[str, Any]]) -> Iterator[MaskingCheck]:
     """A check for each two neighbours in budget, steps, draws or restarts among attacks that are otherwise equal.
 
     ``runs`` are records by evaluator, ``parts`` the evaluators' descriptions in the run's header.
@@ -50,7 +54,7 @@ def trends(runs: Mapping[Source, Rows], parts: Sequence[Mapping[str, Any]]) -> I
                 yield grows(runs[strong], runs[weak], setting, more, less)
 
 
-def grows(strong: Rows, weak: Rows, setting: str, more: float, less: float) -> MaskingCheck:
+def grows(strong: Attacked, weak: Attacked, setting: str, more: float, less: float) -> MaskingCheck:
     """Fails if the attack with ``more`` of a setting breaks significantly fewer images than that with ``less``."""
     kept, other = _common(strong, weak)
     with_more, with_less = STRENGTHS[setting].format(more), STRENGTHS[setting].format(less)
@@ -59,7 +63,7 @@ def grows(strong: Rows, weak: Rows, setting: str, more: float, less: float) -> M
     return _compared(strong, weak, sentence, bad, "no significant difference")
 
 
-def _compared(strong: Rows, weak: Rows, sentence: str, bad: str, unclear: str) -> MaskingCheck:
+def _compared(strong: Attacked, weak: Attacked, sentence: str, bad: str, unclear: str) -> MaskingCheck:
     """Fails if ``strong`` breaks significantly fewer images than ``weak``."""
     kept, other = _common(strong, weak)
     name = f"{strong[0].source.title}: not weaker than {weak[0].source.title}"
@@ -71,11 +75,11 @@ def _compared(strong: Rows, weak: Rows, sentence: str, bad: str, unclear: str) -
     return MaskingCheck(name, passed, f"{sentence}: {end}.")
 
 
-def _common(first: Rows, second: Rows) -> tuple[list[bool], list[bool]]:
+def _common(first: Attacked, second: Attacked) -> tuple[Values, Values]:
     """Correctness of the first draws, for the images that both attacked."""
-    others = {row.index: row for row in second}
-    both = [row for row in first if row.index in others]
-    return first_correct(both), first_correct([others[row.index] for row in both])
+    one, two = Rows.of(first), Rows.of(second)
+    _, ours, theirs = np.intersect1d(one.image, two.image, assume_unique=True, return_indices=True)
+    return first_correct(one)[ours], first_correct(two)[theirs]
 
 
 def _settings(part: Mapping[str, Any]) -> dict[str, Any]:

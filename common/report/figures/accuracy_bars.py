@@ -83,7 +83,7 @@ def plane_points(runs: Sequence[Run]) -> list[Point]:
     budgets = {key for run in runs for key in run.worst_by_budget}
     for run in runs:
         for key, worst in run.worst_by_budget.items():
-            clean = average([row.control(row.clean_predictions) for row in worst.rows])
+            clean = average(worst.rows, "clean_predictions")
             if run.clean:
                 clean = run.clean[0].summary.metrics["Avg"]
             label = f"{run.name}, {budget(*key)}" if len(budgets) > 1 else run.name

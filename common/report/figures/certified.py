@@ -1,11 +1,13 @@
 """Figure of certified accuracy against the radius."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from common.records.columns import Values
 from common.records.intervals import interval
-from common.records.summary import is_certified
+from common.records.summary import certified
 from common.report.figures.drawing import Style, label_axes, legend, plot
 from common.report.runs import Run
 from common.report.tables.certification import FORECAST, Certificates, is_forecast, targets
@@ -24,7 +26,7 @@ def certified_curves(runs: Sequence[Run], style: Style) -> "Figure":
     """
     curves = [(run, evaluation) for run in runs for evaluation in run.certified]
     figure, axes = plot(style)
-    furthest = max((row.radius for _, one in curves for row in one.rows), default=0.0) or 1.0
+    furthest = max((float(one.rows.array("radius").max()) for _, one in curves), default=0.0) or 1.0
     for position, (_, one) in enumerate(curves):
         colour, dashes = style.colour(position), style.dash(position)
         _curve(axes, _certified_radii(one), len(one.rows), furthest * 1.04, colour, dashes)
@@ -40,17 +42,20 @@ def _name(run: Run, evaluation: Certificates) -> str:
     return ", ".join([*parts, FORECAST] if is_forecast(evaluation.rows) else parts)
 
 
-def _certified_radii(evaluation: Certificates) -> list[float]:
+def _certified_radii(evaluation: Certificates) -> Values:
     """Radii of the certified images, ascending; with targets, the largest target that each reaches."""
-    radii, chosen = sorted(row.radius for row in evaluation.rows if is_certified(row, 0)), targets(evaluation)
-    return radii if chosen is None else [max(r for r in chosen if r <= x) for x in radii if x >= min(chosen)]
+    radii = np.sort(evaluation.rows.array("radius")[certified(evaluation.rows, 0)])
+    if (chosen := targets(evaluation)) is None:
+        return radii
+    reached = np.searchsorted(sorted(chosen), radii, side="right")
+    return np.array(sorted(chosen))[reached[reached > 0] - 1]
 
 
-def _curve(axes: "Axes", certified: list[float], n: int, end: float, colour: str, dashes: str) -> None:
-    jumps = sorted(set(certified))
+def _curve(axes: "Axes", radii: Values, n: int, end: float, colour: str, dashes: str) -> None:
+    jumps: list[float] = np.unique(radii).tolist()
     if len(jumps) > FINEST:
         jumps = [end * step / FINEST for step in range(1, FINEST)]
-    counts = [len(certified) - bisect_left(certified, radius) for radius in [*jumps, end]]
+    counts = (len(radii) - np.searchsorted(radii, [*jumps, end])).tolist()
     bounds = {count: interval(count, n) for count in counts}
     value, low, high = ([100 * number for number in numbers] for numbers in zip(
         *((count / n, *bounds[count]) for count in [*counts, counts[-1]]), strict=True

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from common.records.column_rows import Rows
 from common.records.schema import AttackedRecord
 from common.report.figures.drawing import MARKERS, Figure, Style, attack_numbers, label_axes, legend, plot
 from common.report.figures.series import SETTINGS, common_average, series, series_plot
@@ -18,14 +21,24 @@ def mean_curve(rows: Sequence[AttackedRecord]) -> list[float]:
 
     Images without a curve are left out; one that ended early keeps its last value.
     """
-    curves = [row.curve for row in rows if row.curve]
-    length = max(map(len, curves), default=0)
-    return [sum(c[min(step, len(c) - 1)] for c in curves) / len(curves) for step in range(length)]
+    return _mean_curve([Rows.of(rows)] if len(rows) else [])
+
+
+def _mean_curve(parts: Sequence[Rows[AttackedRecord]]) -> list[float]:
+    """Mean over the images of several seeds."""
+    known = [(lists, lists.counts > 0) for lists in (rows.lists("curve") for rows in parts)]
+    length = max((int(lists.counts.max()) for lists, _ in known), default=0)
+    images = sum(int(mask.sum()) for _, mask in known)
+    sums = np.zeros(length)
+    for lists, mask in known:
+        starts, last = lists.starts[mask], lists.counts[mask] - 1
+        sums += [lists.flat[starts + np.minimum(step, last)].sum() for step in range(length)]
+    return (sums / images).tolist() if images else []
 
 
 def has_curves(run: Run) -> bool:
     """True if any attack of the run reports a curve."""
-    return any(len(row.curve or []) > 1 for attack in run.attacks for row in attack.rows)
+    return any((attack.rows.lists("curve").lengths > 1).any() for attack in run.attacks)
 
 
 def iterations(run: Run, runs: Sequence[Run], style: Style) -> "Canvas":
@@ -33,7 +46,7 @@ def iterations(run: Run, runs: Sequence[Run], style: Style) -> "Canvas":
     figure, axes = plot(style)
     numbers, ends = attack_numbers(runs), list[int]()
     attacks = by_name(run.attacks)
-    curves = {name: mean_curve([row for seed in seeds for row in seed.rows]) for name, seeds in attacks.items()}
+    curves = {name: _mean_curve([seed.rows for seed in seeds]) for name, seeds in attacks.items()}
     curves = {name: values for name, values in curves.items() if len(values) > 1}
     longest = max(map(len, curves.values()))
     for name, values in curves.items():

@@ -1,13 +1,17 @@
 """Series of attacks that differ in a single setting, read from the headers: accuracy against that setting."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from common.records.column_rows import Rows, common_images, on_images
 from common.records.intervals import Share, share
 from common.records.schema import AttackedRecord, Role
-from common.records.summary import correct_share
+from common.records.summary import correct_shares
 from common.report.figures.drawing import MARKERS, Style, label_axes, legend, plot
 from common.report.header import budget, find, ratio
 from common.report.runs import Evaluation, Run
@@ -61,10 +65,10 @@ def _varies(group: Sequence[Member]) -> bool:
 
 
 def _series(group: Sequence[Member], setting: str) -> Series:
-    common = set.intersection(*(attack.indices for _, _, attack in group))
+    common = common_images([attack.rows for _, _, attack in group])
     points = []
-    for value in sorted({value for value, _, _ in group}) if common else []:
-        seeds = [[row for row in attack.rows if row.index in common] for x, _, attack in group if x == value]
+    for value in sorted({value for value, _, _ in group}) if len(common) else []:
+        seeds = [on_images(attack.rows, common) for x, _, attack in group if x == value]
         points.append((value, common_average(seeds)[1]))
     part, row = group[0][2].part["attack"], group[0][2].rows[0]
     shown = [attack_name(part)]
@@ -75,15 +79,13 @@ def _series(group: Sequence[Member], setting: str) -> Series:
     return Series(f"{defences}: {', '.join(shown)}", len(common), points)
 
 
-def common_average(seeds: Sequence[Sequence[AttackedRecord]]) -> tuple[int, Share]:
+def common_average(seeds: Sequence[Rows[AttackedRecord]]) -> tuple[int, Share]:
     """Number of images that all seeds of an attack attacked, and the average accuracy on them, over all seeds."""
-    tables = [{row.index: row for row in rows} for rows in seeds]
-    common = sorted(set.intersection(*(set(table) for table in tables)))
-    if not common:
+    common = common_images(seeds)
+    if not len(common):
         return 0, (0.0, 0.0, 1.0)
-    rows = [table[index] for table in tables for index in common]
-    correct = sum(correct_share(row.predictions, row.label) for row in rows) / len(tables)
-    return len(common), share(correct, len(common))
+    shares = [correct_shares(rows.lists("predictions"), rows.label) for rows in (on_images(s, common) for s in seeds)]
+    return len(common), share(math.fsum(np.concatenate(shares).tolist()) / len(seeds), len(common))
 
 
 def _values(node: Any, setting: str) -> set[float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.report.figures.drawing import Figure
 from common.report.figures.image_grids import ImageGrid, grid
-from common.report.headline import headline
+from common.report.headline import Headline, headline
 from common.report.headline_table import headline_table
 from common.report.page.banners import all_checks, banners
 from common.report.page.environment import environment
@@ -42,13 +42,18 @@ class Section:
 
 
 def page(
-    runs: Sequence[Run], compared: Sequence[Table], figures: Sequence[Sequence[Figure]], panels: Sequence[Panel]
+    runs: Sequence[Run],
+    compared: Sequence[Table],
+    figures: Sequence[Sequence[Figure]],
+    panels: Sequence[Panel],
+    shown: Headline | None = None,
 ) -> str:
     """The page: headline and images first, then results, caveats, protocol.
 
-    ``compared`` are tables of paired tests, ``figures`` those of results and those of convergence.
+    ``compared`` are tables of paired tests, ``figures`` those of results and those of convergence, ``shown`` is the
+    headline of the runs if it is known.
     """
-    shown = headline(runs)
+    shown = shown or headline(runs)
     return (
         environment()
         .get_template("page.html")

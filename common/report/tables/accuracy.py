@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
 
+import numpy as np
+
+from common.records.column_rows import Rows
+from common.records.intervals import Share, share
 from common.records.schema import PredictionRecord
-from common.records.summary import average
+from common.records.summary import correct_shares
 from common.report.header import budget
 from common.report.runs import Evaluation, Run, by_name
 from common.report.tables.gradients import gradient_note
@@ -17,7 +20,8 @@ CROSS_FITTED = (
     "minimum” chooses and scores on all draws, and leaves what such an attacker leaves."
 )
 
-Column = tuple[str, dict[int, list[PredictionRecord]]]  # heading, and rows by class
+Scores = dict[int, tuple[int, Share]]  # by class the number of its images, and their average accuracy
+Column = tuple[str, Scores]
 
 
 def accuracy_table(runs: Sequence[Run]) -> Table:
@@ -39,13 +43,13 @@ def class_table(run: Run) -> Table:
     """By class: images, clean accuracy and the average under every attack, each with its interval."""
     columns: list[Column] = [(one.title, _by_class(one.rows)) for one in run.clean[:1]]
     if not columns and run.attacked:
-        columns = [("clean", _by_class([row.control(row.clean_predictions) for row in run.attacked[0].rows]))]
+        columns = [("clean", _by_class(run.attacked[0].rows, "clean_predictions"))]
     titles = worst_case_titles(run)
     columns += [(titles.get(one.title, one.title), _by_class(one.rows)) for one in run.attacked]
     rows: list[list[Entry]] = []
     for label in sorted({label for _, classes in columns for label in classes}):
-        count = max(len(classes.get(label, [])) for _, classes in columns)
-        rows.append([str(label), count, *(_of_class(classes.get(label, []), count) for _, classes in columns)])
+        counts = [classes[label][0] for _, classes in columns if label in classes]
+        rows.append([str(label), max(counts), *(_of_class(classes.get(label), max(counts)) for _, classes in columns)])
     return Table(f"{run.name}: average accuracy by class, %", ["Class", "Images", *(c[0] for c in columns)], rows, 1)
 
 
@@ -59,16 +63,21 @@ def worst_case_titles(run: Run) -> dict[str, str]:
     }
 
 
-def _by_class(rows: Sequence[PredictionRecord]) -> dict[int, list[PredictionRecord]]:
-    ordered = sorted(rows, key=lambda row: row.label)
-    return {label: list(group) for label, group in groupby(ordered, key=lambda row: row.label)}
+def _by_class(rows: Rows[PredictionRecord], predictions: str = "predictions") -> Scores:
+    order = np.argsort(rows.label, kind="stable")
+    labels, starts = np.unique(rows.label[order], return_index=True)
+    shares = np.split(correct_shares(rows.lists(predictions), rows.label)[order], starts[1:])
+    return {
+        label: (len(part), share(math.fsum(part.tolist()), len(part)))
+        for label, part in zip(labels.tolist(), shares, strict=True)
+    }
 
 
-def _of_class(rows: Sequence[PredictionRecord], count: int) -> Entry:
-    if not rows:
+def _of_class(scores: tuple[int, Share] | None, count: int) -> Entry:
+    if scores is None:
         return None
-    share = average(rows)
-    return share if len(rows) == count else Cell(percent(share[0]), f"{bounds(share)} of {len(rows)}", True)
+    images, average = scores
+    return average if images == count else Cell(percent(average[0]), f"{bounds(average)} of {images}", True)
 
 
 def seed_table(runs: Sequence[Run]) -> Table:

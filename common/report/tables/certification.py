@@ -6,15 +6,22 @@ depend on the machine by some percent.
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+from common.records.column_fields import COSTS, is_unknown
+from common.records.column_rows import Rows
+from common.records.columns import Values
 from common.records.schema import CertifiedRecord, ForecastRecord
-from common.records.summary import certified_share, is_certified
+from common.records.summary import certified, certified_share
 from common.report.runs import Evaluation, Run
 from common.report.tables.table import Cell, Entry, Table
 
+Certified = Rows[CertifiedRecord]
 Certificates = Evaluation[CertifiedRecord]
 FORECAST = "forecast"
 NORMS = "An image certified at the L2 radius r is so at the L1 radius r, and at the L-inf radius r / sqrt(D): {}."
@@ -63,10 +70,10 @@ def claims_table(runs: Sequence[Run]) -> Table:
         proven = [(one, "certificate") for one in run.certified if not is_forecast(one.rows)]
         claims: list[tuple[Certificates, str]] = [(one, "claimed, not certified") for one in run.claimed]
         for one, kind in [*proven, *claims] if claims else []:
-            correct = [row for row in one.rows if row.correct]
-            radii = [row.radius for row in correct] or [0.0]
+            correct = one.rows.array("prediction") == one.rows.label
+            radii = one.rows.array("radius")[correct].tolist() or [0.0]
             ends = [f"{value:.3g}" for value in (median(radii), max(radii))]
-            rows.append([run.name, one.title, kind, len(one.rows), len(correct), *ends])
+            rows.append([run.name, one.title, kind, len(one.rows), int(correct.sum()), *ends])
     columns = ["Defence", "Evaluation", "Kind", "Images", "Correct", "Median radius", "Largest radius"]
     return Table("Certified radii and claimed ones, L2, pixels", columns, rows, names=3, notes=[CLAIMS] if rows else [])
 
@@ -74,13 +81,16 @@ def claims_table(runs: Sequence[Run]) -> Table:
 def certification_cost_table(runs: Sequence[Run]) -> Table:
     """Per run and certifier: certified accuracy at its target radii, samples, network evaluations, and the saving."""
     pairs = [(run, evaluation, _comparable(run, evaluation)) for run in runs for evaluation in run.certified]
-    groups: dict[str, list[Sequence[CertifiedRecord]]] = {}
+    groups: dict[str, dict[bytes, list[Certified]]] = defaultdict(lambda: defaultdict(list))
     for _, one, key in pairs:
-        groups.setdefault(key, []).append(one.rows)
+        groups[key][one.rows.image.tobytes()].append(one.rows)
+    dearest = {key: {images: max(rows, key=_total) for images, rows in group.items()} for key, group in groups.items()}
     rows: list[list[Entry]] = []
     for run, one, key in pairs:
         cost = evaluations(one.rows)
-        saved = max((times for other in groups[key] if (times := _cost_ratio(other, one.rows))), default=None)
+        images = one.rows.image.tobytes()
+        others = [dearest[key][images], *(r for own, rows in groups[key].items() if own != images for r in rows)]
+        saved = max((times for other in others if (times := _cost_ratio(other, one.rows))), default=None)
         ratio = Cell(f"{saved:,.1f}", "", True) if saved and len(runs) > 1 else None
         entries: list[Entry] = [_samples(one), "not recorded" if not cost else f"{cost:,.0f}", ratio]
         rows.append([run.name, one.title, len(one.rows), _at_targets(one), *entries])
@@ -88,30 +98,40 @@ def certification_cost_table(runs: Sequence[Run]) -> Table:
     return Table("Cost of certification, per image", columns, rows, names=2, notes=[COST] if rows else [])
 
 
-def evaluations(rows: Sequence[CertifiedRecord]) -> float | None:
+def evaluations(rows: Certified) -> float | None:
     """Mean network evaluations per image, as counted, or of the forecast procedure; None if unknown."""
-    counts = [_evaluations(row) for row in rows]
-    known = [count for count in counts if count is not None]
-    return _mean(known) if rows and len(known) == len(rows) else None
+    counts = _counts(rows)
+    return None if not len(counts) or np.isnan(counts).any() else _mean(counts)
 
 
-def _evaluations(row: CertifiedRecord) -> float | None:
-    if isinstance(row, ForecastRecord):
-        return row.evaluations
-    return None if row.cost is None else row.cost.evaluations
+def _total(rows: Certified) -> float:
+    """Evaluations of all images, by which runs on the same images are ordered."""
+    return evaluations(rows) or 0.0
 
 
-def _cost_ratio(other: Sequence[CertifiedRecord], rows: Sequence[CertifiedRecord]) -> float | None:
+def _counts(rows: Certified) -> Values:
+    """Network evaluations of each image (n,), NaN where unknown."""
+    if not issubclass(rows.kind, ForecastRecord):
+        return rows.costs[:, COSTS.index("evaluations")]
+    counts = rows.array("evaluations")
+    return np.where(is_unknown(counts), np.nan, counts)
+
+
+def _cost_ratio(other: Certified, rows: Certified) -> float | None:
     """Evaluations of the ``other`` rows over those of ``rows``, on the images of both; None if unknown."""
-    common = {row.index for row in other} & {row.index for row in rows}
-    theirs, ours = (evaluations([row for row in part if row.index in common]) for part in (other, rows))
+    _, one, two = np.intersect1d(other.image, rows.image, assume_unique=True, return_indices=True)
+    counts = (_counts(other)[one], _counts(rows)[two])
+    if not len(one) or any(np.isnan(known).any() for known in counts):
+        return None
+    theirs, ours = map(_mean, counts)
     return theirs / ours if theirs and ours else None
 
 
 def _samples(evaluation: Certificates) -> str:
     """Mean samples per image, with those that choose the class; of the forecast procedure where there is one."""
-    n0 = _certifier(evaluation).get("n0", 0)
-    counts = [row.procedure if isinstance(row, ForecastRecord) else row.samples + n0 for row in evaluation.rows]
+    rows = evaluation.rows
+    forecast = issubclass(rows.kind, ForecastRecord)
+    counts = rows.array("procedure") if forecast else rows.array("samples") + _certifier(evaluation).get("n0", 0)
     return f"{_mean(counts):,.0f}"
 
 
@@ -121,14 +141,17 @@ def targets(evaluation: Certificates) -> list[float] | None:
     return None if radii is None else [float(radius) for radius in radii]
 
 
-def is_forecast(rows: Sequence[CertifiedRecord]) -> bool:
+def is_forecast(rows: Certified) -> bool:
     """True of predicted verdicts, which certify nothing."""
-    return any(isinstance(row, ForecastRecord) for row in rows)
+    return issubclass(rows.kind, ForecastRecord)
 
 
-def is_undecided(row: CertifiedRecord, radius: float) -> bool:
-    """True where a forecast leaves the verdict at ``radius`` open."""
-    return isinstance(row, ForecastRecord) and radius in row.undecided
+def undecided(rows: Certified, radius: float) -> Values:
+    """Mask (n,): a forecast leaves the verdict at ``radius`` open."""
+    if not is_forecast(rows):
+        return np.zeros(len(rows), bool)
+    open_radii = rows.lists("undecided")
+    return open_radii.totals((open_radii.flat == radius).astype(np.int64)) > 0
 
 
 def _is_labelled(evaluation: Certificates) -> bool:
@@ -142,14 +165,18 @@ def _certificates(run: Run, evaluation: Certificates, radii: Sequence[float]) ->
     return [run.name, evaluation.title, len(rows), *shares, abstained, _samples(evaluation)]
 
 
-def _entry(rows: Sequence[CertifiedRecord], radius: float) -> Entry:
+def _entry(rows: Certified, radius: float) -> Entry:
     return Cell(_share(rows, radius), FORECAST) if is_forecast(rows) else certified_share(rows, radius)
 
 
 def _linf_factors(certificates: Sequence[Certificates]) -> list[str]:
     """L-inf radii implied by an L2 radius r, one for each image size."""
-    rows = (row for one in certificates for row in one.rows if row.radius_linf)
-    return [f"r / {factor:g}" for factor in sorted({round(row.radius / row.radius_linf, 2) for row in rows})]
+    factors: set[float] = set()
+    for rows in (one.rows for one in certificates):
+        known = rows.array("radius_linf") > 0
+        ratios = rows.array("radius")[known] / rows.array("radius_linf")[known]
+        factors |= {round(ratio, 2) for ratio in np.unique(ratios).tolist()}
+    return [f"r / {factor:g}" for factor in sorted(factors)]
 
 
 def _comparable(run: Run, evaluation: Certificates) -> str:
@@ -164,10 +191,10 @@ def _at_targets(evaluation: Certificates) -> Cell:
     return Cell(", ".join(shares) or "–", FORECAST if is_forecast(rows) else "")
 
 
-def _share(rows: Sequence[CertifiedRecord], radius: float) -> str:
+def _share(rows: Certified, radius: float) -> str:
     """Certified accuracy in percent; a range where undecided verdicts may fall either way."""
-    low = sum(is_certified(row, radius) and not is_undecided(row, radius) for row in rows) / len(rows)
-    high = sum(is_certified(row, radius) or is_undecided(row, radius) for row in rows) / len(rows)
+    reached, still_open = certified(rows, radius), undecided(rows, radius)
+    low, high = (int(mask.sum()) / len(rows) for mask in (reached & ~still_open, reached | still_open))
     return f"{100 * low:.1f}" if low == high else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
@@ -177,5 +204,5 @@ def _certifier(evaluation: Certificates) -> Mapping[str, Any]:
     return settings
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _mean(values: Values) -> float:
+    return math.fsum(values.tolist()) / len(values)

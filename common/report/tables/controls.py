@@ -3,9 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
+from common.records.column_fields import is_unknown
+from common.records.column_rows import Rows
 from common.records.intervals import Share, share
 from common.records.schema import AttackedRecord, PredictionRecord, Role
-from common.records.summary import summary
+from common.records.summary import accuracies, correct_draws
 from common.report.header import budget
 from common.report.runs import Evaluation, Run
 from common.report.tables.table import Entry, Table
@@ -13,24 +17,33 @@ from common.report.tables.table import Entry, Table
 UNKNOWN = "not recorded"
 
 
-def resubmitted(rows: Sequence[PredictionRecord], times: int) -> Share:
+def resubmitted(rows: Sequence[PredictionRecord], times: int, predictions: str = "predictions") -> Share:
     """Accuracy against an attacker with M = ``times`` submissions per image, from N >= M decisions.
 
     An image with k of N decisions correct survives M of them, drawn without replacement, with probability
     C(k, M) / C(N, M); for M = 1 this is the average, for M = N the worst case.
     """
-    survived = sum(math.comb(sum(row.correct), times) / math.comb(len(row.predictions), times) for row in rows)
-    return share(survived, len(rows))
+    table = Rows.of(rows)
+    lists = table.lists(predictions)
+    right = lists.totals(correct_draws(lists, table.label).astype(np.int64))
+    pairs, images = np.unique(np.stack([right, lists.counts]), axis=1, return_counts=True)
+    survived = sum(
+        count * math.comb(k, times) / math.comb(n, times)
+        for k, n, count in zip(*pairs.tolist(), images.tolist(), strict=True)
+    )
+    return share(survived, len(table))
 
 
 def in_loop(rows: Sequence[AttackedRecord]) -> tuple[Share, float | None] | None:
     """Share of images that no query of the attack's own loop misclassified, and the queries per image."""
-    reported = [row for row in rows if row.broken is not None]
-    if not reported:
+    table = Rows.of(rows)
+    broken, queries = table.array("broken"), table.array("queries")
+    reported = ~is_unknown(broken)
+    if not reported.any():
         return None
-    queries = [row.queries for row in reported if row.queries is not None]
-    intact = share(sum(not row.broken for row in reported), len(reported))
-    return intact, sum(queries) / len(queries) if queries else None
+    known = queries[reported & ~is_unknown(queries)]
+    intact = share(int((broken[reported] == 0).sum()), int(reported.sum()))
+    return intact, int(known.sum()) / len(known) if len(known) else None
 
 
 def control_table(runs: Sequence[Run]) -> Table:
@@ -43,24 +56,28 @@ def control_table(runs: Sequence[Run]) -> Table:
 
 
 def _controls(run: Run, attack: Evaluation[AttackedRecord]) -> list[list[Entry]]:
-    kinds: dict[str, Sequence[PredictionRecord]] = {
-        "attacked image": attack.rows,
-        "clean image": [row.control(row.clean_predictions) for row in attack.rows],
-        "random perturbation": [row.control(row.random_predictions) for row in attack.rows if row.random_predictions],
-    }
-    times = attack.rows[0].resubmissions
-    entries: list[list[Entry]] = [
-        [run.name, attack.title, kind, *_scores(rows, times)] for kind, rows in kinds.items() if rows
+    rows = attack.rows
+    drawn = rows.lists("random_predictions").counts > 0
+    kinds: list[tuple[str, Rows[AttackedRecord], str]] = [
+        ("attacked image", rows, "predictions"),
+        ("clean image", rows, "clean_predictions"),
+        ("random perturbation", rows if drawn.all() else rows.take(drawn), "random_predictions"),
     ]
-    if loop := in_loop(attack.rows):
+    times = rows[0].resubmissions
+    entries: list[list[Entry]] = [
+        [run.name, attack.title, kind, *_scores(part, name, times)] for kind, part, name in kinds if len(part)
+    ]
+    if loop := in_loop(rows):
         queries = UNKNOWN if loop[1] is None else f"{loop[1]:,.0f}"
         entries.append([run.name, attack.title, "any point of its loop", queries, None, loop[0], None, None])
     return entries
 
 
-def _scores(rows: Sequence[PredictionRecord], times: int) -> list[Entry]:
-    draws, metrics = len(rows[0].predictions), summary(rows[0].source, rows).metrics
-    several = resubmitted(rows, times) if 1 < times < draws else None
+def _scores(rows: Rows[AttackedRecord], predictions: str, times: int) -> list[Entry]:
+    lists = rows.lists(predictions)
+    metrics = accuracies(rows.source.evaluator, lists, rows.label)
+    draws = int(lists.lengths[0])
+    several = resubmitted(rows, times, predictions) if 1 < times < draws else None
     return [draws, metrics["Avg"], metrics.get(f"Wor@{draws}"), metrics.get(f"MV@{draws}"), several]
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from common.report.runs import Evaluation, Run
 from common.report.tables.controls import UNKNOWN
 from common.report.tables.table import Entry, Table
@@ -21,9 +23,8 @@ def cost_table(runs: Sequence[Run]) -> Table:
 
 
 def _cost(run: Run, evaluation: Evaluation[Any]) -> list[Entry]:
-    costs = [row.cost for row in evaluation.rows if row.cost is not None]
-    evaluations = [cost.evaluations for cost in costs if cost.evaluations is not None]
-    seconds = [cost.seconds for cost in costs if cost.seconds is not None]
-    peak = max((cost.peak_bytes for cost in costs if cost.peak_bytes is not None), default=0)
+    known = [values[~np.isnan(values)].tolist() for values in evaluation.rows.costs.T]
+    evaluations, seconds, memory = known
+    peak = max(memory, default=0)
     means = (f"{sum(v) / len(v):{form}}" if v else UNKNOWN for v, form in ((evaluations, ",.0f"), (seconds, ",.3g")))
     return [run.name, evaluation.title, len(evaluation.rows), *means, f"{peak / 1e9:.2f}" if peak else UNKNOWN]

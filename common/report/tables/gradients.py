@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from common.naming.differentiation_modes import APPROXIMATE
 from common.numerics.finding import ATTACK_GRADIENT, DECLARED_GRADIENT, DEFENCE, Finding
+from common.records.column_fields import is_unknown
+from common.records.column_rows import Rows
 from common.records.schema import AttackedRecord
 from common.report.header import find, normal, short
 from common.report.runs import Evaluation, Run, state
@@ -63,7 +65,12 @@ def gradients(run: Run) -> Gradients | None:
 def _is_marked(run: Run) -> bool:
     """True where the records mark a failed gradient check."""
     checks = (row.verified for check in run.gradient_checks for row in check.rows)
-    return not all(checks) or any(row.verified is False for attack in run.attacks for row in attack.rows)
+    return not all(checks) or any(_marks_a_failure(attack.rows) for attack in run.attacks)
+
+
+def _marks_a_failure(rows: Rows[AttackedRecord]) -> bool:
+    verified = rows.array("verified")
+    return bool((~is_unknown(verified) & (verified == 0)).any())
 
 
 def _declared(run: Run, attacks: Sequence[Evaluation[AttackedRecord]]) -> list[str]:

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from common.records.column_rows import all_images
 from common.records.schema import AttackedRecord, CertifiedRecord, ClaimedRecord, PredictionRecord
 from common.report.header import budget, expression, find, normal, set_names, short
 from common.report.runs import Evaluation, Run, by_name
@@ -163,7 +166,8 @@ def _rule(run: Run, seeds: Seeds) -> str:
 
 
 def _draws(run: Run, seeds: Seeds) -> str:
-    counts = {len(row.predictions) for seed in seeds for row in seed.rows if isinstance(row, PredictionRecord)}
+    parts = [seed.rows for seed in seeds if issubclass(seed.rows.kind, PredictionRecord)]
+    counts = {count for rows in parts for count in np.unique(rows.lists("predictions").lengths).tolist()}
     return " to ".join(map(str, dict.fromkeys([min(counts), max(counts)]))) if counts else ""
 
 
@@ -177,7 +181,7 @@ def _seeds(run: Run, seeds: Seeds) -> str:
 
 
 def _images(run: Run, seeds: Seeds) -> str:
-    return str(len(set().union(*(seed.indices for seed in seeds))))
+    return str(len(all_images([seed.rows for seed in seeds])))
 
 
 _SETTINGS: list[tuple[str, Setting]] = [
