@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,9 +52,17 @@ class Noise:
             if value.dtype != torch.int64 or value.ndim != 1 or value.shape != self.index.shape:
                 got = f"{value.dtype} of shape {tuple(value.shape)} beside index {tuple(self.index.shape)}"
                 raise ValueError(f"{name} must be an int64 tensor (B,), one per image; got {got}")
-            if value.device.type == "cpu" and len(value) and not 0 <= int(value.min()) <= int(value.max()) <= _MASK:
-                got = f"{int(value.min())} to {int(value.max())}"
-                raise ValueError(f"{name} must be in 0 .. 2^32 - 1, else numbers would repeat; got {got}")
+            if value.device.type == "cpu" and len(value):
+                low, high = torch.stack(value.aminmax()).tolist()
+                if not 0 <= low <= high <= _MASK:
+                    got = f"{low} to {high}"
+                    raise ValueError(f"{name} must be in 0 .. 2^32 - 1, else numbers would repeat; got {got}")
+
+    def _with(self, **changes: Any) -> "Noise":
+        """The same noise with other fields, which come from checked ones: checks would wait for the device."""
+        noise = object.__new__(type(self))
+        noise.__dict__.update(self.__dict__, **changes)
+        return noise
 
     @classmethod
     def of(cls, seed: int, index: Tensor) -> "Noise":
@@ -77,7 +86,7 @@ class Noise:
     def stream(self, name: str) -> "Noise":
         """Independent noise for another purpose: the seed becomes a hash of (seed, name)."""
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        return Noise(int.from_bytes(digest[:8], "big") >> 1, self.index, self.draw, self.depth)
+        return self._with(seed=int.from_bytes(digest[:8], "big") >> 1)
 
     def draws(self, n: int, start: int = 0) -> "Noise":
         """B*n rows, image-major: row b*n+j is draw start+j of image b.
@@ -97,14 +106,14 @@ class Noise:
 
     def rows(self, selection: Tensor | slice) -> "Noise":
         """Rows selected by a mask, indices or a slice."""
-        return Noise(self.seed, self.index[selection], self.draw[selection], self.depth)
+        return self._with(index=self.index[selection], draw=self.draw[selection])
 
     def clone(self) -> "Noise":
         """The same noise in tensors of its own."""
-        return Noise(self.seed, self.index.clone(), self.draw.clone(), self.depth)
+        return self._with(index=self.index.clone(), draw=self.draw.clone())
 
     def to(self, device: torch.device | str) -> "Noise":
-        return Noise(self.seed, self.index.to(device), self.draw.to(device), self.depth)
+        return self._with(index=self.index.to(device), draw=self.draw.to(device))
 
     def normal(self, step: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normals (B, *shape): the same bits whatever the batch, rank, order or device.

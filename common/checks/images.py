@@ -39,16 +39,21 @@ def check_layout(image: Any) -> Tensor:
 
 def check_finite(image: Any) -> Tensor:
     """Finite images as floats (B,C,H,W), of any range."""
+    return _finite_range(image)[0]
+
+
+def _finite_range(image: Any) -> tuple[Tensor, tuple[float, float]]:
+    """Finite images with their lowest and highest value."""
     checked = check_layout(image)
-    if not bool(checked.isfinite().all()):
+    low, high = _range(checked)  # one pass: NaN is the lowest and the highest of any values
+    if not math.isfinite(low) or not math.isfinite(high):
         raise ValueError("images must be finite; got NaN or infinity")
-    return checked
+    return checked, (low, high)
 
 
 def check_near_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in about [0,1]: with noise, or a little outside, but not in other units."""
-    checked = check_finite(image)
-    low, high = _range(checked)
+    checked, (low, high) = _finite_range(image)
     if not -FARTHEST <= low <= high <= FARTHEST:
         raise ValueError(f"images must be in [0,1], up to noise; got {low:.4g} to {high:.4g}. Write image / 255")
     return checked
@@ -56,8 +61,7 @@ def check_near_pixels(image: Any) -> Tensor:
 
 def check_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in [0,1]."""
-    checked = check_finite(image)
-    low, high = _range(checked)
+    checked, (low, high) = _finite_range(image)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
     return checked
@@ -89,8 +93,9 @@ def check_labels(label: Any, image: Tensor, name: str = "label") -> Tensor:
 
 def check_classes(label: Tensor, classes: int) -> None:
     """Labels in 0..K-1 for K = ``classes``."""
-    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
-        got = f"{int(label.min())} to {int(label.max())}"
+    low, high = torch.stack(label.aminmax()).tolist() if len(label) else (0, 0)
+    if not 0 <= low <= high < classes:
+        got = f"{low} to {high}"
         raise ValueError(f"labels must be in 0..{classes - 1}, the classifier has {classes} classes; got {got}")
 
 
@@ -139,7 +144,7 @@ def check_purified(output: Any, image: Tensor) -> Tensor:
     images of the model frame, [-1,1], and warns of others that are mostly outside of [0,1].
     """
     checked = check_like("a purifier", output, image)
-    low, high = _range(checked)  # one pass: NaN is the lowest and the highest of any values
+    low, high = _range(checked)
     if not math.isfinite(low) or not math.isfinite(high):
         rows = (~checked.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
@@ -192,8 +197,8 @@ def _range(image: Tensor) -> tuple[float, float]:
     """Lowest and highest value; 0 and 0 of an empty batch, which is in every range."""
     if not image.numel():
         return 0.0, 0.0
-    low, high = image.detach().aminmax()
-    return float(low), float(high)
+    low, high = torch.stack(image.detach().aminmax()).tolist()  # the host waits for the device once
+    return low, high
 
 
 def _got(output: Any) -> str:
