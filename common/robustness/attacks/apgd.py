@@ -91,11 +91,13 @@ class APGD(Attack):
             else:
                 targets = [None]
                 best = BestIterates(image, rounds, eot.deterministic, self.early_stop)
+            best.resume(noise)
             for number, target in enumerate(targets):
                 climb = _Climb(image, _NAMED[self.loss] if isinstance(self.loss, str) else self.loss, target, balls)
                 for restart in range(self.restarts):
-                    if len(best.active):
+                    if len(best.begin(number * self.restarts + restart)):
                         climb(eot, best, f"target {number} restart {restart}")
+                    best.end()
         return best.result()
 
     def _balls(self, threat: Threat) -> list[tuple[ThreatModel, int]]:

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from common.noise import Noise
 from common.robustness.attacks.attack import AttackResult
 from common.robustness.attacks.eot import EOTEstimate, is_usable, per_image
+from common.robustness.attacks.iterate_notes import IterateNotes
 
 
 class BestIterates:
@@ -25,11 +27,31 @@ class BestIterates:
         self._accuracy = torch.ones_like(self.loss)
         self._broken = torch.zeros_like(self._done)
         self._curve = image.new_zeros(len(image), length)
+        self._climbs, self._climb = torch.zeros_like(self._queries), 0
+        self._notes: IterateNotes | None = None
 
     @property
     def active(self) -> Tensor:
-        """Indices (A,) of the images that are not done."""
-        return (~self._done).nonzero().flatten()
+        """Indices (A,) of the images that are not done, and have not been through this climb (`begin`)."""
+        return (~self._done & (self._climbs <= self._climb)).nonzero().flatten()
+
+    def resume(self, noise: Noise) -> None:
+        """Go on after the last climb that an earlier process has noted of each image (`common.records.notes`)."""
+        names = ("adv", "loss", "_done", "_queries", "_rounds", "_steps", "_dead", "_accuracy", "_broken", "_curve")
+        self._notes = IterateNotes(noise, {name: getattr(self, name) for name in names})
+        self._notes.restore(self._climbs)
+
+    def begin(self, climb: int) -> Tensor:
+        """Begin a climb, counted from 0, of the images that have not been through it; returns them as `active`."""
+        self._climb = climb
+        return self.active
+
+    def end(self) -> None:
+        """End a climb, and note the state of its images."""
+        rows = (self._climbs <= self._climb).nonzero().flatten()
+        self._climbs[rows] = self._climb + 1
+        if self._notes is not None:
+            self._notes.keep(rows, self._climb + 1)
 
     def update(
         self,

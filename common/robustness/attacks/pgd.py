@@ -87,9 +87,10 @@ class PGD(Attack):
         size = self._default_size(ball, image[0].numel()) if self.step_size is None else parse_number(self.step_size)
         eot, loss = EOTLoss(classifier, label, noise, self.eot, self.chunk), as_loss(self.loss)
         best = BestIterates(image, self.restarts * (self.steps + 1), eot.deterministic, self.early_stop)
+        best.resume(noise)
         with attacking(classifier, image, label, noise):
             for restart in range(self.restarts):
-                rows = best.active
+                rows = best.begin(restart)
                 adv = image[rows]
                 if self.random_start:
                     adv = ball.random_start(adv, noise.rows(rows).stream("start"), restart)
@@ -101,6 +102,7 @@ class PGD(Attack):
                     if estimate.gradient is not None:
                         adv = ball.project(image[rows], self._ascend(ball, adv, usable(estimate.gradient), size))
                     rows, adv = rows[going], adv[going]
+                best.end()
         return best.result()
 
     def _default_size(self, ball: ThreatModel, dimension: int) -> float:
