@@ -50,7 +50,7 @@ def objects(block: bytes) -> list[Row] | None:
     All are parsed as one list. Each starts with a brace and ends with its checksum, so that none can reach into the
     next unless it is inside a list of objects, which the readers of columns refuse.
     """
-    if not _are_sealed(block):
+    if not are_sealed(block):
         return None
     text = b"[" + block[:-1].replace(b"\n", b",") + b"]"
     try:
@@ -79,7 +79,7 @@ def _colons_are_of_keys(block: bytes, rows: Sequence[Row]) -> bool:
     return count == 0 or count == sum(value.count(":") for row in rows for value in row.values() if type(value) is str)
 
 
-def _are_sealed(block: bytes) -> bool:
+def are_sealed(block: bytes) -> bool:
     """True if every line starts with a brace and ends with the CRC-32 of its other text."""
     characters = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(characters == NEWLINE[0])

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from common.checks.bounds import bound, check_bound
-from common.records.blocks import NEWLINE, blocks, objects
+from common.records.blocks import NEWLINE, are_sealed, blocks, objects
 from common.records.column_rows import Rows
 from common.records.header_rules import HeaderRules
+from common.records.known_lines import KnownLines
 from common.records.merging import merged
 from common.records.row_columns import parts_of
 from common.records.rows import (
@@ -31,11 +32,20 @@ from common.records.table import Table, without_collection
 
 @dataclass(frozen=True)
 class RecordsFile:
-    """One file: its ``header``, None of a torn first line, and its rows in ``parts``, in the order of the file."""
+    """One file: its ``header``, None of a torn first line, and its rows in ``parts``, in the order of the file.
+
+    ``known``: it has lines besides, each of which another file holds.
+    """
 
     path: Path
     header: Header | None
     parts: list[Rows[Any]]
+    known: bool = False
+
+    @property
+    def has_rows(self) -> bool:
+        """True of a file with any row."""
+        return bool(self.parts) or self.known
 
 
 def read_table(path: Path, expected: Header | None = None) -> tuple[Header, Table]:
@@ -45,22 +55,29 @@ def read_table(path: Path, expected: Header | None = None) -> tuple[Header, Tabl
     label. Raises ``ValueError`` if they do not, if a line is damaged, if two rows of one key disagree, or if there is
     no file at all and nothing was expected.
     """
-    files = read_files(path, expected)
+    files = read_files(path, expected, once=True)
     header = expected or next((file.header for file in files if file.header is not None), None)
     if header is None:
         raise ValueError(f"no records in {path}: expected {PARTS} or {MERGED}. Name the directory of a test run.")
     return header, merged((part for file in files for part in _emptied(file.parts)), path)
 
 
-def read_files(path: Path, expected: Header | None = None) -> list[RecordsFile]:
-    """Every file, as `read_table`; files without rows come last, since their header does not count."""
+def read_files(path: Path, expected: Header | None = None, once: bool = False) -> list[RecordsFile]:
+    """Every file, as `read_table`; files without rows come last, since their header does not count.
+
+    ``once``: lines of a merged file are left out where the part files hold them.
+    """
+    files = list[RecordsFile]()
+    paths = files_of(path)
+    lines = KnownLines() if once and len(paths) > 1 and paths[-1].name == MERGED else None
     with without_collection():
-        files = [_read(file, number) for number, file in enumerate(files_of(path))]
-    parsed = sorted(files, key=lambda file: not file.parts)
+        for place in paths:
+            files.append(_read(place, files, lines))
+    parsed = sorted(files, key=lambda file: not file.has_rows)
     header = expected
     for file in parsed:
         own = file.header
-        if header is not None and own is not None and file.parts and own.fingerprint != header.fingerprint:
+        if header is not None and own is not None and file.has_rows and own.fingerprint != header.fingerprint:
             raise ValueError(other_configuration(file.path, own, header))
         header = header or own
     _check_labels([part for file in files for part in file.parts], [file.path for file in files])
@@ -72,10 +89,13 @@ def _emptied(parts: list[Rows[Any]]) -> Iterator[Rows[Any]]:
         yield parts.pop(0)
 
 
-def _read(path: Path, number: int) -> RecordsFile:
-    """One file, the ``number``-th of its directory; torn and damaged lines as in `common.records.rows.parse`."""
+def _read(path: Path, before: Sequence[RecordsFile], lines: KnownLines | None) -> RecordsFile:
+    """One file, after those ``before``; torn and damaged lines as in `common.records.rows.parse`.
+
+    ``lines``: those of the part files, if they are not to be read again in the merged one.
+    """
     check_regular(path)
-    parts: list[Rows[Any]] = []
+    parts, known, number = list[Rows[Any]](), False, len(before)
     with path.open("rb") as file:
         line = file.readline(int(bound("line")) + 1)
         check_bound("line", len(line), f"{path}, line 1")
@@ -83,15 +103,20 @@ def _read(path: Path, number: int) -> RecordsFile:
         if header is None:
             return RecordsFile(path, None, parts)
         rules, place = HeaderRules(header.config), 2
+        again = path.name == MERGED and all(one.header == header for one in before if one.has_rows)
         for block in blocks(file, path, place):
             whole = block[: block.rfind(NEWLINE) + 1]
-            if whole:
+            if whole and lines and again and are_sealed(whole) and lines.hold(whole):
+                known = True
+            elif whole:
                 parts += _block_parts(whole, path, rules, (number, place))
-                place += whole.count(NEWLINE)
+                if lines and not again:
+                    lines.add(whole)
+            place += whole.count(NEWLINE)
             if torn := block[len(whole) :]:
                 row = later_line(path, place, torn, False, rules)
                 parts += [] if row is None else _as_parts([row], (number, place))
-    return RecordsFile(path, header, parts)
+    return RecordsFile(path, header, parts, known)
 
 
 def _block_parts(block: bytes, path: Path, rules: HeaderRules, place: tuple[int, int]) -> list[Rows[Any]]:

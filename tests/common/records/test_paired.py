@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import binom, binomtest
 
+from common.records import paired as module
 from common.records.paired import holm, paired, sign_flip, tango
 
 
@@ -232,3 +233,14 @@ def test_holm_rejects_what_its_steps_reject():
             assert {place for place, value in enumerate(corrected) if value <= level} == rejected
     assert holm([]) == []
     assert holm([0.03]) == [0.03]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 300, [1, 2, 3, 4, 5] * 60, [7] * 50 + [2] * 41])
+def test_many_images_are_added_by_size(sizes, monkeypatch):
+    """The same probabilities as image by image, to what a double leaves of a Fourier transform."""
+    assert module._sums_by_size(sizes) == pytest.approx(module._sums(sizes), abs=1e-13)
+    random = np.random.default_rng(len(sizes))
+    signs = random.choice([-1, 1], len(sizes), p=[0.46, 0.54])
+    expected = sign_flip((signs * sizes).tolist())
+    monkeypatch.setattr(module, "MOST_STEPS", 0)
+    assert sign_flip((signs * sizes).tolist()) == pytest.approx(expected, rel=1e-9)
