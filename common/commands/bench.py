@@ -19,7 +19,7 @@ DESCRIPTION = (
     "Time purification, its gradient, an attack step, certification, guidance and training beside the bare networks "
     "inside them, interleaved in one run. On a GPU also the share of its peak."
 )
-PRECISIONS = ("32", "bf16", "16")
+PRECISIONS = ("32", "tf32", "bf16", "16", "auto")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = Arguments("bench", DESCRIPTION)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--network", default="small", help="small (0.19 million parameters) or medium (5.0 million)")
-    parser.add_argument("--precision", default="32", help="of the denoiser: 32, bf16 or 16")
+    parser.add_argument("--precision", default="32", help="of the denoiser: 32, tf32, bf16, 16 or auto")
     parser.add_argument("--compile", action="store_true", help="run the denoiser through torch.compile")
     parser.add_argument("--channels-last", action="store_true", help="memory order of images and weights")
     parser.add_argument("--batch", type=int, help="images; 64 on a GPU, 16 on a CPU")

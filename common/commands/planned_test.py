@@ -71,6 +71,7 @@ def planned(arguments: Sequence[str], suites: Sequence[str], seconds: float, sta
     loader: Any = data.test_dataloader()
     device = cli.trainer.strategy.root_device
     task.to(device).eval()
+    task.engine.start(task.classifier, device)
 
     def take(positions: Sequence[int]) -> tuple[Any, Any, Any]:
         return as_batch([loader.dataset[position] for position in positions], device)
@@ -84,6 +85,7 @@ def planned(arguments: Sequence[str], suites: Sequence[str], seconds: float, sta
         loader.batch_size,
         take,
         lambda evaluator: Portions(evaluator, task.classifier).size,
+        "auto" if task.engine.engine is None else task.engine.engine.memory,
     )
     if not load.images:
         raise UsageError("plan needs a test image; the data have none.")
@@ -93,6 +95,7 @@ def planned(arguments: Sequence[str], suites: Sequence[str], seconds: float, sta
         planner = Planner(load, seconds)
         plan = planner.plan(_checks(task, take, load.images), startup + start - begin)
         others = [one for pair in named if (one := plan_suite(*pair, planner)) is not None]
+    task.engine.stop()
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     least = least_share(evaluators, task.classifier.rows, load.batch_size)
     return PlannedTest(plan, load.images, load.batch_size, kind, others, time.perf_counter() - start, least)

@@ -1,5 +1,6 @@
 """Subject of a benchmark: networks of two sizes with random weights, under an engine, and a batch for them."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 
 from common.checks.settings import check_one_of
 from common.engine.engine import Engine
-from common.engine.networks import networks
 from common.experiments.suites import built
 from common.noise import Noise
 
@@ -36,10 +36,11 @@ class Subject:
     image: Tensor
     label: Tensor
     noise: Noise
+    running: ExitStack  # the engine, as long as the subject is held
 
     @classmethod
     def of(cls, size: str, batch: int, engine: Engine, device: torch.device) -> "Subject":
-        """The networks of a ``size`` under an engine. Raises ``ValueError`` for an unknown size."""
+        """The networks of a ``size``, the denoiser under an engine. Raises ``ValueError`` for an unknown size."""
         options = DENOISERS[check_one_of("--network", size, tuple(DENOISERS))]
         network = part(
             "DDPMpp", img_resolution=SIDE, img_channels=CHANNELS, label_dim=CLASSES, num_blocks=1,
@@ -53,10 +54,11 @@ class Subject:
         )
         for module in (denoiser, classifier, guidance):
             module.to(device).eval().requires_grad_(False)
-        prepare(denoiser, engine)
+        running = ExitStack()
+        running.enter_context(engine.on(device).applied(denoiser))
         index = torch.arange(batch, device=device)
         image = Noise.of(0, index).uniform(0, (CHANNELS, SIDE, SIDE))
-        return cls(denoiser, classifier, guidance, image, index % CLASSES, Noise.of(0, index))
+        return cls(denoiser, classifier, guidance, image, index % CLASSES, Noise.of(0, index), running)
 
 
 def _wake(network: nn.Module) -> None:
@@ -64,24 +66,3 @@ def _wake(network: nn.Module) -> None:
     for parameter in network.parameters():
         if parameter.ndim > 1 and float(parameter.detach().std()) < 1e-4:
             nn.init.normal_(parameter, std=0.02)
-
-
-def prepare(denoiser: nn.Module, engine: Engine) -> None:
-    """Compile and reorder a denoiser's networks as the engine says, and run them in its precision."""
-    engine.prepare(denoiser)
-    if engine.precision != "32":
-        for network in networks(denoiser):
-            vars(network)["forward"] = _Mixed(network.forward, engine)
-
-
-class _Mixed:
-    """A forward pass under autocast, with results in the precision of its first input."""
-
-    def __init__(self, forward: Any, engine: Engine) -> None:
-        self.forward, self.engine = forward, engine
-
-    def __call__(self, x: Tensor, *inputs: Any, **named: Any) -> Tensor:
-        dtype = torch.bfloat16 if self.engine.precision == "bf16" else torch.float16
-        with torch.autocast(x.device.type, dtype=dtype):
-            result: Tensor = self.forward(x, *inputs, **named)
-        return result.to(x.dtype)

@@ -7,7 +7,7 @@ from functools import partial
 
 from common.experiments.planning.dry_run import Pass, Passes, dry_run
 from common.experiments.planning.measuring import Cost, measure
-from common.experiments.planning.terms import Term, around, relative_error
+from common.experiments.planning.terms import NOISE, Term, around, relative_error
 from common.experiments.planning.unit_costs import UnitCosts
 from common.experiments.planning.workload import SLOW, Workload, spread
 from common.records.schema import Record
@@ -123,12 +123,13 @@ class ImageForecast:
         counted = self.counted(slow=slow)
         seconds = counted.seconds * sample.cost.seconds / model.seconds
         evaluations = counted.evaluations
-        if not first.exact:
+        exact = first.exact and not self.units.extrapolated
+        if not exact:
             evaluations *= sample.cost.evaluations / model.evaluations
-        width = 0.1 if first.exact else 0.1 + relative_error(sample.shares, first.images)
-        basis = f"{'counted; ' if first.exact else ''}measured on {sample.images} of {first.images} images"
+        width = 0.1 if first.exact else NOISE + relative_error(sample.shares, first.images)
+        basis = f"{'counted; ' if exact else ''}measured on {sample.images} of {first.images} images"
         cost = Cost(seconds, evaluations, sample.cost.peak_bytes)
-        return around(self.name, first.images, cost, width, basis, shares=sample.shares, exact=first.exact)
+        return around(self.name, first.images, cost, width, basis, shares=sample.shares, exact=exact)
 
     def _without_dry_run(self, seconds: float) -> Term:
         """The prediction from as many portions of the test as time allows; the first one takes as long as it takes."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from common.engine.memory import gradient_memory
 from common.experiments.planning.devices import divided, image_seconds
 from common.experiments.planning.images import ImageForecast
 from common.experiments.planning.measuring import Cost, measure
@@ -75,6 +76,10 @@ class Planner:
 
     def plan(self, checks: Mapping[str, Check], startup: float) -> Plan:
         """The plan of the load's test, with its ``checks`` by name."""
+        with gradient_memory(self.load.memory):
+            return self._plan(checks, startup)
+
+    def _plan(self, checks: Mapping[str, Check], startup: float) -> Plan:
         before = [self._check(name, check, CHECKS * self.seconds) for name, check in checks.items()]
         left = self.seconds - sum(term.cost.seconds for term in before)
         firsts = {one.source: self._first(one) for one in self.load.evaluators}
@@ -94,7 +99,7 @@ class Planner:
         """
         load, terms, of_name = replace(self.load, evaluators=evaluators, images=images), [], dict[str, Term]()
         for evaluator in evaluators:
-            with suppress(ValueError, RuntimeError):
+            with suppress(ValueError, RuntimeError), gradient_memory(self.load.memory):
                 if evaluator.name not in of_name:
                     of_name[evaluator.name] = replace(self._images(evaluator, load), dry_images=DRY).largest()
                 terms.append(of_name[evaluator.name])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.engine.memory import gradient_memory
 from common.experiments.planning.dry_run import Pass, Passes, purifiers
 from common.experiments.planning.measuring import Cost, measure
 from common.noise import Noise
@@ -15,13 +16,15 @@ from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch
 
 FEW, GROWTH, MOST = 16, 4, 1024  # rows of the first trial, factor to the next, and rows of the largest one
+PATIENCE = 4  # a trial longer than so many times the time is the only one
 SHORT = (2, 4)  # steps of a purification that is too long to be measured whole
 
 
 class UnitCosts:
     """Cost per row of passes, each kind measured once, within ``seconds`` or a single call, whichever is longer.
 
-    A purification that is too long is measured with few steps and extrapolated: its cost is affine in their number.
+    A purification that is too long is measured with few steps and extrapolated: its cost is affine in their number, if
+    all of them are recomputed for a gradient, as where memory is short.
     ``extrapolated`` tells whether any was.
     """
 
@@ -48,7 +51,8 @@ class UnitCosts:
     def _measured(self, kind: Pass, rows: int) -> Cost:
         grids = [part.grid for part in purifiers(self.classifier)] if not kind.surrogate else []
         if grids and max(grid.steps for grid in grids) > 2 * SHORT[1]:
-            few = [self._trial(kind, FEW, steps) for steps in (SHORT[0], *SHORT)][1:]
+            with gradient_memory(0):
+                few = [self._trial(kind, FEW, steps) for steps in (SHORT[0], *SHORT)][1:]
             step = (few[1] + few[0].times(-1)).times(1 / (SHORT[1] - SHORT[0]))
             whole = few[0] + step.times(max(grid.steps for grid in grids) - SHORT[0])
             if step.evaluations > 0 and 2 * whole.seconds > self.seconds:
@@ -60,8 +64,9 @@ class UnitCosts:
             cost = self._trial(kind, size)
         trials, spent = list[Cost](), 0.0
         while not trials or (spent + cost.seconds < self.seconds and len(trials) < 5):
-            if cost.seconds > self.seconds:
+            if cost.seconds > PATIENCE * self.seconds:
                 return cost.times(1 / size)
+            # not the first trial: the first gradient of a shape also measures the memory of its graph
             trials.append(self._trial(kind, size))
             spent += trials[-1].seconds
         trials.sort(key=lambda trial: trial.seconds)

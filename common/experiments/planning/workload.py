@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from common.engine.memory import Budget
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.padding import Padded
@@ -22,6 +23,7 @@ class Workload:
         batch_size: images per batch.
         take: positions in the test -> batch of these images.
         first_portion: images of the portion that an evaluator begins with; None for a whole batch.
+        memory: of the graphs that the test keeps for gradients (`Engine`).
     """
 
     classifier: Padded
@@ -30,6 +32,7 @@ class Workload:
     batch_size: int
     take: Callable[[Sequence[int]], Batch]
     first_portion: Callable[[Evaluator], int | None]
+    memory: Budget = 0
 
     def count(self, evaluator: Evaluator) -> int:
         """Number of images that an evaluator sees."""

@@ -97,7 +97,7 @@ def test_a_denoiser_under_mixed_precision_returns_single(subject):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "64"], "--precision must be one of 32, bf16, 16; got '64'"),
+        (["--precision", "64"], "--precision must be one of 32, tf32, bf16, 16, auto; got '64'"),
         (["--device", "tpu"], "--device must be one of auto, cpu, cuda; got 'tpu'"),
         (["--network", "huge"], "--network must be one of small, medium; got 'huge'"),
         (["--repeat", "0"], "--repeat must be an integer >= 1; got 0"),
