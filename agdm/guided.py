@@ -12,6 +12,7 @@ from agdm.potential import Guidance, as_variable, records_gradient
 from agdm.steering import Steering
 from common.checks.images import check_like
 from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
+from common.diffusion.networks.layers import twice_differentiable
 from common.diffusion.schedules import per_row
 from common.diffusion.solvers import Ancestral, Solver, noised
 from common.diffusion.steps import Step
@@ -59,7 +60,7 @@ class GuidedDenoiser(BoundDenoiser):
     def denoised_point(self, x: Tensor, sigma: Tensor) -> "DenoisedPoint":
         """D(x, σ) with its graph, the point of the gradient for ``at="denoised"``."""
         recording = records_gradient(x, *self.tensors)
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable():
             x = as_variable(x)
             denoised = check_like("the denoiser", self.denoiser(*copied(x, sigma)), x)
         return DenoisedPoint(x, denoised, recording)

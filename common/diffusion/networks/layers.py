@@ -1,11 +1,13 @@
 """Functions and layers that all U-Net bodies share; the bodies hold the parameters under the published names.
 
-Everything is plain PyTorch and differentiable twice: a guided reverse step takes a gradient inside its forward pass,
-and an attack differentiates that.
+Everything is plain PyTorch and differentiable twice, on CUDA inside `twice_differentiable`: a guided reverse step takes a
+gradient inside its forward pass, and an attack differentiates that.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -187,13 +189,34 @@ class ConvUpsample(nn.Module):
 # Blocks ---------------------------------------------------------------------------------------------------------------
 
 
+_TWICE: ContextVar[bool] = ContextVar("twice_differentiable", default=False)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Context manager: attention of networks that are differentiated twice, on CUDA without the fused kernels."""
+    token = _TWICE.set(True)
+    try:
+        yield
+    finally:
+        _TWICE.reset(token)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q^T k / sqrt(c)) v`` over positions: three (N,c,L) -> (N,c,L), N = batch x heads.
 
-    Written out because PyTorch's fused kernels cannot be differentiated twice.
+    By PyTorch's fused kernels on CUDA, which have no second derivatives. Written out inside `twice_differentiable` and
+    on CPUs, where the fused kernel takes 1.2 to 3.7 times as long (one thread, c = 64 to 256, L = 64 to 1,024).
     """
+    if _is_fused(q):
+        q, k, v = (each.transpose(1, 2).unsqueeze(1) for each in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
     affinity = torch.bmm((q * q.shape[1] ** -0.5).transpose(1, 2), k).softmax(dim=-1)
     return torch.bmm(v, affinity.transpose(1, 2))
+
+
+def _is_fused(q: Tensor) -> bool:
+    return q.device.type == "cuda" and not _TWICE.get()
 
 
 def residual_branch(

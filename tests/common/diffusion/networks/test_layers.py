@@ -1,6 +1,7 @@
 """Shared layers against their definitions written out in NumPy and SciPy."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,12 +94,23 @@ def test_embeddings():
     np.testing.assert_allclose(layers.fourier(t, f)[1], expected, atol=1e-12)
 
 
-def test_attention_is_pytorchs_own():
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_is_pytorchs_own(monkeypatch, fused):
+    monkeypatch.setattr(layers, "_is_fused", lambda q: fused)
     q, k, v = image(3, 2, 5, 7)
     expected = torch.nn.functional.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
     torch.testing.assert_close(layers.attend(q, k, v), expected)
     inputs = [part[:1].clone().requires_grad_() for part in (q, k, v)]
-    assert torch.autograd.gradgradcheck(layers.attend, inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(layers.attend, inputs, fast_mode=True)
+    assert fused or torch.autograd.gradgradcheck(layers.attend, inputs, fast_mode=True)
+
+
+def test_attention_is_fused_on_cuda_but_for_networks_differentiated_twice():
+    on_cuda, on_cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
+    assert layers._is_fused(on_cuda) and not layers._is_fused(on_cpu)
+    with layers.twice_differentiable():
+        assert not layers._is_fused(on_cuda)
+    assert layers._is_fused(on_cuda)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
