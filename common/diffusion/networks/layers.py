@@ -1,7 +1,7 @@
 """Functions and layers that all U-Net bodies share; the bodies hold the parameters under the published names.
 
-Everything is plain PyTorch and differentiable twice, on CUDA inside `twice_differentiable`: a guided reverse step takes a
-gradient inside its forward pass, and an attack differentiates that.
+Everything is plain PyTorch and differentiable twice, on CUDA inside `twice_differentiable`: a guided reverse step takes
+a gradient inside its forward pass, and an attack differentiates that.
 """
 
 import math
