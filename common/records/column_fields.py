@@ -208,10 +208,20 @@ def _lists(kind: type, optional: bool, values: Raw) -> Lists:
         raise Unfit
     parts = [part for part in values if part is not None] if NoneType in types else values
     lengths = np.array(list(map(len, values)) if parts is values else [-1 if p is None else len(p) for p in values])
-    flat = (integers if kind is int else floats)(list(chain.from_iterable(parts)))
+    flat = (_classes if kind is int else floats)(list(chain.from_iterable(parts)))
     if len(lengths) > 1 and (lengths == lengths[0]).all():
         lengths = constant(lengths, len(lengths))
     return Lists(flat.astype(_smallest(flat)), lengths)
+
+
+def _classes(values: Raw) -> Values:
+    """Column of integers, most of which are small."""
+    if set(map(type, values)) - {int}:
+        raise Unfit
+    try:
+        return np.frombuffer(bytes(values), np.uint8).astype(np.int16)
+    except ValueError:  # beyond 0 .. 255
+        return integers(values)
 
 
 def _smallest(flat: Values) -> Any:

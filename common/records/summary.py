@@ -136,8 +136,16 @@ def accuracies(evaluator: str, predictions: Lists, label: Values) -> dict[str, S
     if draws > 1:
         metrics["first draw"] = share(int(correct[:, 0].sum()), n)
         metrics[f"Wor@{draws}"] = share(int(correct.all(1).sum()), n)
-        metrics[f"MV@{draws}"] = share(int((majority(predictions.matrix) == label).sum()), n)
+        metrics[f"MV@{draws}"] = share(int(_majority_correct(predictions.matrix, label, correct.sum(1)).sum()), n)
     return metrics
+
+
+def _majority_correct(predictions: Values, label: Values, correct: Values) -> Values:
+    """Mask (n,): the most frequent class is the label; it is where more than half of the draws are ``correct``."""
+    right: Values = 2 * correct > predictions.shape[1]
+    unsure = np.flatnonzero(~right & (correct > 0))
+    right[unsure] = majority(predictions[unsure]) == label[unsure]
+    return right
 
 
 def majority(predictions: Values) -> Values:
