@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -64,9 +65,9 @@ def main_metric(summary: Summary) -> str:
 def summarise(records: Iterable[Record]) -> list[Summary]:
     """One `Summary` per evaluation, in the order of names. Raises ``ValueError`` for rows without a score."""
     parts = Table.of(records).parts
-    sources = [rows.source for rows in parts]
-    if doubled := [source for source in sources if sources.count(source) > 1]:
-        raise ValueError(f"records of {doubled[0].evaluator!r} must be of one kind; got several")
+    for rows, other in pairwise(parts):
+        if rows.source == other.source:
+            raise ValueError(f"records of {rows.source.evaluator!r} must be of one kind; got several")
     return [summary(rows.source, rows) for rows in parts]
 
 

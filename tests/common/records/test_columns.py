@@ -133,6 +133,11 @@ def test_summaries_of_columns_are_those_of_the_rows_one_by_one(seed, tmp_path):
     assert found == {source: (len(same), by_hand(same)) for source, same in groups.items()}
 
 
+def test_rows_of_one_evaluation_are_of_one_kind():
+    with pytest.raises(ValueError, match="records of 'a' must be of one kind; got several"):
+        summarise([clean_record(0, evaluator="a"), attacked_record(1, evaluator="a")])
+
+
 def test_the_minimum_over_attacks_is_that_of_the_rows_one_by_one():
     draw = random.Random(1)
     rows = [
