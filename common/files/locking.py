@@ -46,8 +46,13 @@ def lock(output: Path, file: Path | None = None) -> None:
             break
         os.close(descriptor)  # the holder removed the file in between
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode(), 0)
+    except OSError:  # a full disk
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
     _held[file] = descriptor
 
 

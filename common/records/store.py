@@ -105,7 +105,7 @@ class Records:
         self._part.check_in_place()
         target, action = self.path / MERGED, "merge the records into"
         turn = in_turn(self.path, lock_of(target), MERGING)
-        with turn, replacing(target, action) as unfinished, naming(action, target), unfinished.open("wb") as file:
+        with naming(action, target), turn, replacing(target, action) as unfinished, unfinished.open("wb") as file:
             file.write(header_line(replace(self.header, session="")))
             file.writelines(record_line(record, cost=False) for record in read_table(self.path, self.header)[1])
         return target
