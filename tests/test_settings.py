@@ -35,11 +35,12 @@ USUAL = {bool: {"True"}, float: {"0.5"}, str: {"abc"}, Path: {"abc"}}
 """Values that an argument of a type may accept; of the choices in a Literal it is none of these."""
 
 ZERO = """
-    augment_dim clean count dead distance draws dropout errors eta evaluations futility index init_scale keep_images
-    label label_dim label_dropout label_scale label_smoothing latent_scale margin masking mean memory momentum
-    noise_sigma p_lower p_mean p_value parameters peak_bytes power prediction queries radius radius_linf rank samples
-    scale second seconds seed shift sigma_min smoothness spread start std stds t_end val_steps warmup weight
-    weight_decay workers"""
+    augment_dim clean count cutout dead distance draws dropout errors eta evaluations futility index init_scale
+    keep_images label label_dim label_dropout label_scale label_smoothing latent_scale margin masking mean memory
+    momentum noise_sigma p_lower p_mean p_value parameters peak_bytes power prediction queries radius radius_linf
+    rank samples scale second seconds seed shift sigma_min smoothness spread start std stds t_end val_steps warmup
+    weight weight_decay workers
+"""
 """Arguments of which 0 means something: none, the first, the clean image, the last time."""
 
 OTHERS = {
