@@ -21,8 +21,11 @@ class SampleCounter(Protocol):
     def num_classes(self) -> int:
         """K, the classifier's."""
 
-    def classes(self, classifier: Classifier, image: Tensor, rows: Noise) -> Tensor:
-        """Classes (R,) of one sample of each row."""
+    def noisy(self, image: Tensor, rows: Noise) -> Tensor:
+        """One sample of each image, with the noise of its row."""
+
+    def decided(self, output: Tensor, rows: int) -> Tensor:
+        """Classes (R,) of the classifier's output for ``rows`` samples."""
 
 
 class Samples:
@@ -65,7 +68,8 @@ class Samples:
         part = slice(number * self.size, (number + 1) * self.size)
         owner, place = owner[part], place[part]
         rows = Noise(self.seed, self.index[owner], self.first[owner] + place - begin[owner], self.depth)
-        found = owner * counter.num_classes + counter.classes(classifier, self.image[owner], rows)
+        output = classifier(counter.noisy(self.image[owner], rows), rows)
+        found = owner * counter.num_classes + counter.decided(output, len(rows))
         return torch.bincount(found, minlength=len(self.image) * counter.num_classes).view(len(self.image), -1)
 
 

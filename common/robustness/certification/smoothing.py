@@ -109,18 +109,22 @@ class Smoothing(Certifier):
                 found, done = crew.count(self, image, owner, draws)
                 tally.merge(found)
             else:
-                done, part = self.batch_size, slice(0, self.batch_size)
-                tally.add(owner[part], self.classes(classifier, image[owner[part]], draws.rows(part)))
+                done, rows = self.batch_size, draws.rows(slice(0, self.batch_size))
+                images = owner[: self.batch_size]
+                tally.add(images, self.decided(classifier(self.noisy(image[images], rows), rows), len(rows)))
             owner, draws = owner[done:], draws.rows(slice(done, None))
         counts = tally.end()
         if crew is not None:
             crew.learn(drawn, time.monotonic() - begun)
         return counts
 
-    def classes(self, classifier: Classifier, image: Tensor, rows: Noise) -> Tensor:
-        """Classes (R,) of f(x + sigma z), of one sample for each of the ``rows``; ``image`` (R,C,H,W)."""
-        z = rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
-        logits = check_logits(classifier(image + self.level * z, rows), len(rows))
+    def noisy(self, image: Tensor, rows: Noise) -> Tensor:
+        """One sample x + sigma z of each image (R,C,H,W), with the z of the ``rows``."""
+        return image + self.level * rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)
+
+    def decided(self, output: Tensor, rows: int) -> Tensor:
+        """Classes (R,) of a classifier's ``output`` for ``rows`` samples. Raises ``ValueError`` for other logits."""
+        logits = check_logits(output, rows)
         self._check_logits(logits)
         return logits.argmax(1)
 
