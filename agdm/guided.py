@@ -28,6 +28,8 @@ class GuidedDenoiser(BoundDenoiser):
     ``tensors`` are the embedding of x' or, for a diffused reference, x' and its noise n: each step embeds x' + σ n.
     """
 
+    takes_gradient = True
+
     guidance: Guidance = field(kw_only=True)
     scale: float = field(kw_only=True)
     steering: Steering = field(kw_only=True)

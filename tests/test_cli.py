@@ -79,6 +79,7 @@ def test_the_command_line_wins_over_a_checkpoint(tiny_test, tmp_path, monkeypatc
         ({"data": {"batch_size": 0}}, "batch_size"),
         ({"trainer": {"inference_mode": True}}, "inference_mode=False"),
         ({"trainer": {"precision": "bf16-true"}}, "32-true"),
+        ({"trainer": {"precision": "bf16-mixed"}}, "engine.precision"),
     ],
 )
 def test_bad_values_are_refused_with_a_reason(tiny_test, tmp_path, changes, message):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -25,6 +25,8 @@ class BoundDenoiser:
     ``tensors``: all tensors inside that depend on the purifier's input, such as an embedded reference. A gradient
     reaches the input through them and through x, and through no other tensor. Subclasses use them for guidance.
     """
+
+    takes_gradient: ClassVar[bool] = False  # True if the process takes a gradient inside its forward pass
 
     denoiser: nn.Module
     tensors: tuple[Tensor, ...] = ()

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from common.checks.settings import check_flag
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.steps import Step
 from common.engine.memory import Budget, budget_in_bytes, check_budget
+from common.engine.precision import is_exact
 
 Advance = Callable[[Step, Tensor], Tensor]
 
@@ -80,7 +82,8 @@ class Checkpoint(Full):
     of what is free, None the budget of the test (``Engine``), 0 outside of one. With a forward pass of cost 1 and a
     backward pass of cost b, S steps of which n keep their graph cost S (2 + b) - n instead of S (1 + b): recomputing
     all is 1.5 times as dear as keeping all where b = 1. The size of a graph is measured in the first step, which is
-    computed once more for it. Steps whose bits depend on the graph are recomputed under every budget.
+    computed once more for it. Guided processes are recomputed under every budget: PyTorch has two formulas for the
+    backward pass of SiLU and of group norms, with and without a graph, so a step's last bits would depend on memory.
 
     The gradient is the same to the bit under every budget, and equals that of ``Full`` bit for bit where the kernels
     are deterministic and no step's bits depend on the graph. It reaches the state and the
@@ -100,6 +103,8 @@ class Checkpoint(Full):
     def advance(self, process: Process) -> Advance:
         if self.verify:
             return partial(_RecomputedStep.apply, process, True, *process.denoise.tensors)
+        if process.denoise.takes_gradient:
+            return _recomputed(process)
         budget = budget_in_bytes(process.start.device, self.memory)
         return _Budgeted(process, budget, self._graphs) if budget else _recomputed(process)
 
@@ -117,7 +122,8 @@ class _Budgeted:
     def __init__(self, process: Process, budget: int, graphs: dict[Any, int]) -> None:
         start = process.start
         autocast = (torch.is_autocast_enabled(start.device.type), torch.get_autocast_dtype(start.device.type))
-        self.key = (start.shape, start.dtype, start.device, autocast, type(process.sampler.solver))
+        of_denoiser = (ref(process.denoise.denoiser), type(process.denoise), len(process.denoise.tensors), is_exact())
+        self.key = (start.shape, start.dtype, start.device, autocast, type(process.sampler.solver), *of_denoiser)
         self.process, self.budget, self.graphs = process, budget, graphs
         self.recomputed = _recomputed(process if self.key in graphs else _Measured(process, graphs, self.key))
 
@@ -133,9 +139,8 @@ class _Measured:
     """A process whose first step, run without a graph, measures the bytes that one would hold: ``graphs[key]``.
 
     These are the tensors saved for the backward pass, beside the step's inputs and noise and the networks' weights.
-    `_NEVER` where a step with a graph gives other bits than without, once in a test: PyTorch has two formulas for the
-    backward pass of SiLU and of group norms, which a guidance's gradient takes. Such steps are recomputed, so that an
-    attack does not depend on the memory of the machine.
+    `_NEVER` where the step with a graph gives other bits than without, as a denoiser may that takes a gradient inside:
+    an attack must not depend on the memory of the machine.
     """
 
     def __init__(self, process: Process, graphs: dict[Any, int], key: Any) -> None:

@@ -192,11 +192,6 @@ class DiffusionPurifier(Purifier):
         finally:
             self._trajectories = outer
 
-    @property
-    def collecting(self) -> bool:
-        """True inside `recorded`."""
-        return self._trajectories is not None
-
     def _watched(self, process: Process, trajectories: list[Trajectory]) -> Process:
         """The process, with a new trajectory that collects its states if a gradient is recorded."""
         if not process.recording:

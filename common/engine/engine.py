@@ -72,6 +72,12 @@ class Engine:
         Parts with an ``engine`` of their own get this one. The networks of the modules ``twice``, which are
         differentiated twice, are not compiled. Everything is as before afterwards.
         """
+        scripted = [part for part in networks(module) if isinstance(part, torch.jit.ScriptModule)]
+        if scripted and (self.precision in HALF or self.channels_last or self.compile):
+            raise ValueError(
+                "an engine runs networks of Python code; got a TorchScript module, whose forward pass cannot be "
+                "replaced. Give the network itself, or leave out precision, channels_last and compile"
+            )
         eager = {id(network) for part in twice for network in networks(part)}
         with ExitStack() as stack:
             stack.enter_context(float32_products(self.precision))
@@ -135,6 +141,16 @@ class Engine:
         with torch.autocast(x.device.type, dtype=half or torch.bfloat16, enabled=half is not None):
             x0 = check_shape("the denoiser", denoiser(*copied(x, sigma, label)), x)
         return x0.to(x.dtype)
+
+
+@contextmanager
+def own_engines_on(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Context manager: engines of parts inside ``module`` have the precision that "auto" is on the device."""
+    with ExitStack() as stack:
+        for part in module.modules():
+            if isinstance(own := getattr(part, "engine", None), Engine) and own.precision in ("auto", "tf32"):
+                stack.enter_context(_replaced(part, "engine", own.on(device)))
+        yield
 
 
 @contextmanager

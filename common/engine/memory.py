@@ -19,16 +19,17 @@ SHARE = {"cuda": 0.7, "cpu": 0.5}
 UNKNOWN = 2**31
 """Free memory, in bytes, of a device that does not tell."""
 
-_BUDGET: ContextVar[Budget] = ContextVar("gradient_memory", default=0)
+_BUDGET: ContextVar[tuple[Budget, int]] = ContextVar("gradient_memory", default=(0, 1))
 
 
 @contextmanager
-def gradient_memory(budget: Budget) -> Iterator[None]:
+def gradient_memory(budget: Budget, processes: int = 1) -> Iterator[None]:
     """Context manager: ``budget`` bytes, or "auto", for the graphs that a purification keeps (``Checkpoint``).
 
+    ``processes`` share what is free on a CPU, if no variable of the launcher tells.
     It changes the speed alone. Outside of such a context the budget is 0: every step is recomputed.
     """
-    token = _BUDGET.set(check_budget("memory", budget))
+    token = _BUDGET.set((check_budget("memory", budget), processes))
     try:
         yield
     finally:
@@ -44,11 +45,12 @@ def check_budget(name: str, budget: Budget) -> Budget:
 
 def budget_in_bytes(device: torch.device, budget: Budget | None = None) -> int:
     """``budget``, or that of the context if it is None; "auto" is a share of what is free on the device now."""
-    chosen = _BUDGET.get() if budget is None else budget
-    return int(SHARE.get(device.type, 0.5) * free_bytes(device)) if chosen == "auto" else chosen
+    set_budget, processes = _BUDGET.get()
+    chosen = set_budget if budget is None else budget
+    return int(SHARE.get(device.type, 0.5) * free_bytes(device, processes)) if chosen == "auto" else chosen
 
 
-def free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device, processes: int = 1) -> int:
     """Free memory of a device, in bytes.
 
     CUDA: of the device and of PyTorch's cache. CPU: of the machine and of the control group (container, SLURM job) of
@@ -59,7 +61,7 @@ def free_bytes(device: torch.device) -> int:
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type != "cpu":
         return UNKNOWN
-    return min(_of_machine(), _of_group()) // max(1, _processes())
+    return min(_of_machine(), _of_group()) // max(processes, _processes())
 
 
 def _processes() -> int:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 """Data types of automatic mixed precision, by the name of the precision."""
 
 _BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # x86, and the last one of Arm
-_EXACT: ContextVar[bool] = ContextVar("exact_precision", default=False)
+_EXACT = [False]  # no ContextVar: CUDA's backward passes, with their recomputations, run in threads of their own
 
 
 def has_bf16_units(device: torch.device | str | None = None) -> bool:
@@ -50,16 +49,16 @@ def resolved(precision: Precision, device: torch.device) -> Precision:
 @contextmanager
 def exact_precision() -> Iterator[None]:
     """Context manager: networks under an engine compute in the precision of their input, as in a gradient check."""
-    token = _EXACT.set(True)
+    before, _EXACT[0] = _EXACT[0], True
     try:
         yield
     finally:
-        _EXACT.reset(token)
+        _EXACT[0] = before
 
 
 def is_exact() -> bool:
     """True inside `exact_precision`."""
-    return _EXACT.get()
+    return _EXACT[0]
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """A classifier in batches of a least size, so that kernels add up in one order."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -8,7 +11,18 @@ from common.checks.settings import check_count
 from common.engine.micro_batches import recomputed
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
-from common.robustness.protocols import SupportsTrajectories
+
+_WHOLE = [False]
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """Context manager of attacks that look inside a classifier's calls: all rows of a batch are in one."""
+    before, _WHOLE[0] = _WHOLE[0], True
+    try:
+        yield
+    finally:
+        _WHOLE[0] = before
 
 
 class Padded(ClassifierWrapper):
@@ -20,8 +34,7 @@ class Padded(ClassifierWrapper):
     logits and gradients of our networks on a CPU are the same bits in every batch and for every number of threads.
 
     ``at_once`` is None for all of a batch. `halve` is for a machine whose memory ran out: then each call is recomputed
-    for its gradient, so that one call bounds the memory. Attacks that collect the states of a purification get them of
-    whole batches.
+    for its gradient, so that one call bounds the memory. Inside `whole_batches` a batch is not divided.
 
     ``classes``: number of classes of the data, None if it is not known. Logits of another number raise ``ValueError``.
     """
@@ -35,7 +48,7 @@ class Padded(ClassifierWrapper):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         draws, self._largest = Noise.or_fresh(noise, image), max(self._largest, len(image))
-        if self.at_once is not None and len(image) > self.at_once and not self._collecting:
+        if self.at_once is not None and len(image) > self.at_once and not _WHOLE[0]:
             return self._in_calls(image, draws, self.at_once)
         padded, draws = self._padded(image, draws)
         logits = check_logits(self.classifier(padded, draws), len(padded))
@@ -44,7 +57,7 @@ class Padded(ClassifierWrapper):
 
     def halve(self) -> bool:
         """Take half as many rows per call from now on; False if that would be fewer than ``rows``."""
-        size = (self.at_once or self._largest) // 2
+        size = min(self.at_once or self._largest, self._largest) // 2
         if size < self.rows:
             return False
         self.at_once, self._recompute = size, True
@@ -54,10 +67,6 @@ class Padded(ClassifierWrapper):
         logits = recomputed(self.forward, self.training) if self._recompute else self.forward
         rows = [slice(start, start + size) for start in range(0, len(image), size)]
         return torch.cat([logits(image[part], noise.rows(part)) for part in rows])
-
-    @property
-    def _collecting(self) -> bool:
-        return any(isinstance(part, SupportsTrajectories) and part.collecting for part in self.modules())
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """The classifier's own views."""

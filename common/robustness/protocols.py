@@ -117,11 +117,3 @@ class TwiceDifferentiated(Protocol):
 
     @property
     def differentiated_twice(self) -> tuple[nn.Module, ...]: ...
-
-
-@runtime_checkable
-class SupportsTrajectories(Protocol):
-    """A purifier that collects the states of its purifications while ``collecting``."""
-
-    @property
-    def collecting(self) -> bool: ...

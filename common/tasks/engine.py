@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from common.engine.engine import Engine
+from common.engine.engine import Engine, own_engines_on
 from common.engine.memory import Budget, gradient_memory
+from common.engine.precision import float32_products
 from common.numerics.copies import copied
 from common.records.schema import Record
 from common.robustness.evaluation.batches import Batch
@@ -28,24 +29,33 @@ class EngineOfTest:
 
     def __init__(self, engine: Engine | None) -> None:
         self.engine = engine
+        self.used: Engine | None = None  # with the precision of the device
         self._applied = ExitStack()
+        self._processes = 1
         self._memory: Budget = "auto" if engine is None else engine.memory
 
     @property
     def identity(self) -> dict[str, str]:
         """The engine's part of the fingerprint of the records: its precision, unless that is float32."""
-        if self.engine is None or self.engine.precision == "32":
+        if self.used is None:
             return {}
-        return {"precision": self.engine.precision}
+        compiled = {"compile": "true"} if self.used.compile else {}  # other kernels, other bits
+        return {**compiled, **({} if self.used.precision == "32" else {"precision": self.used.precision})}
 
-    def start(self, classifier: Padded, device: torch.device) -> None:
-        """Apply the engine; its precision is from now on that of the device."""
+    def start(self, classifier: Padded, device: torch.device, processes: int = 1) -> None:
+        """Apply the engine on a device; ``processes`` of this test share the machine's memory.
+
+        Without an engine of the test, products are exact float32, and parts with an engine of their own keep it.
+        """
         self.stop()
+        self._processes = processes
         if self.engine is None:
+            self._applied.enter_context(float32_products("32"))
+            self._applied.enter_context(own_engines_on(classifier, device))
             return
-        self.engine = self.engine.on(device)
-        self._applied.enter_context(self.engine.applied(classifier, twice_differentiated(classifier)))
-        classifier.at_once = None if self.engine.batch_size == "auto" else self.engine.batch_size
+        self.used = self.engine.on(device)
+        self._applied.enter_context(self.used.applied(classifier, twice_differentiated(classifier)))
+        classifier.at_once = None if self.used.batch_size == "auto" else self.used.batch_size
 
     def stop(self) -> None:
         """Give the networks their own forward passes back."""
@@ -55,19 +65,23 @@ class EngineOfTest:
         """The evaluator's rows. Raises ``torch.OutOfMemoryError`` if the smallest calls are too large."""
         while True:
             try:
-                with gradient_memory(self._memory):
+                with gradient_memory(self._memory, self._processes):
                     return evaluator(classifier, copied(*batch))
             except RuntimeError as error:
-                if not is_out_of_memory(error) or not classifier.halve():
+                if not is_out_of_memory(error) or not (self._keeps_nothing() or classifier.halve()):
                     raise
-            self._memory = 0
             gc.collect()  # the traceback held the graph
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             rank_zero_warn(
-                f"memory ran out: {evaluator.name} goes on with {classifier.at_once} rows per call. "
-                f"Set engine.batch_size to {classifier.at_once} to start with it"
+                f"memory ran out: {evaluator.name} goes on with {classifier.at_once or 'all'} rows per call, without "
+                "kept graphs. Set engine.batch_size and engine.memory to start with that"
             )
+
+    def _keeps_nothing(self) -> bool:
+        """Give up kept graphs, the first remedy; False if there are none to give up."""
+        had, self._memory = self._memory, 0
+        return had != 0
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

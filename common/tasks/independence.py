@@ -22,11 +22,14 @@ _TOLERANCE = 1e-2  # relative to the largest logit: rounding, also in reduced pr
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raise ``ValueError`` in inference mode, which forbids gradients, and for parameters below float32."""
+    """Raise ``ValueError`` in inference mode, which forbids gradients, and for a precision other than float32."""
     if torch.is_inference_mode_enabled():
         raise ValueError("attacks need gradients: leave torch.inference_mode(), or use Trainer(inference_mode=False)")
-    if str(trainer.precision).startswith(("16-true", "bf16-true", "64-true", "transformer-engine")):
-        raise ValueError(f"images and budgets are float32; got precision {trainer.precision}. Use 32-true")
+    if str(trainer.precision) != "32-true":
+        raise ValueError(
+            f"images and budgets are float32; got precision {trainer.precision}. Use 32-true, and for the networks "
+            "model.init_args.engine.precision"
+        )
 
 
 def check_certifiers(classifier: Classifier, evaluators: Sequence[Evaluator], first: Batch | None) -> None:

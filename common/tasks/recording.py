@@ -1,7 +1,7 @@
 """Evaluators with their records: which images are still to be evaluated, and what identifies the run."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -109,7 +109,12 @@ class RecordedSuite:
         )
 
     def keeping(self, source: Source, index: Tensor) -> AbstractContextManager[None]:
-        """Context manager of an evaluation and its rows: notes on these images outlive a kill, until they have rows."""
+        """Context manager of an evaluation and its rows: notes on these images outlive a kill, until they have rows.
+
+        Without notes where parts cannot be determined: another start may be of another defence.
+        """
+        if self.records.header.config.get(UNDETERMINED):
+            return nullcontext()
         return keeping(Notes(self.records.path, self.records.header.fingerprint, source, index.tolist()))
 
     def append(self, rows: Sequence[Record]) -> None:

@@ -106,7 +106,7 @@ class RobustTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Agree on the session. Lightning runs this hook on a rank without images too."""
         connect(self.trainer)
-        self.engine.start(self.classifier, self.trainer.strategy.root_device)
+        self.engine.start(self.classifier, self.trainer.strategy.root_device, self.trainer.num_devices)
         self._session = self.trainer.strategy.broadcast(uuid4().hex)
 
     def on_test_start(self) -> None:

@@ -100,14 +100,15 @@ def work_order(images: Any, suites: Sequence[RecordedSuite], part: Part) -> list
 
 
 def least_share(evaluators: Sequence[Evaluator], rows: int, batch_size: int) -> int:
-    """The fewest images that waste nothing: one of a certificate, ``rows`` of an attack, else a batch.
+    """The fewest images that waste nothing: ``rows`` of an attack or a prediction, one of certificates alone.
 
     An attack whose result depends on its batch keeps whole batches.
     """
     asked = [one for one in evaluators if not isinstance(one, GradientCheck)]
     if any(isinstance(one, Attacked) and not one.attack.by_image for one in asked):
         return batch_size
-    return 1 if any(isinstance(one, Certified) for one in asked) else min(rows, batch_size)
+    attacked = any(isinstance(one, Attacked) for one in asked)
+    return 1 if not attacked and any(isinstance(one, Certified) for one in asked) else min(rows, batch_size)
 
 
 def share_sizes(images: int, ranks: int, batch_size: int, least: int) -> list[int]:

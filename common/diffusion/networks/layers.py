@@ -7,7 +7,6 @@ a gradient inside its forward pass, and an attack differentiates that.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -189,17 +188,17 @@ class ConvUpsample(nn.Module):
 # Blocks ---------------------------------------------------------------------------------------------------------------
 
 
-_TWICE: ContextVar[bool] = ContextVar("twice_differentiable", default=False)
+_TWICE = [False]  # of all threads: CUDA recomputes a step in a thread of its own
 
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Context manager: attention of networks that are differentiated twice, on CUDA without the fused kernels."""
-    token = _TWICE.set(True)
+    before, _TWICE[0] = _TWICE[0], True
     try:
         yield
     finally:
-        _TWICE.reset(token)
+        _TWICE[0] = before
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -216,7 +215,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _is_fused(q: Tensor) -> bool:
-    return q.device.type == "cuda" and not _TWICE.get()
+    return q.device.type == "cuda" and not _TWICE[0]
 
 
 def residual_branch(

@@ -14,6 +14,7 @@ from common.robustness.attacks.attack import AttackResult, is_empty
 from common.robustness.attacks.wrapper import GradientWrapper, loss_of
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 from common.robustness.losses import Loss
+from common.robustness.padding import whole_batches
 from common.robustness.protocols import RecordedTrajectory, SupportsRecording
 from common.robustness.threats.threat import Threat
 from common.robustness.voting import Voting
@@ -64,6 +65,7 @@ class DiffAttack(GradientWrapper):
         if is_empty(image, label, noise):
             return AttackResult.empty(image)
         with ExitStack() as stack:
+            stack.enter_context(whole_batches())
             trajectories = [stack.enter_context(part.recorded()) for part in purifiers]
             loss = _DeviationLoss(self, loss_of(self.attack), trajectories, _purifications(classifier))
             stack.callback(classifier.register_forward_pre_hook(loss.clear).remove)

@@ -12,6 +12,7 @@ from common.robustness.attacks.diffhammer_gradient import ReweightedGradient, gr
 from common.robustness.attacks.diffhammer_weights import DrawWeights
 from common.robustness.attacks.wrapper import GradientWrapper, loss_of
 from common.robustness.classifiers import Classifier
+from common.robustness.padding import whole_batches
 from common.robustness.threats.norm_ball import require_norm_ball
 from common.robustness.threats.threat import Threat
 
@@ -81,7 +82,8 @@ class DiffHammer(GradientWrapper):
             return AttackResult.empty(image)
         weights = DrawWeights(ball, loss_of(self.attack), self.temperature, self.rounds, self.memory)
         reweighted = ReweightedGradient(classifier, weights, self.graft)
-        result = self.attack.vary(loss=weights.ranking_loss).search(reweighted, image, label, threat, noise)
+        with whole_batches():
+            result = self.attack.vary(loss=weights.ranking_loss).search(reweighted, image, label, threat, noise)
         if result.queries is None or not self.graft:
             return result
         grafts = [weights.steps(i) for i in noise.index.tolist()]

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from common.engine.compiled import Compiled
 from common.engine.engine import Engine
 from common.engine.precision import exact_precision, resolved
+from common.noise import Noise
 from tests.defences import agdm, batch, diffpure, head
 
 CPU = torch.device("cpu")
@@ -38,8 +40,8 @@ def test_networks_run_in_half_precision_and_return_that_of_their_input():
     exact = network(images())["image"]
     with Engine("bf16").applied(network):
         half = network(images())
-        with exact_precision():
-            again = network(images())["image"]
+        with exact_precision(), ThreadPoolExecutor() as threads:  # as CUDA's backward passes
+            again = threads.submit(network, images()).result()["image"]
         double = copy.deepcopy(network).double()(images().double())["image"]
     assert [dtype for dtype, _ in network.seen] == [torch.float32, torch.bfloat16, torch.float32]
     assert half["image"].dtype == torch.float32 and half["count"].dtype == torch.int64
@@ -79,7 +81,6 @@ def test_the_whole_defence_is_differentiated_in_half_precision(make):
     """The gradient of the logits in bf16 points where that in float32 does, and states stay float32."""
     classifier = make().freeze()
     image, _, index = batch(16)
-    from common.noise import Noise
 
     def gradient():
         leaf = image.clone().requires_grad_()

@@ -9,11 +9,14 @@ import yaml
 import cli
 from common.engine.engine import Engine
 from common.noise import Noise
+from common.robustness.attacks.diffattack import DiffAttack
+from common.robustness.attacks.diffhammer import DiffHammer
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.attacked import Attacked
-from common.robustness.padding import Padded
+from common.robustness.padding import Padded, whole_batches
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks.engine import EngineOfTest
+from tests.common.engine.test_engine import classifier as ndc
 from tests.defences import SIDE, batch, diffpure, head
 
 CPU = torch.device("cpu")
@@ -82,7 +85,7 @@ def test_half_as_many_rows_where_memory_runs_out():
     defence.classifier.network = limited = Limited(defence.classifier.network, 16)
     classifier, running = Padded(defence.freeze()), EngineOfTest(None)
     running.start(classifier, CPU)
-    with pytest.warns(UserWarning, match="goes on with 16 rows per call"):
+    with pytest.warns(UserWarning, match="goes on with 16 rows per call, without kept graphs"):
         rows = running.evaluate(attacked(), classifier, batch(8))
     running.stop()
     assert classifier.at_once == 16 and max(limited.seen[-20:]) == 16
@@ -127,15 +130,52 @@ def test_states_of_whole_batches_are_collected():
     classifier = Padded(diffpure().freeze())
     classifier.at_once = 16
     image, _, index = batch(40)
-    with classifier.classifier.purifier.recorded() as trajectories:
+    with whole_batches(), classifier.classifier.purifier.recorded() as trajectories:
         classifier(image.requires_grad_(), Noise.of(0, index))
     assert [tuple(one.states[0][1].shape) for one in trajectories] == [(40, 1, SIDE, SIDE)]
 
 
 def test_an_engine_is_given_to_parts_with_their_own():
-    from tests.common.engine.test_engine import classifier as ndc
-
     own = ndc(engine=Engine(batch_size=3))
     with Engine("bf16", batch_size=64).applied(own):
         assert (own.engine.precision, own.engine.batch_size) == ("bf16", 64)
     assert own.engine == Engine(batch_size=3)
+
+
+@pytest.mark.parametrize("attack", [DiffAttack(PGD(steps=1, eot=2)), DiffHammer(PGD(steps=1, eot=2), graft=True)])
+def test_attacks_that_look_inside_get_whole_batches(attack):
+    """Twenty images with two draws are 40 rows, beyond the engine's 16."""
+    results = []
+    for size in (None, 16):
+        classifier = Padded(diffpure().freeze())
+        classifier.at_once = size
+        evaluator = Attacked(attack, threat=ThreatModel("inf", 0.1), draws=1)
+        results.append([row.predictions for row in evaluator(classifier, batch(20))])
+    assert results[0] == results[1]
+
+
+def test_scripted_networks_are_refused_and_left_as_they_are():
+    defence = head()
+    defence.network = torch.jit.trace(defence.network, torch.rand(2, 1, SIDE, SIDE))
+    with pytest.raises(ValueError, match="TorchScript"), Engine("bf16").applied(defence):
+        pass
+    defence(batch(2)[0])
+
+
+def test_an_engine_of_a_part_is_resolved_on_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    own, running = ndc(engine=Engine("auto")), EngineOfTest(None)
+    running.start(Padded(own), CPU)
+    assert own.engine.precision == "bf16"
+    running.stop()
+    assert own.engine.precision == "auto"
+
+
+def test_compilation_and_the_resolved_precision_identify_a_run():
+    identities = []
+    for engine in (None, Engine(), Engine("tf32", batch_size=3), Engine("16"), Engine(compile=True)):
+        running = EngineOfTest(engine)
+        running.start(Padded(head()), CPU)
+        identities.append(running.identity)
+        running.stop()
+    assert identities == [{}, {}, {}, {"precision": "16"}, {"compile": "true"}]
