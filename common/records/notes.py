@@ -43,6 +43,10 @@ class Notes:
         self._turns[index, key] += 1
         return f"{key} {self._turns[index, key]}"
 
+    def again(self) -> None:
+        """Begin to count turns anew, for an evaluation that is repeated from its start."""
+        self._turns.clear()
+
     def get(self, index: int, key: str) -> Any:
         """The value that was noted of an image, None if there is none."""
         return self._values.get(index, {}).get(key)

@@ -12,6 +12,7 @@ from common.engine.engine import Engine, own_engines_on
 from common.engine.memory import Budget, gradient_memory
 from common.engine.precision import float32_products
 from common.numerics.copies import copied
+from common.records.notes import current_notes
 from common.records.schema import Record
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
@@ -70,6 +71,8 @@ class EngineOfTest:
             except RuntimeError as error:
                 if not is_out_of_memory(error) or not (self._keeps_nothing() or classifier.halve()):
                     raise
+            if (notes := current_notes()) is not None:
+                notes.again()
             gc.collect()  # the traceback held the graph
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

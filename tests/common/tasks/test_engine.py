@@ -9,6 +9,7 @@ import yaml
 import cli
 from common.engine.engine import Engine
 from common.noise import Noise
+from common.records.notes import Notes, keeping
 from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
 from common.robustness.attacks.pgd import PGD
@@ -91,6 +92,26 @@ def test_half_as_many_rows_where_memory_runs_out():
     assert classifier.at_once == 16 and max(limited.seen[-20:]) == 16
     assert [row.predictions for row in rows] == [row.predictions for row in expected]
     assert [row.distance for row in rows] == pytest.approx([row.distance for row in expected], abs=1e-6)
+
+
+def test_a_repeated_evaluation_finds_the_notes_of_its_first_turn(tmp_path):
+    """An attack asks for the same key at its start; after memory ran out it is again the first turn."""
+    notes, turns = Notes(tmp_path, "fingerprint", attacked().source, [7]), []
+
+    class Attack:
+        name = "attack"
+
+        def __call__(self, classifier, batch):
+            turns.append(notes.turn(7, "iterates"))
+            if len(turns) < 3:
+                raise torch.OutOfMemoryError("out of memory")
+            return []
+
+    classifier = Padded(head().freeze())
+    classifier(*batch(64)[:1])
+    with keeping(notes), pytest.warns(UserWarning, match="memory ran out"):
+        EngineOfTest(None).evaluate(Attack(), classifier, batch(64))
+    assert turns == ["iterates 1"] * 3
 
 
 def test_memory_for_less_than_the_smallest_call_is_an_error():
