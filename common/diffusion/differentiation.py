@@ -86,11 +86,10 @@ class Checkpoint(Full):
     backward pass of SiLU and of group norms, with and without a graph, so a step's last bits would depend on memory.
 
     The gradient is the same to the bit under every budget, and equals that of ``Full`` bit for bit where the kernels
-    are deterministic and no step's bits depend on the graph. It reaches the state and the
-    denoiser's ``tensors`` and nothing else: not the networks' parameters, not a tensor that the denoiser holds
-    otherwise. Second derivatives raise an error. ``verify=True`` keeps no graph, stores each step's result and raises
-    ``RuntimeError`` if recomputing does not reproduce it bit for bit: noise was drawn anew, a network is in training
-    mode, or kernels are not deterministic.
+    are deterministic and no step's bits depend on the graph. It reaches the state and the denoiser's ``tensors`` and
+    nothing else: not the networks' parameters, not a tensor that the denoiser holds otherwise. Second derivatives raise
+    an error. ``verify=True`` keeps no graph, stores each step's result and raises ``RuntimeError`` if recomputing does
+    not reproduce it bit for bit: noise was drawn anew, a network is in training mode, or kernels are not deterministic.
     """
 
     not_identifying: ClassVar[frozenset[str]] = frozenset({"memory", "_graphs"})
@@ -99,6 +98,9 @@ class Checkpoint(Full):
         self.verify = check_flag("verify", verify)
         self.memory = None if memory is None else check_budget("memory", memory)
         self._graphs: dict[Any, int] = {}  # bytes of a step's graph, by what it depends on
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_graphs": {}}  # measured again by a copy, whose denoiser is another one
 
     def advance(self, process: Process) -> Advance:
         if self.verify:

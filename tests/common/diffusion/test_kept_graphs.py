@@ -1,5 +1,8 @@
 """Kept graphs: the same gradient to the bit, as few evaluations as the budget allows, no more memory than it."""
 
+import copy
+import pickle
+
 import torch
 
 from common.diffusion.differentiation import Checkpoint, Full
@@ -71,6 +74,15 @@ def test_the_context_sets_the_budget_and_a_mode_of_its_own_overrides_it():
             gradient(purifier, mode)
             assert gradient(purifier, mode)[1] == second
     assert gradient(purifier, Checkpoint())[1] == 2 * STEPS
+
+
+def test_a_mode_that_has_measured_is_copied_and_pickled():
+    purifier = diffpure(steps=2).purifier
+    purifier.gradient = Checkpoint(memory=2**30)
+    exact, _ = gradient(purifier, purifier.gradient)
+    for other in (copy.deepcopy(purifier), pickle.loads(pickle.dumps(purifier))):
+        assert not other.gradient._graphs and other.gradient.memory == 2**30
+        assert torch.equal(gradient(other, other.gradient)[0], exact)
 
 
 def test_memory_identifies_no_run():
