@@ -104,15 +104,15 @@ class Checkpoint(Full):
 
     def advance(self, process: Process) -> Advance:
         if self.verify:
-            return partial(_RecomputedStep.apply, process, True, *process.denoise.tensors)
+            return _recomputed(process, verify=True)
         if process.denoise.takes_gradient:
             return _recomputed(process)
         budget = budget_in_bytes(process.start.device, self.memory)
         return _Budgeted(process, budget, self._graphs) if budget else _recomputed(process)
 
 
-def _recomputed(process: "Process | _Measured") -> Advance:
-    return partial(_RecomputedStep.apply, process, False, *process.denoise.tensors)
+def _recomputed(process: "Process | _Measured", verify: bool = False) -> Advance:
+    return partial(_RecomputedStep.apply, process, verify, *process.denoise.tensors)
 
 
 class _Budgeted:

@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
+
+from common.engine.switch import Switch
 
 Precision = Literal["auto", "32", "tf32", "bf16", "16"]
 
@@ -13,7 +15,7 @@ HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 """Data types of automatic mixed precision, by the name of the precision."""
 
 _BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # x86, and the last one of Arm
-_EXACT = [False]  # no ContextVar: CUDA's backward passes, with their recomputations, run in threads of their own
+_EXACT = Switch()
 
 
 def has_bf16_units(device: torch.device | str | None = None) -> bool:
@@ -46,19 +48,14 @@ def resolved(precision: Precision, device: torch.device) -> Precision:
     return precision
 
 
-@contextmanager
-def exact_precision() -> Iterator[None]:
+def exact_precision() -> AbstractContextManager[None]:
     """Context manager: networks under an engine compute in the precision of their input, as in a gradient check."""
-    before, _EXACT[0] = _EXACT[0], True
-    try:
-        yield
-    finally:
-        _EXACT[0] = before
+    return _EXACT.turned_on()
 
 
 def is_exact() -> bool:
     """True inside `exact_precision`."""
-    return _EXACT[0]
+    return _EXACT.is_on
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Rows of one evaluation as columns; a `Record` is made of a row on access."""
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -123,19 +123,19 @@ class Rows(Sequence[R_co], Generic[R_co]):
 
 def common_images(parts: Sequence[Rows[Any]]) -> Values:
     """Indices of the images that all evaluations have, ascending."""
-    common = parts[0].image
-    for rows in parts[1:]:
-        if not np.array_equal(common, rows.image):
-            common = np.intersect1d(common, rows.image)
-    return common
+    return _joined(parts, np.intersect1d)
 
 
 def all_images(parts: Sequence[Rows[Any]]) -> Values:
     """Indices of the images that any evaluation has, ascending."""
+    return _joined(parts, np.union1d)
+
+
+def _joined(parts: Sequence[Rows[Any]], join: Callable[[Values, Values], Values]) -> Values:
     found = parts[0].image
     for rows in parts[1:]:
-        if not np.array_equal(found, rows.image):
-            found = np.union1d(found, rows.image)
+        if not np.array_equal(found, rows.image):  # most evaluations have the same images
+            found = join(found, rows.image)
     return found
 
 

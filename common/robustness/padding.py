@@ -1,7 +1,6 @@
 """A classifier in batches of a least size, so that kernels add up in one order."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -9,20 +8,16 @@ from torch import Tensor
 from common.checks.images import check_class_count, check_logits
 from common.checks.settings import check_count
 from common.engine.micro_batches import recomputed
+from common.engine.switch import Switch
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 
-_WHOLE = [False]
+_WHOLE = Switch()
 
 
-@contextmanager
-def whole_batches() -> Iterator[None]:
+def whole_batches() -> AbstractContextManager[None]:
     """Context manager of attacks that look inside a classifier's calls: all rows of a batch are in one."""
-    before, _WHOLE[0] = _WHOLE[0], True
-    try:
-        yield
-    finally:
-        _WHOLE[0] = before
+    return _WHOLE.turned_on()
 
 
 class Padded(ClassifierWrapper):
@@ -48,7 +43,7 @@ class Padded(ClassifierWrapper):
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         draws, self._largest = Noise.or_fresh(noise, image), max(self._largest, len(image))
-        if self.at_once is not None and len(image) > self.at_once and not _WHOLE[0]:
+        if self.at_once is not None and len(image) > self.at_once and not _WHOLE.is_on:
             return self._in_calls(image, draws, self.at_once)
         padded, draws = self._padded(image, draws)
         logits = check_logits(self.classifier(padded, draws), len(padded))

@@ -5,8 +5,8 @@ a gradient inside its forward pass, and an attack differentiates that.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.checks.settings import check_flag, check_number, check_positive, check_sequence, check_size
+from common.engine.switch import Switch
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -188,17 +189,12 @@ class ConvUpsample(nn.Module):
 # Blocks ---------------------------------------------------------------------------------------------------------------
 
 
-_TWICE = [False]  # of all threads: CUDA recomputes a step in a thread of its own
+_TWICE = Switch()
 
 
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> AbstractContextManager[None]:
     """Context manager: attention of networks that are differentiated twice, on CUDA without the fused kernels."""
-    before, _TWICE[0] = _TWICE[0], True
-    try:
-        yield
-    finally:
-        _TWICE[0] = before
+    return _TWICE.turned_on()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -215,7 +211,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _is_fused(q: Tensor) -> bool:
-    return q.device.type == "cuda" and not _TWICE[0]
+    return q.device.type == "cuda" and not _TWICE.is_on
 
 
 def residual_branch(

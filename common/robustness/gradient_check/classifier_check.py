@@ -18,6 +18,7 @@ from torch import nn
 
 from common.checks.settings import check_count, check_part, check_sequence
 from common.engine.meter import Meter
+from common.engine.precision import float32_products
 from common.noise import Noise
 from common.numerics.finding import ATTACK_GRADIENT, DECLARED_GRADIENT, DEFENCE
 from common.records.schema import GradientCheckRecord
@@ -122,17 +123,13 @@ def weak_gradients(records: Sequence[GradientCheckRecord]) -> str:
 def deterministic() -> Iterator[None]:
     """Context manager: deterministic cuDNN kernels, no benchmarking, no TF32."""
     cudnn: Any = torch.backends.cudnn
-    precise: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = (cudnn.deterministic, cudnn.benchmark, [part.fp32_precision for part in precise])
+    before = (cudnn.deterministic, cudnn.benchmark)
     try:
         cudnn.deterministic, cudnn.benchmark = True, False
-        for part in precise:
-            part.fp32_precision = "ieee"
-        yield
+        with float32_products("32"):
+            yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before[:2]
-        for part, precision in zip(precise, before[2], strict=True):
-            part.fp32_precision = precision
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _doubled(classifier: Classifier) -> Classifier | None:
