@@ -3,13 +3,20 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from common.checks.settings import check_function, check_optional, check_part
 from common.engine.networks import networks
+
+
+class Spent(NamedTuple):
+    """Rows that networks evaluated, and seconds."""
+
+    evaluations: float
+    seconds: float
 
 
 class Meter:
@@ -25,6 +32,7 @@ class Meter:
         innermost = [module for module in classifier.modules() if not any(module.children())]
         self._networks = {id(network): network for network in networks(classifier) or innermost}
         self._rows, self._listener = 0, listener
+        self._earlier = (0.0, 0.0, 0)  # rows, seconds and memory of processes before this one
 
     def __enter__(self) -> "Meter":
         self._start = time.perf_counter()
@@ -49,14 +57,28 @@ class Meter:
         """Count rows that another process evaluated."""
         self._rows += rows
 
+    @property
+    def spent(self) -> Spent:
+        """The cost so far in this process."""
+        return Spent(self._rows, time.perf_counter() - self._start)
+
+    def resume(self, evaluations: float, seconds: float, peak_bytes: int) -> None:
+        """Add what an earlier process spent on results that are taken over from it."""
+        rows, before, peak = self._earlier
+        self._earlier = (rows + evaluations, before + seconds, max(peak, peak_bytes))
+
     def cost(self, images: int) -> dict[str, Any]:
-        """The cost per image.
+        """The cost per image, with that of results which an earlier process has left (`resume_cost`).
 
         ``seconds``; ``evaluations`` of networks; ``peak_bytes``, the most memory that tensors took on a GPU, or that
         the process ever took on a CPU.
         """
-        share = 1 / max(1, images)
-        return {"seconds": self.seconds * share, "evaluations": self._rows * share, "peak_bytes": _peak()}
+        share, (rows, seconds, peak) = 1 / max(1, images), self._earlier
+        return {
+            "seconds": (self.seconds + seconds) * share,
+            "evaluations": (self._rows + rows) * share,
+            "peak_bytes": max(peak_bytes(), peak),
+        }
 
 
 _ACTIVE: list[Meter] = []
@@ -68,7 +90,19 @@ def credit(rows: int) -> None:
         meter.add(rows)
 
 
-def _peak() -> int:
+def resume_cost(evaluations: float, seconds: float, peak_bytes: int) -> None:
+    """Add what an earlier process spent on results that are taken over from it, in all meters that are open."""
+    for meter in _ACTIVE:
+        meter.resume(evaluations, seconds, peak_bytes)
+
+
+def spent() -> Spent:
+    """Count of the innermost open meter in this process; zeros without one."""
+    return _ACTIVE[-1].spent if _ACTIVE else Spent(0, 0.0)
+
+
+def peak_bytes() -> int:
+    """The most memory that tensors took on a GPU, or that the process ever took on a CPU; 0 if it is not known."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:

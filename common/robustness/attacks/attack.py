@@ -31,6 +31,7 @@ class AttackResult:
     - ``broken`` (B,) bool: True if any draw at any point was misclassified, the success of an attacker who may submit
       all of them.
     - ``dead`` (B,): share of the steps whose gradient was zero or not finite; near one, it points at a masked gradient.
+    - ``steps`` (B,): steps with a gradient.
     """
 
     adv: Tensor
@@ -39,10 +40,11 @@ class AttackResult:
     curve: Tensor | None = None
     broken: Tensor | None = None
     dead: Tensor | None = None
+    steps: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_part("adv", self.adv, Tensor, "a tensor of images (B,C,H,W)")
-        for name in ("loss", "queries", "curve", "broken", "dead"):
+        for name in ("loss", "queries", "curve", "broken", "dead", "steps"):
             check_optional(check_part, name, getattr(self, name), Tensor, "a tensor of statistics (B, ...)")
 
     @classmethod

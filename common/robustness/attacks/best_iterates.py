@@ -107,4 +107,4 @@ class BestIterates:
         later = torch.arange(self._curve.shape[1], device=self._curve.device) >= self._rounds[:, None]
         curve = torch.where(later, self._accuracy[:, None], self._curve)
         dead = self._dead / self._steps.clamp(min=1) if white_box else None
-        return AttackResult(self.adv, self.loss, self._queries, curve, self._broken, dead)
+        return AttackResult(self.adv, self.loss, self._queries, curve, self._broken, dead, self._steps)

@@ -86,5 +86,7 @@ class DiffHammer(GradientWrapper):
             result = self.attack.vary(loss=weights.ranking_loss).search(reweighted, image, label, threat, noise)
         if result.queries is None or not self.graft:
             return result
-        grafts = [weights.steps(i) for i in noise.index.tolist()]
-        return replace(result, queries=result.queries + torch.tensor(grafts, device=result.queries.device))
+        grafts = result.steps  # also those of an earlier process, whose climb is taken over
+        if grafts is None:
+            grafts = torch.tensor([weights.steps(i) for i in noise.index.tolist()], device=result.queries.device)
+        return replace(result, queries=result.queries + grafts.to(result.queries.dtype))

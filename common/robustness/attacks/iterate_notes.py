@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.records.notes import current_notes
+from common.robustness.noted_cost import NotedCost
 
 
 class IterateNotes:
@@ -16,6 +17,7 @@ class IterateNotes:
 
     def __init__(self, noise: Noise, state: Mapping[str, Tensor]) -> None:
         self._state, self._notes, self._keys = state, current_notes(), list[tuple[int, str]]()
+        self._cost = NotedCost(len(noise))
         if self._notes is not None:
             rows = zip(noise.index.tolist(), noise.draw.tolist(), strict=True)
             self._keys = [(i, self._notes.turn(i, f"iterates {noise.seed} {noise.depth} {draw}")) for i, draw in rows]
@@ -26,19 +28,23 @@ class IterateNotes:
             noted = self._notes.get(*key) if self._notes is not None else None
             if isinstance(noted, dict) and type(done := noted.get("climbs")) is int and done > 0:
                 values = {name: _decoded(noted.get(name), tensor[row]) for name, tensor in self._state.items()}
-                if all(value is not None for value in values.values()):
+                if all(value is not None for value in values.values()) and self._cost.resume(row, noted.get("cost")):
                     climbs[row] = done
                     for name, value in values.items():
                         self._state[name][row] = value  # type: ignore[assignment]
 
     def keep(self, rows: Tensor, climbs: int) -> None:
         """Note the state of ``rows`` (A,) after so many climbs, if it is time to."""
-        if self._notes is None or not self._notes.due:
+        if self._notes is None:
             return
-        for row in rows.tolist():
+        climbed = {*rows.tolist()}
+        self._cost.divide([float(row in climbed) for row in range(len(self._keys))])
+        if not self._notes.due:
+            return
+        for row in climbed:
             values = {name: _encoded(tensor[row]) for name, tensor in self._state.items()}
             index, key = self._keys[row]
-            self._notes.put(index, key, {"climbs": climbs, **values})
+            self._notes.put(index, key, {"climbs": climbs, "cost": self._cost.note(row), **values})
         self._notes.save()
 
 

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from common.noise import Noise
 from common.records.notes import current_notes
+from common.robustness.noted_cost import NotedCost
 
 
 class Tally:
     """Class ``counts`` (B,K) of samples start .. start + n - 1 of B images, and how many of them are ``done`` (B,).
 
-    They begin with those of the notes on images in hand, if there are any (`common.records.notes`).
+    They begin with those of the notes on images in hand, if there are any (`common.records.notes`); their cost too.
     """
 
     def __init__(self, noise: Noise, n: int, start: int, classes: int) -> None:
@@ -20,16 +21,18 @@ class Tally:
         self.counts = torch.zeros(len(noise), classes, dtype=torch.int64, device=noise.index.device)
         self.done = torch.zeros_like(noise.index)
         self._keys: list[tuple[int, str]] = []
-        self._resumed = False
+        self._resumed, self._cost = False, NotedCost(len(noise))
         if self._notes is not None:
             key = f"counts {noise.seed} {noise.depth} {start} {n}"
             rows = zip(noise.index.tolist(), noise.draw.tolist(), strict=True)
             self._keys = [(index, self._notes.turn(index, f"{key} {draw}")) for index, draw in rows]
-            for row, known in enumerate(self._notes.get(*one) for one in self._keys):
-                if _is_tally(known, n, classes):
+            for row, noted in enumerate(self._notes.get(*one) for one in self._keys):
+                known, cost = (noted.get("counts"), noted.get("cost")) if isinstance(noted, dict) else (None, None)
+                if _is_tally(known, n, classes) and self._cost.resume(row, cost):
                     self._resumed = True
                     self.done[row] = sum(known)
                     self.counts[row] = torch.tensor(known, device=self.counts.device)
+        self._noted = self.done.tolist() if self._resumed else [0] * len(noise)
 
     def missing(self) -> Tensor | None:
         """Mask of the B*n samples, image-major, that are not counted yet; None if all of them are missing."""
@@ -58,9 +61,13 @@ class Tally:
         return self.counts
 
     def _note(self) -> None:
-        for (index, key), row in zip(self._keys, self.counts.tolist(), strict=True):
-            if self._notes is not None and sum(row):
-                self._notes.put(index, key, row)
+        counts = self.counts.tolist()
+        counted = [sum(row) for row in counts]
+        self._cost.divide([now - before for now, before in zip(counted, self._noted, strict=True)])
+        self._noted = counted
+        for row, (index, key) in enumerate(self._keys):
+            if self._notes is not None and counted[row]:
+                self._notes.put(index, key, {"counts": counts[row], "cost": self._cost.note(row)})
 
 
 def _is_tally(known: object, n: int, classes: int) -> TypeGuard[list[int]]:

@@ -17,7 +17,7 @@ from common.records.notes import Notes, keeping, noted
 from common.records.rows import sealed
 from common.records.schema import Source
 from common.records.store import Records
-from common.robustness import Certified, Classifier, Sequential, Smoothing
+from common.robustness import PGD, Attacked, Certified, Classifier, Sequential, Smoothing, ThreatModel
 from common.tasks.robust import RobustTask
 
 IMAGES = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -30,7 +30,8 @@ SMOOTHING = {
 class Counting(Classifier):
     """Linear, near its decision boundary; it counts its rows, and dies before the ``last`` of them."""
 
-    not_identifying = frozenset({"rows", "last"})
+    not_identifying = frozenset({"rows", "last", "clock"})
+    clock = 0.0
 
     def __init__(self, last=None):
         super().__init__()
@@ -41,15 +42,17 @@ class Counting(Classifier):
 
     def forward(self, image, noise=None):
         self.rows += len(image)
+        Counting.clock += len(image) / 1024  # seconds, in the test of costs
         if self.last is not None and self.rows >= self.last:
             os.kill(os.getpid(), signal.SIGKILL)
         return self.linear(image.flatten(1))
 
 
-def run(path, classifier, smoothing, images=1):
+def run(path, classifier, subject, images=1):
     """Rows of a test, in ``path``, and how many images the classifier saw in it."""
     data = Subset(ImageDataset(IMAGES, torch.tensor([0, 1, 2])), range(images))
-    task = RobustTask(classifier, [Certified(smoothing)], str(path), masking=0)
+    evaluator = Certified(subject) if isinstance(subject, Smoothing) else subject
+    task = RobustTask(classifier, [evaluator], str(path), masking=0, verify="off")
     task.show = lambda: None
     options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(**options, inference_mode=False, enable_model_summary=False)
@@ -95,6 +98,27 @@ def test_images_of_a_batch_are_resumed_one_by_one(tmp_path, monkeypatch):
     assert len({row.count for row in expected}) == 3
 
 
+ATTACKED = Attacked(PGD(steps=4, restarts=6), threat=ThreatModel("inf", 0.01), draws=1)
+
+
+@pytest.mark.parametrize("subject", [*SMOOTHING.values(), ATTACKED], ids=[*SMOOTHING, "attack"])
+def test_a_resumed_image_costs_what_an_uninterrupted_one_does(tmp_path, monkeypatch, subject):
+    """Killed twice; what a process did after its last note is done again and counts once."""
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    monkeypatch.setattr("common.engine.meter.time.perf_counter", lambda: Counting.clock)
+    monkeypatch.setattr("common.engine.meter.peak_bytes", lambda: 4096)
+    monkeypatch.setattr("common.robustness.noted_cost.peak_bytes", lambda: 8192)
+    (expected,), total = run(tmp_path / "straight", Counting(), subject)
+    for _ in range(2):
+        killed(tmp_path / "killed", 0.45 * total, subject)
+    (row,), rest = run(tmp_path / "killed", Counting(), subject)
+    assert row == expected and rest < 0.6 * total
+    assert row.cost.evaluations == pytest.approx(expected.cost.evaluations, rel=1e-5)
+    assert row.cost.seconds == pytest.approx(expected.cost.seconds, rel=1e-5)
+    assert row.cost.seconds == pytest.approx(row.cost.evaluations / 1024, rel=1e-5)
+    assert expected.cost.peak_bytes == 4096 and row.cost.peak_bytes == 8192  # the most of all processes
+
+
 def in_hand(path, index=4, fingerprint="print"):
     return Notes(path, fingerprint, Source("certified"), [index])
 
@@ -124,6 +148,20 @@ def test_notes_wait_for_their_interval(tmp_path):
     assert not noted(tmp_path)
 
 
+@pytest.mark.parametrize("cost", [None, [1.0, 2.0], [1.0, -2.0, 0], [1.0, "2", 0], [float("inf"), 2.0, 0]])
+def test_counts_of_unknown_cost_are_drawn_anew(tmp_path, cost):
+    """They would make their image look cheap."""
+    smoothing, noise, notes = SMOOTHING["fixed"], Noise.of(0, torch.tensor([4])), in_hand(tmp_path)
+    with keeping(notes):
+        expected = smoothing.counts(Counting(), IMAGES[:1], noise, 400)
+        (key,) = notes._values[4]
+        fresh, subject = in_hand(tmp_path), Counting()
+        fresh.put(4, key, {"counts": [1, 2, 3], "cost": cost})
+        with keeping(fresh):
+            assert torch.equal(smoothing.counts(subject, IMAGES[:1], noise, 400), expected)
+    assert subject.rows == 400
+
+
 @pytest.mark.parametrize("known", [[200, 300, -100], [200, 200, 1], [400, 0], [True, 0, 0], "400", None])
 def test_impossible_counts_are_drawn_anew(tmp_path, monkeypatch, known):
     """As of an edited file, or of another number of classes."""
@@ -134,7 +172,7 @@ def test_impossible_counts_are_drawn_anew(tmp_path, monkeypatch, known):
         assert torch.equal(smoothing.counts(Counting(), image, noise, 400), expected)
         (key,) = notes._values[4]
         fresh = in_hand(tmp_path)
-        fresh.put(4, key, known)
+        fresh.put(4, key, {"counts": known, "cost": [0.0, 0.0, 0]})
         with keeping(fresh):
             assert torch.equal(smoothing.counts(Counting(), image, noise, 400), expected)
 

@@ -10,7 +10,7 @@ from common.noise import Noise
 from common.records import notes as module
 from common.records.notes import Notes, keeping
 from common.records.schema import Source
-from common.robustness import APGD, PGD, Classifier, ThreatModel
+from common.robustness import APGD, PGD, Classifier, DiffHammer, NetworkClassifier, Purified, ThreatModel
 
 BALL = ThreatModel("inf", 0.1)
 IMAGES = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -85,3 +85,37 @@ def test_a_damaged_state_begins_anew(tmp_path, monkeypatch):
         monkeypatch.setattr(Notes, "remove", lambda self: None)
         result, rows = attacked(ATTACKS["PGD"], tmp_path)
         assert rows == total and torch.equal(result.adv, expected.adv)
+
+
+class Moved(nn.Module):
+    """A purifier that shifts its images at random, and counts its calls."""
+
+    calls = 0
+
+    def forward(self, image, noise=None):
+        self.calls += 1
+        return image + 0.01 * noise.normal(0, image.shape[1:])
+
+
+def test_grafts_before_a_kill_count(tmp_path, monkeypatch):
+    """Four steps with a gradient are four purifications more, also if an earlier process took them."""
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    attack = DiffHammer(PGD(steps=4, eot=3), graft=True)
+
+    def run(killed=False):
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=False))
+        nn.init.constant_(linear[1].weight, 0.5)
+        linear[1].weight.data[0] = -0.5
+        purifier = Moved()
+        with keeping(Notes(tmp_path, "print", Source("attacked"), NOISE.index.tolist())):
+            found = attack.search(Purified(purifier, NetworkClassifier(linear)), IMAGES, LABELS, BALL, NOISE)
+            if killed:
+                raise Killed  # after the attack, before its row
+        return found, purifier.calls
+
+    expected, calls = run()
+    with pytest.raises(Killed):
+        run(killed=True)
+    found, again = run()
+    assert again < calls and torch.equal(found.adv, expected.adv)
+    assert found.queries.tolist() == expected.queries.tolist() == [5 * 3 + 4] * 3
