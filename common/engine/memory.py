@@ -1,5 +1,6 @@
 """Memory budget of recorded gradients, and the memory that is free on a device."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,18 @@ def free_bytes(device: torch.device, processes: int = 1) -> int:
     if device.type != "cpu":
         return UNKNOWN
     return min(_of_machine(), _of_group()) // max(processes, _processes())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for an error of an allocation on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release_memory() -> None:
+    """Give the memory of dropped graphs back, outside of the ``except`` whose traceback holds them."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _processes() -> int:

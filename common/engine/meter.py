@@ -1,6 +1,7 @@
 """Cost of an evaluation: network evaluations, time and memory."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self._start = time.perf_counter()
-        _ACTIVE.append(self)
+        _OPEN.meters.append(self)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._hooks = [network.register_forward_pre_hook(self._count) for network in self._networks.values()]
@@ -44,7 +45,7 @@ class Meter:
 
     def __exit__(self, *exception: object) -> None:
         self.seconds = time.perf_counter() - self._start
-        _ACTIVE.remove(self)
+        _OPEN.meters.remove(self)
         for hook in self._hooks:
             hook.remove()
 
@@ -81,24 +82,31 @@ class Meter:
         }
 
 
-_ACTIVE: list[Meter] = []
+class _Open(threading.local):
+    """The open meters of a thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.meters: list[Meter] = []
+
+
+_OPEN = _Open()
 
 
 def credit(rows: int) -> None:
     """Count rows that another process evaluated for this one, in all meters that are open."""
-    for meter in _ACTIVE:
+    for meter in _OPEN.meters:
         meter.add(rows)
 
 
 def resume_cost(evaluations: float, seconds: float, peak_bytes: int) -> None:
     """Add what an earlier process spent on results that are taken over from it, in all meters that are open."""
-    for meter in _ACTIVE:
+    for meter in _OPEN.meters:
         meter.resume(evaluations, seconds, peak_bytes)
 
 
 def spent() -> Spent:
     """Count of the innermost open meter in this process; zeros without one."""
-    return _ACTIVE[-1].spent if _ACTIVE else Spent(0, 0.0)
+    return _OPEN.meters[-1].spent if _OPEN.meters else Spent(0, 0.0)
 
 
 def peak_bytes() -> int:

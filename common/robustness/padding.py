@@ -51,11 +51,11 @@ class Padded(ClassifierWrapper):
         return logits[: len(image)]
 
     def halve(self) -> bool:
-        """Take half as many rows per call from now on; False if that would be fewer than ``rows``."""
-        size = min(self.at_once or self._largest, self._largest) // 2
-        if size < self.rows:
+        """Take half as many rows per call from now on, at least ``rows``; False if there were no more before."""
+        size = min(self.at_once or self._largest, self._largest)
+        if size <= self.rows:
             return False
-        self.at_once, self._recompute = size, True
+        self.at_once, self._recompute = max(self.rows, size // 2), True
         return True
 
     def _in_calls(self, image: Tensor, noise: Noise, size: int) -> Tensor:

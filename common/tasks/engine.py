@@ -1,6 +1,5 @@
 """The engine of a test: applied while the test runs, with smaller calls where memory runs out."""
 
-import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -9,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from common.engine.engine import Engine, own_engines_on
-from common.engine.memory import Budget, gradient_memory
+from common.engine.memory import Budget, gradient_memory, is_out_of_memory, release_memory
 from common.engine.precision import float32_products
 from common.numerics.copies import copied
 from common.records.notes import current_notes
@@ -73,9 +72,7 @@ class EngineOfTest:
                     raise
             if (notes := current_notes()) is not None:
                 notes.again()
-            gc.collect()  # the traceback held the graph
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
             rank_zero_warn(
                 f"memory ran out: {evaluator.name} goes on with {classifier.at_once or 'all'} rows per call, without "
                 "kept graphs. Set engine.batch_size and engine.memory to start with that"
@@ -85,11 +82,6 @@ class EngineOfTest:
         """Give up kept graphs, the first remedy; False if there are none to give up."""
         had, self._memory = self._memory, 0
         return had != 0
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for an error of an allocation on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def twice_differentiated(classifier: nn.Module) -> list[nn.Module]:

@@ -2,11 +2,13 @@
 
 A rank that certifies an image and sees idle ranks opens a round: the next samples, in slices that every rank takes one
 by one. Counts are integers and every sample has its own noise, so the sums are those of one process. Nobody waits in a
-collective; the owner of the image alone waits for the slices that others have taken.
+collective; the owner of the image alone waits for the slices that others have taken. A rank whose memory runs out calls
+its networks with fewer rows; if the smallest calls are too large, it hands its slice back to the owner.
 """
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,10 +18,12 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
+from common.engine.memory import is_out_of_memory, release_memory
 from common.engine.meter import Meter, credit
 from common.noise import Noise
 from common.robustness.certification.samples import SampleCounter, Samples, packed, unpacked
 from common.robustness.classifiers import Classifier, deployed
+from common.robustness.padding import Padded
 
 LEAST = 32  # samples of a slice: fewer cost a network as much
 WORTH = 0.5  # seconds that samples take at least to be shared
@@ -105,11 +109,14 @@ class Crew:
         others = set(range(slices))
         while (number := self._board.add(f"{name} left", -1)) >= 0:
             others.discard(number)
-            counts[call.rows] += call.count(counter, self.classifier, number)
+            counts[call.rows] += self._counted(call, counter, number)
         for number in others:
             found = unpacked(self._wait(f"{name} {number}"))
-            counts[call.rows] += found["counts"].to(image.device)
-            credit(found["evaluations"])
+            if "counts" in found:
+                counts[call.rows] += found["counts"].to(image.device)
+                credit(found["evaluations"])
+            else:  # handed back
+                counts[call.rows] += self._counted(call, counter, number)
         self._board.remove(name, f"{name} left", *(f"{name} {number}" for number in others))
         return counts, total
 
@@ -122,16 +129,35 @@ class Crew:
         return name
 
     def _take(self, name: str) -> bool:
-        """Count one slice of a round; False if none is left."""
+        """Count one slice of a round; False if none is left, or if this rank has no memory for it."""
         if (number := self._board.add(f"{name} left", -1)) < 0:
             return False
         call = Samples.read(unpacked(self._wait(name)), self.classifier)
         exact = torch.autocast(call.image.device.type, enabled=False)
-        with Meter(self.classifier) as meter, deployed(self.classifier), torch.no_grad(), exact:
-            counts = call.count(self._counters[call.counter], self.classifier, number)
+        try:
+            with Meter(self.classifier) as meter, deployed(self.classifier), torch.no_grad(), exact:
+                counts = self._counted(call, self._counters[call.counter], number)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            warnings.warn(f"memory ran out: this rank hands samples of others' images back ({error})", stacklevel=2)
+            self._board.put(f"{name} {number}", packed({}))
+            return False
         result = {"counts": counts.cpu(), "evaluations": round(meter.cost(1)["evaluations"])}
         self._board.put(f"{name} {number}", packed(result))
         return True
+
+    def _counted(self, call: Samples, counter: SampleCounter, number: int) -> Tensor:
+        """Class counts of a slice, in calls of half as many rows where memory runs out."""
+        while True:
+            try:
+                return call.count(counter, self.classifier, number)
+            except RuntimeError as error:
+                padded = self.classifier
+                if not is_out_of_memory(error) or not isinstance(padded, Padded) or not padded.halve():
+                    raise
+            release_memory()
+            warnings.warn(f"memory ran out: this rank goes on with {padded.at_once} rows per call", stacklevel=2)
 
     def _wait(self, name: str) -> bytes:
         while (content := self._board.get(name)) is None:

@@ -12,6 +12,7 @@ from common.noise import Noise
 from common.robustness import Classifier, Sequential, Smoothing
 from common.robustness.certification import crew as module
 from common.robustness.certification.crew import Crew, crew_of, helped
+from common.robustness.padding import Padded
 
 
 class Board:
@@ -43,16 +44,23 @@ class Slow(Classifier):
 
     randomised = True
 
-    def __init__(self, seconds=0.0):
+    def __init__(self, seconds=0.0, limit=10**9):
         super().__init__()
         self.linear, self.seconds, self.seen = nn.Linear(4, 3, bias=False), seconds, 0
+        self.limit = limit  # rows for which there is memory
         with torch.no_grad():
             self.linear.weight.copy_(torch.arange(12.0).sin().view(3, 4))
 
     def forward(self, image, noise=None):
         time.sleep(self.seconds)
+        if len(image) > self.limit:
+            raise torch.OutOfMemoryError("out of memory")
         self.seen += len(image)
         return self.linear(image.flatten(1)) + noise.stream("own").normal(0, (3,))
+
+
+def wrapped(subject):
+    return isinstance(subject, Padded)
 
 
 IMAGES = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -65,8 +73,8 @@ def shared(monkeypatch):
     monkeypatch.setattr(module, "WORTH", 0.0)
     monkeypatch.setattr(module, "LEAST", 8)
 
-    def run(smoothing, act):
-        board, subjects = Board(), [Slow(0.002) for _ in range(3)]
+    def run(smoothing, act, subjects=None):
+        board, subjects = Board(), subjects or [Slow(0.002) for _ in range(3)]
         crews = [Crew(board, "test", 3, subject, [smoothing]) for subject in subjects]
         helpers = [threading.Thread(target=crew.help) for crew in crews[1:]]
         for helper in helpers:
@@ -79,7 +87,7 @@ def shared(monkeypatch):
         for helper in helpers:
             helper.join(timeout=20)
         assert not any(helper.is_alive() for helper in helpers)
-        return result, [subject.seen for subject in subjects], board
+        return result, [(subject.classifier if wrapped(subject) else subject).seen for subject in subjects], board
 
     return run
 
@@ -154,3 +162,38 @@ def test_an_owner_ends_when_a_helper_is_gone(monkeypatch):
     crew.alive = alive
     with helped(crew), pytest.raises(SystemExit):
         smoothing.counts(subject, IMAGES, NOISE, 200)
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out")
+@pytest.mark.parametrize(("limits", "counted"), [
+    ((10**9, 16, 10**9), (True, True, True)),  # rows of rank 0, which certifies, and of two others that help
+    ((16, 10**9, 10**9), (True, True, True)),
+    ((10**9, 8, 8), (True, False, False)),  # less than the smallest call
+])  # fmt: skip
+def test_a_rank_without_memory_halves_its_calls_or_hands_samples_back(shared, limits, counted):
+    """The counts are those of one process, and all ranks go on."""
+    smoothing = Smoothing(0.5, n=300, num_classes=3, batch_size=40)
+    expected = smoothing.counts(Slow(), IMAGES, NOISE, 300)
+    subjects = [Padded(Slow(0.002, limit)) for limit in limits]
+
+    def act(own, subject):
+        with Meter(subject) as meter:
+            return own.counts(subject, IMAGES, NOISE, 300), meter
+
+    (found, meter), seen, _ = shared(smoothing, act, subjects)
+    assert torch.equal(found, expected)
+    assert [rows > 0 for rows in seen] == [*counted]
+    assert meter.cost(1)["evaluations"] >= 600
+
+
+def test_other_errors_of_a_helper_are_its_own():
+    class Broken(Slow):
+        def forward(self, image, noise=None):
+            raise RuntimeError("shapes do not match")
+
+    smoothing, board = Smoothing(0.5, n=200, num_classes=3), Board()
+    owner, helper = (Crew(board, "test", 2, subject, [smoothing]) for subject in (Slow(), Padded(Broken())))
+    call = module.Samples.of(0, IMAGES, torch.tensor([0, 0, 1]), NOISE.rows(torch.tensor([0, 0, 1])), 8)
+    name = owner._open(call, 1)
+    with pytest.raises(RuntimeError, match="shapes"):
+        helper._take(name)
