@@ -1,4 +1,4 @@
-"""Compiled forward pass of a network: few shapes, never slower than eager, never a failed test."""
+"""Compiled forward pass of a network: few shapes, not slower than eager, never a failed test."""
 
 import copy
 import time
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from common.engine.memory import is_out_of_memory
+
 LEAST_ROWS = 16
 TRIALS = 3
 SLOWEST = 0.95
@@ -19,22 +21,37 @@ SLOWEST = 0.95
 _GRAPHS = 64  # shapes and modes that PyTorch keeps for one class of network; its default of 8 is soon used up
 
 
+Choice = dict[str, bool]
+"""By mode of evaluation (`FORWARD`, `GRADIENT`): True where the compiled forward pass runs."""
+FORWARD, GRADIENT = "forward", "gradient"
+
+
 class Compiled:
     """``network.forward`` through ``torch.compile``; a deep copy of the network is compiled on its own.
 
     Shapes are static: a batch is padded to a power of two of rows, at least 16, with copies of its first row, so that
     there are few. For evaluations without and with a gradient, the first call times both ways. Where the compiled one
     reaches less than 0.95 of the eager speed, or cannot be compiled on this machine, the network runs eagerly with a
-    warning. Compiled networks have no second derivatives.
+    warning. A test decides once for all its processes and starts instead (`settle`), since the last bits differ.
+    Compiled networks have no second derivatives.
     """
 
-    identifies_nothing = True  # the same numbers, faster: no part of a run's fingerprint
+    identifies_nothing = True  # the same numbers but for the last bits; a test names its choice
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.eager: Callable[..., Any] = MethodType(type(network).forward, network)
         self._forward: Callable[..., Any] = torch.compile(self.eager, dynamic=False)
-        self._chosen: dict[bool, Callable[..., Any]] = {}  # by whether a gradient is recorded
+        self.choice: Choice = {}
+        self._settled = False
+
+    def settle(self, choice: Choice) -> None:
+        """Take a choice that was made elsewhere; evaluations in a mode that it does not name are eager."""
+        self.choice, self._settled = dict(choice), True
+
+    def take_over(self, other: "Compiled") -> None:
+        """Choose as another one of the same network has, or will have, to."""
+        self.choice, self._settled = dict(other.choice), other._settled
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
@@ -42,12 +59,26 @@ class Compiled:
             return self.eager(*inputs, **named)
         rows = len(tensors[0])
         gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if gradient not in self._chosen:
-            self._chosen[gradient] = self._faster(rows, inputs, named, gradient)
-        if self._chosen[gradient] is self.eager:
+        mode = GRADIENT if gradient else FORWARD
+        if mode not in self.choice and not self._settled:
+            self.choice[mode] = self._faster(rows, inputs, named, gradient) is self._forward
+        if not self.choice.get(mode, False):
             return self.eager(*inputs, **named)
         inputs, named = _padded((inputs, named), rows)
-        return tree_map(lambda value: _first(value, rows), self._forward(*inputs, **named))
+        return tree_map(lambda value: _first(value, rows), self._compiled(inputs, named))
+
+    def _compiled(self, inputs: Any, named: Any) -> Any:
+        """The compiled forward pass. Raises ``ValueError`` where another process has chosen it and it fails here."""
+        try:
+            return self._forward(*inputs, **named)
+        except Exception as error:
+            if not self._settled or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+                raise
+            raise ValueError(
+                f"compile: {type(self.network).__name__} runs compiled in this test, as the first process or an "
+                f"earlier start decided, but fails so on this machine ({str(error).strip().splitlines()[:1]}). Use "
+                "machines of one kind, or compile: false and another directory of records"
+            ) from error
 
     def _faster(self, rows: int, inputs: Any, named: Any, gradient: bool) -> Callable[..., Any]:
         """The compiled forward pass, or the eager one where that is faster or nothing can be compiled."""
@@ -76,7 +107,9 @@ class Compiled:
         return self._forward
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Compiled":
-        return Compiled(copy.deepcopy(self.network, memo))
+        other = Compiled(copy.deepcopy(self.network, memo))
+        other.take_over(self)
+        return other
 
 
 def _padded(values: Any, rows: int) -> Any:

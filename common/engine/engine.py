@@ -81,9 +81,8 @@ class Engine:
         eager = {id(network) for part in twice for network in networks(part)}
         with ExitStack() as stack:
             stack.enter_context(float32_products(self.precision))
-            for part in module.modules():
-                if isinstance(getattr(part, "engine", None), Engine):
-                    stack.enter_context(_replaced(part, "engine", replace(self, channels_last=False, compile=False)))
+            for part, _ in own_engines(module):
+                stack.enter_context(_replaced(part, "engine", replace(self, channels_last=False, compile=False)))
             for network in networks(module):
                 compiled = self.compile and id(network) not in eager
                 if self.precision in HALF or self.channels_last or compiled:
@@ -143,13 +142,19 @@ class Engine:
         return x0.to(x.dtype)
 
 
+def own_engines(module: nn.Module) -> list[tuple[nn.Module, Engine]]:
+    """The parts inside ``module`` with an engine of their own, in order."""
+    parts = [(part, getattr(part, "engine", None)) for part in module.modules()]
+    return [(part, engine) for part, engine in parts if isinstance(engine, Engine)]
+
+
 @contextmanager
-def own_engines_on(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Context manager: engines of parts inside ``module`` have the precision that "auto" is on the device."""
+def own_engines_at(module: nn.Module, precisions: Sequence[Precision]) -> Iterator[None]:
+    """Context manager: the `own_engines` inside ``module`` have these precisions."""
     with ExitStack() as stack:
-        for part in module.modules():
-            if isinstance(own := getattr(part, "engine", None), Engine) and own.precision in ("auto", "tf32"):
-                stack.enter_context(_replaced(part, "engine", own.on(device)))
+        for (part, own), precision in zip(own_engines(module), precisions, strict=True):
+            if own.precision != precision:
+                stack.enter_context(_replaced(part, "engine", replace(own, precision=precision)))
         yield
 
 

@@ -39,13 +39,19 @@ def resolved(precision: Precision, device: torch.device) -> Precision:
         return "bf16" if has_bf16_units(device) else "32"
     if precision == "tf32" and device.type != "cuda":
         return "32"
-    if precision == "bf16" and not has_bf16_units(device):
-        warnings.warn(
-            f"precision bf16: this {device.type.upper()} has no units for bfloat16 and emulates it, many times slower "
-            'than float32. Use precision: "32", or auto',
-            stacklevel=2,
-        )
+    if lacks := shortcoming(precision, device):
+        warnings.warn(f'precision {precision}: {lacks}. Use precision: "32", or auto', stacklevel=2)
     return precision
+
+
+def shortcoming(precision: Precision, device: torch.device) -> str:
+    """The units that a device lacks for a precision, and the consequence; "" if it has them."""
+    this = f"this {device.type.upper()} has no units for"
+    if precision == "bf16" and not has_bf16_units(device):
+        return f"{this} bfloat16 and emulates it, many times slower than float32"
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
+        return f"{this} TF32 and computes float32, in which the last digits of records differ"
+    return ""
 
 
 def exact_precision() -> AbstractContextManager[None]:

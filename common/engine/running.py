@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from common.engine.compiled import Compiled
+from common.engine.networks import networks
 from common.engine.precision import HALF, Precision, is_exact
 
 
@@ -23,7 +24,8 @@ class Running:
     def __init__(self, network: nn.Module, precision: Precision, channels_last: bool, compiled: bool) -> None:
         self.network, self.precision, self.channels_last = network, precision, channels_last
         self.eager = network.forward
-        self._forward = Compiled(network) if compiled else self.eager
+        self.compiled = Compiled(network) if compiled else None
+        self._forward = self.compiled or self.eager
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         image = next((value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()), None)
@@ -40,9 +42,23 @@ class Running:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Running":
         network = copy.deepcopy(self.network, memo)
-        compiled = isinstance(self._forward, Compiled)
         vars(network).pop("forward", None)  # a copy of this object, or of the network's own method
-        return Running(network, self.precision, self.channels_last, compiled)
+        other = Running(network, self.precision, self.channels_last, self.compiled is not None)
+        if self.compiled is not None and other.compiled is not None:
+            other.compiled.take_over(self.compiled)
+        return other
+
+
+def compiled_networks(module: nn.Module) -> dict[str, Compiled]:
+    """The compiled forward passes of the networks inside ``module``, by the place of the network."""
+    places = {id(part): place for place, part in module.named_modules()}
+    found = {}
+    for network in networks(module):
+        forward = vars(network).get("forward")
+        compiled = forward.compiled if isinstance(forward, Running) else forward
+        if isinstance(compiled, Compiled):
+            found[places[id(network)]] = compiled
+    return found
 
 
 def _channels_last(value: Any) -> Any:

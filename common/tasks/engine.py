@@ -1,15 +1,21 @@
 """The engine of a test: applied while the test runs, with smaller calls where memory runs out."""
 
-from collections.abc import Sequence
+import os
+import socket
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from common.engine.engine import Engine, own_engines_on
+from common.engine.compiled import Choice
+from common.engine.engine import Engine, own_engines, own_engines_at
 from common.engine.memory import Budget, gradient_memory, is_out_of_memory, release_memory
-from common.engine.precision import float32_products
+from common.engine.precision import Precision, float32_products, shortcoming
 from common.numerics.copies import copied
 from common.records.notes import current_notes
 from common.records.schema import Record
@@ -17,6 +23,19 @@ from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.padding import Padded
 from common.robustness.protocols import TwiceDifferentiated
+
+Broadcast = Callable[[Any], Any]
+
+
+class Trial(Protocol):
+    """Evaluation of a batch, of which `EngineOfTest.evaluate` needs no more than this."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    def __call__(self, classifier: Padded, batch: Batch) -> Sequence[Record]:
+        """Rows of the batch."""
 
 
 class EngineOfTest:
@@ -30,38 +49,60 @@ class EngineOfTest:
     def __init__(self, engine: Engine | None) -> None:
         self.engine = engine
         self.used: Engine | None = None  # with the precision of the device
+        self.compiled: dict[str, Choice] = {}  # by the place of the network
         self._applied = ExitStack()
         self._processes = 1
         self._memory: Budget = "auto" if engine is None else engine.memory
 
     @property
     def identity(self) -> dict[str, str]:
-        """The engine's part of the fingerprint of the records: its precision, unless that is float32."""
-        if self.used is None:
-            return {}
-        compiled = {"compile": "true"} if self.used.compile else {}  # other kernels, other bits
-        return {**compiled, **({} if self.used.precision == "32" else {"precision": self.used.precision})}
+        """The engine's part of the fingerprint of the records: its precision, unless that is float32, and the networks
+        that run compiled, in which modes: other kernels, other bits.
+        """
+        modes = {
+            place: ", ".join(sorted(mode for mode, taken in choice.items() if taken))
+            for place, choice in sorted(self.compiled.items())
+        }
+        named = "; ".join(f"{place} ({taken})" for place, taken in modes.items() if taken)
+        compiled = {"compile": named} if named else {}
+        exact = self.used is None or self.used.precision == "32"
+        return {**compiled, **({} if self.used is None or exact else {"precision": self.used.precision})}
 
-    def start(self, classifier: Padded, device: torch.device, processes: int = 1) -> None:
+    def start(
+        self, classifier: Padded, device: torch.device, processes: int = 1, broadcast: Broadcast = lambda one: one
+    ) -> None:
         """Apply the engine on a device; ``processes`` of this test share the machine's memory.
 
-        Without an engine of the test, products are exact float32, and parts with an engine of their own keep it.
+        All ranks call it. They take the precisions that ``broadcast`` sends from rank 0, and warn of one for which
+        their device has no units. Without an engine of the test, products are exact float32, and parts with an engine
+        of their own keep it.
         """
         self.stop()
         self._processes = processes
         if self.engine is None:
+            own = [engine.on(device).precision for _, engine in own_engines(classifier)]
+            precisions = self._of_rank_0(own, device, broadcast)
             self._applied.enter_context(float32_products("32"))
-            self._applied.enter_context(own_engines_on(classifier, device))
+            self._applied.enter_context(own_engines_at(classifier, precisions))
             return
-        self.used = self.engine.on(device)
+        (precision,) = self._of_rank_0([self.engine.on(device).precision], device, broadcast)
+        self.used = replace(self.engine, precision=precision)
         self._applied.enter_context(self.used.applied(classifier, twice_differentiated(classifier)))
         classifier.at_once = None if self.used.batch_size == "auto" else self.used.batch_size
+
+    def _of_rank_0(self, own: list[Precision], device: torch.device, broadcast: Broadcast) -> list[Precision]:
+        taken: list[Precision] = broadcast(own)
+        for precision in {one for one, mine in zip(taken, own, strict=True) if one != mine}:
+            if lacks := shortcoming(precision, device):
+                here = f"process {os.getpid()} on {socket.gethostname()}"
+                warnings.warn(f"{here} takes the precision of rank 0, {precision}: {lacks}", stacklevel=3)
+        return taken
 
     def stop(self) -> None:
         """Give the networks their own forward passes back."""
         self._applied.close()
 
-    def evaluate(self, evaluator: Evaluator, classifier: Padded, batch: Batch) -> Sequence[Record]:
+    def evaluate(self, evaluator: Evaluator | Trial, classifier: Padded, batch: Batch) -> Sequence[Record]:
         """The evaluator's rows. Raises ``torch.OutOfMemoryError`` if the smallest calls are too large."""
         while True:
             try:

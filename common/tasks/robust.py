@@ -27,6 +27,7 @@ from common.robustness.evaluation.suite import suite
 from common.robustness.gradient_check.classifier_check import GradientCheck, failure_message, weak_gradients
 from common.robustness.padding import Padded
 from common.robustness.threats.threat import Threat
+from common.tasks.compilation import settle
 from common.tasks.diagnostics import enough, gradient_checks, masking_variants
 from common.tasks.engine import EngineOfTest
 from common.tasks.independence import IMAGES, check_certifiers, check_trainer, warn_of_dependence
@@ -106,22 +107,21 @@ class RobustTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Agree on the session. Lightning runs this hook on a rank without images too."""
         connect(self.trainer)
-        self.engine.start(self.classifier, self.trainer.strategy.root_device, self.trainer.num_devices)
+        strategy = self.trainer.strategy
+        self.engine.start(self.classifier, strategy.root_device, self.trainer.num_devices, strategy.broadcast)
         self._session = self.trainer.strategy.broadcast(uuid4().hex)
 
     def on_test_start(self) -> None:
         check_trainer(self.trainer)
         self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
         self.classifier.classes = declared_classes(self.trainer)
+        settle(self.engine, self.classifier, self.evaluators, Path(self.path), self.trainer)
         check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device))
         images, checks = dataset_of(self.trainer), gradient_checks(self.evaluators)
         variants = masking_variants(self.evaluators, images, self.masking)
-        wanted = [
-            *(checks if self.verify != "off" else []),
-            *(variants if enough(images, self.masking) else []),
-        ]
+        wanted = [*(checks if self.verify != "off" else []), *(variants if enough(images, self.masking) else [])]
         self._results = self._open(self.path, self.evaluators)
-        if self.trainer.is_global_zero:
+        if self.global_rank == 0:
             self._results.lock(self.part)
         self.tell(self._results)
         if self.verify != "off":

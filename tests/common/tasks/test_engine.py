@@ -192,11 +192,25 @@ def test_an_engine_of_a_part_is_resolved_on_the_device(monkeypatch):
     assert own.engine.precision == "auto"
 
 
-def test_compilation_and_the_resolved_precision_identify_a_run():
+def test_the_resolved_precision_identifies_a_run():
     identities = []
     for engine in (None, Engine(), Engine("tf32", batch_size=3), Engine("16"), Engine(compile=True)):
         running = EngineOfTest(engine)
         running.start(Padded(head()), CPU)
         identities.append(running.identity)
         running.stop()
-    assert identities == [{}, {}, {}, {"precision": "16"}, {"compile": "true"}]
+    assert identities == [{}, {}, {}, {"precision": "16"}, {}]  # of compilation what was decided: test_compilation.py
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_ranks_take_the_precision_of_rank_0(monkeypatch, own):
+    """On machines of two kinds; the one without units for it says so."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    classifier, running = ndc(engine=Engine("auto")) if own else head(), EngineOfTest(None if own else Engine("auto"))
+    with pytest.warns(UserWarning, match="process .* takes the precision of rank 0, bf16: this CPU has no units"):
+        running.start(Padded(classifier), CPU, broadcast=lambda precisions: ["bf16"] * len(precisions))
+    assert (classifier.engine if own else running.used).precision == "bf16"
+    running.stop()
+    running.start(Padded(classifier), CPU)
+    assert (classifier.engine if own else running.used).precision == "32"
+    running.stop()
