@@ -46,7 +46,7 @@ class GuidanceClassifier(Classifier):
         if self.sigma > 0:
             noise = Noise.or_fresh(noise, image)
             x = x + self.sigma * noise.normal(0, image.shape[1:], image.dtype)
-        return check_logits(self.network(x, x.new_tensor(self.sigma))[1], len(image), "φ")
+        return check_logits(self.network(x, x.new_full((), self.sigma))[1], len(image), "φ")
 
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "relative": relative, "cosine": cosine}

@@ -112,7 +112,7 @@ class AGDM(DiffusionPurifier):
         often than the white-box attack: the gradient was masked, and robustness did not increase.
         """
         x0, noise = to_model(image), self._noise(image, noise)
-        sigma = self.schedule.sigma(self.grid.nodes[0]).to(x0)
+        sigma = self.schedule.sigma(self.grid.nodes[0]).to(x0, non_blocking=x0.is_cuda)
         x = x0 + sigma * noise.normal(0, x0.shape[1:]).to(x0)
         denoised, guided = self.denoiser(x, sigma), self.bind(x0, noise)(x, sigma)
         return _norms(guided - denoised) / _norms(denoised - x)

@@ -12,12 +12,14 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.checks.deferred import check_values
 from common.checks.settings import check_count, check_part, check_seed
 from common.philox import box_muller, philox, uniforms
 
@@ -53,10 +55,7 @@ class Noise:
                 got = f"{value.dtype} of shape {tuple(value.shape)} beside index {tuple(self.index.shape)}"
                 raise ValueError(f"{name} must be an int64 tensor (B,), one per image; got {got}")
             if value.device.type == "cpu" and len(value):
-                low, high = torch.stack(value.aminmax()).tolist()
-                if not 0 <= low <= high <= _MASK:
-                    got = f"{low} to {high}"
-                    raise ValueError(f"{name} must be in 0 .. 2^32 - 1, else numbers would repeat; got {got}")
+                check_values(torch.stack(value.aminmax()), partial(_check_word, name))
 
     def _with(self, **changes: Any) -> "Noise":
         """The same noise with other fields, which come from checked ones: checks would wait for the device."""
@@ -97,8 +96,10 @@ class Noise:
         """
         if n < 1 or start < 0:
             raise ValueError(f"draws needs n >= 1 and start >= 0; got n={n}, start={start}")
-        if start and (self.depth or bool(self.draw.any())):
-            raise ValueError(f"draws of draws need start = 0, else blocks overlap; got start={start}. Use stream(name)")
+        if start and self.depth:
+            _check_first(start, [1.0])
+        elif start:
+            check_values(self.draw.any()[None], partial(_check_first, start))
         source = self.stream(f"{n} draws of draws") if self.depth else self
         block = torch.arange(start, start + n, device=self.index.device)
         draw = self.draw[:, None] * n + block
@@ -159,6 +160,27 @@ class Noise:
         """Philox words (0, 2) and (1, 3) of ``blocks`` blocks: two tensors (2, steps, rows, blocks)."""
         device = self.index.device
         block = torch.arange(blocks, device=device).view(1, 1, -1)
-        step = torch.tensor(list(steps), device=device).view(-1, 1, 1)
+        step = _on(device, steps).view(-1, 1, 1)
         counter = (block, step, self.draw[rows].view(1, -1, 1), self.index[rows].view(1, -1, 1))
         return philox(counter, (self.seed & _MASK, self.seed >> 32))
+
+
+def _on(device: torch.device, steps: Sequence[int]) -> Tensor:
+    """The steps as a tensor (N,) int64: consecutive ones are made on the device, which nobody waits for."""
+    if list(steps) == list(range(steps[0], steps[0] + len(steps))):
+        return torch.arange(steps[0], steps[0] + len(steps), device=device)
+    return torch.tensor(list(steps)).to(device, non_blocking=device.type == "cuda")
+
+
+def _check_word(name: str, ends: list[float]) -> None:
+    """Lowest and highest value of a word of the counter."""
+    low, high = (int(end) for end in ends)
+    if not 0 <= low <= high <= _MASK:
+        got = f"{low} to {high}"
+        raise ValueError(f"{name} must be in 0 .. 2^32 - 1, else numbers would repeat; got {got}")
+
+
+def _check_first(start: int, further: list[float]) -> None:
+    """Blocks of draws that begin at ``start``: of rows that are draws themselves they would overlap."""
+    if further[0]:
+        raise ValueError(f"draws of draws need start = 0, else blocks overlap; got start={start}. Use stream(name)")

@@ -61,7 +61,9 @@ def _round_keys(key: tuple[int, int]) -> list[list[int]]:
 @lru_cache(maxsize=64)
 def _constants(key: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """The multipliers and the keys of the rounds for both words of a pair, (11, 2), and with the words swapped."""
-    constants = torch.tensor([_MULTIPLIERS, *_round_keys(key)[_BROADCAST_ROUNDS:]], device=device)
+    numbers = [_MULTIPLIERS, *_round_keys(key)[_BROADCAST_ROUNDS:]]
+    # made of kernels' arguments: a copy from the host would wait for the device
+    constants = torch.stack([torch.full((), one, device=device) for pair in numbers for one in pair]).view(-1, 2)
     return constants, constants.flip(1)
 
 

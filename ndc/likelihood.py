@@ -84,14 +84,15 @@ class Bound:
     def at(self, nodes: Sequence[int], like: Tensor) -> "Bound":
         """Its vectors at n ``nodes``, (n,), in the dtype and on the device of ``like``."""
         vectors = torch.stack((self.sigma, self.spread, self.pull, self.weight))[:, list(nodes)]
-        sigma, spread, pull, weight = like.new_tensor(vectors.tolist())
+        sigma, spread, pull, weight = vectors.to(like, non_blocking=like.is_cuda)
         return Bound(sigma, spread, pull, weight, self.antithetic)
 
     def normals(self, noise: Noise, nodes: Sequence[int], like: Tensor) -> Tensor:
         """z_i (n,B,C,H,W) of n ``nodes`` for images ``like`` (B,C,H,W): a function of the node and the noise alone."""
         if not self.antithetic:
             return noise.normals(nodes, like.shape[1:], like.dtype)
-        sign = like.new_tensor([1.0 - 2 * (i % 2) for i in nodes]).view(-1, *(1,) * like.ndim)
+        sign = torch.tensor([1.0 - 2 * (i % 2) for i in nodes]).to(like, non_blocking=like.is_cuda)
+        sign = sign.view(-1, *(1,) * like.ndim)
         return sign * noise.normals([i // 2 for i in nodes], like.shape[1:], like.dtype)
 
 

@@ -99,28 +99,37 @@ class LikelihoodTerms:
         """The block of some nodes and images. Its noise is drawn here, once, outside of what is recomputed."""
         x = inputs.centre
         bound, z = self.bound.at(nodes, x), self.bound.normals(inputs.noise, nodes, x)
-        mask = x.new_ones(len(x), self.classes, dtype=torch.bool) if candidates is None else candidates
-        return _Block(self.engine, self.denoiser, bound, inputs, z, mask)
+        if candidates is not None:
+            return _Block(self.engine, self.denoiser, bound, inputs, z, candidates, candidates.nonzero(as_tuple=True))
+        images, classes = (torch.arange(count, device=x.device) for count in (len(x), self.classes))
+        pairs = images.repeat_interleave(self.classes), classes.repeat(len(x))
+        every = x.new_ones(len(x), self.classes, dtype=torch.bool)
+        return _Block(self.engine, self.denoiser, bound, inputs, z, every, pairs)
 
 
+@dataclass(frozen=True)
 class _Block:
     """Every node of ``bound``, with the noise z (n,R,C,H,W), for the P pairs of an image and a class in ``mask`` (R,K).
 
+    ``pairs`` are their images and classes, (P,) each: the host waits for a device to know which classes remain.
     Network rows are node-major: node, pair.
     """
 
-    def __init__(
-        self, engine: Engine, denoiser: Denoiser, bound: Bound, inputs: BoundInput, z: Tensor, mask: Tensor
-    ) -> None:
-        self.engine, self.denoiser, self.bound, self.inputs, self.z, self.mask = (
-            engine,
-            denoiser,
-            bound,
-            inputs,
-            z,
-            mask,
-        )
-        self.image, self.label = mask.nonzero(as_tuple=True)
+    engine: Engine
+    denoiser: Denoiser
+    bound: Bound
+    inputs: BoundInput
+    z: Tensor
+    mask: Tensor
+    pairs: tuple[Tensor, ...]
+
+    @property
+    def image(self) -> Tensor:
+        return self.pairs[0]
+
+    @property
+    def label(self) -> Tensor:
+        return self.pairs[1]
 
     def __len__(self) -> int:
         return len(self.bound) * len(self.image)

@@ -1,17 +1,19 @@
 """Images, labels and noise where they enter, and the outputs of parts from elsewhere.
 
 Shapes and dtypes are read without waiting for a device. Finiteness and range are not: they are checked once at an
-entry, not at every call of a network.
+entry, not at every call of a network, and where many checks follow each other they are looked at together
+(`common.checks.deferred`).
 """
 
 import math
 import warnings
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.checks.deferred import check_values
 from common.units import to_pixel
 
 FARTHEST = 20.0
@@ -39,31 +41,42 @@ def check_layout(image: Any) -> Tensor:
 
 def check_finite(image: Any) -> Tensor:
     """Finite images as floats (B,C,H,W), of any range."""
-    return _finite_range(image)[0]
-
-
-def _finite_range(image: Any) -> tuple[Tensor, tuple[float, float]]:
-    """Finite images with their lowest and highest value."""
-    checked = check_layout(image)
-    low, high = _range(checked)  # one pass: NaN is the lowest and the highest of any values
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise ValueError("images must be finite; got NaN or infinity")
-    return checked, (low, high)
+    return _in_range(image)
 
 
 def check_near_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in about [0,1]: with noise, or a little outside, but not in other units."""
-    checked, (low, high) = _finite_range(image)
-    if not -FARTHEST <= low <= high <= FARTHEST:
-        raise ValueError(f"images must be in [0,1], up to noise; got {low:.4g} to {high:.4g}. Write image / 255")
-    return checked
+
+    def judge(low: float, high: float) -> None:
+        if not -FARTHEST <= low <= high <= FARTHEST:
+            raise ValueError(f"images must be in [0,1], up to noise; got {low:.4g} to {high:.4g}. Write image / 255")
+
+    return _in_range(image, judge)
 
 
 def check_pixels(image: Any) -> Tensor:
     """Finite images (B,C,H,W) in [0,1]."""
-    checked, (low, high) = _finite_range(image)
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
+
+    def judge(low: float, high: float) -> None:
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"images must be in [0,1]; got {low:.4g} to {high:.4g}. The classifier normalises them.")
+
+    return _in_range(image, judge)
+
+
+def _in_range(image: Any, judge: Callable[[float, float], None] | None = None) -> Tensor:
+    """Finite images whose lowest and highest value pass the ``judge``; those of an empty batch do."""
+
+    def finite(values: list[float]) -> None:
+        low, high = values  # of one pass: NaN is the lowest and the highest of any values
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError("images must be finite; got NaN or infinity")
+        if judge is not None:
+            judge(low, high)
+
+    checked = check_layout(image)
+    if checked.numel():
+        check_values(torch.stack(checked.detach().aminmax()), finite)
     return checked
 
 
@@ -144,25 +157,37 @@ def check_purified(output: Any, image: Tensor) -> Tensor:
     images of the model frame, [-1,1], and warns of others that are mostly outside of [0,1].
     """
     checked = check_like("a purifier", output, image)
-    low, high = _range(checked)
-    if not math.isfinite(low) or not math.isfinite(high):
-        rows = (~checked.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
-    if low >= -1 and high > FARTHEST:  # a network under attack may leave [0,1] on both sides
-        raise ValueError(f"a purifier must return pixels in about [0,1]; got {low:.4g} to {high:.4g}. Divide by 255")
-    if low < -_OUTSIDE or high > 1 + _OUTSIDE:
-        _check_frame(checked.detach(), image.detach(), f"{low:.4g} to {high:.4g}")
+    if checked.numel():
+        check_values(_of_purified(checked.detach(), image.detach()), _judge_purified)
     return checked
 
 
-def _check_frame(output: Tensor, image: Tensor, span: str) -> None:
-    """Frame of purified images with values outside of [0,1]: a purifier returns images that resemble its input."""
+def _of_purified(output: Tensor, image: Tensor) -> Tensor:
+    """Values of a purified batch: 1 if nearer to its input in another frame, share outside of [0,1], ends of rows."""
     error = (output - image).square().mean()
-    if bool(_CLOSER * (to_pixel(output) - image).square().mean() < error):
+    closer = _CLOSER * (to_pixel(output) - image).square().mean() < error
+    outside = ((output - 0.5).abs() > 0.5 + _OUTSIDE).to(output.dtype).mean()
+    low, high = output.flatten(1).aminmax(dim=1)  # NaN is the lowest and the highest of a row
+    return torch.cat((torch.stack((closer.to(output.dtype), outside)), low, high))
+
+
+def _judge_purified(values: list[float]) -> None:
+    """A purifier returns images of the frame of its input, which they resemble."""
+    closer, outside, *ends = values
+    count = len(ends) // 2
+    rows = [row for row in range(count) if not (math.isfinite(ends[row]) and math.isfinite(ends[count + row]))]
+    if rows:
+        raise ValueError(f"a purifier must return finite images; got NaN or infinity in rows {rows[:8]} of the batch")
+    low, high = min(ends), max(ends)
+    span = f"{low:.4g} to {high:.4g}"
+    if low >= -1 and high > FARTHEST:  # a network under attack may leave [0,1] on both sides
+        raise ValueError(f"a purifier must return pixels in about [0,1]; got {span}. Divide by 255")
+    if low >= -_OUTSIDE and high <= 1 + _OUTSIDE:
+        return
+    if closer:
         raise ValueError(
             f"a purifier must return pixels in [0,1]; got {span}, images of [-1,1]. Let it end with (x + 1) / 2"
         )
-    outside = ((output < -_OUTSIDE) | (output > 1 + _OUTSIDE)).float().mean()
     if outside > _MOSTLY:
         warnings.warn(
             f"a purifier should return pixels in [0,1]: more than {_MOSTLY:.0%} of its values are outside, so it may "
@@ -191,14 +216,6 @@ def check_losses(output: Any, rows: int) -> Tensor:
             f"loss must return floats of shape ({rows},), one per row of logits; got {_got(output)}{advice}"
         )
     return output
-
-
-def _range(image: Tensor) -> tuple[float, float]:
-    """Lowest and highest value; 0 and 0 of an empty batch, which is in every range."""
-    if not image.numel():
-        return 0.0, 0.0
-    low, high = torch.stack(image.detach().aminmax()).tolist()  # the host waits for the device once
-    return low, high
 
 
 def _got(output: Any) -> str:

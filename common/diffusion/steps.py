@@ -68,7 +68,7 @@ class Levels:
         """
         functions = (schedule.scale, schedule.sigma, schedule.drift, schedule.diffusion)
         scale, sigma, drift, diffusion = (function(times.clone()) for function in functions)
-        level = sigma.to(like)
+        level = sigma.to(like, non_blocking=like.is_cuda)  # the host goes on once the few levels are copied
         level = level if level.ndim > 1 else level[:, None].expand(-1, len(like))
         columns: Iterable[tuple[Tensor, ...]] = zip(
             *(column.unbind() for column in (times, scale, sigma, drift, diffusion, level)), strict=True

@@ -122,7 +122,7 @@ class Engine:
         """D(x, sigma, label) (R,C,H,W) at one noise level, in micro-batches; several are recomputed for a gradient."""
         if not len(x):
             return x.clone()
-        several, level = len(x) > self.micro_batches.size(x), x.new_tensor(sigma)
+        several, level = len(x) > self.micro_batches.size(x), x.new_full((), sigma)
         denoise = recomputed(self.denoise, denoiser.training) if several else self.denoise
         parts = []
         for call in self.micro_batches.calls(len(x), x):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from common.checks.deferred import looked_at_once
 from common.checks.images import check_layout, check_logits, check_purified, check_weights_dtype
 from common.checks.settings import check_number, check_optional, check_part, check_positive, check_sequence
 from common.noise import Noise
@@ -120,9 +121,10 @@ class Purified(Classifier):
         self.randomised = bool(declared) or classifier.randomised
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        noise = Noise.or_fresh(noise, image)
-        purified = check_purified(self.purifier(*copied(image, noise)), image)
-        logits: Tensor = self.classifier(purified, noise.stream("classifier"))
+        with looked_at_once():
+            noise = Noise.or_fresh(noise, image)
+            purified = check_purified(self.purifier(*copied(image, noise)), image)
+            logits: Tensor = self.classifier(purified, noise.stream("classifier"))
         return logits
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from common.checks.settings import check_count, check_flag, check_function, check_optional
@@ -145,13 +144,14 @@ class _Climb:
             estimate = eot(iterate.x, self.loss, f"{name} step {step}", rows, step < iterate.steps, classes)
             ranked = estimate if classes is None else replace(estimate, loss=estimate.margin)
             if inside:
-                going = best.update(rows, iterate.x, ranked)
+                going: Tensor | None = best.update(rows, iterate.x, ranked)
             else:
                 best.count(rows, estimate)
-                going = torch.ones_like(rows, dtype=torch.bool)
+                going = None
             if estimate.gradient is None:
                 iterate.keep(estimate.loss)
             else:
                 iterate.step(estimate.loss, usable(estimate.gradient))
-            rows = rows[going]
-            iterate.select(going)
+            if going is not None and best.drops:
+                rows = rows[going]
+                iterate.select(going)

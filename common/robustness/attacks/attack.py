@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from common.checks.deferred import looked_at_once
 from common.checks.images import check_full_precision, check_labels, check_pixels, check_rows
 from common.checks.settings import check_optional, check_part
 from common.noise import Noise
@@ -121,13 +122,15 @@ def is_empty(image: Tensor, label: Tensor, noise: Noise) -> bool:
 def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Iterator[None]:
     """The context of an attack: the classifier as deployed, grad mode on, autocast off.
 
+    What is checked inside is looked at when it ends (`looked_at_once`), so that no step waits for the device.
     Raises ``ValueError`` for images other than finite floats in [0,1], unless there is a label and a row of noise per
     image, and ``RuntimeError`` in inference mode, which records no gradients.
     """
     is_empty(image, label, noise)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("an attack needs gradients, but inference mode is on. Use Trainer(inference_mode=False).")
-    with deployed(classifier), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
+    exact = torch.autocast(image.device.type, enabled=False)
+    with looked_at_once(), deployed(classifier), torch.enable_grad(), exact:
         yield
 
 

@@ -29,17 +29,25 @@ class BestIterates:
         self._curve = image.new_zeros(len(image), length)
         self._climbs, self._climb = torch.zeros_like(self._queries), 0
         self._notes: IterateNotes | None = None
+        self._every, self._resumed = torch.arange(len(image), device=image.device), False
+
+    @property
+    def drops(self) -> bool:
+        """True if images may be done before the search ends. Which they are, the host has to wait for."""
+        return self._early_stop
 
     @property
     def active(self) -> Tensor:
         """Indices (A,) of the images that are not done, and have not been through this climb (`begin`)."""
+        if not self.drops and not self._resumed:
+            return self._every
         return (~self._done & (self._climbs <= self._climb)).nonzero().flatten()
 
     def resume(self, noise: Noise) -> None:
         """Go on after the last climb that an earlier process has noted of each image (`common.records.notes`)."""
         names = ("adv", "loss", "_done", "_queries", "_rounds", "_steps", "_dead", "_accuracy", "_broken", "_curve")
         self._notes = IterateNotes(noise, {name: getattr(self, name) for name in names})
-        self._notes.restore(self._climbs)
+        self._resumed = self._notes.restore(self._climbs)
 
     def begin(self, climb: int) -> Tensor:
         """Begin a climb, counted from 0, of the images that have not been through it; returns them as `active`."""
@@ -48,7 +56,7 @@ class BestIterates:
 
     def end(self) -> None:
         """End a climb, and note the state of its images."""
-        rows = (self._climbs <= self._climb).nonzero().flatten()
+        rows = (self._climbs <= self._climb).nonzero().flatten() if self._resumed else self._every
         self._climbs[rows] = self._climb + 1
         if self._notes is not None:
             self._notes.keep(rows, self._climb + 1)

@@ -31,7 +31,7 @@ class Candidates:
     @property
     def rows(self) -> Tensor:
         """Indices (A,) of the images that are not done."""
-        return (~self._done).nonzero().flatten()
+        return (~self._done).nonzero().flatten() if self._settled else self.best.active
 
     def add(self, points: Tensor, rows: Tensor) -> None:
         """Rank the points (A,C,H,W) of the images ``rows`` (A,)."""

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from common.checks.deferred import check_values
 from common.checks.images import check_classes, check_logits, check_losses
 from common.checks.settings import check_count, check_optional, check_part
 from common.noise import Noise
@@ -82,8 +83,7 @@ class EOTLoss:
         otherwise return the clean image and overstate robustness. ``ValueError`` for outputs that are no logits (B,K),
         for a loss that does not return (B,) and for labels outside 0..K-1.
         """
-        if not bool(points.isfinite().all()):
-            raise RuntimeError("an iterate of the attack is not finite. Lower its step size, or check gradients")
+        check_values(points.isfinite().all()[None], _check_iterate)
         label, noise = (self.label, self.noise) if rows is None else (self.label[rows], self.noise.rows(rows))
         n, draws = self.draws, (noise if stream is None else noise.stream(stream)).draws(self.draws)
         x = points.detach().repeat_interleave(n, 0)
@@ -111,6 +111,11 @@ class EOTLoss:
             margin(outputs, classes[0]).view(-1, n).mean(1),
             n,
         )
+
+
+def _check_iterate(finite: list[float]) -> None:
+    if not finite[0]:
+        raise RuntimeError("an iterate of the attack is not finite. Lower its step size, or check gradients")
 
 
 def chunks(rows: int, size: int | None) -> Iterator[slice]:

@@ -75,8 +75,9 @@ class FAB(Attack):
                     reached = eot(x, margin, f"{name} arrived", rows, differentiate=False)
                     wrong = nearest.update(rows, x, reached, queries=boundary.draws + reached.draws)
                     x = torch.where(per_image(wrong, x), image[rows] + _BACK * (x - image[rows]), x)
-                    going = nearest.distance[rows] > nearest.enough
-                    rows, x = rows[going], x[going]
+                    if nearest.enough:
+                        going = nearest.distance[rows] > nearest.enough
+                        rows, x = rows[going], x[going]
         return nearest.result()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.checks.deferred import look
 from common.noise import Noise
 from common.records.notes import current_notes
 from common.robustness.noted_cost import NotedCost
@@ -22,16 +23,21 @@ class IterateNotes:
             rows = zip(noise.index.tolist(), noise.draw.tolist(), strict=True)
             self._keys = [(i, self._notes.turn(i, f"iterates {noise.seed} {noise.depth} {draw}")) for i, draw in rows]
 
-    def restore(self, climbs: Tensor) -> None:
-        """Write what is noted into the state, and the number of climbs in it into ``climbs`` (B,)."""
+    def restore(self, climbs: Tensor) -> bool:
+        """Write what is noted into the state, and the number of climbs in it into ``climbs`` (B,).
+
+        Returns False if nothing is noted.
+        """
+        found = False
         for row, key in enumerate(self._keys):
             noted = self._notes.get(*key) if self._notes is not None else None
             if isinstance(noted, dict) and type(done := noted.get("climbs")) is int and done > 0:
                 values = {name: _decoded(noted.get(name), tensor[row]) for name, tensor in self._state.items()}
                 if all(value is not None for value in values.values()) and self._cost.resume(row, noted.get("cost")):
-                    climbs[row] = done
+                    climbs[row], found = done, True
                     for name, value in values.items():
                         self._state[name][row] = value  # type: ignore[assignment]
+        return found
 
     def keep(self, rows: Tensor, climbs: int) -> None:
         """Note the state of ``rows`` (A,) after so many climbs, if it is time to."""
@@ -41,6 +47,7 @@ class IterateNotes:
         self._cost.divide([float(row in climbed) for row in range(len(self._keys))])
         if not self._notes.due:
             return
+        look()
         for row in climbed:
             values = {name: _encoded(tensor[row]) for name, tensor in self._state.items()}
             index, key = self._keys[row]

@@ -1,10 +1,12 @@
 """A classifier under known draws, for attackers with access to the defence's noise."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from common.checks.deferred import check_values
 from common.checks.settings import check_part
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
@@ -44,9 +46,13 @@ class KnownNoise(ClassifierWrapper):
                 raise ValueError(f"without noise the rows must be the {len(self.noise)} known ones; got {len(image)}")
             return self.noise
         place = torch.searchsorted(self._sorted, noise.index).clamp(max=len(self._sorted) - 1)
-        if not torch.equal(self._sorted[place], noise.index):
-            raise ValueError(f"no draw is known for some of the images with index {noise.index.tolist()[:8]}")
+        check_values((self._sorted[place] != noise.index).any()[None], partial(_check_known, noise.index))
         return self.noise.rows(self._order[place])
+
+
+def _check_known(index: Tensor, missing: list[float]) -> None:
+    if missing[0]:
+        raise ValueError(f"no draw is known for some of the images with index {index.tolist()[:8]}")
 
 
 def attack_one_by_one(

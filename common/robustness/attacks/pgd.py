@@ -101,7 +101,8 @@ class PGD(Attack):
                     going = best.update(rows, adv, estimate)
                     if estimate.gradient is not None:
                         adv = ball.project(image[rows], self._ascend(ball, adv, usable(estimate.gradient), size))
-                    rows, adv = rows[going], adv[going]
+                    if best.drops:
+                        rows, adv = rows[going], adv[going]
                 best.end()
         return best.result()
 

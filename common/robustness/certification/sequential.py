@@ -95,9 +95,11 @@ class Sequential(Smoothing):
         needed = needed_count(self.level, self.targets[0], self.n, self._alpha_per_stage)
         staged, best = StagedCounts(self, classifier, image, noise.stream("estimate")), [0.0] * len(image)
         with deployed(classifier), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            votes, selected = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
-            candidates = staged.active if label is None else (selected == label).nonzero().squeeze(1).tolist()
-            staged.active = [row for row in candidates if self._is_likely(int(votes[row]), self.n0, needed)]
+            most, selected = self.counts(classifier, image, noise.stream("select"), self.n0).max(1)
+            votes = (most if label is None else torch.where(selected == label, most, -1)).tolist()
+            staged.active = [
+                row for row in staged.active if votes[row] >= 0 and self._is_likely(votes[row], self.n0, needed)
+            ]
             for size in self.stages:
                 if not staged.active:
                     break

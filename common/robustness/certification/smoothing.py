@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from common.checks.deferred import check_values, look, looked_at_once
 from common.checks.images import check_full_precision, check_layout, check_logits, check_rows
 from common.checks.settings import check_count, check_noise_level, check_number, check_size
 from common.noise import Noise
@@ -98,22 +99,27 @@ class Smoothing(Certifier):
         return Certificate(prediction, self.level * float(norm.ppf(p_lower)), p_lower, samples, count)
 
     def counts(self, classifier: Classifier, image: Tensor, noise: Noise, n: int, start: int = 0) -> Tensor:
-        """Class counts (B, num_classes) int64 of f(x + sigma z) in samples start .. start + n - 1."""
+        """Class counts (B, num_classes) int64 of f(x + sigma z) in samples start .. start + n - 1.
+
+        The host waits for a device once, when all are counted.
+        """
         check_full_precision(check_layout(image))
         check_rows(noise, image)
         tally, crew = Tally(noise, n, start, self.num_classes), crew_of(self, classifier)
-        owner, draws = self._rows(noise, n, start, tally.missing())
-        drawn, begun = len(owner), time.monotonic()
-        while len(owner):
-            if crew is not None and crew.helps(len(owner)):
-                found, done = crew.count(self, image, owner, draws)
-                tally.merge(found)
-            else:
-                done, rows = self.batch_size, draws.rows(slice(0, self.batch_size))
-                images = owner[: self.batch_size]
-                tally.add(images, self.decided(classifier(self.noisy(image[images], rows), rows), len(rows)))
-            owner, draws = owner[done:], draws.rows(slice(done, None))
-        counts = tally.end()
+        with looked_at_once():
+            owner, draws = self._rows(noise, n, start, tally.missing())
+            drawn, begun = len(owner), time.monotonic()
+            while len(owner):
+                if crew is not None and crew.helps(len(owner)):
+                    found, done = crew.count(self, image, owner, draws)
+                    tally.merge(found)
+                else:
+                    done, rows = self.batch_size, draws.rows(slice(0, self.batch_size))
+                    images = owner[: self.batch_size]
+                    tally.add(images, self.decided(classifier(self.noisy(image[images], rows), rows), len(rows)))
+                owner, draws = owner[done:], draws.rows(slice(done, None))
+            counts = tally.end()
+            look()
         if crew is not None:
             crew.learn(drawn, time.monotonic() - begun)
         return counts
@@ -138,10 +144,14 @@ class Smoothing(Certifier):
         if logits.shape[1] != self.num_classes:
             got = f"the classifier has {logits.shape[1]}"
             raise ValueError(f"num_classes must be the classifier's: {got}, Smoothing {self.num_classes}")
-        if bool(logits.isnan().any()) or not bool(logits.isfinite().any(1).all()):
-            raise ValueError(
-                "a certificate needs logits that are numbers; this classifier's logits are NaN or -inf on noisy images"
-            )
+        check_values((~logits.isnan().any() & logits.isfinite().any(1).all())[None], _check_numbers)
+
+
+def _check_numbers(numbers: list[float]) -> None:
+    if not numbers[0]:
+        raise ValueError(
+            "a certificate needs logits that are numbers; this classifier's logits are NaN or -inf on noisy images"
+        )
 
 
 def _least_samples(alpha: float) -> int:

@@ -5,6 +5,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from common.checks.deferred import look
 from common.noise import Noise
 from common.records.notes import current_notes
 from common.robustness.noted_cost import NotedCost
@@ -43,8 +44,9 @@ class Tally:
 
     def add(self, owner: Tensor, classes: Tensor) -> None:
         """Count the ``classes`` (R,) of the next samples, of the images ``owner`` (R,)."""
-        rows, width = self.counts.shape
-        self.merge(torch.bincount(owner * width + classes, minlength=rows * width).view(rows, width))
+        places, counts = owner * self.counts.shape[1] + classes, torch.zeros_like(self.counts)
+        counts.view(-1).index_add_(0, places, torch.ones_like(places))  # ``bincount`` would wait for the device
+        self.merge(counts)
 
     def merge(self, counts: Tensor) -> None:
         """Add the ``counts`` (B,K) of the next samples."""
@@ -61,6 +63,7 @@ class Tally:
         return self.counts
 
     def _note(self) -> None:
+        look()
         counts = self.counts.tolist()
         counted = [sum(row) for row in counts]
         self._cost.divide([now - before for now, before in zip(counted, self._noted, strict=True)])

@@ -1,10 +1,12 @@
 """Decision rules, and decisions on fresh draws."""
 
+from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor
 
+from common.checks.deferred import check_values, looked_at_once
 from common.checks.images import check_classes, check_logits
 from common.checks.settings import check_count, check_one_of
 from common.noise import Noise
@@ -34,17 +36,22 @@ def decide(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, d
     Raises ``ValueError`` for logits of another shape or not finite, and for labels outside 0..K-1.
     """
     draws = draws if classifier.randomised else 1
-    decisions = []
-    with torch.no_grad(), deployed(classifier), torch.autocast(image.device.type, enabled=False):
+    decisions: list[Tensor] = []
+    exact = torch.autocast(image.device.type, enabled=False)
+    with looked_at_once(), torch.no_grad(), deployed(classifier), exact:
         for draw in range(start, start + draws):
             logits = classifier(image, noise.draws(1, start=draw))
             check_logits(logits, len(image))
-            check_classes(label, logits.shape[1])
-            if not bool(logits.isfinite().all()):
-                where = noise.index[~logits.isfinite().all(1)].tolist()
-                raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
+            if not decisions or logits.shape[1] != decisions[0].shape[1]:
+                check_classes(label, logits.shape[1])
+            check_values(logits.isfinite().all(1), partial(_check_decided, noise.index))
             decisions.append(logits.clone())  # a defence may return a buffer that its next call overwrites
     return torch.stack(decisions)
+
+
+def _check_decided(index: Tensor, finite: list[float]) -> None:
+    if where := [i for i, one in zip(index.tolist(), finite, strict=True) if not one]:
+        raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
 
 
 def predictions(logits: Tensor) -> list[list[int]]:
