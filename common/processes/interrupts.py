@@ -170,6 +170,8 @@ class Interrupts:
 
     def _after_patience(self) -> None:
         time.sleep(PATIENCE)
+        while self._patient:  # a job that is requeued now would be ended while it writes
+            time.sleep(0.1)
         self.overdue()
 
     def _end_after(self, grace: float, status: Any, line: str = "") -> None:

@@ -1,20 +1,39 @@
-"""The first recorded image of each evaluation, evaluated anew before a test goes on."""
+"""A recorded image of each evaluation, evaluated anew before a test goes on."""
 
-from typing import Any
+import time
 
-import torch
+import lightning as L
 
+from common.processes.interrupts import INTERRUPTS
+from common.processes.ranks import CURRENT
 from common.robustness.classifiers import Classifier
-from common.tasks.recording import RecordedSuite, as_batch
-from common.tasks.resuming import check_again, first_recorded, is_finished
+from common.tasks.recording import RecordedSuite, as_batch, dataset_of
+from common.tasks.resuming import check_again, is_finished, recorded_example
+
+POLL = 0.05  # seconds between two looks of a rank that waits
 
 
-def check_first_recorded(recorded: RecordedSuite, classifier: Classifier, images: Any, device: torch.device) -> None:
-    """Evaluate the first recorded image anew, on every rank. ``ValueError`` if it gives another row."""
+def check_recorded(recorded: RecordedSuite, classifier: Classifier, trainer: L.Trainer, session: str) -> None:
+    """Evaluate a recorded image of each evaluation anew, on rank 0. ``ValueError`` if it gives another row.
+
+    The other ranks wait, without a collective, which would give up after some time.
+    """
+    counters, done = CURRENT.counters if trainer.world_size > 1 else None, f"checked {session}"
+    if trainer.is_global_zero:
+        _check(recorded, classifier, trainer)
+        if counters is not None:
+            counters.put(done, b"")
+    while counters is not None and counters.get(done) is None:
+        INTERRUPTS.check()
+        time.sleep(POLL)
+
+
+def _check(recorded: RecordedSuite, classifier: Classifier, trainer: L.Trainer) -> None:
+    images = dataset_of(trainer)
     for evaluator in recorded.evaluators:
-        found = first_recorded(recorded.records, evaluator.source, images)
+        found = recorded_example(recorded.records, evaluator.source, images)
         if found is not None:
             row, example = found
             finished = is_finished(recorded.done[evaluator.source], evaluator.limit, images)
-            batch = as_batch([example], device)
+            batch = as_batch([example], trainer.strategy.root_device)
             check_again(row, evaluator, classifier, batch, finished, recorded.records.path)

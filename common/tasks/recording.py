@@ -77,15 +77,16 @@ class RecordedSuite:
     def lock(self, part: Part) -> None:
         """Lock the directory for this process, which tests ``part`` of the images.
 
-        Raises ``ValueError`` if another one tests the same part, or one of them all images.
+        Raises ``ValueError`` if another one tests the same part, all images, or one of another number of parts.
         """
         path = self.records.path
         own = lock_file(path, part)
-        others = [path / LOCK] if part != WHOLE else [*path.glob(f"{LOCK}-*-of-*")]
+        others = [path / LOCK, *path.glob(f"{LOCK}-*-of-*")]
         try:
             lock(path, own)
             for file in others:
-                check_free(path, file)
+                if overlap(file.name, part):
+                    _check_part_free(path, file, part)
         except ValueError:
             unlock(path, own)
             self.records.close()
@@ -150,6 +151,23 @@ class RecordedSuite:
 def lock_file(path: Path, part: Part) -> Path:
     """The lock file of a directory of records, or of a part (k, n) of its images."""
     return path / (LOCK if part == WHOLE else f"{LOCK}-{part[0]}-of-{part[1]}")
+
+
+def overlap(name: str, part: Part) -> bool:
+    """True of the lock file ``name`` of a part that shares images with ``part``, which has a file of its own."""
+    return part == WHOLE or name == LOCK or not name.endswith(f"-of-{part[1]}")
+
+
+def _check_part_free(path: Path, file: Path, part: Part) -> None:
+    try:
+        check_free(path, file)
+    except ValueError as error:
+        if part == WHOLE or file.name == LOCK:
+            raise
+        raise ValueError(
+            f"{error} Part {part[0]}/{part[1]} shares images with its part {file.name.removeprefix(f'{LOCK}-')}: "
+            "all jobs at one time need the same N in --part K/N."
+        ) from error
 
 
 def tested_data(trainer: L.Trainer) -> Any:

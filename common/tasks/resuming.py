@@ -1,4 +1,4 @@
-"""Checks before a test continues earlier records: their images and labels, and the first recorded image anew."""
+"""Checks before a test continues earlier records: their images and labels, and a recorded image anew."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,9 +9,11 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Subset
 
+from common.records.column_fields import COSTS
+from common.records.column_rows import Rows
 from common.records.merging import agree, brief
 from common.records.rows import places
-from common.records.schema import AttackedRecord, Record, Source
+from common.records.schema import AttackedRecord, CertifiedRecord, Record, Source
 from common.records.store import Records
 from common.records.table import Table
 from common.robustness.classifiers import Classifier
@@ -41,18 +43,33 @@ def check_indices(rows: Iterable[Record], images: Any, path: Path) -> None:
             )
 
 
-def first_recorded(records: Records, source: Source, images: Any) -> tuple[Record, Any] | None:
-    """The earlier row of the first test image that has one, with its example; None if there is none."""
+def recorded_example(records: Records, source: Source, images: Any) -> tuple[Record, Any] | None:
+    """An earlier row of a test image, with its example; None if there is none.
+
+    The cheapest of those that tell most: of certificates, first those whose samples disagree, then those with samples
+    at all. The first one where nothing is known of costs, or of the images before they are loaded.
+    """
     rows = [part for part in records.resumed.parts if part.source == source]
     known = {index: (part, row) for part in rows for row, index in enumerate(part.image.tolist())}
     places: Iterable[int] = range(len(images)) if known else ()
     if (indices := known_indices(images)) is not None:
-        places = [place for place in places if indices[place] in known][:1]
+        ranks = {index: rank for part in rows for index, rank in zip(part.image.tolist(), _ranks(part), strict=True)}
+        places = sorted((place for place in places if indices[place] in known), key=lambda one: ranks[indices[one]])[:1]
     for place in places:
         example = images[place]
         if (found := known.get(int(example[2]))) is not None:
             return found[0][found[1]], example
     return None
+
+
+def _ranks(rows: Rows[Any]) -> list[tuple[int, float]]:
+    """Order in which rows are evaluated anew, the smallest first."""
+    costs = np.nan_to_num(rows.costs[:, COSTS.index("evaluations")], nan=np.inf)
+    told = np.zeros(len(rows), int)
+    if issubclass(rows.kind, CertifiedRecord):
+        samples, count = rows.array("samples"), rows.array("count")
+        told = np.where((count > 0) & (count < samples), 0, np.where(samples > 0, 1, 2))
+    return list(zip(told.tolist(), costs.tolist(), strict=True))
 
 
 def check_again(

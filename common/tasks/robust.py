@@ -34,7 +34,7 @@ from common.tasks.independence import IMAGES, check_certifiers, check_trainer, w
 from common.tasks.interruption import connect, finish
 from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
-from common.tasks.recorded_again import check_first_recorded
+from common.tasks.recorded_again import check_recorded
 from common.tasks.recording import WHOLE, RecordedSuite, dataset_of, declared_classes, first_batch, lock_file
 from common.tasks.running_metrics import final_accuracies, running_accuracy
 from common.tasks.shares import Work, share_images
@@ -47,7 +47,7 @@ class RobustTask(L.LightningModule):
 
     A test that was interrupted continues with the images that have no record yet, on any number of processes. The
     directory ``records`` is refused if it holds records of another run: of other settings, weights or data, of parts
-    that cannot be determined (lambdas, closures), or if the first recorded image, evaluated anew, gives another row.
+    that cannot be determined (lambdas, closures), or if a recorded image, evaluated anew, gives another row.
     Each rank takes the next images when it is free (`common.tasks.shares`), and never waits for another. Several jobs
     may test one ``part`` (k, n) of the images each, in one directory. At the end the records of all ranks are merged,
     the headline is printed, and ``trainer.callback_metrics`` holds `final_accuracies` on rank 0.
@@ -136,7 +136,7 @@ class RobustTask(L.LightningModule):
         for check in checks:
             if check in wanted:
                 self._check_gradients(check)
-        check_first_recorded(self._results, self.classifier, dataset_of(self.trainer), self.device)
+        check_recorded(self._results, self.classifier, self.trainer, self._session)
         self.work = share_images(self.trainer, self._suites, self.part, self.classifier, self._session)
         INTERRUPTS.progress = self.progress
 

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 
+from common.processes import interrupts
 from common.processes.slurm import job
 from common.records.store import Records
 from tests.common.processes.test_interrupts import FEW, at_row
@@ -97,6 +99,21 @@ def test_a_job_with_a_long_row_is_requeued_before_its_time_is_over(tiny_test, tm
     assert "the row in hand takes longer than 0 s; job 77 is requeued" in run.output
     assert (tmp_path / "calls").read_text() == "requeue 77\n"
     assert len(Records.read(tmp_path / "records")) == 5
+
+
+def test_a_job_is_not_requeued_while_it_writes_a_checkpoint(monkeypatch):
+    """SLURM would end it within the file."""
+    signals, seen = interrupts.Interrupts(), []
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+    signals.overdue = lambda: seen.append(writing[0])
+    writing, waits = [True], threading.Thread(target=signals._after_patience)
+    with signals.patiently():
+        waits.start()
+        waits.join(0.3)
+        assert waits.is_alive() and not seen
+        writing[0] = False
+    waits.join(20)
+    assert seen == [False]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """A test continues records only if they are certainly its own."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -10,14 +12,19 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from common.api import evaluate
+from common.data.datasets import ImageDataset
 from common.files.locking import lock
+from common.processes.interrupts import RankLost
+from common.processes.ranks import CURRENT
 from common.records.rows import sealed, unsealed
-from common.records.schema import Source
+from common.records.schema import Cost, Source
 from common.records.store import Records
 from common.robustness import PGD, Attack, Attacked, Classifier, Clean, ThreatModel
+from common.tasks import recorded_again
+from common.tasks.resuming import recorded_example
 from common.tasks.robust import RobustTask
 from tests.common.files.test_locking import another_process
-from tests.common.records.made import clean_record
+from tests.common.records.made import certified_record, clean_record
 
 BALL = ThreatModel("inf", 0.1)
 IMAGES = torch.rand(12, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -60,7 +67,7 @@ def rows(defence, path, evaluators=None, data=None, loader=None):
     return Records.read(path)
 
 
-def test_other_code_is_found_by_the_first_recorded_image(tmp_path, monkeypatch):
+def test_other_code_is_found_by_a_recorded_image(tmp_path, monkeypatch):
     """Neither settings nor weights differ."""
     attacks = [Clean(), Attacked(PGD(steps=2), BALL)]
     expected = rows(Own(), tmp_path, attacks)
@@ -68,6 +75,53 @@ def test_other_code_is_found_by_the_first_recorded_image(tmp_path, monkeypatch):
     monkeypatch.setattr(Own, "forward", lambda self, image, noise=None: -self.linear(image.flatten(1)))
     with pytest.raises(ValueError, match=r"other weights, data or code: image 0 of 'clean' evaluated anew gives \{"):
         rows(Own(), tmp_path, attacks)
+
+
+def certificate(index, evaluations, samples, count):
+    cost = Cost(evaluations=evaluations) if evaluations else None
+    return certified_record(index, -1, 0.0, samples=samples, count=count, p_lower=0.1, radius_linf=0.0, cost=cost)
+
+
+@pytest.mark.parametrize(("rows", "chosen"), [
+    ([certificate(0, 900, 100, 60), certificate(1, 400, 100, 70), certificate(2, 200, 100, 100)], 1),
+    ([certificate(0, 900, 100, 100), certificate(1, 30, 0, 0), certificate(2, 200, 100, 100)], 2),  # 1 has no sample
+    ([certificate(1, 40, 0, 0), certificate(2, 30, 0, 0)], 2),
+    ([clean_record(3), clean_record(2)], 2),  # nothing is known of costs: the first one
+    ([clean_record(3, cost=Cost(evaluations=2.0)), clean_record(2, cost=Cost(evaluations=3.0)), clean_record(9)], 3),
+    ([clean_record(9)], None),  # no image of this test
+])  # fmt: skip
+def test_the_cheapest_image_that_tells_is_evaluated_anew(tmp_path, rows, chosen):
+    with closing(Records(tmp_path, "print")) as store:
+        store.append(rows)
+    data = Subset(ImageDataset(IMAGES[:6], LABELS[:6]), range(6))
+    with closing(Records(tmp_path, "print")) as store:
+        found = recorded_example(store, rows[0].source, data)
+    assert (found and (found[0].index, int(found[1][2]))) == (chosen and (chosen, chosen))
+
+
+def test_one_rank_evaluates_anew_and_the_others_wait(tmp_path, monkeypatch):
+    """They end if it does."""
+    checked, looks = [], []
+    board = SimpleNamespace(
+        put=lambda *text: checked.append(text), get=lambda name: looks.append(name) or checked or None
+    )
+    monkeypatch.setattr(CURRENT, "counters", board)
+    monkeypatch.setattr(recorded_again, "_check", lambda *parts: checked.append("anew"))
+
+    def run(rank):
+        recorded_again.check_recorded(None, None, SimpleNamespace(world_size=2, is_global_zero=rank == 0), "session")
+
+    def check():
+        if len(looks) > 2 and not checked:
+            raise RankLost("rank 0 has died", 3)
+
+    monkeypatch.setattr(recorded_again.INTERRUPTS, "check", check)
+    with pytest.raises(RankLost):
+        run(1)
+    assert not checked and {*looks} == {"checked session"}
+    run(0)
+    run(1)
+    assert checked == ["anew", ("checked session", b"")]
 
 
 @pytest.mark.parametrize("change", [{"predictions": [9]}, {"label": 2, "predictions": [2]}, {"index": 40}])

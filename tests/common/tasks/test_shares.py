@@ -157,6 +157,7 @@ def test_jobs_share_a_folder(tiny_test, tmp_path, rows, finished):
 
 @pytest.mark.parametrize(("held", "wanted", "refused"), [
     ((1, 2), (2, 2), False), ((1, 2), (1, 2), True), ((1, 2), WHOLE, True), (WHOLE, (1, 2), True), (WHOLE, WHOLE, True),
+    ((1, 2), (1, 3), True), ((2, 12), (1, 2), True), ((1, 2), (2, 12), True),
 ])  # fmt: skip
 def test_two_jobs_never_test_the_same_part(tmp_path, held, wanted, refused):
     def suite():
@@ -168,6 +169,10 @@ def test_two_jobs_never_test_the_same_part(tmp_path, held, wanted, refused):
         if refused:
             with pytest.raises(ValueError, match=f"{tmp_path} is being written by process .* If it has ended, delete"):
                 second.lock(wanted)
+            if WHOLE not in (held, wanted) and held != wanted:
+                share = f"Part {wanted[0]}/{wanted[1]} shares images with its part {held[0]}-of-{held[1]}: all jobs"
+                with pytest.raises(ValueError, match=share):
+                    suite().lock(wanted)
         else:
             second.lock(wanted)
     second.lock(wanted) if not refused else suite().lock(wanted)
