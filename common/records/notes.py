@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,17 +22,17 @@ from common.records.schema import Source
 
 INTERVAL = 10.0
 """Seconds between two replacements of a file, and before the first: images that take less have none."""
-_NAMES = re.compile(r"notes-[0-9a-f]{16}-(\d{1,10})\.json")
+_NAMES = re.compile(r"notes-([0-9a-f]{16})-(\d{1,10})\.json")
 
 
 class Notes:
     """Values of JSON by image and key, for the images that one process evaluates at a time.
 
-    ``fingerprint`` is that of the records; notes under another one, or damaged ones, are not read.
+    ``fingerprint`` is that of the records and of the code; notes under another one, or damaged ones, are not read.
     """
 
     def __init__(self, path: Path, fingerprint: str, source: Source, indices: Sequence[int]) -> None:
-        name = hashlib.sha256(json.dumps([*source]).encode()).hexdigest()[:16]
+        name = _name(source)
         self._files = {index: path / f"notes-{name}-{index}.json" for index in indices}
         self._fingerprint, self._changed = fingerprint, set[int]()
         self._values = {index: self._read(index) for index in indices}
@@ -108,5 +108,23 @@ def current_notes() -> Notes | None:
 
 def noted(path: Path) -> set[int]:
     """Indices of the images that a directory of records has notes on."""
-    found = (_NAMES.fullmatch(file.name) for file in path.glob("notes-*.json"))
-    return {int(match[1]) for match in found if match}
+    return {index for _, _, index in _files(path)}
+
+
+def remove_stale(path: Path, sources: Iterable[Source], lacks: Callable[[Source, int], bool]) -> None:
+    """Remove notes on images that do not lack a row, and those of evaluations other than ``sources``."""
+    known = {_name(source): source for source in sources}
+    for file, name, index in _files(path):
+        if name not in known or not lacks(known[name], index):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def _name(source: Source) -> str:
+    return hashlib.sha256(json.dumps([*source]).encode()).hexdigest()[:16]
+
+
+def _files(path: Path) -> list[tuple[Path, str, int]]:
+    """Files of notes, with the name of the evaluation and the index of the image."""
+    found = ((file, _NAMES.fullmatch(file.name)) for file in path.glob("notes-*.json"))
+    return [(file, match[1], int(match[2])) for file, match in found if match]

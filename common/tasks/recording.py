@@ -16,22 +16,20 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate,
 from common.data.datasets import LabelledImages
 from common.data.image_data import ImageData
 from common.data.shared_loader import SharedLoader
-from common.files.locking import LOCK, check_free, lock, unlock
 from common.naming.terminal import Terminal
 from common.records.attributes import attributes_of_class, class_name
 from common.records.fingerprint import identity, settings
-from common.records.notes import Notes, keeping
+from common.records.notes import Notes, keeping, remove_stale
 from common.records.rows import UNDETERMINED
 from common.records.schema import Record, Source
+from common.records.source_code import code_checksum
 from common.records.store import Records
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
+from common.tasks.parts import Part, lock_part
 from common.tasks.resuming import check_indices
 from common.tasks.weights_in_use import WeightsInUse
 
-Part = tuple[int, int]
-"""(k, n): the k-th of n parts of the images."""
-WHOLE: Part = (1, 1)
 _OF_LOADERS = {*vars(DataLoader(TensorDataset(torch.zeros(1))))}
 
 
@@ -41,7 +39,8 @@ class RecordedSuite:
 
     ``done[source]``: indices of the images that had a record of this evaluation when the directory was opened.
     ``first``: indices of the test's first images, in order, as many as the largest ``limit`` of an evaluator.
-    ``weights``: checksums of the weights and other state that identify the records.
+    ``weights``: checksums of the weights and other state that identify the records. ``code``: that of the code, for
+    notes, which no row vouches for.
     """
 
     evaluators: Sequence[Evaluator]
@@ -49,6 +48,7 @@ class RecordedSuite:
     done: Mapping[Source, set[int]]
     first: Sequence[int]
     weights: WeightsInUse = field(repr=False)
+    code: str = ""
 
     @classmethod
     def open(
@@ -72,23 +72,15 @@ class RecordedSuite:
         done = {evaluator.source: records.done(evaluator.source) for evaluator in evaluators}
         count = max((evaluator.limit or 0 for evaluator in evaluators), default=0)
         first = [int(images[position][2]) for position in range(min(count, len(images)))]
-        return cls(evaluators, records, done, first, WeightsInUse(parts, run.modules, bool(records.resumed)))
+        return cls(
+            evaluators, records, done, first, WeightsInUse(parts, run.modules, bool(records.resumed)), code_checksum()
+        )
 
     def lock(self, part: Part) -> None:
-        """Lock the directory for this process, which tests ``part`` of the images.
-
-        Raises ``ValueError`` if another one tests the same part, all images, or one of another number of parts.
-        """
-        path = self.records.path
-        own = lock_file(path, part)
-        others = [path / LOCK, *path.glob(f"{LOCK}-*-of-*")]
+        """Lock the directory for this process, which tests ``part`` of the images: `lock_part`, with its errors."""
         try:
-            lock(path, own)
-            for file in others:
-                if overlap(file.name, part):
-                    _check_part_free(path, file, part)
+            lock_part(self.records.path, part)
         except ValueError:
-            unlock(path, own)
             self.records.close()
             raise
 
@@ -112,11 +104,26 @@ class RecordedSuite:
     def keeping(self, source: Source, index: Tensor) -> AbstractContextManager[None]:
         """Context manager of an evaluation and its rows: notes on these images outlive a kill, until they have rows.
 
-        Without notes where parts cannot be determined: another start may be of another defence.
+        Without notes where parts cannot be determined: another start may be of another defence. Those of other code are
+        not read.
         """
         if self.records.header.config.get(UNDETERMINED):
             return nullcontext()
-        return keeping(Notes(self.records.path, self.records.header.fingerprint, source, index.tolist()))
+        return keeping(
+            Notes(self.records.path, f"{self.records.header.fingerprint} {self.code}", source, index.tolist())
+        )
+
+    def merge(self) -> None:
+        """Merge the records of all ranks, and remove notes that no later start needs."""
+        self.records.merge()
+        done = {evaluator.source: self.records.done(evaluator.source) for evaluator in self.evaluators}
+        first = {evaluator.source: evaluator.limit for evaluator in self.evaluators}
+
+        def lacks(source: Source, index: int) -> bool:
+            limit = first[source]
+            return index not in done[source] and (limit is None or index in self.first[:limit])
+
+        remove_stale(self.records.path, done, lacks)
 
     def append(self, rows: Sequence[Record]) -> None:
         """Append rows. Raises ``ValueError`` if weights or attributes are no longer those that were described."""
@@ -146,28 +153,6 @@ class RecordedSuite:
                 f"this test cannot be resumed from {self.records.path}, since parts of it cannot be determined: "
                 f"{'; '.join(places[:4])}. Give the part a method identity() that returns what decides its numbers"
             )
-
-
-def lock_file(path: Path, part: Part) -> Path:
-    """The lock file of a directory of records, or of a part (k, n) of its images."""
-    return path / (LOCK if part == WHOLE else f"{LOCK}-{part[0]}-of-{part[1]}")
-
-
-def overlap(name: str, part: Part) -> bool:
-    """True of the lock file ``name`` of a part that shares images with ``part``, which has a file of its own."""
-    return part == WHOLE or name == LOCK or not name.endswith(f"-of-{part[1]}")
-
-
-def _check_part_free(path: Path, file: Path, part: Part) -> None:
-    try:
-        check_free(path, file)
-    except ValueError as error:
-        if part == WHOLE or file.name == LOCK:
-            raise
-        raise ValueError(
-            f"{error} Part {part[0]}/{part[1]} shares images with its part {file.name.removeprefix(f'{LOCK}-')}: "
-            "all jobs at one time need the same N in --part K/N."
-        ) from error
 
 
 def tested_data(trainer: L.Trainer) -> Any:

@@ -32,10 +32,11 @@ from common.tasks.diagnostics import enough, gradient_checks, masking_variants
 from common.tasks.engine import EngineOfTest
 from common.tasks.independence import IMAGES, check_certifiers, check_trainer, warn_of_dependence
 from common.tasks.interruption import connect, finish
+from common.tasks.parts import WHOLE, lock_file
 from common.tasks.portions import Portions
 from common.tasks.prediction import Prediction, predict_batch, smoothed_classifier, smoothed_predictions
 from common.tasks.recorded_again import check_recorded
-from common.tasks.recording import WHOLE, RecordedSuite, dataset_of, declared_classes, first_batch, lock_file
+from common.tasks.recording import RecordedSuite, dataset_of, declared_classes, first_batch
 from common.tasks.running_metrics import final_accuracies, running_accuracy
 from common.tasks.shares import Work, share_images
 
@@ -109,7 +110,7 @@ class RobustTask(L.LightningModule):
         connect(self.trainer)
         strategy = self.trainer.strategy
         self.engine.start(self.classifier, strategy.root_device, self.trainer.num_devices, strategy.broadcast)
-        self._session = self.trainer.strategy.broadcast(uuid4().hex)
+        self._session = strategy.broadcast(uuid4().hex)
 
     def on_test_start(self) -> None:
         check_trainer(self.trainer)
@@ -170,7 +171,7 @@ class RobustTask(L.LightningModule):
         finish(self.trainer)
         if self._suites and self.trainer.is_global_zero:
             for recorded in self._suites:
-                recorded.records.merge()
+                recorded.merge()
             self.trainer.callback_metrics.update(final_accuracies(self.path))
             unlock(Path(self.path), lock_file(Path(self.path), self.part))
             self.show()
@@ -244,7 +245,6 @@ class RobustTask(L.LightningModule):
     def _log_accuracy(self, source: Source, rows: Sequence[Record]) -> None:
         """Show this rank's accuracy so far in the progress bar; diagnostics have none."""
         if source in self._accuracy:
-            metric = self._accuracy[source]
-            metric.update(rows)
-            shown = metric.compute()
+            self._accuracy[source].update(rows)
+            shown = self._accuracy[source].compute()
             self.log(source.title, shown, on_step=True, on_epoch=False, prog_bar=True, logger=False, batch_size=1)

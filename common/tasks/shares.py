@@ -21,7 +21,8 @@ from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.robustness.padding import Padded
-from common.tasks.recording import WHOLE, Part, RecordedSuite, dataset_of, test_loader
+from common.tasks.parts import WHOLE, Part
+from common.tasks.recording import RecordedSuite, dataset_of, test_loader
 from common.tasks.remaining import Remaining
 from common.tasks.resuming import known_indices
 

@@ -16,7 +16,8 @@ from common.files.locking import lock, unlock
 from common.records.schema import Cost
 from common.records.store import Records
 from common.robustness import PGD, Attack, Attacked, Certified, Clean, Smoothing
-from common.tasks.recording import WHOLE, RecordedSuite, lock_file
+from common.tasks.parts import WHOLE, lock_file
+from common.tasks.recording import RecordedSuite
 from common.tasks.shares import least_share, share_sizes, shares, work_order
 from tests.common.files.test_locking import another_process
 from tests.common.records.made import clean_record

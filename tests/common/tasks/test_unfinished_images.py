@@ -98,6 +98,29 @@ def test_images_of_a_batch_are_resumed_one_by_one(tmp_path, monkeypatch):
     assert len({row.count for row in expected}) == 3
 
 
+@pytest.mark.parametrize("name", SMOOTHING)
+def test_notes_of_other_code_are_not_taken_over(tmp_path, monkeypatch, name):
+    """Before the first row, nothing else tells that a file of the code has changed."""
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    _, total = run(tmp_path / "straight", Counting(), SMOOTHING[name])
+    killed(tmp_path / "killed", total - 60, SMOOTHING[name])
+    monkeypatch.setattr("common.tasks.recording.code_checksum", lambda: "of other code")
+    rows, seen = run(tmp_path / "killed", Counting(), SMOOTHING[name])
+    assert seen == total and len(rows) == 1
+    assert not noted(tmp_path / "killed")
+
+
+def test_stale_notes_are_removed_at_the_end(tmp_path):
+    """Of an image with a row, and of evaluations that the test does not have; other jobs may need those of image 2."""
+    sources = [(Source("certified"), 0), (Source("certified"), 2), (Source("certified", 1), 2), (Source("gone"), 2)]
+    names = [f"notes-{module._name(source)}-{index}.json" for source, index in sources]
+    tmp_path.joinpath("run").mkdir()
+    for name in (*names, "notes-of-mine.json"):
+        tmp_path.joinpath("run", name).touch()
+    run(tmp_path / "run", Counting(), SMOOTHING["fixed"], images=1)
+    assert {file.name for file in (tmp_path / "run").glob("notes*")} == {names[1], "notes-of-mine.json"}
+
+
 ATTACKED = Attacked(PGD(steps=4, restarts=6), threat=ThreatModel("inf", 0.01), draws=1)
 
 
