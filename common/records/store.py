@@ -20,6 +20,7 @@ from common.files.locking import in_turn, lock_of
 from common.files.replacing import remove_leftovers, replacing
 from common.records.merging import merged
 from common.records.reading import read_files, read_table
+from common.records.row_lines import lines
 from common.records.rows import MERGED, UNDETERMINED, Header, header_line, record_line
 from common.records.schema import Record, Source
 
@@ -90,7 +91,7 @@ class Records:
         self._empty = self._empty and not records
 
     def done(self, source: Source) -> set[int]:
-        """Indices with a row of this evaluation: read on opening, or appended by this process since."""
+        """Indices with a row of this evaluation: read on opening or at a merge, or appended by this process since."""
         return set(self._done.get(source, ()))
 
     def all(self) -> list[Record]:
@@ -107,7 +108,10 @@ class Records:
         turn = in_turn(self.path, lock_of(target), MERGING)
         with naming(action, target), turn, replacing(target, action) as unfinished, unfinished.open("wb") as file:
             file.write(header_line(replace(self.header, session="")))
-            file.writelines(record_line(record, cost=False) for record in read_table(self.path, self.header)[1])
+            table = read_table(self.path, self.header)[1]
+            file.writelines(lines(table))
+        for rows in table.parts:
+            self._done.setdefault(rows.source, set()).update(rows.image.tolist())
         return target
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from time import process_time
 import numpy as np
 import pytest
 
-from common.records import blocks, reading
+from common.records import blocks, reading, row_lines
 from common.records.intervals import share
 from common.records.reading import read_table
 from common.records.rows import Header, header_line, parse, record_line, sealed, unsealed
@@ -20,6 +20,7 @@ from common.records.schema import (
     Cost,
     ForecastRecord,
     GradientCheckRecord,
+    Source,
 )
 from common.records.store import Records
 from common.records.summary import summarise
@@ -97,6 +98,29 @@ def test_a_file_read_as_columns_holds_the_rows_read_line_by_line(seed, tmp_path,
     merged = records.merge()
     assert in_full(read_table(merged)[1]) == [(row, None) for row in expected]
     assert in_full(read_table(tmp_path)[1]) == in_full(expected)  # a row of both files keeps its cost
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lines_of_columns_are_those_of_the_rows_one_by_one(seed, tmp_path, monkeypatch):
+    """Also of rows that were read, of chunks in which a field has its default throughout, and of small numbers."""
+    monkeypatch.setattr(row_lines, "CHUNK", 1 + 17 * seed)
+    small = [attacked_record(index=500 + i, distance=0.0, dead=x, curve=[x, 1.0]) for i, x in enumerate((1e-5, 3e-17, 0.1))]
+    rows = sorted({row.key: row for row in [*random_rows(seed), *small]}.values(), key=lambda row: row.key)
+    expected = b"".join(record_line(row, cost=False) for row in rows)
+    assert b"".join(row_lines.lines(Table.of(rows))) == expected
+    store = Records(tmp_path, "f")
+    store.append(rows)
+    _, *lines = store.merge().read_bytes().splitlines(keepends=True)
+    assert b"".join(lines) == expected
+
+
+def test_a_store_knows_the_rows_of_all_processes_after_a_merge(tmp_path):
+    one, other = Records(tmp_path, "f", rank=0), Records(tmp_path, "f", rank=1)
+    one.append([clean_record(1)])
+    other.append([clean_record(2)])
+    assert one.done(Source("clean")) == {1}
+    one.merge()
+    assert one.done(Source("clean")) == {1, 2}
 
 
 def by_hand(rows):
