@@ -89,9 +89,11 @@ def table(images: Sequence[Image], ranks: int) -> str:
 
 
 def recorded(path: Path) -> list[Image]:
-    """Costs of the certified images of a folder."""
+    """Costs of the certified images of a folder. Raises ``ValueError`` if there are none, as in a merged file alone."""
     rows = [row for row in Records.read(path) if isinstance(row, CertifiedRecord)]
     costs = [(row.cost.evaluations, row.samples) for row in rows if row.cost and row.cost.evaluations]
+    if not costs:
+        raise ValueError(f"{path} has no certificates with costs. Name a folder with the part files of a certification")
     return [Image(cost, cost / max(1, samples) * LEAST) for cost, samples in costs]
 
 

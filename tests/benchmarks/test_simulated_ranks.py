@@ -5,7 +5,10 @@ import random
 
 import pytest
 
-from tests.benchmarks.simulate_ranks import Image, fixed_shares, shared_counter, table
+from common.records.schema import Cost
+from common.records.store import Records
+from tests.benchmarks.simulate_ranks import Image, fixed_shares, recorded, shared_counter, table
+from tests.common.records.made import certified_record, clean_record
 
 
 def test_equal_images_keep_all_ranks_busy():
@@ -20,6 +23,16 @@ def test_one_image_bounds_the_time_without_help():
     assert ordered == pytest.approx(100 / (8 * (2 * 42 / 19 + 58)))  # the last image begins third on its rank
     assert shared_counter(images[::-1], 8)[0] == pytest.approx(100 / (8 * 58))
     assert helped > 0.95
+
+
+def test_costs_are_those_of_recorded_certificates(tmp_path):
+    """A slice has at least 32 samples: a third of the cost of 96. Rows of other kinds and without cost do not count."""
+    store = Records(tmp_path, "print")
+    rows = [certified_record(i, samples=96, cost=Cost(evaluations=cost)) for i, cost in enumerate((960.0, 0.0, None))]
+    store.append([*rows, certified_record(5), clean_record(3, cost=Cost(evaluations=1.0))])
+    assert recorded(tmp_path) == [Image(960.0, 320.0)]
+    with pytest.raises(ValueError, match="no certificates with costs"):
+        recorded(store.merge())
 
 
 @pytest.mark.parametrize("images", [100, 512])

@@ -1,5 +1,8 @@
 """A hundred mistyped commands over all commands: the arguments, and the remedy in the answer."""
 
+from common.records.rows import Header, header_line, record_line
+from tests.common.records.made import clean_record
+
 TEST = ("test", "-c", "tour/06-diffpure")
 FIT = ("fit", "-c", "tour/03-denoiser")
 LIGHT = ("fit", "-c", "tour/01-classifier")
@@ -123,6 +126,9 @@ FILES_OF_OTHERS: list[tuple[list[str], str]] = [
     (["tour", "--jobs", "0"], "--jobs must be an integer >= 1; got 0"),
     (["tour", "--configs", "nowhere"], "--configs must be a folder of stages"),
     (["report", "runs/x", "--figure"], "Did you mean --figures?"),
+    (["report", "made.jsonl", "--reference", "runs/y"], "the reference must be one of the runs, made; got 'runs/y'"),
+    (["report", "made.jsonl", "--reference"], "--reference: expected one argument"),
+    (["report", "runs/x", "--referense", "runs/y"], "Did you mean --reference?"),
     (["report", "image.png"], "Name the directory of a test run"),
     (["fetch", "https://example.com/x.pt"], "The cards are score_sde_cifar10"),
     (["fetch", "--forse"], "Did you mean --force?"),
@@ -148,6 +154,7 @@ HUNDRED_FILES = {
     "bases.yaml": "base: {a: b}\n",
     "trainerlist.yaml": "base: tour/01-classifier\ntrainer: [max_epochs]\n",
     "image.png": "\x89PNG",
+    "made.jsonl": (header_line(Header("print", {})) + record_line(clean_record())).decode(),
     "set.yaml": f"{STUDY}set: [1]\n",
     "cases.yaml": f"{STUDY}cases: [a, b]\n",
     "case.yaml": f"{STUDY}cases: {{a: [x]}}\n",

@@ -104,7 +104,9 @@ def test_a_file_read_as_columns_holds_the_rows_read_line_by_line(seed, tmp_path,
 def test_lines_of_columns_are_those_of_the_rows_one_by_one(seed, tmp_path, monkeypatch):
     """Also of rows that were read, of chunks in which a field has its default throughout, and of small numbers."""
     monkeypatch.setattr(row_lines, "CHUNK", 1 + 17 * seed)
-    small = [attacked_record(index=500 + i, distance=0.0, dead=x, curve=[x, 1.0]) for i, x in enumerate((1e-5, 3e-17, 0.1))]
+    small = [
+        attacked_record(index=500 + i, distance=0.0, dead=x, curve=[x, 1.0]) for i, x in enumerate((1e-5, 3e-17, 0.1))
+    ]
     rows = sorted({row.key: row for row in [*random_rows(seed), *small]}.values(), key=lambda row: row.key)
     expected = b"".join(record_line(row, cost=False) for row in rows)
     assert b"".join(row_lines.lines(Table.of(rows))) == expected
