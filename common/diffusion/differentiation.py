@@ -25,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from common.checks.settings import check_flag
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.steps import Step
+from common.engine.allocation import keep_freed_memory
 from common.engine.memory import Budget, budget_in_bytes, check_budget
 from common.engine.precision import is_exact
 
@@ -68,11 +69,19 @@ class Differentiation:
 
 
 class Full(Differentiation):
-    """Backpropagation through the whole loop: exact; memory grows with the number of steps."""
+    """Backpropagation through the whole loop: exact; memory grows with the number of steps.
+
+    On a CPU the process keeps from then on the memory that it frees (`keep_freed_memory`).
+    """
 
     @property
     def stepwise(self) -> bool:
         return True
+
+    def run(self, process: Process) -> Tensor:
+        if process.start.device.type == "cpu":
+            keep_freed_memory()
+        return super().run(process)
 
 
 class Checkpoint(Full):

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from common.checks.settings import check_count
+from common.engine.allocation import held_bytes
 
 Budget = int | Literal["auto"]
 
@@ -55,14 +56,15 @@ def free_bytes(device: torch.device, processes: int = 1) -> int:
     """Free memory of a device, in bytes.
 
     CUDA: of the device and of PyTorch's cache. CPU: of the machine and of the control group (container, SLURM job) of
-    this process, whichever is less, divided by the number of processes of this job on the machine.
+    this process, whichever is less, divided by the number of processes of this job on the machine, and what the process
+    has freed and still holds.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type != "cpu":
         return UNKNOWN
-    return min(_of_machine(), _of_group()) // max(processes, _processes())
+    return min(_of_machine(), _of_group()) // max(processes, _processes()) + held_bytes()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -22,6 +22,7 @@ def files(monkeypatch):
         return texts[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr("common.engine.memory.held_bytes", lambda: 0)
     for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
     return texts
@@ -31,6 +32,11 @@ def test_what_the_machine_has_is_shared_by_its_processes(files, monkeypatch):
     assert free_bytes(CPU) == 8000 * 1024
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_bytes(CPU) == 2000 * 1024
+
+
+def test_what_the_process_has_freed_and_holds_is_free(files, monkeypatch):
+    monkeypatch.setattr("common.engine.memory.held_bytes", lambda: 7)
+    assert free_bytes(CPU) == 8000 * 1024 + 7
 
 
 def test_the_tightest_control_group_counts(files):
