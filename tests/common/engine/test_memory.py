@@ -39,6 +39,19 @@ def test_what_the_process_has_freed_and_holds_is_free(files, monkeypatch):
     assert free_bytes(CPU) == 8000 * 1024 + 7
 
 
+def test_processes_that_lightning_started_share_too(files, monkeypatch):
+    """They have no variable of a launcher; where there is one, the larger number counts."""
+    with gradient_memory("auto", processes=2):
+        assert budget_in_bytes(CPU) == 2000 * 1024
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert budget_in_bytes(CPU) == 1000 * 1024
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+        assert budget_in_bytes(CPU) == 2000 * 1024
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with gradient_memory("auto"):
+        assert budget_in_bytes(CPU) == 4000 * 1024
+
+
 def test_the_tightest_control_group_counts(files):
     files |= {
         "/proc/self/cgroup": "0::/job/step\n",

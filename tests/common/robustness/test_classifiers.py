@@ -6,7 +6,7 @@ from torch import nn
 
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified, deployed
-from common.robustness.padding import Padded
+from common.robustness.padding import Padded, whole_batches
 from common.robustness.voting import Voting
 
 
@@ -221,3 +221,46 @@ def test_invalid_votes_raise():
         Voting(Scripted([[0.0]]), 0)
     with pytest.raises(ValueError, match="majority, mean_logit; got 'median'"):
         Voting(Scripted([[0.0]]), 2, "median")
+
+
+class Sizes(Classifier):
+    """It notes the number of images of each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image, noise=None):
+        self.seen.append(len(image))
+        return image.flatten(1)[:, :3].exp()
+
+
+def test_calls_are_halved_down_to_the_least_rows():
+    """Beginning with half of the largest call so far, whatever limit was set; the logits are those of one call."""
+    sizes = Sizes()
+    padded, image = Padded(sizes, rows=16), torch.rand(100, 1, 2, 2)
+    assert not padded.halve()  # nothing was called yet
+    logits = padded(image)
+    assert padded.halve() and padded.at_once == 50
+    padded.at_once = 4096  # of an engine, far above what ever came
+    halved = []
+    while padded.halve():
+        sizes.seen.clear()
+        assert torch.equal(padded(image), logits)
+        halved.append(padded.at_once)
+        assert max(sizes.seen) == padded.at_once
+    assert halved == [50, 25, 16]
+    with whole_batches():
+        padded(image)
+    assert sizes.seen[-1] == 100
+
+
+def test_halved_calls_are_recomputed_for_their_gradient():
+    """So one call bounds the memory: each runs again in the backward pass."""
+    sizes = Sizes()
+    padded, image = Padded(sizes, rows=16), torch.rand(64, 1, 2, 2, requires_grad=True)
+    (whole,) = torch.autograd.grad(padded(image).square().sum(), image)
+    assert len(sizes.seen) == 1
+    padded.halve()
+    (gradient,) = torch.autograd.grad(padded(image).square().sum(), image)
+    assert sizes.seen[1:] == [32] * 4 and torch.equal(gradient, whole)

@@ -2,21 +2,25 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 import yaml
 
 import cli
 from common.engine.engine import Engine
+from common.engine.memory import budget_in_bytes
 from common.noise import Noise
 from common.records.notes import Notes, keeping
 from common.robustness.attacks.diffattack import DiffAttack
 from common.robustness.attacks.diffhammer import DiffHammer
 from common.robustness.attacks.pgd import PGD
 from common.robustness.evaluation.attacked import Attacked
+from common.robustness.evaluation.clean_and_certified import Clean
 from common.robustness.padding import Padded, whole_batches
 from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks.engine import EngineOfTest
+from common.tasks.robust import RobustTask
 from tests.common.engine.test_engine import classifier as ndc
 from tests.defences import SIDE, batch, diffpure, head
 
@@ -112,6 +116,26 @@ def test_a_repeated_evaluation_finds_the_notes_of_its_first_turn(tmp_path):
     with keeping(notes), pytest.warns(UserWarning, match="memory ran out"):
         EngineOfTest(None).evaluate(Attack(), classifier, batch(64))
     assert turns == ["iterates 1"] * 3
+
+
+def test_kept_graphs_have_the_share_of_this_process(monkeypatch):
+    """A test on three processes of one machine, which Lightning has started without a launcher."""
+    monkeypatch.setattr("common.engine.memory.free_bytes", lambda device, processes: 6000 // processes)
+    monkeypatch.setattr(L.Trainer, "num_devices", property(lambda self: 3))
+    task, budgets = RobustTask(head(), [Clean()], verify="off", masking=0), []
+    task.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    task.setup("test")
+
+    class Looking:
+        name = "looking"
+
+        def __call__(self, classifier, batch):
+            budgets.append(budget_in_bytes(CPU))
+            return []
+
+    task.engine.evaluate(Looking(), task.classifier, batch(2))
+    task.engine.stop()
+    assert budgets == [1000]
 
 
 def test_memory_for_less_than_the_smallest_call_is_an_error():

@@ -16,6 +16,7 @@ from common.files.locking import lock, unlock
 from common.records.schema import Cost
 from common.records.store import Records
 from common.robustness import PGD, Attack, Attacked, Certified, Clean, Smoothing
+from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.tasks.parts import WHOLE, lock_file
 from common.tasks.recording import RecordedSuite
 from common.tasks.shares import least_share, share_sizes, shares, work_order
@@ -101,6 +102,11 @@ def test_the_least_share_wastes_nothing():
     assert least_share([Clean(), Attacked(PGD())], 16, 64) == 16
     assert least_share([Attacked(PGD())], 16, 7) == 7
     assert least_share([Clean(), Certified(Smoothing(0.25))], 16, 64) == 1
+    assert (
+        least_share([Attacked(PGD()), Certified(Smoothing(0.25))], 16, 64) == 16
+    )  # an attack of one image fills 16 rows
+    assert least_share([Clean()], 16, 64) == 16
+    assert least_share([GradientCheck(), Certified(Smoothing(0.25))], 16, 64) == 1
     assert least_share([Attacked(WholeBatch()), Certified(Smoothing(0.25))], 16, 64) == 64
 
 

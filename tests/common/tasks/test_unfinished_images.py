@@ -13,11 +13,12 @@ from torch.utils.data import Subset
 from common.data.datasets import ImageDataset
 from common.noise import Noise
 from common.records import notes as module
-from common.records.notes import Notes, keeping, noted
+from common.records.notes import Notes, current_notes, keeping, noted
 from common.records.rows import sealed
 from common.records.schema import Source
 from common.records.store import Records
 from common.robustness import PGD, Attacked, Certified, Classifier, Sequential, Smoothing, ThreatModel
+from common.tasks.recording import RecordedSuite
 from common.tasks.robust import RobustTask
 
 IMAGES = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -119,6 +120,16 @@ def test_stale_notes_are_removed_at_the_end(tmp_path):
         tmp_path.joinpath("run", name).touch()
     run(tmp_path / "run", Counting(), SMOOTHING["fixed"], images=1)
     assert {file.name for file in (tmp_path / "run").glob("notes*")} == {names[1], "notes-of-mine.json"}
+
+
+@pytest.mark.parametrize("places", [[], ["classifier.rule is a lambda"]])
+def test_parts_that_cannot_be_determined_have_no_notes(tmp_path, places):
+    """The next start may be of another defence, whose fingerprint is the same."""
+    records = Records(tmp_path, "print", {"undetermined": places} if places else {})
+    suite = RecordedSuite([], records, {}, [], None)
+    with suite.keeping(Source("certified"), torch.tensor([4])):
+        assert (current_notes() is None) is bool(places)
+    assert current_notes() is None
 
 
 ATTACKED = Attacked(PGD(steps=4, restarts=6), threat=ThreatModel("inf", 0.01), draws=1)
