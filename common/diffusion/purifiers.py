@@ -21,6 +21,7 @@ from common.diffusion.schedules import Schedule, check_schedule, per_row
 from common.diffusion.solvers import Solver, as_solver
 from common.diffusion.time_grids import TimeGrid
 from common.diffusion.trajectories import Trajectory
+from common.engine.switch import ALTERED
 from common.noise import Noise
 from common.numerics.finding import Finding
 from common.units import to_model, to_pixel
@@ -160,7 +161,8 @@ class DiffusionPurifier(Purifier):
         other.check(sampler)
         self.gradient = other
         try:
-            yield other.attacked(sampler) is sampler
+            with ALTERED.turned_on():
+                yield other.attacked(sampler) is sampler
         finally:
             self.gradient = own
 
@@ -188,7 +190,8 @@ class DiffusionPurifier(Purifier):
             raise ValueError(f'the gradient {name} does not reach the intermediate states. Use gradient="checkpoint"')
         outer, self._trajectories = self._trajectories, []
         try:
-            yield self._trajectories
+            with ALTERED.turned_on():
+                yield self._trajectories
         finally:
             self._trajectories = outer
 

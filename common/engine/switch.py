@@ -21,3 +21,7 @@ class Switch:
             yield
         finally:
             self.is_on = before
+
+
+ALTERED = Switch()
+"""On while this rank's networks are run or differentiated in another way than those of the other ranks."""

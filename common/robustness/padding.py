@@ -1,6 +1,7 @@
 """A classifier in batches of a least size, so that kernels add up in one order."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -8,16 +9,18 @@ from torch import Tensor
 from common.checks.images import check_class_count, check_logits
 from common.checks.settings import check_count
 from common.engine.micro_batches import recomputed
-from common.engine.switch import Switch
+from common.engine.switch import ALTERED, Switch
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, ClassifierWrapper
 
 _WHOLE = Switch()
 
 
-def whole_batches() -> AbstractContextManager[None]:
+@contextmanager
+def whole_batches() -> Iterator[None]:
     """Context manager of attacks that look inside a classifier's calls: all rows of a batch are in one."""
-    return _WHOLE.turned_on()
+    with ALTERED.turned_on(), _WHOLE.turned_on():
+        yield
 
 
 class Padded(ClassifierWrapper):

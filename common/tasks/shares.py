@@ -14,6 +14,7 @@ from common.processes.ranks import CURRENT
 from common.records.column_fields import COSTS
 from common.records.notes import noted
 from common.records.table import Table
+from common.robustness.attacks.draws import Draws
 from common.robustness.certification.crew import Crew
 from common.robustness.certification.smoothing import Smoothing
 from common.robustness.evaluation.attacked import Attacked
@@ -31,7 +32,7 @@ SHARES = 8  # a rank takes at most this part of what would be left for each
 
 @dataclass(frozen=True)
 class Work:
-    """Images that are left of a test, and the ranks that help each other with certificates; None where nobody does."""
+    """Images that are left of a test, and the ranks that help each other; None where nobody does."""
 
     remaining: Remaining
     crew: Crew | None = None
@@ -47,7 +48,8 @@ def share_images(
 ) -> Work:
     """Let every rank take the next images of this job's ``part`` when it is free, hardest first where a cost is known.
 
-    One process that tests all images keeps its batches. Ranks without images help others with certificates. Raises
+    One process that tests all images keeps its batches. Ranks without images help others with certificates and with
+    the draws of their attacks. Raises
     ``ValueError`` for a part of data that no `SharedLoader` loads.
     """
     loader, images, several = test_loader(trainer), dataset_of(trainer), trainer.world_size > 1
@@ -69,13 +71,14 @@ def share_images(
 
 
 def _crew(ranks: int, session: str, classifier: Padded, evaluators: Sequence[Evaluator]) -> Crew | None:
-    """The ranks as a crew, where there are certificates to help with."""
+    """The ranks as a crew, where there are certificates or gradients to help with."""
     certified = [one.smoothing for one in evaluators if isinstance(one, Certified)]
     counting = [one for one in certified if isinstance(one, Smoothing)]
-    if not counting or CURRENT.counters is None:
+    attacked = any(isinstance(one, Attacked) for one in evaluators)
+    if not (counting or attacked) or CURRENT.counters is None:
         return None
-    crew = Crew(CURRENT.counters, f"crew {session}", ranks, classifier, counting)
-    crew.check, crew.alive = INTERRUPTS.check, INTERRUPTS.check_alive
+    crew = Crew(CURRENT.counters, f"crew {session}", ranks, classifier, counting, Draws.read)
+    crew.check, crew.alive, crew.gone = INTERRUPTS.check, INTERRUPTS.check_alive, lambda: INTERRUPTS.lost is not None
     return crew
 
 

@@ -38,8 +38,10 @@ class Outcomes:
 class Command:
     """A small command on one or two ranks in a folder of its own, and its result."""
 
-    def __init__(self, name: str, ranks: int, weights: Path, folder: Path, images: int = 24) -> None:
-        self.name, self.ranks, self.folder, self.images = name, ranks, folder, images
+    def __init__(
+        self, name: str, ranks: int, weights: Path, folder: Path, images: int = 24, attack: dict[str, Any] | None = None
+    ) -> None:
+        self.name, self.ranks, self.folder, self.images, self.attack = name, ranks, folder, images, attack
         folder.mkdir(parents=True)
         self.arguments = getattr(self, f"_{name}")(weights)
 
@@ -95,7 +97,8 @@ class Command:
         return ["predict", "-c", str(self._test(weights)), "--out", str(self.folder / "out")]
 
     def _test(self, weights: Path) -> Path:
-        return write_tiny_test(weights, self.folder, data={"batch_size": 2, "test_images": self.images})
+        data = {"batch_size": 2, "test_images": self.images}
+        return write_tiny_test(weights, self.folder, attack=self.attack, data=data)
 
 
 def duration(command: Command) -> float:

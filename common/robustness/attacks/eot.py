@@ -4,17 +4,18 @@ Athalye et al., arXiv 1707.07397.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from common.checks.deferred import check_values
-from common.checks.images import check_classes, check_logits, check_losses
+from common.checks.images import check_classes
 from common.checks.settings import check_count, check_optional, check_part
 from common.noise import Noise
-from common.numerics.copies import copied
+from common.robustness.attacks.draws import Draws
+from common.robustness.certification.crew import crew_for
 from common.robustness.classifiers import Classifier
 from common.robustness.losses import Loss, TargetedLoss, margin
 
@@ -37,7 +38,8 @@ class EOTLoss:
     """Mean loss over draws of a classifier, with its gradient: ``1/n sum_j loss(classifier(x, noise_j), y)``.
 
     ``label`` (B,) and ``noise`` (B rows) belong to the images under attack. n = ``draws``, or 1 for a deterministic
-    classifier. All rows are one forward and one backward pass, or several of at most ``chunk`` rows.
+    classifier. All rows are one forward and one backward pass, or several of at most ``chunk`` rows. In a test, ranks
+    without images take slices of them; the sums have the order of one process.
     """
 
     classifier: Classifier
@@ -85,32 +87,40 @@ class EOTLoss:
         """
         check_values(points.isfinite().all()[None], _check_iterate)
         label, noise = (self.label, self.noise) if rows is None else (self.label[rows], self.noise.rows(rows))
-        n, draws = self.draws, (noise if stream is None else noise.stream(stream)).draws(self.draws)
-        x = points.detach().repeat_interleave(n, 0)
-        classes = [each.repeat_interleave(n) for each in (label, target) if each is not None]
-        losses, gradients, logits = [], [], []
-        for part in chunks(len(x), self.chunk):
-            leaf = x[part].requires_grad_(differentiate)
-            with torch.set_grad_enabled(differentiate):
-                outputs = check_logits(self.classifier(leaf, draws.rows(part)), len(leaf))
-                if outputs.shape[1] not in self._checked:
-                    check_classes(self.label, outputs.shape[1])
-                    self._checked.add(outputs.shape[1])
-                values = check_losses(loss(*copied(outputs, *(each[part] for each in classes))), len(leaf))
-            losses.append(values.detach())
-            logits.append(outputs.detach())
-            if differentiate:
-                gradients.append(_gradient(values, leaf))
-        outputs = torch.cat(logits)
-        correct = (outputs.argmax(1) == classes[0]).to(points.dtype)
+        rows_of_draws = (noise if stream is None else noise.stream(stream)).draws(self.draws)
+        classes = [each for each in (label, target) if each is not None]
+        draws = Draws(points, rows_of_draws, classes, self.draws, loss, differentiate, 1, self._check_classes)
+        parts = self._parts(draws)
+        losses, logits = (torch.cat([part[name] for part in parts]) for name in ("loss", "logits"))
+        gradient, n = torch.cat([part["gradient"] for part in parts]) if differentiate else None, self.draws
+        labels = label.repeat_interleave(n)
+        correct = (logits.argmax(1) == labels).to(points.dtype)
         return EOTEstimate(
-            torch.cat(losses).view(-1, n).mean(1),
-            torch.cat(gradients).view(-1, n, *points.shape[1:]).mean(1) if differentiate else None,
+            losses.view(-1, n).mean(1),
+            None if gradient is None else gradient.view(-1, n, *points.shape[1:]).mean(1),
             correct.view(-1, n).mean(1),
-            outputs.view(len(points), n, -1).mean(1),
-            margin(outputs, classes[0]).view(-1, n).mean(1),
+            logits.view(len(points), n, -1).mean(1),
+            margin(logits, labels).view(-1, n).mean(1),
             n,
         )
+
+    def _parts(self, draws: Draws) -> list[dict[str, Tensor]]:
+        """All draws in slices of `chunk` rows, or in smaller ones where idle ranks take some (`Crew`)."""
+        total = len(draws.noise)
+        whole = replace(draws, size=min(self.chunk or total, total))
+        crew = crew_for(self.classifier) if draws.is_named and self._checked else None
+        if crew is None:
+            return [whole.part(self.classifier, number) for number in range(whole.slices)]
+        kind = f"{draws.differentiate} {tuple(draws.points.shape[1:])}"
+        if crew.helps(total, kind):
+            return crew.results(replace(draws, size=crew.slice_size(total, whole.size)))
+        with crew.timed(total, kind):
+            return [whole.part(self.classifier, number) for number in range(whole.slices)]
+
+    def _check_classes(self, logits: Tensor) -> None:
+        if logits.shape[1] not in self._checked:
+            check_classes(self.label, logits.shape[1])
+            self._checked.add(logits.shape[1])
 
 
 def _check_iterate(finite: list[float]) -> None:
@@ -150,14 +160,3 @@ def usable(gradient: Tensor) -> Tensor:
 def per_image(row: Tensor, image: Tensor) -> Tensor:
     """One number per image, (B,) -> (B,1,1,1), to broadcast against ``image``."""
     return row.view(-1, *(1,) * (image.ndim - 1))
-
-
-def _gradient(loss: Tensor, x: Tensor) -> Tensor:
-    """Row-wise gradient: row b of ``x`` affects loss b alone."""
-    gradient = torch.autograd.grad(loss.sum(), x, allow_unused=True)[0] if loss.requires_grad else None
-    if gradient is None:
-        raise RuntimeError(
-            "the classifier's logits do not depend differentiably on the image: no gradient reaches it. "
-            "Remove no_grad and detach on the way, or use a gradient-free attack."
-        )
-    return gradient.detach()

@@ -1,9 +1,10 @@
-"""Ranks without images of their own count samples of the images that others certify.
+"""Ranks without images of their own help others: samples of a certificate, draws of an attack's gradient.
 
-A rank that certifies an image and sees idle ranks opens a round: the next samples, in slices that every rank takes one
-by one. Counts are integers and every sample has its own noise, so the sums are those of one process. Nobody waits in a
-collective; the owner of the image alone waits for the slices that others have taken. A rank whose memory runs out calls
-its networks with fewer rows; if the smallest calls are too large, it hands its slice back to the owner.
+A rank that sees idle ranks opens a round: samples or draws, in slices that every rank takes one by one. Each has its
+own noise, counts are integers and means are taken in the order of one process, so results are those of one process.
+Nobody waits in a collective; the owner of the image alone waits for the slices that others have taken. A rank whose
+memory runs out calls its networks with fewer rows; if the smallest calls are too large, it hands its slice back to the
+owner, which also evaluates what a lost rank had taken.
 """
 
 import math
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from common.engine.memory import is_out_of_memory, release_memory
 from common.engine.meter import Meter, credit
+from common.engine.switch import ALTERED
 from common.noise import Noise
-from common.robustness.certification.samples import SampleCounter, Samples, packed, unpacked
+from common.robustness.certification.board import Board, Slices, device_of, on_device, packed, unpacked
+from common.robustness.certification.samples import SampleCounter, Samples
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.padding import Padded
 
@@ -31,49 +34,64 @@ SLICES = 4  # of each rank in a round, whose counts a kill loses
 POLL = 0.02  # seconds between two looks of an idle rank
 
 
-class Board(Protocol):
-    """Numbers and texts that all ranks share (`common.processes.counters`)."""
-
-    def add(self, name: str, amount: int) -> int:
-        """Add to a number, 0 at first; the sum."""
-
-    def put(self, name: str, content: bytes) -> None:
-        """Publish a text."""
-
-    def get(self, name: str) -> bytes | None:
-        """A published text; None if there is none."""
-
-    def remove(self, *names: str) -> None:
-        """Forget numbers and texts."""
-
-
 class Crew:
     """The ranks of a test that help each other, by a ``board`` under ``name``, with the same ``classifier``.
 
-    ``counters``: the certifiers of the test, in an order that all ranks share. ``check`` raises where this rank has to
-    end, ``alive`` where another one is gone.
+    ``counters``: the certifiers of the test, in an order that all ranks share. ``read`` makes other work than samples
+    from its content. ``check`` raises where this rank has to end, ``alive`` where another one is gone; ``gone`` is True
+    where the row in hand may be finished first.
     """
 
     def __init__(
-        self, board: Board, name: str, ranks: int, classifier: Classifier, counters: Sequence[SampleCounter]
+        self,
+        board: Board,
+        name: str,
+        ranks: int,
+        classifier: Classifier,
+        counters: Sequence[SampleCounter],
+        read: Callable[[dict[str, Any]], Slices] | None = None,
     ) -> None:
         self._board, self._name, self._ranks = board, name, ranks
-        self.classifier, self._counters = classifier, counters
+        self.classifier, self._counters, self._read = classifier, counters, read
         self.check: Callable[[], None] = lambda: None
         self.alive: Callable[[], None] = lambda: None
-        self._left, self._pace = False, 0.0
+        self.gone: Callable[[], bool] = lambda: False
+        self._left = False
+        self._pace: dict[str, float] = {}
+        self._timings: dict[str, int] = {}
 
     def knows(self, counter: SampleCounter, classifier: Classifier) -> bool:
         """True if the other ranks hold this very certifier and this classifier."""
         return classifier is self.classifier and any(one is counter for one in self._counters)
 
-    def helps(self, rows: int) -> bool:
-        """True if there are idle ranks, and so many samples take longer than it takes to share them."""
-        return self._pace * rows >= WORTH and self.idle > 0
+    def helps(self, rows: int, kind: str = "") -> bool:
+        """True if there are idle ranks, and so many rows of a ``kind`` take longer than it takes to share them."""
+        if self._pace.get(kind, 0.0) * rows < WORTH or self.gone() or ALTERED.is_on:
+            return False
+        return self.idle > 0
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """Note what so many samples took."""
-        self._pace = seconds / max(1, rows)
+    def learn(self, rows: int, seconds: float, kind: str = "") -> None:
+        """Note what so many rows of a ``kind`` took."""
+        self._pace[kind] = seconds / max(1, rows)
+
+    @contextmanager
+    def timed(self, rows: int, kind: str) -> Iterator[None]:
+        """Context manager: `learn` what rows of a ``kind`` take, twice: the first calls prepare kernels."""
+        known = self._timings.get(kind, 0)
+        if known == 2:
+            yield
+            return
+        begun = time.monotonic()
+        yield
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        self._timings[kind] = known + 1
+        self.learn(rows, time.monotonic() - begun, kind)
+
+    def slice_size(self, rows: int, most: int) -> int:
+        """Rows of a slice, at most ``most``: few enough for all ranks, as many as a `Padded` classifier needs."""
+        least = self.classifier.rows if isinstance(self.classifier, Padded) else 1
+        return min(most, max(least, math.ceil(rows / (2 * (self.idle + 1)))))
 
     @property
     def idle(self) -> int:
@@ -102,62 +120,76 @@ class Crew:
         workers = self.idle + 1
         size = min(counter.batch_size, max(LEAST, math.ceil(len(owner) / (2 * workers))))
         total = min(len(owner), SLICES * workers * size)
-        slices = math.ceil(total / size)
-        call = Samples.of(self._counters.index(counter), image, owner[:total], rows.rows(slice(0, total)), size)
-        name = self._open(call, slices)
+        call = Samples.of(self._counters, counter, image, owner[:total], rows.rows(slice(0, total)), size)
         counts = torch.zeros(len(image), counter.num_classes, dtype=torch.int64, device=image.device)
-        others = set(range(slices))
-        while (number := self._board.add(f"{name} left", -1)) >= 0:
-            others.discard(number)
-            counts[call.rows] += self._counted(call, counter, number)
-        for number in others:
-            found = unpacked(self._wait(f"{name} {number}"))
-            if "counts" in found:
-                counts[call.rows] += found["counts"].to(image.device)
-                credit(found["evaluations"])
-            else:  # handed back
-                counts[call.rows] += self._counted(call, counter, number)
-        self._board.remove(name, f"{name} left", *(f"{name} {number}" for number in others))
+        counts[call.rows] += torch.stack([found["counts"] for found in self.results(call)]).sum(0)
         return counts, total
 
-    def _open(self, call: Samples, slices: int) -> str:
+    def results(self, call: Slices) -> list[dict[str, Tensor]]:
+        """Results of all slices in their order, each by the rank that took it."""
+        name = self._open(call)
+        found: dict[int, dict[str, Tensor]] = {}
+        while (number := self._board.add(f"{name} left", -1)) >= 0:
+            found[number] = self._evaluated(call, number)
+        others = [number for number in range(call.slices) if number not in found]
+        for number in others:
+            answer = self._answer(f"{name} {number}")
+            if "evaluations" in answer:
+                found[number] = on_device(device_of(self.classifier), answer["result"])
+                credit(answer["evaluations"])
+            else:  # handed back, or lost with its rank
+                found[number] = self._evaluated(call, number)
+        self._board.remove(name, f"{name} left", *(f"{name} {number}" for number in others))
+        return [found[number] for number in range(call.slices)]
+
+    def _open(self, call: Slices) -> str:
         """Publish a round under a name of its own, and then the name under the round's number."""
         name = f"{self._name} {uuid4().hex}"
-        self._board.put(name, call.content())
-        self._board.add(f"{name} left", slices)
+        self._board.put(name, packed(on_device(torch.device("cpu"), call.content())))
+        self._board.add(f"{name} left", call.slices)
         self._board.put(f"{self._name} {self._board.add(f'{self._name} rounds', 1)}", name.encode())
         return name
 
     def _take(self, name: str) -> bool:
-        """Count one slice of a round; False if none is left, or if this rank has no memory for it."""
+        """Evaluate one slice of a round; False if none is left, or if this rank has no memory for it."""
         if (number := self._board.add(f"{name} left", -1)) < 0:
             return False
-        call = Samples.read(unpacked(self._wait(name)), self.classifier)
-        exact = torch.autocast(call.image.device.type, enabled=False)
+        content = on_device(device_of(self.classifier), unpacked(self._wait(name)))
+        call = Samples.read(content, self._counters) if "counter" in content or not self._read else self._read(content)
+        exact = torch.autocast(device_of(self.classifier).type, enabled=False)
         try:
             with Meter(self.classifier) as meter, deployed(self.classifier), torch.no_grad(), exact:
-                counts = self._counted(call, self._counters[call.counter], number)
+                result = on_device(torch.device("cpu"), self._evaluated(call, number))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            warnings.warn(f"memory ran out: this rank hands samples of others' images back ({error})", stacklevel=2)
+            warnings.warn(f"memory ran out: this rank hands rows of others' images back ({error})", stacklevel=2)
             self._board.put(f"{name} {number}", packed({}))
             return False
-        result = {"counts": counts.cpu(), "evaluations": round(meter.cost(1)["evaluations"])}
-        self._board.put(f"{name} {number}", packed(result))
+        evaluations = round(meter.cost(1)["evaluations"])
+        self._board.put(f"{name} {number}", packed({"result": result, "evaluations": evaluations}))
         return True
 
-    def _counted(self, call: Samples, counter: SampleCounter, number: int) -> Tensor:
-        """Class counts of a slice, in calls of half as many rows where memory runs out."""
+    def _evaluated(self, call: Slices, number: int) -> dict[str, Tensor]:
+        """The result of a slice, in calls of half as many rows where memory runs out."""
         while True:
             try:
-                return call.count(counter, self.classifier, number)
+                return call.part(self.classifier, number)
             except RuntimeError as error:
                 padded = self.classifier
                 if not is_out_of_memory(error) or not isinstance(padded, Padded) or not padded.halve():
                     raise
             release_memory()
             warnings.warn(f"memory ran out: this rank goes on with {padded.at_once} rows per call", stacklevel=2)
+
+    def _answer(self, name: str) -> dict[str, Any]:
+        """The published result of a slice; empty if a rank is gone, which may be the one that took it."""
+        while (content := self._board.get(name)) is None:
+            if self.gone():
+                return {}
+            self.alive()
+            time.sleep(POLL / 10)
+        return unpacked(content)
 
     def _wait(self, name: str) -> bytes:
         while (content := self._board.get(name)) is None:
@@ -183,3 +215,9 @@ def crew_of(counter: SampleCounter, classifier: Classifier) -> Crew | None:
     """The crew whose ranks hold this certifier and this classifier, if there is one."""
     crew = _CURRENT.get()
     return crew if crew is not None and crew.knows(counter, classifier) else None
+
+
+def crew_for(classifier: Classifier) -> Crew | None:
+    """The crew whose ranks hold this classifier, if there is one."""
+    crew = _CURRENT.get()
+    return crew if crew is not None and classifier is crew.classifier else None

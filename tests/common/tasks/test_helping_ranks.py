@@ -1,4 +1,4 @@
-"""A rank without images helps the other with its certificate; the records are those of one process."""
+"""A rank without images helps the other with its certificate or attack; the records are those of one process."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.forked import fork_ranks
 
 
 def eager(rank):
-    """Share all samples, and tell how many slices of the other's image a rank has counted."""
+    """Share all samples and draws, and tell how many slices of the other's image a rank has evaluated."""
     from common.robustness.certification import crew
 
     crew.WORTH, crew.LEAST = 0.0, 8
@@ -34,5 +34,17 @@ def test_one_image_on_two_ranks(weights, tmp_path, images, options):
         return
     assert sum(one.output.count("helped") for one in ranks) > 0
     alone = Command("certification", 1, weights, tmp_path / "one", images=images)
+    assert [one.wait() for one in alone.start()] == [0]
+    assert command.result() == alone.result()
+
+
+def test_one_attack_on_two_ranks(weights, tmp_path):
+    """EOT draws of one image: three slices a step."""
+    attack = {"steps": 8, "eot": 40}
+    command = Command("attack", 2, weights, tmp_path / "two", images=1, attack=attack)
+    ranks = fork_ranks(command.arguments, tmp_path, eager)
+    assert [one.wait() for one in ranks] == [0, 0], [one.output for one in ranks]
+    assert sum(one.output.count("helped") for one in ranks) > 0
+    alone = Command("attack", 1, weights, tmp_path / "one", images=1, attack=attack)
     assert [one.wait() for one in alone.start()] == [0]
     assert command.result() == alone.result()

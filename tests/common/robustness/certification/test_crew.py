@@ -72,6 +72,7 @@ def shared(monkeypatch):
     """Function: what ``act(smoothing, classifier)`` returns while two other ranks help; and what each rank has seen."""
     monkeypatch.setattr(module, "WORTH", 0.0)
     monkeypatch.setattr(module, "LEAST", 8)
+    monkeypatch.setattr(module, "POLL", 0.002)
 
     def run(smoothing, act, subjects=None):
         board, subjects = Board(), subjects or [Slow(0.002) for _ in range(3)]
@@ -193,7 +194,9 @@ def test_other_errors_of_a_helper_are_its_own():
 
     smoothing, board = Smoothing(0.5, n=200, num_classes=3), Board()
     owner, helper = (Crew(board, "test", 2, subject, [smoothing]) for subject in (Slow(), Padded(Broken())))
-    call = module.Samples.of(0, IMAGES, torch.tensor([0, 0, 1]), NOISE.rows(torch.tensor([0, 0, 1])), 8)
-    name = owner._open(call, 1)
+    call = module.Samples.of(
+        [smoothing], smoothing, IMAGES, torch.tensor([0, 0, 1]), NOISE.rows(torch.tensor([0, 0, 1])), 8
+    )
+    name = owner._open(call)
     with pytest.raises(RuntimeError, match="shapes"):
         helper._take(name)
