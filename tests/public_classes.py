@@ -184,6 +184,7 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
         "Card": {"use": "u", "url": "u", "page": "p", "filename": "f", "licence": "l", "format": "edm"},
         # classifiers' networks
         "CIFARResNet": {"num_classes": 2, "blocks": (1, 1, 1, 1), "in_channels": 1},
+        "Mirrored": {"network": rd.SmallCNN(num_classes=2, in_channels=1, width=8)},
         "SmallCNN": {"num_classes": 2, "in_channels": 1, "width": 8},
         "TimmNetwork": {"name": "test_resnet", "num_classes": 2},
         "WhitenedConvNet": {"num_classes": 2, "in_channels": 1, "widths": (2,)},

@@ -31,7 +31,7 @@ _EXPORTS = {
     "common.engine": "Engine Meter",
     "common.exact": "ExactDenoiser GaussianMixture",
     "common.hub": "Card fetch get_card load_weights published_classifier published_denoiser",
-    "common.networks": "CIFARResNet SmallCNN TimmNetwork WhitenedConvNet WideResNet",
+    "common.networks": "CIFARResNet Mirrored SmallCNN TimmNetwork WhitenedConvNet WideResNet",
     "common.noise": "Noise",
     "common.records": """
         AttackedRecord CertifiedRecord ClaimedRecord CleanRecord Cost ForecastRecord GradientCheckRecord Kind Record

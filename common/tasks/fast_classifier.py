@@ -56,12 +56,14 @@ class FastClassifierTask(ClassifierTask):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        network = getattr(self.classifier, "network", None)
-        if stage == "fit" and isinstance(network, WhitenedConvNet):
+        networks = [module for module in self.classifier.modules() if isinstance(module, WhitenedConvNet)]
+        if stage == "fit" and networks:
             images = self.trainer.datamodule.train  # type: ignore[attr-defined]
             chosen = range(0, len(images), math.ceil(len(images) / WHITENING_IMAGES))
-            network.whiten(torch.stack([images[i][0] for i in chosen]))
-            network.to(memory_format=torch.channels_last)
+            first = torch.stack([images[i][0] for i in chosen])
+            for network in networks:
+                network.whiten(first)
+                network.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, index = self.checked(batch)
