@@ -19,7 +19,7 @@ class LiveProgressBar(RichProgressBar):
 
     It counts the images that all ranks have done, and the time that the others will take (`Remaining`). A batch of
     attacks or certificates may take hours, so the bar also shows the network evaluations of the current batch, and
-    their number per second.
+    their number per second. It goes on while this rank helps others with their certificates.
     """
 
     _meter: Meter | None = None
@@ -32,7 +32,10 @@ class LiveProgressBar(RichProgressBar):
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if not self.is_disabled and self.test_progress_bar_id is not None:
             self._metrics = self._metrics if batch_idx else ()
-            self._remaining = getattr(getattr(pl_module, "work", None), "remaining", None)
+            work = getattr(pl_module, "work", None)
+            self._remaining = getattr(work, "remaining", None)
+            if (crew := getattr(work, "crew", None)) is not None:
+                crew.watch = self._show_help
             self._begun = self._shown = time.perf_counter()
             self._meter = Meter(pl_module, self._show_cost)
             self._meter.__enter__()
@@ -62,6 +65,12 @@ class LiveProgressBar(RichProgressBar):
         if now - self._shown >= INTERVAL:
             self._shown = now
             self._describe(f"{evaluations:,} evaluations, {evaluations / (now - self._begun):,.0f}/s")
+
+    def _show_help(self) -> None:
+        """Go on counting while this rank, which has no batch any more, helps others with theirs."""
+        if (now := time.perf_counter()) - self._shown >= INTERVAL:
+            self._shown = now
+            self._describe("helps other ranks")
 
     def _describe(self, *more: str) -> None:
         if self.test_progress_bar_id is None or self.progress is None:

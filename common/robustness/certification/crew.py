@@ -39,7 +39,7 @@ class Crew:
 
     ``counters``: the certifiers of the test, in an order that all ranks share. ``read`` makes other work than samples
     from its content. ``check`` raises where this rank has to end, ``alive`` where another one is gone; ``gone`` is True
-    where the row in hand may be finished first.
+    where the row in hand may be finished first. ``watch`` is called all the time while this rank helps.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Crew:
         self._left = False
         self._pace: dict[str, float] = {}
         self._timings: dict[str, int] = {}
+        self.watch: Callable[[], None] = lambda: None
 
     def knows(self, counter: SampleCounter, classifier: Classifier) -> bool:
         """True if the other ranks hold this very certifier and this classifier."""
@@ -110,6 +111,7 @@ class Crew:
         self.leave()
         while self.idle < self._ranks:
             self.check()
+            self.watch()
             if number > self._board.add(f"{self._name} rounds", 0):
                 time.sleep(POLL)
             elif not self._take(self._wait(f"{self._name} {number}").decode()):

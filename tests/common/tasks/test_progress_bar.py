@@ -1,11 +1,17 @@
 """Progress bar of a test: evaluations of the batch, accuracies, removal of its hooks."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
 import cli
 from common.engine.meter import Meter
+from common.robustness.certification.crew import Crew
 from common.tasks import progress_bar
+from common.tasks.remaining import Remaining
+from common.tasks.shares import Work
+from tests.common.robustness.certification.test_crew import Board, Slow
 
 
 @pytest.fixture
@@ -46,6 +52,30 @@ def test_brackets_in_the_name_of_an_evaluator_are_shown(tiny_test, tmp_path, cap
     (tmp_path / "bar.yaml").write_text(yaml.safe_dump(config))
     cli.main(arguments)
     assert "[/odd] name" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_bar_goes_on_while_its_rank_helps_others(monkeypatch):
+    """It has no batch any more; the images that the other rank does are counted, every half second."""
+    clock, seen, other = [0.0], [], Crew(board := Board(), "test", 2, Slow(), [])
+    monkeypatch.setattr(progress_bar.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress_bar.RichProgressBar, "on_test_batch_start", lambda *batch: None)
+    bar, module, crew = progress_bar.LiveProgressBar(), Slow(), Crew(board, "test", 2, Slow(), [])
+    bar.progress, bar._test_description = SimpleNamespace(update=lambda *_, **shown: seen.append(shown)), "Testing"
+    bar.test_progress_bar_id, bar.refresh = 0, lambda: None
+    module.work = Work(Remaining(10), crew)
+    bar.on_test_batch_start(None, module, None, 0)
+    bar._close_meter()
+
+    def check():
+        module.work.remaining.add([len(seen)])
+        clock[0] += 0.3
+        if clock[0] > 2:
+            other.leave()
+
+    crew.check = check
+    crew.help()
+    assert [shown["completed"] for shown in seen] == [2, 4, 6]
+    assert all("images" in shown["description"] and "helps other ranks" in shown["description"] for shown in seen)
 
 
 @pytest.mark.parametrize("fails", [False, True])
