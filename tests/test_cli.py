@@ -15,6 +15,7 @@ from common.commands.class_names import with_short_names
 from common.commands.errors import UsageError
 from common.commands.lightning_commands import CLI, TRAINER
 from common.data.digits import Digits
+from common.hub.bundled import BUNDLED
 from common.hub.cards import CARDS
 
 ROOT = Path(__file__).parent.parent
@@ -221,10 +222,18 @@ def test_fetch_lists_what_there_is(offered, capsys):
     for name, card in CARDS.items():
         assert f"{name}: {card.use}\n" in output and f"licence {card.licence}\n" in output
         assert f"not fetched: {offered / card.filename}\n" in output
-    blocks = dict(zip(CARDS, re.split(r"\n(?=\w)", output), strict=True))
+    blocks = dict(zip([*CARDS, *BUNDLED], re.split(r"\n(?=\w)", output), strict=True))
     assert "1.71 GB; checksum unpublished; pinned on first download;" in blocks["score_sde_cifar10"]
     assert "2.21 GB; sha256 published;" in blocks["guided_diffusion_imagenet256"]
     assert "about 0.22 GB" in blocks["edm_cifar10_conditional"]  # 55.7 million parameters of 4 bytes
+    assert "4.0 MB; bundled: " in blocks["cifar10_jpeg_classifier"]
+    assert not offered.exists()
+
+
+def test_bundled_weights_are_there_without_a_download(offered, capsys):
+    cli.main(["fetch", "cifar10_jpeg_classifier"])
+    path = BUNDLED["cifar10_jpeg_classifier"].path
+    assert capsys.readouterr().out == f"cifar10_jpeg_classifier is {path}\n" and path.is_file()
     assert not offered.exists()
 
 

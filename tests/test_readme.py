@@ -19,6 +19,7 @@ from common.checkpoints.loading import load_classifier
 from common.diffusion.networks import NCSNpp
 from common.experiments.preset_files import find_config
 from common.experiments.preset_pages import PresetPage
+from common.hub.bundled import BUNDLED
 from common.hub.cache import file_size
 from common.hub.cards import CARDS
 from common.noise import Noise
@@ -162,10 +163,12 @@ def test_the_table_lists_every_card():
     table = [line for line in (ROOT / HUB).read_text().splitlines() if line.startswith("| `")]
     rows = [re.split(r" *\| *", line)[1:-1] for line in table]
     found = {row[0].strip("`"): row[1:] for row in rows}
-    assert {*found} == {*CARDS}
+    assert {*found} == {*CARDS, *BUNDLED}
     for name, card in CARDS.items():
         size, stated = file_size(name)
         assert found[name] == [card.use, f"{'' if stated else 'about '}{size / 1e9:.2f} GB", card.licence]
+    for name, bundled in BUNDLED.items():
+        assert found[name] == [bundled.use, f"{bundled.size / 1e6:.1f} MB, bundled", "Apache-2.0, as the project"]
     assert [name for name, card in CARDS.items() if card.sha256] == ["guided_diffusion_imagenet256"]  # "of one file"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from common.commands.parsing import Arguments
+from common.hub.bundled import BUNDLED
 from common.hub.cache import cached_path, file_size, partial_path
 from common.hub.cards import CARDS, get_card
 from common.hub.fetching import fetch
@@ -23,12 +24,15 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.read(arguments)
     console = Terminal()
     for name in options.names:
-        get_card(name)  # unknown names are refused before the first download
+        _ = name in BUNDLED or get_card(name)  # unknown names are refused before the first download
     for name in options.names:
-        path = fetch(name, force=options.force)
+        path = BUNDLED[name].path if name in BUNDLED else fetch(name, force=options.force)
         console.print(f"{name} is {path}", markup=False, soft_wrap=True, highlight=False)
     for name in () if options.names else CARDS:
         console.print(f"[bold]{name}[/]: {describe_card(name)}", soft_wrap=True, highlight=False)
+    for name, bundled in () if options.names else BUNDLED.items():
+        about = f"{bundled.use}\n  {bundled.size / 1e6:.1f} MB; [green]bundled[/]: {escape(str(bundled.path))}"
+        console.print(f"[bold]{name}[/]: {about}", soft_wrap=True, highlight=False)
 
 
 def describe_card(name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from common.checkpoints.layouts import Format
 from common.checks.settings import check_count, check_mapping, check_one_of, check_optional, check_text
+from common.hub.bundled import BUNDLED
 from common.naming.nearest import did_you_mean
 
 
@@ -145,7 +146,9 @@ CARDS: dict[str, Card] = {
 
 def get_card(name: str) -> Card:
     """The card with this name. Raises ``ValueError``, with the known names, if there is none."""
+    if name in BUNDLED:
+        raise ValueError(f"{name} comes with the package, as {BUNDLED[name].path}: it must be used without a path.")
     if name not in CARDS:
-        advice = did_you_mean(name, CARDS)
+        advice = did_you_mean(name, (*CARDS, *BUNDLED))
         raise ValueError(f"no card is named {name!r}.{advice} The cards are {', '.join(CARDS)}.")
     return CARDS[name]

@@ -1,5 +1,6 @@
-"""Denoisers and classifiers from published weights, by the name of their card.
+"""Denoisers and classifiers from published or bundled weights, by the name of their card.
 
+published_classifier("cifar10_jpeg_classifier")                         # comes with the package
 fetch("guided_diffusion_imagenet256")                                   # -> path of the verified file
 denoiser = published_denoiser("guided_diffusion_imagenet256")           # from the cache
 denoiser = published_denoiser("guided_diffusion_imagenet256", download=True)
@@ -15,6 +16,7 @@ from common.checkpoints.formats.reading import read_published, select_tensors
 from common.checkpoints.formats.wrapped_names import take_normalisation
 from common.checkpoints.state import assign_state
 from common.diffusion.denoisers import Denoiser
+from common.hub.bundled import BUNDLED
 from common.hub.cache import cached_path
 from common.hub.cards import get_card
 from common.hub.fetching import fetch
@@ -26,11 +28,14 @@ from common.robustness.classifiers import Classifier, NetworkClassifier
 def published_denoiser(name: str, download: bool = False, path: str | Path | None = None) -> Denoiser:
     """The denoiser of a card; ``download=True`` fetches a file that is not in the cache.
 
-    ``path`` names another file to read in the card's format with its config; it is not verified. In a configuration:
+    ``path`` names another file to read in the card's format with its config; it is not verified. Cards of bundled
+    weights need neither (`common.hub.bundled`). In a configuration:
     ``class_path: common.hub.published_denoiser, init_args: {name: CARD}``.
 
     Raises ``FileNotFoundError`` for a missing file, ``ValueError`` for one that does not fit, and errors of `fetch`.
     """
+    if name in BUNDLED and path is None:
+        return loading.load_denoiser(BUNDLED[name].path)
     card = get_card(name)
     return loading.load_denoiser(_local_file(name, download, path), card.format, card.config)
 
@@ -38,6 +43,8 @@ def published_denoiser(name: str, download: bool = False, path: str | Path | Non
 @name_arguments
 def published_classifier(name: str, download: bool = False, path: str | Path | None = None) -> Classifier:
     """The classifier of a card; arguments and errors as for `published_denoiser`."""
+    if name in BUNDLED and path is None:
+        return loading.load_classifier(BUNDLED[name].path)
     card = get_card(name)
     return loading.load_classifier(_local_file(name, download, path), card.format, card.config)
 

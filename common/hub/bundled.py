@@ -1,0 +1,41 @@
+"""Cards of the weights that come with the package: no download. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.checks.settings import check_text
+from common.naming.configs_folder import presets_root
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """File among the presets: network and role (``use``), path below the presets' folder, size in bytes and sha256."""
+
+    use: str
+    file: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        for name in ("use", "file", "sha256"):
+            check_text(name, getattr(self, name))
+
+    @property
+    def path(self) -> Path:
+        return presets_root() / self.file
+
+
+BUNDLED: dict[str, Bundled] = {
+    "cifar10_jpeg_classifier": Bundled(
+        use="small convolutional network, CIFAR-10 (JPEG), undefended: 90.5 % of the test images",
+        file="studies/cifar10/weights/classifier.safetensors",
+        size=3_954_696,
+        sha256="afcfb7f8035d2adf08eb673ca42ee22bb1da545ffe991b361d924c429c71638d",
+    ),
+    "cifar10_jpeg_denoiser": Bundled(
+        use="DDPM++ on 2x2 blocks, class-conditional, CIFAR-10 (JPEG): small denoiser for all three methods",
+        file="studies/cifar10/weights/denoiser.safetensors",
+        size=6_920_032,
+        sha256="e996ccb9102f7189d2e185f6290e54039347770ea1d074cede37ef85e970be4e",
+    ),
+}

@@ -1,0 +1,33 @@
+"""Weights that come with the package: checksums, sizes, and their classes."""
+
+import pytest
+import torch
+
+from common.checkpoints.files import file_sha256
+from common.hub.bundled import BUNDLED
+from common.hub.cards import CARDS
+from common.hub.published import published_classifier, published_denoiser
+
+X = torch.linspace(0, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_card_is_that_of_the_file(name):
+    card = BUNDLED[name]
+    assert (card.path.stat().st_size, file_sha256(card.path)) == (card.size, card.sha256)
+    assert name not in CARDS
+
+
+def test_together_they_stay_small():
+    assert sum(card.size for card in BUNDLED.values()) <= 20e6
+
+
+def test_they_load_by_the_names_of_their_cards():
+    assert published_classifier("cifar10_jpeg_classifier")(X).shape == (2, 10)
+    denoiser = published_denoiser("cifar10_jpeg_denoiser")
+    assert denoiser.num_classes == 10 and denoiser(X, torch.full((2,), 0.5)).shape == X.shape
+
+
+def test_a_path_beside_a_bundled_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="comes with the package"):
+        published_classifier("cifar10_jpeg_classifier", path=tmp_path / "other.safetensors")
