@@ -66,14 +66,34 @@ def is_exact() -> bool:
 
 @contextmanager
 def float32_products(precision: Precision) -> Iterator[None]:
-    """Context manager: float32 matrix products and convolutions on CUDA, in TF32 for "tf32", else exact (IEEE)."""
+    """Context manager: float32 matrix products and convolutions on CUDA, in TF32 for "tf32", else exact (IEEE).
+
+    PyTorch has two sets of names for it and refuses to read the older one where the newer one was set. It is set by
+    the older names, which keep both readable, unless the program has used the newer ones.
+    """
+    matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    parts: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = [part.fp32_precision for part in parts]
+    parts = (matmul, cudnn.conv, cudnn.rnn)
+    before, older = [part.fp32_precision for part in parts], _older_names()
     try:
-        for part in parts:
-            part.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        if older is None:
+            for part in parts:
+                part.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        else:
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+            cudnn.allow_tf32 = precision == "tf32"
         yield
     finally:
+        if older is not None:
+            products, cudnn.allow_tf32 = older
+            torch.set_float32_matmul_precision(products)
         for part, value in zip(parts, before, strict=True):
             part.fp32_precision = value
+
+
+def _older_names() -> tuple[str, bool] | None:
+    """The precision of products and ``allow_tf32`` of cuDNN; None where they cannot be read."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
