@@ -40,7 +40,8 @@ class Compiled:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.eager: Callable[..., Any] = MethodType(type(network).forward, network)
+        self.own = vars(network).get("forward")  # a forward pass that the user gave this very network
+        self.eager: Callable[..., Any] = self.own or MethodType(type(network).forward, network)
         self._forward: Callable[..., Any] = torch.compile(self.eager, dynamic=False)
         self.choice: Choice = {}
         self._settled = False
@@ -107,7 +108,11 @@ class Compiled:
         return self._forward
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Compiled":
-        other = Compiled(copy.deepcopy(self.network, memo))
+        network = copy.deepcopy(self.network, memo)
+        vars(network).pop("forward", None)  # a copy of this object
+        if self.own is not None:
+            vars(network)["forward"] = copy.deepcopy(self.own, memo)
+        other = Compiled(network)
         other.take_over(self)
         return other
 

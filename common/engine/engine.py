@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.checks.images import check_shape
 from common.checks.settings import check_flag, check_one_of
 from common.engine.compiled import Compiled
+from common.engine.gradient_scale import GradientScale
 from common.engine.memory import Budget, check_budget
 from common.engine.micro_batches import BatchSize, MicroBatches, recomputed
 from common.engine.networks import networks
@@ -29,8 +30,9 @@ class Engine:
 
     Args:
         precision: "32"; "bf16" and "16", automatic mixed precision inside the networks, whose outputs are cast back to
-            the image's precision; "tf32" on CUDA, elsewhere "32"; "auto", which is "bf16" where the machine has units
-            for it and "32" elsewhere. Logits change, so the precision is part of a run's fingerprint.
+            the image's precision (in "16" gradients are scaled inside, `GradientScale`); "tf32" on CUDA, elsewhere
+            "32"; "auto", which is "bf16" where the machine has units for it and "32" elsewhere. Logits change, so the
+            precision is part of a run's fingerprint.
         channels_last: the memory order of images and weights. Up to a tenth faster with large images on a CPU, more on
             GPUs with mixed precision; slower with small ones. Changes rounding alone.
         compile: run the networks' forward passes through ``torch.compile`` where that is faster (`Compiled`). Networks
@@ -70,7 +72,8 @@ class Engine:
         """Context manager: the networks inside ``module`` run under this engine, whose precision is resolved (`on`).
 
         Parts with an ``engine`` of their own get this one. The networks of the modules ``twice``, which are
-        differentiated twice, are not compiled. Everything is as before afterwards.
+        differentiated twice, are not compiled, and computed in float32 where the others are in float16, whose gradients
+        need a scale (`GradientScale`). Everything is as before afterwards.
         """
         scripted = [part for part in networks(module) if isinstance(part, torch.jit.ScriptModule)]
         if scripted and (self.precision in HALF or self.channels_last or self.compile):
@@ -85,15 +88,16 @@ class Engine:
                 stack.enter_context(_replaced(part, "engine", replace(self, channels_last=False, compile=False)))
             for network in networks(module):
                 compiled = self.compile and id(network) not in eager
-                if self.precision in HALF or self.channels_last or compiled:
-                    stack.enter_context(self._run(network, compiled))
+                precision = "32" if self.precision == "16" and id(network) in eager else self.precision
+                if precision in HALF or self.channels_last or compiled:
+                    stack.enter_context(self._run(network, precision, compiled))
             yield
 
     @contextmanager
-    def _run(self, network: nn.Module, compiled: bool) -> Iterator[None]:
+    def _run(self, network: nn.Module, precision: Precision, compiled: bool) -> Iterator[None]:
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
-        running = Running(network, self.precision, self.channels_last, compiled)
+        running = Running(network, precision, self.channels_last, compiled)
         try:
             with _replaced(network, "forward", running):
                 yield
@@ -137,9 +141,12 @@ class Engine:
             x = x.contiguous(memory_format=torch.channels_last)
         half = HALF.get(resolved(self.precision, x.device) if self.precision == "auto" else self.precision)
         half = None if is_exact() else half
+        scale = GradientScale.of(half, x, denoiser)
+        entered = x if scale is None else scale.enter(x)
         with torch.autocast(x.device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-            x0 = check_shape("the denoiser", denoiser(*copied(x, sigma, label)), x)
-        return x0.to(x.dtype)
+            x0 = check_shape("the denoiser", denoiser(*copied(entered, sigma, label)), x).to(x.dtype)
+        left: Tensor = x0 if scale is None else scale.leave(x0)
+        return left
 
 
 def own_engines(module: nn.Module) -> list[tuple[nn.Module, Engine]]:

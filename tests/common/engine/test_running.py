@@ -3,6 +3,7 @@
 import copy
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from common.engine.compiled import Compiled
 from common.engine.engine import Engine
+from common.engine.networks import networks
 from common.engine.precision import exact_precision, resolved
 from common.noise import Noise
 from tests.defences import agdm, batch, diffpure, head
@@ -47,6 +49,49 @@ def test_networks_run_in_half_precision_and_return_that_of_their_input():
     assert half["image"].dtype == torch.float32 and half["count"].dtype == torch.int64
     assert torch.equal(again, exact) and double.dtype == torch.float64
     assert 1e-5 < (half["image"] - exact).abs().max() < 0.02
+
+
+def test_a_call_by_keywords_runs_in_half_precision_too():
+    network = Wide()
+    with Engine("bf16", channels_last=True).applied(network):
+        network(x=images())
+    assert network.seen == [(torch.bfloat16, True)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_forward_pass_of_ones_own_is_the_one_that_runs(monkeypatch, compiled):
+    """An attribute of the network itself, as instrumentation sets it; also in a copy, and afterwards."""
+    monkeypatch.setattr(torch, "compile", lambda forward, **settings: forward)
+    network = Wide()
+    network.forward = MethodType(lambda self, x: {"image": 2 * self.second(self.first(x)), "kept": True}, network)
+    own, expected = network.forward, network(images())["image"]
+    with Engine("bf16", compile=compiled).applied(network):
+        found, copied = network(images()), copy.deepcopy(network)(images())
+    assert found["kept"] and copied["kept"] and network.forward is own
+    assert 0 < (found["image"] - expected).abs().max() < 0.05
+    assert torch.equal(copied["image"], found["image"])
+
+
+class ForeignGuidance(nn.Module):
+    """Guidance of another package, with or without a forward pass of its own."""
+
+    def __init__(self, named):
+        super().__init__()
+        self.network = Wide()
+        if named:
+            self.forward = lambda x: self.network(x)["image"]
+
+    def gradient(self, x, sigma, reference):
+        return self.network(x)["image"] - reference
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_guidance_of_another_package_runs_under_the_engine(named):
+    guidance = ForeignGuidance(named)
+    assert networks(guidance) == [guidance.network]
+    with Engine("bf16").applied(guidance):
+        guidance.gradient(images(), None, images())
+    assert guidance.network.seen[0][0] == torch.bfloat16
 
 
 def test_everything_is_as_before_afterwards():
