@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from common.naming.public_names import is_ours
@@ -29,5 +30,7 @@ def networks(module: nn.Module) -> list[nn.Module]:
 
 
 def _arranges(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     called = "forward" in vars(module) or type(module).forward is not nn.Module.forward
     return any(module.children()) and (not called or callable(getattr(module, "gradient", None)))
