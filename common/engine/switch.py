@@ -25,3 +25,6 @@ class Switch:
 
 ALTERED = Switch()
 """On while this rank's networks are run or differentiated in another way than those of the other ranks."""
+
+REPEATABLE = Switch()
+"""On where a backward pass has to give the same bits every time, as in an attack: fused attention on CUDA does not."""

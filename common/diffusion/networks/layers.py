@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.checks.settings import check_flag, check_number, check_positive, check_sequence, check_size
-from common.engine.switch import Switch
+from common.engine.switch import REPEATABLE, Switch
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -200,8 +200,10 @@ def twice_differentiable() -> AbstractContextManager[None]:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax(q^T k / sqrt(c)) v`` over positions: three (N,c,L) -> (N,c,L), N = batch x heads.
 
-    By PyTorch's fused kernels on CUDA, which have no second derivatives. Written out inside `twice_differentiable` and
-    on CPUs, where the fused kernel takes 1.2 to 3.7 times as long (one thread, c = 64 to 256, L = 64 to 1,024).
+    By PyTorch's fused kernels on CUDA, which have no second derivatives and whose backward passes add up in any order.
+    Written out inside `twice_differentiable`, in attacks, whose records would not be repeatable (`REPEATABLE`; the
+    affinities take 4 N L^2 bytes), and on CPUs, where the fused kernel takes 1.2 to 3.7 times as long (one thread,
+    c = 64 to 256, L = 64 to 1,024).
     """
     if _is_fused(q):
         q, k, v = (each.transpose(1, 2).unsqueeze(1) for each in (q, k, v))
@@ -211,7 +213,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _is_fused(q: Tensor) -> bool:
-    return q.device.type == "cuda" and not _TWICE.is_on
+    return q.device.type == "cuda" and not (_TWICE.is_on or REPEATABLE.is_on)
 
 
 def residual_branch(

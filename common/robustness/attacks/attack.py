@@ -14,6 +14,7 @@ from torch import Tensor
 from common.checks.deferred import looked_at_once
 from common.checks.images import check_full_precision, check_labels, check_pixels, check_rows
 from common.checks.settings import check_optional, check_part
+from common.engine.switch import REPEATABLE
 from common.noise import Noise
 from common.robustness.classifiers import Classifier, deployed
 from common.robustness.threats.threat import Threat, require_threat
@@ -120,7 +121,7 @@ def is_empty(image: Tensor, label: Tensor, noise: Noise) -> bool:
 
 @contextmanager
 def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise) -> Iterator[None]:
-    """The context of an attack: the classifier as deployed, grad mode on, autocast off.
+    """The context of an attack: the classifier as deployed, grad mode on, autocast off, repeatable backward passes.
 
     What is checked inside is looked at when it ends (`looked_at_once`), so that no step waits for the device.
     Raises ``ValueError`` for images other than finite floats in [0,1], unless there is a label and a row of noise per
@@ -130,7 +131,7 @@ def attacking(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise
     if torch.is_inference_mode_enabled():
         raise RuntimeError("an attack needs gradients, but inference mode is on. Use Trainer(inference_mode=False).")
     exact = torch.autocast(image.device.type, enabled=False)
-    with looked_at_once(), deployed(classifier), torch.enable_grad(), exact:
+    with looked_at_once(), deployed(classifier), torch.enable_grad(), exact, REPEATABLE.turned_on():
         yield
 
 

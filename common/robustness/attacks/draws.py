@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from common.checks.images import check_logits, check_losses
+from common.engine.switch import REPEATABLE
 from common.noise import Noise
 from common.numerics.copies import copied
 from common.robustness.classifiers import Classifier
@@ -54,7 +55,7 @@ class Draws:
         rows = slice(number * self.size, min((number + 1) * self.size, len(self.noise)))
         point = torch.arange(rows.start, rows.stop, device=self.points.device) // self.n
         x = self.points.detach()[point].requires_grad_(self.differentiate)
-        with torch.set_grad_enabled(self.differentiate):
+        with torch.set_grad_enabled(self.differentiate), REPEATABLE.turned_on():  # also on a rank that helps
             logits = check_logits(classifier(x, self.noise.rows(rows)), len(x))
             self.judge(logits)
             losses = check_losses(self.loss(*copied(logits, *(each[point] for each in self.classes))), len(x))

@@ -9,6 +9,9 @@ import torch
 from scipy.signal import convolve2d
 
 from common.diffusion.networks import layers
+from common.engine.switch import REPEATABLE
+from common.noise import Noise
+from common.robustness import PGD, NetworkClassifier, ThreatModel
 
 TAPS = [(1, 1), (1, 3, 3, 1), (1, 2, 5, 5, 2, 1)]
 
@@ -111,6 +114,29 @@ def test_attention_is_fused_on_cuda_but_for_networks_differentiated_twice():
     with layers.twice_differentiable():
         assert not layers._is_fused(on_cuda)
     assert layers._is_fused(on_cuda)
+
+
+def test_attention_is_written_out_in_an_attack():
+    """The backward passes of fused attention add up in any order, so that records would not be repeatable."""
+    on_cuda, fused = SimpleNamespace(device=torch.device("cuda")), []
+
+    class Looking(NetworkClassifier):
+        def forward(self, image, noise=None):
+            fused.append(layers._is_fused(on_cuda))
+            return super().forward(image, noise)
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    batch = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+    PGD(steps=2).search(Looking(network), *batch, ThreatModel("inf", 0.1), Noise.of(0, torch.arange(2)))
+    assert fused == [False] * 3 and layers._is_fused(on_cuda)
+
+
+@pytest.mark.gpu
+def test_gradients_of_an_attack_are_repeatable_on_cuda():
+    q, k, v = (part.cuda().float().repeat(64, 8, 64).requires_grad_() for part in image(3, 2, 8, 16))
+    with REPEATABLE.turned_on():
+        first, second = (torch.autograd.grad(layers.attend(q, k, v).square().sum(), (q, k, v)) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
