@@ -111,6 +111,23 @@ def test_ndc_is_smoothed_by_the_noise_it_reads(sigma):
     assert [node["sigma"] for node in found if "sigma" in node] == [sigma, sigma]
 
 
+FAST = {"diffpure/cifar10-fast.yaml": (100, (1, 2)), "agdm/cifar10-fast.yaml": (70, (2,))}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_presets_are_the_same_experiment_under_an_engine(name):
+    """They state the cost: 400 gradients, once or twice forward, 20 last draws, 43 decisions and signs of masking."""
+    fast, plain = (read_config(ROOT / "configs" / one) for one in (name, name.replace("-fast", "")))
+    engine = Engine(**fast["model"]["init_args"].pop("engine"))
+    assert engine.precision == "bf16" and engine.memory == "auto"
+    assert fast["model"]["init_args"].pop("records") != plain["model"]["init_args"].pop("records")
+    assert fast == plain
+    steps, passes = FAST[name]
+    header = (ROOT / "configs" / name).read_text()
+    for forward in passes:
+        assert f" {round(steps * (400 * forward + 20 + 43), -2):,} " in header
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=identify)
 def test_presets_name_their_source_and_evidence(path):
     header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
