@@ -38,6 +38,11 @@ class PGD(Attack):
     estimate of success: predictions are the evaluator's, on fresh draws. The same images with the same noise rows give
     the same result in any batch, up to float rounding inside the network.
 
+    Restarts run in turn: an image that is done by then saves the rest, and notes let a killed process go on after the
+    last one. In one batch they would gain little: on a CPU thread four passes of 16 images take 1.03 times one of 64
+    (median of 3 pairs, 0.89 to 1.06; DDPM++ of 1.8 M parameters with its gradient). A GPU fills with more images or
+    draws per batch.
+
     A deterministic classifier is evaluated once per step; ``eot`` has no effect. With ``early_stop`` an image is done
     at its first misclassified iterate, which is then returned. Against a randomised one no success is certain, and none
     ends the search.
