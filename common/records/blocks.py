@@ -38,9 +38,10 @@ def blocks(file: BinaryIO, path: Path, number: int) -> Iterator[bytes]:
         if not block.endswith(b"\n"):
             block += file.readline(longest + 1)
         start = block.rfind(b"\n", 0, len(block) - 1) + 1  # of the last line
-        check_bound("line", len(block) - start, f"{path}, line {number + block.count(NEWLINE, 0, start)}")
+        count = block.count(NEWLINE)
+        check_bound("line", len(block) - start, f"{path}, line {number + count - block.endswith(NEWLINE)}")
         yield block
-        number += block.count(NEWLINE)
+        number += count
 
 
 def objects(block: bytes) -> list[Row] | None:

@@ -114,10 +114,10 @@ def floats(values: Raw) -> Values:
         raise Unfit from error
     if not np.isfinite(column).all() or (int in types and abs(column).max() >= LARGEST_INTEGER):
         raise Unfit
-    return _rounded(column)
+    return round_column(column)
 
 
-def _rounded(column: Values) -> Values:
+def round_column(column: Values) -> Values:
     """Numbers of six digits; a column that has them already is recognised at once.
 
     An integer m <= 10^6 over 10^k, k <= 22, is the number nearest to that decimal fraction: both are exact.
@@ -211,7 +211,7 @@ def _lists(kind: type, optional: bool, values: Raw) -> Lists:
     flat = (_classes if kind is int else floats)(list(chain.from_iterable(parts)))
     if len(lengths) > 1 and (lengths == lengths[0]).all():
         lengths = constant(lengths, len(lengths))
-    return Lists(flat.astype(_smallest(flat)), lengths)
+    return Lists(flat.astype(smallest_type(flat)), lengths)
 
 
 def _classes(values: Raw) -> Values:
@@ -224,7 +224,7 @@ def _classes(values: Raw) -> Values:
         return integers(values)
 
 
-def _smallest(flat: Values) -> Any:
+def smallest_type(flat: Values) -> Any:
     """Type of the fewest bytes that holds these values."""
     if flat.dtype.kind != "i" or not len(flat):
         return flat.dtype

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from common.checks.bounds import bound, check_bound
-from common.records.blocks import NEWLINE, are_sealed, blocks, objects
+from common.records.alike_lines import alike_parts
+from common.records.blocks import NEWLINE, are_sealed, blocks
 from common.records.column_rows import Rows
 from common.records.header_rules import HeaderRules
 from common.records.known_lines import KnownLines
 from common.records.merging import merged
-from common.records.row_columns import parts_of
 from common.records.rows import (
     MERGED,
     PARTS,
@@ -121,8 +121,7 @@ def _read(path: Path, before: Sequence[RecordsFile], lines: KnownLines | None) -
 
 def _block_parts(block: bytes, path: Path, rules: HeaderRules, place: tuple[int, int]) -> list[Rows[Any]]:
     """Rows of whole lines; of a block with anything unusual in it line by line, which names what is damaged."""
-    rows = objects(block)
-    parts = None if rows is None else parts_of(rows, rules, *place)
+    parts = alike_parts(block, rules, *place) if are_sealed(block) else None
     if parts is not None:
         return parts
     lines = enumerate(block[:-1].split(NEWLINE), place[1])

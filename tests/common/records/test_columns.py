@@ -10,7 +10,7 @@ from time import process_time
 import numpy as np
 import pytest
 
-from common.records import blocks, reading, row_lines
+from common.records import alike_lines, blocks, reading, row_lines
 from common.records.intervals import share
 from common.records.reading import read_table
 from common.records.rows import Header, header_line, parse, record_line, sealed, unsealed
@@ -311,7 +311,8 @@ def test_lines_of_the_parts_are_not_parsed_again_in_the_merged_file(tmp_path, mo
     records.append([clean_record(i, cost=Cost(seconds=1.0)) for i in range(50)])
     merged = records.merge()
     calls = []
-    monkeypatch.setattr(reading, "objects", lambda block: calls.append(block) or blocks.objects(block))
+    read = reading.alike_parts
+    monkeypatch.setattr(reading, "alike_parts", lambda *block: calls.append(block) or read(*block))
     assert len(read_table(tmp_path)[1]) == 50 and len(calls) == 1
     lines = merged.read_bytes().splitlines(keepends=True)
     merged.write_bytes(b"".join([*lines[:-1], sealed(json.dumps(unsealed(lines[-1][:-1]) | {"label": 2}))]))
@@ -323,6 +324,66 @@ def test_lines_of_the_parts_are_not_parsed_again_in_the_merged_file(tmp_path, mo
     merged.write_bytes(b"".join(lines[:-1]) + lines[-1].replace(b"[1]", b"[2]"))
     with pytest.raises(ValueError, match="line 51 is damaged"):
         read_table(tmp_path)
+
+
+def alike_rows(n=200):
+    """Rows of few patterns, whose names and norms differ in digits alone; with small, large and negative numbers."""
+    draw = random.Random(0)
+    for index in range(n):
+        common = {"index": index, "label": index % 4, "cost": Cost(draw.randrange(1000), draw.random(), 2**40)}
+        if index % 3 == 0:
+            guess = draw.choice([-1, 2])
+            yield certified_record(prediction=guess, radius=draw.random() if guess > 0 else 0.0, **common)
+        else:
+            more = {
+                "queries": 2**60 + index if index == 7 else index,
+                "dead": draw.choice([1e-5, 0.25]),
+                "seed": index % 2,
+            }
+            yield attacked_record(
+                evaluator=("pgd-20", "pgd-21", "pgd", "pgd20")[index // 3 % 4],
+                curve=[1.0, draw.random()],
+                **more,
+                **common,
+            )
+
+
+def test_lines_that_differ_in_numbers_alone_are_those_read_one_by_one(tmp_path, monkeypatch):
+    rows = sorted(alike_rows(), key=lambda row: row.key)
+    Records(tmp_path, "f").append(rows)
+    read, parsed = alike_lines.objects, []
+    monkeypatch.setattr(alike_lines, "objects", lambda block: parsed.extend(block.splitlines()) or read(block))
+    assert in_full(read_table(tmp_path)[1]) == in_full(rows)
+    assert 0 < len(parsed) < 0.7 * len(rows)  # exponents, and the pattern of an integer that no float holds
+    assert any(b"1152921504606846983" in line for line in parsed)
+
+
+@pytest.mark.parametrize(("number", "other"), [
+    (b'"label": 3', b'"label": 1-2'), (b'"label": 3', b'"label": -'), (b'"label": 3', b'"label": 3.0'),
+    (b'"label": 3', b'"label": --3'), (b'"label": 3', b'"label": '), (b'"label": 3', b'"label": 3e0'),
+    (b"[1.0, ", b"[1.0.0, "), (b"[1.0, ", b"[, "), (b"[1.0, ", b"[1, "), (b'"pgd-21"', b'"pgd-2"'),
+    (b'"pgd-21"', b'"pgd21"'), (b'"seed": 1', b'"seed": -1'),
+    (b'"index": 7,', b'"index": 7, "index": 7,'), (b'"index": 7,', b'"index": 7, "indexes": 7,'),
+    (b'"peak_bytes": 1099511627776', b'"peak_bytes": 0.5'), (b'"evaluations": ', b'"evaluations": -'),
+])  # fmt: skip
+def test_what_is_unusual_among_alike_lines_is_as_read_one_by_one(tmp_path, number, other):
+    """Sealed anew, as by another program: it is damage, or the same rows."""
+    store = Records(tmp_path, "f")
+    store.append([row for row in alike_rows() if row.index % 3])
+    (part,) = tmp_path.glob("part-*")
+    head, *lines = part.read_bytes().splitlines()
+    changed = next(n for n, line in enumerate(lines) if number in line)
+    body = lines[changed][: -len(', "crc": "01234567"}')].replace(number, other, 1)
+    lines[changed] = sealed(f"{body.decode()}}}").rstrip(b"\n")
+    part.write_bytes(b"\n".join([head, *lines, b""]))
+
+    def outcome(read):
+        try:
+            return in_full(sorted(read(), key=lambda row: row.key))
+        except ValueError as error:
+            return str(error)
+
+    assert outcome(lambda: read_table(tmp_path)[1]) == outcome(lambda: parse(part)[1])
 
 
 def test_a_running_test_shows_what_is_there(tmp_path):
