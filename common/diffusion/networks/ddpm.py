@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.diffusion.networks import layers
+from common.diffusion.networks.doubling import halved
 
 _norm = partial(layers.group_norm_32, eps=1e-6)
 
@@ -55,7 +56,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2) if conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2) if self.conv is None else layers.strided_conv(x, self.conv)
+        return halved(x) if self.conv is None else layers.strided_conv(x, self.conv)
 
 
 class Level(nn.Module):

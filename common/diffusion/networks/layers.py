@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.checks.settings import check_flag, check_number, check_positive, check_sequence, check_size
+from common.diffusion.networks.doubling import doubled, halved
 from common.engine.switch import REPEATABLE, Switch
 
 Layer = Callable[[Tensor], Tensor]
@@ -136,7 +137,7 @@ def downsample(x: Tensor, kernel: Tensor) -> Tensor:
     ``kernel`` comes from `resampling_kernel`, here and below.
     """
     if kernel.shape[-1] == 2:  # two symmetric taps of unit sum are the 2x2 mean
-        return F.avg_pool2d(x, 2)
+        return halved(x)
     c = x.shape[1]
     return F.conv2d(x, _depthwise(kernel, c, x.dtype), stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
 
@@ -144,7 +145,7 @@ def downsample(x: Tensor, kernel: Tensor) -> Tensor:
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:
     """Zero insertion and low-pass with 4 ``kernel``: (B,C,H,W) -> (B,C,2H,2W); zeros outside the image."""
     if kernel.shape[-1] == 2:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return doubled(x)
     c = x.shape[1]
     taps = 4 * _depthwise(kernel, c, x.dtype)
     return F.conv_transpose2d(x, taps, stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
@@ -182,7 +183,7 @@ class ConvUpsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = doubled(x)
         return x if self.conv is None else self.conv(x)
 
 
