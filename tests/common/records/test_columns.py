@@ -358,6 +358,14 @@ def test_lines_that_differ_in_numbers_alone_are_those_read_one_by_one(tmp_path, 
     assert any(b"1152921504606846983" in line for line in parsed)
 
 
+def test_names_that_differ_in_digits_alone_are_told_apart(tmp_path):
+    """The text of one, without its digits, is the other."""
+    names = ("pgd-20", "pgd")
+    rows = [clean_record(i, evaluator=names[i % 2]) for i in range(40)]
+    Records(tmp_path, "f").append(rows)
+    assert in_full(read_table(tmp_path)[1]) == in_full(sorted(rows, key=lambda row: row.key))
+
+
 @pytest.mark.parametrize(("number", "other"), [
     (b'"label": 3', b'"label": 1-2'), (b'"label": 3', b'"label": -'), (b'"label": 3', b'"label": 3.0'),
     (b'"label": 3', b'"label": --3'), (b'"label": 3', b'"label": '), (b'"label": 3', b'"label": 3e0'),
