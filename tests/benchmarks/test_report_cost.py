@@ -23,10 +23,16 @@ ROWS = {
     '"label": {y}, "predictions": [{a}]}}',
     "attacked": '{{"clean_predictions": [{y}], "distance": {x}, "eps": 1.0, "evaluator": "pgd", "index": {i}, '
     '"kind": "attacked", "label": {y}, "norm": "L2", "predictions": [{a}]}}',
+    "all fields": '{{"broken": true, "clean_predictions": [{y}, {y}], "cost": {{"evaluations": 4040.0, '
+    '"peak_bytes": 1073741824, "seconds": {x}}}, "curve": [1.0, 0.5, {x}, {x}], "dead": {x}, "distance": {x}, '
+    '"eps": 1.0, "evaluator": "pgd", '
+    '"index": {i}, "kind": "attacked", "knows": "noise", "label": {y}, "norm": "L2", "predictions": [{a}, {y}], '
+    '"probabilities": true, "queries": {i}, "random_predictions": [{y}, {a}], "repeatable": false, "resubmissions": 2, '
+    '"rule": "majority", "seed": 3, "verified": true, "votes": 5, "zero_gradient": false}}',
     "certified": '{{"count": 90, "evaluator": "smooth", "index": {i}, "kind": "certified", "label": {y}, '
     '"p_lower": 0.78, "prediction": {a}, "radius": {x}, "radius_linf": 0.0, "samples": 100}}',
 }
-"""Rows of each kind as the evaluators write them, without the optional fields."""
+"""Rows of each kind as the evaluators write them, without the optional fields; and of an attack with all of them."""
 
 
 def measured(arguments: list[str]) -> tuple[float, float]:
