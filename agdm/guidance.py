@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from agdm.distances import cosine, hard, mse, relative, soft
-from agdm.potential import Potential, check_gradients_allowed
+from agdm.potential import Potential
 from common.checks.images import check_logits
 from common.checks.settings import check_not_negative, check_one_of, check_part
+from common.diffusion.inner_gradients import check_gradients_allowed
 from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import to_model

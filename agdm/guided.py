@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from agdm.potential import Guidance, as_variable, records_gradient
+from agdm.potential import Guidance
 from agdm.steering import Steering
 from common.checks.images import check_like
 from common.diffusion.bound_denoiser import BoundDenoiser, Denoise
+from common.diffusion.inner_gradients import as_variable, records_gradient
 from common.diffusion.networks.layers import twice_differentiable
 from common.diffusion.schedules import per_row
 from common.diffusion.solvers import Ancestral, Solver, noised

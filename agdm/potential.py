@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.checks.settings import check_part
+from common.diffusion.inner_gradients import as_variable, check_gradients_allowed, records_gradient
 from common.numerics.copies import copied
 
 P = TypeVar("P", bound="Potential")
@@ -96,22 +97,3 @@ class Potential(Guidance, nn.Module):
             potential = self.log_potential(*copied(x, sigma, *embedding))
             (gradient,) = torch.autograd.grad(potential.sum(), x, create_graph=recording)
         return gradient
-
-
-def records_gradient(*tensors: Tensor) -> bool:
-    """True if grad mode is on and one of the ``tensors`` requires a gradient: a guidance then needs a second one."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def as_variable(x: Tensor) -> Tensor:
-    """A node of the graph for the partial derivative in x alone, even where other tensors depend on x.
-
-    It stays connected to x where x requires a gradient.
-    """
-    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-
-
-def check_gradients_allowed() -> None:
-    """Raise ``ValueError`` in inference mode, where no gradient of a potential can be taken."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("guidance needs gradients: inference mode must be off. Use Trainer(inference_mode=False)")

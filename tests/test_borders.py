@@ -30,6 +30,7 @@ from common.robustness import (
 )
 from common.units import to_model
 from diffpure.langevin import LangevinDiffPure
+from diffpure.likelihood_maximisation import LikelihoodMaximisation
 from diffpure.purifier import DiffPure
 from ndc import NoisedDiffusionClassifier
 from tests.defences import CLASSES, batch, denoiser, guidance, head
@@ -48,6 +49,7 @@ ENTRIES = {
     "purifier": lambda x: DiffPure(denoiser(), 0.1, steps=2)(x, NOISE),
     "resized": lambda x: Resized(DiffPure(denoiser(), 0.1, steps=2), 8)(x, NOISE),
     "langevin": lambda x: LangevinDiffPure(denoiser(), 0.1, steps=2)(x, NOISE),
+    "likelihood": lambda x: LikelihoodMaximisation(denoiser(), 2)(x, NOISE),
     "evaluator": lambda x: Clean()(head(), (x, LABEL, INDEX)),
 }
 LAYOUTS = {
@@ -115,6 +117,7 @@ def test_parts_return_what_they_are_given(change):
     calls = [
         lambda: DiffPure(bent, 0.1, steps=2)(IMAGE, NOISE),
         lambda: LangevinDiffPure(bent, 0.1, steps=2)(IMAGE, NOISE),
+        lambda: LikelihoodMaximisation(bent, 2)(IMAGE, NOISE),
         lambda: AGDM(bent, guidance(), 0.1, steps=2)(IMAGE, NOISE),
         lambda: AGDM(denoiser(), bent, 0.1, steps=2)(IMAGE, NOISE),
         lambda: Purified(bent, head())(IMAGE, NOISE),

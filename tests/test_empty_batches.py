@@ -35,7 +35,7 @@ from common.robustness import (
     Transfer,
     Voting,
 )
-from diffpure import GradualNoise, LangevinDiffPure, RandomisedDiffPure
+from diffpure import GradualNoise, LangevinDiffPure, LikelihoodMaximisation, RandomisedDiffPure
 from diffpure.gradual import Block
 from diffpure.purifier import DiffPure
 from ndc import (
@@ -101,6 +101,7 @@ def test_purifiers():
         AGDM(denoiser(), guidance(), 0.1, steps=2),
         RandomisedDiffPure(denoiser(), 0.1, steps=2),
         LangevinDiffPure(denoiser(), 0.1, steps=2),
+        LikelihoodMaximisation(denoiser(), 2),
         GradualNoise(denoiser(), [Block(0.03)]),
         Chain([plain, plain]),
         Repeated(plain, 2),

@@ -8,6 +8,7 @@ from common.diffusion.adjoint import Adjoint
 from common.noise import Noise
 from common.robustness import PGD, NetworkClassifier, Purified, Smoothing, ThreatModel, Transfer
 from diffpure.langevin import LangevinDiffPure
+from diffpure.likelihood_maximisation import LikelihoodMaximisation
 from diffpure.purifier import DiffPure
 from ndc import BoundedDiffusionClassifier, DenoisedClassifier, NoisedDiffusionClassifier
 from tests.defences import CLASSES, batch, denoiser, head
@@ -25,6 +26,7 @@ DEFENCES = {
     "purified": lambda: Purified(DiffPure(denoiser(), 0.1, steps=2), head()),
     "purifier": lambda: DiffPure(denoiser(), 0.1, steps=2),
     "langevin": lambda: LangevinDiffPure(denoiser(), 0.1, steps=2),
+    "likelihood": lambda: LikelihoodMaximisation(denoiser(), 2),
     "denoised": lambda: DenoisedClassifier(denoiser(), head(), 0.25),
 }
 

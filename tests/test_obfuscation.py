@@ -28,7 +28,9 @@ from common.robustness.gradient_check.classifier_check import GradientCheck, fai
 from common.robustness.padding import Padded
 from common.robustness.threats.norm_ball import ThreatModel
 from common.robustness.voting import Voting
+from diffpure.ascent import GradientAscent
 from diffpure.langevin import LangevinDiffPure
+from diffpure.likelihood_maximisation import LikelihoodMaximisation
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure
 from ndc.classifier import NoisedDiffusionClassifier
@@ -78,6 +80,13 @@ SOUND = {
     ),
     "DiffPure at random depth": lambda seed: diffpure(RandomisedDiffPure, seed=seed),
     "Langevin": lambda seed: diffpure(LangevinDiffPure, seed=seed),
+    "likelihood": lambda seed: Purified(LikelihoodMaximisation(denoiser(seed)), head(seed)),
+    "likelihood within a ball": lambda seed: Purified(
+        LikelihoodMaximisation(denoiser(seed), 2, eta=0.1, ascent=GradientAscent(0.3, draws=2)), head(seed)
+    ),
+    "RDC": lambda seed: Purified(
+        LikelihoodMaximisation(denoiser(seed)), NoisedDiffusionClassifier(denoiser(seed), CLASSES, 0, "dc", nodes=4)
+    ),
     "in sequence": lambda seed: Purified(
         Chain(
             [

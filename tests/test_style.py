@@ -25,6 +25,7 @@ MORE_PARAMETERS: dict[str, int] = {
     "common/api/predict.py::predict": 9,
     "common/diffusion/purifiers.py::DiffusionPurifier.__init__": 7,
     "diffpure/langevin.py::LangevinDiffPure.__init__": 7,
+    "diffpure/likelihood_maximisation.py::LikelihoodMaximisation.__init__": 8,
     "diffpure/purifier.py::DiffPure.__init__": 7,
     "diffpure/randomised.py::RandomisedDiffPure.__init__": 8,
     # a training task: its networks, the objective's values, recipe and export; the recipe is a dataclass already

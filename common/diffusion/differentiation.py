@@ -53,8 +53,8 @@ class Differentiation:
         for step in process.steps:
             x = advance(step, x)
             if process.watch is not None:
-                process.watch(step, x)
-        return x
+                process.watch(step, process.image(x))
+        return process.image(x)
 
     def advance(self, process: Process) -> Advance:
         """The function (step, x) -> next state that the loop calls."""

@@ -113,7 +113,8 @@ class DiffusionPurifier(Purifier):
         """The reverse process of one purification, from x_{t*} of the image."""
         x0, noise = to_model(image), self._noise(image, noise)
         sampler = self.sampler(noise)
-        process = Process(x0, self.diffused(x0, noise, sampler.t_star), noise, sampler, self.bind(x0, noise))
+        start = sampler.solver.state(self.diffused(x0, noise, sampler.t_star))
+        process = Process(x0, start, noise, sampler, self.bind(x0, noise))
         return process if self._trajectories is None else self._watched(process, self._trajectories)
 
     def diffused(self, x0: Tensor, noise: Noise, t: Tensor) -> Tensor:

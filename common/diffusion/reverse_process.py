@@ -35,11 +35,12 @@ class Sampler:
         return self.grid.nodes[0]
 
     def draws(self, noise: Noise, like: Tensor) -> Draws | None:
-        """Noise of all steps for a state ``like``, step k from step k of ``noise``; None for a deterministic solver."""
-        return Draws(noise, self.grid.steps, like) if self.solver.stochastic else None
+        """Noise of all steps for images ``like``, step k from step k of ``noise``; None for a deterministic solver."""
+        rows = noise if self.solver.draws == 1 else noise.draws(self.solver.draws)
+        return Draws(rows, self.grid.steps, like) if self.solver.stochastic else None
 
     def steps(self, noise: Noise, like: Tensor) -> tuple[Step, ...]:
-        """The S steps for a state ``like`` (B,C,H,W)."""
+        """The S steps for images ``like`` (B,C,H,W)."""
         return Step.between(self.schedule, self.grid.nodes, like, self.draws(noise, like))
 
     def sigmas(self) -> Tensor:
@@ -49,11 +50,11 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Process:
-    """The reverse process of one purification: from x_{t*} = ``start`` (B,C,H,W) by ``steps`` to x_{t_end}.
+    """The reverse process of one purification: from x_{t*}, in the state ``start``, by ``steps`` to x_{t_end}.
 
-    ``x0`` is the purifier's input in the model frame and ``noise`` its rows. A gradient reaches ``x0`` through
-    ``start`` and ``denoise.tensors``. ``watch(step, x)`` is called with the state after each step of a run, not when a
-    step is recomputed.
+    ``x0`` is the purifier's input (B,C,H,W) in the model frame and ``noise`` its rows. A gradient reaches ``x0``
+    through ``start`` and ``denoise.tensors``. States are images, with a memory in those of some solvers.
+    ``watch(step, x)`` is called with the image after each step of a run, not when a step is recomputed.
     """
 
     x0: Tensor
@@ -72,7 +73,11 @@ class Process:
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """All steps, with their levels and their noise."""
-        return self.sampler.steps(self.noise, self.start)
+        return self.sampler.steps(self.noise, self.image(self.start))
+
+    def image(self, state: Tensor) -> Tensor:
+        """The image (B,C,H,W) in a state."""
+        return self.sampler.solver.image(state)
 
     @property
     def recording(self) -> bool:

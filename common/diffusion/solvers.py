@@ -8,6 +8,7 @@ ProbabilityFlowHeun), both in ``common.diffusion.reverse_sde``, or take the post
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from common.checks.settings import check_fraction, check_one_of, check_part
@@ -24,12 +25,25 @@ class Solver:
     x is the state at ``step.t``. A pure, differentiable function of x, of the step's noise, which is None where
     ``stochastic`` is False, and of the tensors of ``denoise(x, sigma)``. A solver calls the denoiser at levels between
     those of t and t_next, and never at t_next of the last step.
+
+    ``memory``: number of further images that a solver carries along, such as an optimiser's moments. Its states x are
+    (B, (1 + memory) C, H, W), the image first. ``draws``: rows of noise for each image, ``noise.draws(draws)``.
     """
 
     stochastic: bool
+    memory: int = 0
+    draws: int = 1
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
         raise NotImplementedError
+
+    def state(self, image: Tensor) -> Tensor:
+        """The initial state of an image (B,C,H,W), with an empty memory."""
+        return torch.cat([image, *[torch.zeros_like(image)] * self.memory], dim=1) if self.memory else image
+
+    def image(self, state: Tensor) -> Tensor:
+        """The image (B,C,H,W) in a state."""
+        return state.chunk(1 + self.memory, dim=1)[0] if self.memory else state
 
 
 class EulerMaruyama(Solver):

@@ -12,7 +12,8 @@ _EXPORTS = {
         GuidanceClassifier GuidanceNetwork GuidanceTask PixelGuidance PlainGuidance Potential Steering Trades TradesLoss
         gdmp_scale""",
     "diffpure": """
-        Block DiffPure DiffPureTask FixedLevel GradualNoise Langevin LangevinDiffPure RandomisedDiffPure""",
+        AdamAscent Block DiffPure DiffPureTask FixedLevel GradientAscent GradualNoise Langevin LangevinDiffPure
+        LikelihoodMaximisation RandomisedDiffPure""",
     "ndc": """
         BoundedDiffusionClassifier Claimed DenoisedClassifier Denoising ELBO Elimination Flat Lipschitz LogNormal
         NDCTask Nodes NoisedDiffusionClassifier Posterior ReferenceWeight Weight""",

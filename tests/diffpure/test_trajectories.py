@@ -1,5 +1,6 @@
 """States on the way of the variants that diffuse in another way."""
 
+import pytest
 import torch
 
 from common.diffusion.schedules import VP, per_row
@@ -7,6 +8,7 @@ from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
 from common.units import to_model
 from diffpure.langevin import LangevinDiffPure
+from diffpure.likelihood_maximisation import LikelihoodMaximisation
 from diffpure.randomised import RandomisedDiffPure
 
 F64 = torch.float64
@@ -44,9 +46,14 @@ def test_rows_of_random_depth_are_diffused_to_their_own_times():
     assert torch.autograd.gradcheck(lambda x: trajectory(purifier, x).deviation(), x)
 
 
-def test_langevin_dynamics_deviate_from_the_image():
+@pytest.mark.parametrize(
+    "make",
+    [lambda: LangevinDiffPure(mixture(), 0.2, steps=3), lambda: LikelihoodMaximisation(mixture(), 3)],
+    ids=["langevin", "likelihood"],
+)
+def test_dynamics_without_diffusion_deviate_from_the_image(make):
     """The diffused image is x0 at every t."""
-    purifier, x = LangevinDiffPure(mixture(), 0.2, steps=3), image()
+    purifier, x = make(), image()
     seen = trajectory(purifier, x)
     gaps = [gap(to_model(x), state) for _, state in seen.states]
     torch.testing.assert_close(seen.deviation(), torch.stack(gaps).mean(0), rtol=1e-12, atol=0)

@@ -36,7 +36,7 @@ class _ShortChain:
 
     def of_references(self, reference: Tensor) -> Tensor:
         """Result from references; the initial state is constant."""
-        start = self.process.start.expand(len(reference), *reference.shape[1:])
+        start = self.process.start.expand(len(reference), *self.process.start.shape[1:])
         return self._run(start, self.purifier.bind(reference, self._rows(len(reference))))
 
     def _run(self, start: Tensor, denoise: BoundDenoiser) -> Tensor:

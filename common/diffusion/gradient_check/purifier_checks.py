@@ -97,7 +97,7 @@ def _level_error(purifier: CheckedPurifier, image: Tensor, noise: Noise, trace: 
     x0 = to_model(image.detach())
     s, sigma = (per_row(level, x0) for level in (first.step.scale, first.step.sigma))
     xt = s * (x0 + sigma * noise.normal(0, x0.shape[1:]).to(x0)) if purifier.adds_noise else s * x0
-    return max(_distance(first.before, xt), error)
+    return max(_distance(purifier.sampler(noise).solver.image(first.before), xt), error)
 
 
 def _full_graph(short: CheckedPurifier, image: Tensor, noise: Noise, mode: Differentiation) -> Finding:

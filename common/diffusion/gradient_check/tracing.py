@@ -42,6 +42,7 @@ class TracedSolver(Solver):
 
     def __init__(self, solver: Solver, trace: Trace) -> None:
         self.solver, self.trace, self.stochastic = solver, trace, solver.stochastic
+        self.memory, self.draws = solver.memory, solver.draws
 
     def __call__(self, step: Step, x: Tensor, denoise: Denoise) -> Tensor:
         with self.trace.inside(step.k):

@@ -25,6 +25,7 @@ from common.diffusion.solvers import TorchSDE
 from common.noise import Noise
 from diffpure.gradual import Block, GradualNoise
 from diffpure.langevin import LangevinDiffPure
+from diffpure.likelihood_maximisation import LikelihoodMaximisation
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure
 
@@ -42,6 +43,8 @@ PURIFIERS = {
     **{f"AGDM {s}": lambda d, g, m, s=s: AGDM(d, g, 0.2, 1.0, 2, s, m) for s in SOLVERS},
     "at random depth": lambda d, g, m: RandomisedDiffPure(d, 0.2, 0.05, 2, gradient=m),
     "Langevin": lambda d, g, m: LangevinDiffPure(d, 0.02, gradient=m),
+    "likelihood": lambda d, g, m: LikelihoodMaximisation(d, 2, eta=0.1, gradient=m),
+    "distilled likelihood": lambda d, g, m: LikelihoodMaximisation(d, 2, gradient=m, distilled=True),
     "torchsde's midpoint": lambda d, g, m: DiffPure(d, 0.2, 2, TorchSDE("midpoint"), m),
     "AGDM by torchsde's midpoint": lambda d, g, m: AGDM(d, g, 0.2, 1.0, 2, TorchSDE("midpoint"), m),
     "a surrogate": lambda d, g, m: DiffPure(d, 0.2, 3, gradient=Surrogate(2, m)),

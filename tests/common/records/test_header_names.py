@@ -48,6 +48,7 @@ from common.robustness import (
 from common.tasks.recording import data_settings
 from diffpure.gradual import Block, GradualNoise
 from diffpure.langevin import LangevinDiffPure
+from diffpure.likelihood_maximisation import LikelihoodMaximisation
 from diffpure.purifier import DiffPure
 from diffpure.randomised import RandomisedDiffPure
 
@@ -89,6 +90,7 @@ def purifiers():
         DiffPure(denoiser, 0.1, steps=3, gradient="bpda", solver="torchsde"),
         RandomisedDiffPure(denoiser, 0.1, steps=3),
         LangevinDiffPure(denoiser, 0.1, steps=3),
+        LikelihoodMaximisation(denoiser),
         GradualNoise(denoiser, blocks=[Block(0.01, 2, 1)]),
         Chain([diffpure]),
         Repeated(diffpure, 2),
