@@ -12,6 +12,8 @@ from ndc.lipschitz import Lipschitz
 from ndc.nodes import Nodes
 from ndc.noise_weights import ELBO, Flat, LogNormal, ReferenceWeight, Weight
 from ndc.posterior import Posterior
+from ndc.reduction import Reduction
+from ndc.sifting import Sifting
 from ndc.task import NDCTask
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "Nodes",
     "NoisedDiffusionClassifier",
     "Posterior",
+    "Reduction",
     "ReferenceWeight",
+    "Sifting",
     "Weight",
 ]

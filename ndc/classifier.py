@@ -1,7 +1,6 @@
 """Diffusion classifiers: a class-conditional diffusion model as a classifier by Bayes' rule (DC, EPNDC, APNDC)."""
 
-import math
-from typing import Literal, get_args
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from common.checks.images import check_near_pixels, check_rows
 from common.checks.settings import (
     check_noise_level,
-    check_one_of,
     check_optional,
     check_part,
     check_ratio,
@@ -21,14 +19,15 @@ from common.noise import Noise
 from common.robustness.classifiers import Classifier
 from common.units import sigma_to_model, to_model, to_pixel
 from ndc.elimination import Elimination
+from ndc.input_checks import Variant, check_classes, check_input, check_reduction
 from ndc.levels import bound_within, check_input_level
 from ndc.likelihood import Bound
 from ndc.nodes import Nodes
 from ndc.noise_weights import NamedWeight, Weight, weight_of
 from ndc.posterior import Posterior
+from ndc.reduction import Reduction
+from ndc.sifting import Sifting
 from ndc.terms import BoundInput, LikelihoodTerms
-
-Variant = Literal["apndc", "epndc", "dc"]
 
 
 class NoisedDiffusionClassifier(Classifier):
@@ -54,10 +53,18 @@ class NoisedDiffusionClassifier(Classifier):
             "narrow" (the published code's log-normal, for any nodes), "elbo", "flat" or a `Weight`.
         posterior: temperature and prior.
         engine: precision and call size of the networks.
-        elimination: early elimination of classes; None evaluates all classes at every node.
+        elimination: early elimination of classes, or the published `Sifting`; None evaluates all at every node.
         unconditional: denoiser of APNDC's first step; None is ``denoiser`` without a label.
+        reduction: for a class-conditional denoiser of smaller images, as on ImageNet: ``unconditional`` denoises at the
+            images' own size, and the estimate is reduced to that of ``denoiser``, at which classes are compared. The
+            nodes start at sigma_tau, as published; their ``sigma_min`` may be as low as the noise that a reduced x_tau
+            keeps, sigma_tau ``noise_gain``, since the reduced estimate is no farther from the clean image.
 
     ``forward``: image (B,C,H,W) in the pixel frame, unclipped where noisy -> logits (B,K).
+
+    With a reduction the classifier is a function of the larger image: noise, attacks and a smoothing radius are in the
+    larger space. Radii of different sizes do not compare: a perturbation reduced by "area" is 1/f as long or less.
+
     Raises ``ValueError`` for arguments that contradict each other or the denoiser's classes and range.
     Source: arXiv 2402.02316 (v2).
     """
@@ -76,16 +83,18 @@ class NoisedDiffusionClassifier(Classifier):
         *,
         posterior: Posterior | None = None,
         engine: Engine | None = None,
-        elimination: Elimination | None = None,
+        elimination: Elimination | Sifting | None = None,
         unconditional: Denoiser | None = None,
+        reduction: Reduction | None = None,
     ) -> None:
         super().__init__()
         check_denoiser("denoiser", denoiser)
         check_optional(check_part, "engine", engine, Engine)
-        check_optional(check_part, "elimination", elimination, Elimination)
+        check_optional(check_part, "elimination", elimination, (Elimination, Sifting), "an Elimination or a Sifting")
+        check_optional(check_part, "reduction", reduction, Reduction)
         check_optional(check_part, "posterior", posterior, Posterior)
         check_optional(check_denoiser, "unconditional", unconditional)
-        self.denoiser, self.unconditional = denoiser, unconditional
+        self.denoiser, self.unconditional, self.reduction = denoiser, unconditional, reduction
         self.num_classes, self.sigma, self.variant = num_classes, check_ratio("sigma", sigma), variant
         self.nodes = nodes if isinstance(nodes, Nodes) else Nodes(check_size("nodes", nodes, 2))
         self.weight, self.elimination = weight_of(weight), elimination
@@ -93,13 +102,19 @@ class NoisedDiffusionClassifier(Classifier):
         self.engine = Engine() if engine is None else engine
 
         sigma_tau = sigma_to_model(self.sigma)
-        _check_input(variant, self.sigma)
-        _check_classes(denoiser, num_classes)
+        check_input(variant, self.sigma)
+        check_reduction(reduction, variant, unconditional)
+        check_classes(denoiser, num_classes)
         self.posterior.check(num_classes)
         check_input_level(self._first_denoiser, sigma_tau)
         check_noise_level("sigma", sigma, zero=True)
-        self._bound = bound_within(denoiser, sigma_tau, variant, self.nodes, self.weight)
-        self._plan = None if elimination is None else elimination.plan(self.nodes.count, self.nodes.antithetic)
+        gain = 1.0 if reduction is None else reduction.noise_gain
+        bounds = partial(bound_within, denoiser, sigma_tau, variant, weight=self.weight, noise_gain=gain)
+        self._bound = bounds(self.nodes)
+        if isinstance(elimination, Sifting):
+            self._sift = bounds(elimination.nodes)
+        elif elimination is not None:
+            self._plan = elimination.plan(self.nodes.count, self.nodes.antithetic)
         self.engine.prepare(self)
 
     @property
@@ -109,16 +124,20 @@ class NoisedDiffusionClassifier(Classifier):
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of one image with every class at every node, without elimination."""
+        """Most network evaluations of one image: every class at every node, or what `Sifting` leaves of that."""
         extra = {"apndc": 1, "epndc": self.num_classes * self.nodes.control, "dc": 0}[self.variant]
+        if isinstance(self.elimination, Sifting):
+            return self.elimination.most_evaluations(self.num_classes, len(self.bound)) + extra
         return len(self.bound) * self.num_classes + extra
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         if not len(image):
             return image.new_zeros(0, self.num_classes)
-        if self.elimination is None or self._plan is None:
-            return self.logits(self.losses(image, noise), image.shape[1:].numel())
+        if self.elimination is None:
+            return self.logits(self.losses(image, noise), self._dimension(image))
         terms, prior = self._terms(image, noise), self.posterior.prior(self.num_classes, image)
+        if isinstance(self.elimination, Sifting):
+            return self.elimination.logits(terms.over(self._sift, "sift"), terms, prior, len(image), len(self.bound))
         return self.elimination.logits(terms, self._plan, prior, len(image), self.nodes)
 
     def logits(self, losses: Tensor, dimension: int) -> Tensor:
@@ -137,8 +156,8 @@ class NoisedDiffusionClassifier(Classifier):
         return self._terms(image, noise).losses(range(len(self.bound)))
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
-        """APNDC's estimate of the clean image, in pixels."""
-        return {"denoised": to_pixel(self._centre(to_model(image)))} if self.variant == "apndc" else {}
+        """APNDC's estimate of the clean image, in pixels, at the size of the image."""
+        return {"denoised": to_pixel(self._denoised(to_model(image)))} if self.variant == "apndc" else {}
 
     def _terms(self, image: Tensor, noise: Noise | None) -> LikelihoodTerms:
         noise = Noise.or_fresh(noise, check_near_pixels(image)).to(image.device)
@@ -146,14 +165,24 @@ class NoisedDiffusionClassifier(Classifier):
         x = self._centre(to_model(image))
         anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
         inputs = BoundInput(x, anchor, noise.stream("ndc"))
-        temperature = self.temperature(image.shape[1:].numel())
+        temperature = self.temperature(self._dimension(image))
         return LikelihoodTerms(self.engine, self.denoiser, self.bound, inputs, self.num_classes, temperature)
 
     def _centre(self, x: Tensor) -> Tensor:
         """Images that noise is added to (model frame): the input itself, or APNDC's estimate of the clean image."""
         if self.variant != "apndc":
             return x
+        return self._denoised(x) if self.reduction is None else self.reduction(self._denoised(x))
+
+    def _denoised(self, x: Tensor) -> Tensor:
+        """APNDC's estimate of the clean image at the size of x, model frame."""
+        if self.reduction is not None:
+            self.reduction.check(x)
         return self.engine.denoise_all(self._first_denoiser, x, sigma_to_model(self.sigma))
+
+    def _dimension(self, image: Tensor) -> int:
+        """D, the numbers of an image at which classes are compared."""
+        return image.shape[1] * self.reduction.smaller**2 if self.reduction else image.shape[1:].numel()
 
     def _anchor(self, x: Tensor) -> Tensor:
         """D(x, sigma_tau, y) for every class (B,K,C,H,W), for `pull_variate`."""
@@ -166,19 +195,3 @@ class NoisedDiffusionClassifier(Classifier):
     def _first_denoiser(self) -> Denoiser:
         """The denoiser of APNDC's first step."""
         return self.denoiser if self.unconditional is None else self.unconditional
-
-
-def _check_input(variant: str, sigma: float) -> None:
-    check_one_of("variant", variant, get_args(Variant))
-    if variant == "dc" and sigma != 0:
-        raise ValueError(f"variant 'dc' reads a clean image, sigma = 0; got {sigma}. Use 'apndc' for noisy images")
-    if variant != "dc" and not 0 < sigma < math.inf:
-        raise ValueError(f"variant {variant!r} reads a noisy image and needs its pixel sigma > 0; got {sigma}")
-
-
-def _check_classes(denoiser: Denoiser, num_classes: int) -> None:
-    check_size("num_classes", num_classes, 2)
-    if denoiser.num_classes is None:
-        raise ValueError("the denoiser must be class-conditional; its num_classes is None. Train it with labels")
-    if denoiser.num_classes != num_classes:
-        raise ValueError(f"num_classes must be the denoiser's, {denoiser.num_classes}; got {num_classes}")

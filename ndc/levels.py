@@ -14,8 +14,10 @@ def check_input_level(denoiser: Denoiser, sigma_tau: float) -> None:
         raise ValueError(f"2 sigma, the input's noise level, must lie in {_range(denoiser)}; got {sigma_tau}")
 
 
-def bound_within(denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Nodes, weight: Weight) -> Bound:
-    """The bound between the limits of ``nodes``.
+def bound_within(
+    denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Nodes, weight: Weight, noise_gain: float = 1.0
+) -> Bound:
+    """The bound between the limits of ``nodes``; ``noise_gain`` is that of a reduction of the first estimate.
 
     Raises ``ValueError`` where they leave the denoiser's range, and for the published code's nodes or weight elsewhere.
     """
@@ -23,8 +25,9 @@ def bound_within(denoiser: Denoiser, sigma_tau: float, variant: str, nodes: Node
     low, high = denoiser.sigma_min, denoiser.sigma_max
     lower = nodes.sigma_min if nodes.sigma_min is not None else sigma_tau or low or SMALLEST
     upper = nodes.sigma_max if nodes.sigma_max is not None else min(max(3.0, 3 * sigma_tau), high)
-    if lower < sigma_tau:
-        raise ValueError(f"sigma_min of the nodes must not lie below 2 sigma = {sigma_tau}; got {lower}")
+    if lower < sigma_tau * noise_gain:
+        left = "" if noise_gain == 1 else f", times {noise_gain:.4g} = {sigma_tau * noise_gain:.4g} after the reduction"
+        raise ValueError(f"sigma_min of the nodes must not lie below 2 sigma = {sigma_tau}{left}; got {lower}")
     bound = Bound.of(nodes, weight, lower, upper, sigma_tau if variant == "epndc" else 0.0)
     first, last = bound.sigma[0].item(), bound.sigma[-1].item()
     if first < low or last > high:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,10 @@ class LikelihoodTerms:
     inputs: BoundInput
     classes: int
     temperature: float
+
+    def over(self, bound: Bound, stream: str) -> "LikelihoodTerms":
+        """Terms of the same images over other nodes, with independent noise: the ``stream`` of their own."""
+        return replace(self, bound=bound, inputs=replace(self.inputs, noise=self.inputs.noise.stream(stream)))
 
     def __call__(self, nodes: Sequence[int], rows: Tensor, candidates: Tensor) -> Tensor:
         """Terms (n,R,K) at n ``nodes`` of the images ``rows`` (R,); zero where ``candidates`` (R,K) is False."""

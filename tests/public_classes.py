@@ -114,7 +114,9 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
         "Nodes": {},
         "NoisedDiffusionClassifier": {"denoiser": denoiser, "num_classes": 2, "sigma": 0.25, "nodes": 2},
         "Posterior": {},
+        "Reduction": {"larger": 8, "smaller": 4},
         "ReferenceWeight": {},
+        "Sifting": {},
         # interface
         "Predictions": {"classes": label, "p_values": time, "counts": label, "samples": 3},
         "Result": {"run": Run("run", "0", {}, [])},

@@ -41,8 +41,7 @@ from common.networks import CIFARResNet, SmallCNN, WideResNet
 from common.records.schema import CertifiedRecord
 from common.robustness.classifiers import NetworkClassifier
 from diffpure.gradual import Block
-from ndc.elimination import Elimination
-from ndc.nodes import Nodes
+from ndc import Elimination, Nodes, Reduction
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "configs").rglob("*.study.yaml"))
@@ -293,7 +292,7 @@ def on_meta(constructor):
     return construct
 
 
-UNNAMED = {"nodes": Nodes, "engine": Engine, "elimination": Elimination, "steering": Steering, "blocks": Block}
+UNNAMED = {one.__name__.lower(): one for one in (Elimination, Engine, Nodes, Reduction, Steering)} | {"blocks": Block}
 """Classes that jsonargparse takes from an argument's type, where a file gives a dictionary of their fields."""
 
 
@@ -332,6 +331,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
     "GradualNoise": {"blocks": [{"t_star": 0.002, "rounds": 2, "surrogate": 1}, {"t_star": 0.003}]},
     "Resized": {"size": SIDE},
     "NoisedDiffusionClassifier": {"nodes": 5},
+    "Sifting": {"nodes": {"count": 3, "rule": "reference"}, "keep": 4},
     "DenoisedClassifier": {"steps": 2, "votes": 2},
     "BoundedDiffusionClassifier": {"nodes": 2},
     "Lipschitz": {"samples": 70},
@@ -354,6 +354,7 @@ SMALLER: dict[str, dict[str, Any]] = {  # by class
 def reduce(config: dict[str, Any]) -> dict[str, Any]:
     """The same with few steps and draws; of a thousand classes ten are left."""
     for node in nodes(config):
+        node.get("reduction", {}).update(larger=SIDE, smaller=SIDE // 2)
         name = node.get("class_path")
         if name in SMALLER:
             arguments = node.setdefault("init_args", {})

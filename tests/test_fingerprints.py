@@ -69,6 +69,7 @@ def explicit_values():
         "NoisedDiffusionClassifier.elimination": rd.Elimination(),
         "NoisedDiffusionClassifier.unconditional": denoiser,
         "Posterior.log_prior": [-0.5, -1.0],
+        "Sifting.nodes": rd.Nodes(8),
         "Surrogate.gradient": "full",
         "ThreatModel.norm": 2,
         "TorchAttacks.name": "PGD",
@@ -96,6 +97,7 @@ def joint_values():
         "NetworkClassifier.mean": normalisation,
         "NetworkClassifier.std": normalisation,
         "NoisedDiffusionClassifier.num_classes": {"denoiser": three, "num_classes": 3},
+        "NoisedDiffusionClassifier.reduction": {"unconditional": three, "reduction": rd.Reduction(8, 4)},
         "TorchAttacks.options": {"name": "PGD", "options": {"steps": 3}},
     }
 

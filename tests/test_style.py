@@ -39,7 +39,7 @@ MORE_PARAMETERS: dict[str, int] = {
     # NDC's classifier: noise level, variant, nodes, weight and sampling, the rows of the paper's tables
     "ndc/bounded.py::BoundedDiffusionClassifier.__init__": 7,
     "common/tasks/robust.py::RobustTask.__init__": 7,
-    "ndc/classifier.py::NoisedDiffusionClassifier.__init__": 10,
+    "ndc/classifier.py::NoisedDiffusionClassifier.__init__": 11,
     "ndc/denoised.py::DenoisedClassifier.__init__": 8,
 }
 """Constructors above the limit. Their arguments are the YAML keys of an experiment, and settings in its fingerprint: a

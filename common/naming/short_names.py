@@ -16,7 +16,8 @@ _EXPORTS = {
         LikelihoodMaximisation RandomisedDiffPure""",
     "ndc": """
         BoundedDiffusionClassifier Claimed DenoisedClassifier Denoising ELBO Elimination Flat Lipschitz LogNormal
-        NDCTask Nodes NoisedDiffusionClassifier Posterior ReferenceWeight Weight""",
+        NDCTask Nodes NoisedDiffusionClassifier Posterior Reduction ReferenceWeight
+        Sifting Weight""",
     "common.api": "Predictions Result certify compare evaluate predict",
     "common.checkpoints": "load_classifier load_denoiser load_network save",
     "common.data": """

@@ -46,7 +46,12 @@ def test_weights_at_hand_are_counted(capsys):
 
 def test_names_and_titles_are_searched(capsys):
     cli.main(["presets", "imagenet"])
-    assert {*paragraphs(capsys.readouterr().out)} == {"agdm/imagenet", "diffpure/imagenet", "ndc/imagenet64"}
+    assert {*paragraphs(capsys.readouterr().out)} == {
+        "agdm/imagenet",
+        "diffpure/imagenet",
+        "ndc/imagenet256",
+        "ndc/imagenet64",
+    }
     with pytest.raises(UsageError, match=r"no preset matches 'agmd/cifar10'\. Did you mean agdm/cifar10"):
         cli.main(["presets", "agmd/cifar10"])
 
