@@ -89,7 +89,7 @@ def examples(folder: Path) -> dict[str, dict[str, Any]]:
         "Steering": {},
         "Trades": {"threat": threat},
         "TradesLoss": {"natural": image, "robust": image, "total": image},
-        "AdamAscent": {},
+        "AdamAscent": {"lr": 0.1},
         "Block": {"t_star": 0.1},
         "DiffPure": diffusion,
         "DiffPureTask": {"purifier": purifier, "classifier": classifier, "evaluators": [rd.Clean()], **task},

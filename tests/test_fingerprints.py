@@ -66,6 +66,7 @@ def explicit_values():
         "GradualNoise.t_end": 1e-3,
         "LPIPS.resize": 64,
         "LangevinDiffPure.dynamics": rd.Langevin(eta=0.5),
+        "LikelihoodMaximisation.ascent": rd.GradientAscent(0.1),
         "NoisedDiffusionClassifier.elimination": rd.Elimination(),
         "NoisedDiffusionClassifier.unconditional": denoiser,
         "Posterior.log_prior": [-0.5, -1.0],
