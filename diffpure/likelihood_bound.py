@@ -52,8 +52,9 @@ class LikelihoodBound(BoundDenoiser):
             rows, noisy, share = self._rows(x, sigma, z)
             errors = (self(noisy, sigma) - rows).square().flatten(1).sum(1)
             value = -(share * errors).sum()
-            (gradient,) = torch.autograd.grad(value, x, create_graph=recording)
-        return gradient
+            # always with a graph: PyTorch's formulas without one have other last bits, and so would the forward pass
+            (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        return gradient if recording else gradient.detach()
 
     def _rows(self, x: Tensor, sigma: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x and x + sigma_j z_j for each j, (B n,C,H,W), and w(sigma_j) / n, (B n,)."""

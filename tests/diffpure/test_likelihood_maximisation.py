@@ -2,11 +2,18 @@
 
 import pytest
 import torch
+from torch import nn
 
 from common.diffusion.composed import FixedNoise
+from common.diffusion.denoisers import EDMDenoiser
+from common.diffusion.differentiation import Checkpoint
+from common.diffusion.modes import as_differentiation
+from common.diffusion.networks import layers
+from common.engine.meter import Meter
 from common.exact import ExactDenoiser, GaussianMixture
 from common.noise import Noise
-from common.robustness.classifiers import Purified
+from common.robustness.classifiers import NetworkClassifier, Purified
+from common.tasks.engine import twice_differentiated
 from common.units import to_model, to_pixel
 from diffpure.ascent import AdamAscent, GradientAscent
 from diffpure.likelihood_maximisation import LikelihoodMaximisation
@@ -31,6 +38,17 @@ def gaussian(shape: tuple[int, ...] = SHAPE) -> ExactDenoiser:
 def mixture(shape: tuple[int, ...] = SHAPE) -> ExactDenoiser:
     means = torch.stack((torch.full(shape, -0.4, dtype=F64), torch.full(shape, 0.5, dtype=F64)))
     return ExactDenoiser(GaussianMixture(means, 0.3))
+
+
+class OfImage(nn.Module):
+    """A network that takes no noise level."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor, *others: object) -> torch.Tensor:
+        return self.body(x)
 
 
 @pytest.fixture
@@ -218,6 +236,49 @@ def test_recomputed_gradients_are_those_of_the_full_graph(ascent, distilled, ima
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
     assert float((found[0][1] - weight).abs().max()) > 1e-3  # not the identity
+
+
+@pytest.mark.parametrize("ascent", ASCENTS)
+def test_no_bit_depends_on_the_graph(ascent):
+    """PyTorch has two formulas for the gradients of SiLU and of group norms, with and without a graph of their own.
+
+    Images are purified alike for a score and in an attack, and ``verify`` accepts every recomputed step.
+    """
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1))
+    denoiser, found = EDMDenoiser(OfImage(body)), []
+    leaf = torch.rand(3, *SHAPE).requires_grad_()
+    for gradient in ("full", "checkpoint", Checkpoint(verify=True)):
+        purifier = LikelihoodMaximisation(denoiser, ascent=ASCENTS[ascent](), gradient=gradient)
+        purified = purifier(leaf, NOISE)
+        found.append(torch.stack((purified.detach(), *torch.autograd.grad(purified.square().sum(), leaf))))
+        assert torch.equal(found[-1][0], purifier(leaf.detach(), NOISE))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_its_denoiser_is_differentiated_twice_and_its_calls_are_counted():
+    """S evaluations of an image, and S more where the steps are recomputed; those of the gradient go backwards."""
+    denoiser, leaf = EDMDenoiser(OfImage(nn.Conv2d(1, 1, 1))), torch.rand(3, *SHAPE).requires_grad_()
+    purified = Purified(
+        LikelihoodMaximisation(denoiser, 4, ascent=AdamAscent(draws=2)), NetworkClassifier(nn.Flatten())
+    )
+    assert twice_differentiated(purified) == [denoiser]
+    for mode, evaluations in ((None, 8), ("full", 8), ("checkpoint", 16)):
+        purified.purifier.gradient = as_differentiation(mode or "full")
+        with Meter(denoiser) as meter:
+            logits = purified(leaf.detach() if mode is None else leaf, NOISE)
+            if mode is not None:
+                torch.autograd.grad(logits.sum(), leaf)
+        assert meter.cost(3)["evaluations"] == evaluations
+
+
+def test_attention_is_written_out_for_second_derivatives(image):
+    """The fused kernels of CUDA have none."""
+    seen, denoiser = [], mixture()
+    denoiser.register_forward_pre_hook(lambda *_: seen.append(layers._TWICE.is_on))
+    LikelihoodMaximisation(denoiser, 2)(image, NOISE)
+    assert seen == [True, True]
 
 
 def test_the_gradient_of_gaussian_data_is_the_product_of_the_contractions(image):
