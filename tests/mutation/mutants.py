@@ -128,6 +128,32 @@ MUTANTS = (
             "robust = kl(network(to_model(image) + other, sigma)[1], logits)",
         ),
     ),
+    # likelihood maximisation
+    *_mutants(
+        "diffpure/likelihood_bound.py",
+        "diffpure/test_likelihood_maximisation.py",
+        ("value = -(share", "value = (share"),
+        ("create_graph=True", "create_graph=recording"),
+        ("centre + (x - centre)", "centre.detach() + (x - centre.detach())"),
+        ("self.weight](sigma) / n", "self.weight](sigma)"),
+        ("sigma**-3", "sigma**-2"),
+        ("torch.enable_grad(), twice_differentiable()", "torch.enable_grad()"),
+    ),
+    *_mutants(
+        "diffpure/ascent.py",
+        "diffpure/test_likelihood_maximisation.py",
+        ("denoise.project(x + self.lr * moved)", "x + self.lr * moved"),
+        ("second**0.5 * root", "second * root"),
+        ("m / (1 - first**k)", "m"),
+        ("x.clamp(-1, 1) if step.last else x", "x"),
+    ),
+    *_mutants(
+        "diffpure/likelihood_maximisation.py",
+        "diffpure/test_likelihood_maximisation.py",
+        ("low + (high - low) * share", "(low + high) / 2 + 0 * share"),
+        ("() if self.distilled else (self.denoiser,)", "()"),
+        ("eta=sigma_to_model(self.eta)", "eta=self.eta"),
+    ),
     # attacks and threats
     *_mutants(
         f"{ATTACKS}/pgd.py",
