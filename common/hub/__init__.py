@@ -7,7 +7,7 @@ from common.naming.lazy_rooms import lazy_exports
 if TYPE_CHECKING:
     from common.hub.cards import Card, get_card
     from common.hub.fetching import fetch
-    from common.hub.published import load_weights, published_classifier, published_denoiser
+    from common.hub.published import load_weights, published_classifier, published_denoiser, published_network
 
 __all__ = [
     "Card",
@@ -16,6 +16,7 @@ __all__ = [
     "load_weights",
     "published_classifier",
     "published_denoiser",
+    "published_network",
 ]
 
 __getattr__ = lazy_exports(__name__)

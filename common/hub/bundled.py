@@ -35,7 +35,13 @@ BUNDLED: dict[str, Bundled] = {
     "cifar10_jpeg_denoiser": Bundled(
         use="DDPM++ on 2x2 blocks, class-conditional, CIFAR-10 (JPEG): small denoiser for all three methods",
         file="studies/cifar10/weights/denoiser.safetensors",
-        size=6_920_032,
-        sha256="e996ccb9102f7189d2e185f6290e54039347770ea1d074cede37ef85e970be4e",
+        size=6_920_096,
+        sha256="ffa1dfb5c287170d5689ff5ea94010c73fa2ea47648ca8239b4df7d55d165213",
+    ),
+    "cifar10_jpeg_guidance": Bundled(
+        use="AGDM's guidance network, CIFAR-10 (JPEG), TRADES at L-infinity 8/255 on diffused images",
+        file="studies/cifar10/weights/guidance.safetensors",
+        size=214_924,
+        sha256="85212b5f17ec906ccee694f95ff748808670ef8715b558d5bcc958921f36258c",
     ),
 }

@@ -49,6 +49,15 @@ def published_classifier(name: str, download: bool = False, path: str | Path | N
     return loading.load_classifier(_local_file(name, download, path), card.format, card.config)
 
 
+@name_arguments
+def published_network(name: str, download: bool = False, path: str | Path | None = None) -> nn.Module:
+    """The network of a card, as its publishers call it; arguments and errors as for `published_denoiser`."""
+    if name in BUNDLED and path is None:
+        return loading.load_network(BUNDLED[name].path)
+    card = get_card(name)
+    return loading.load_network(_local_file(name, download, path), card.format, card.config)
+
+
 def _local_file(name: str, download: bool, path: str | Path | None) -> Path:
     """``path`` if there is one, else the verified file of a card, downloaded on request."""
     card, cached = get_card(name), cached_path(name)

@@ -32,7 +32,7 @@ _EXPORTS = {
     "common.diffusion.networks": "ADM Blocked DDPMUNet DDPMpp EDMADM NCSNpp UNet2D",
     "common.engine": "Engine Meter",
     "common.exact": "ExactDenoiser GaussianMixture",
-    "common.hub": "Card fetch get_card load_weights published_classifier published_denoiser",
+    "common.hub": "Card fetch get_card load_weights published_classifier published_denoiser published_network",
     "common.networks": "CIFARResNet Mirrored SmallCNN TimmNetwork WhitenedConvNet WideResNet",
     "common.noise": "Noise",
     "common.records": """
