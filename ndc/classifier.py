@@ -157,24 +157,20 @@ class NoisedDiffusionClassifier(Classifier):
 
     def views(self, image: Tensor, noise: Noise | None = None) -> dict[str, Tensor]:
         """APNDC's estimate of the clean image, in pixels, at the size of the image."""
-        return {"denoised": to_pixel(self._denoised(to_model(image)))} if self.variant == "apndc" else {}
+        return {"denoised": to_pixel(self._estimate(to_model(image)))} if self.variant == "apndc" else {}
 
     def _terms(self, image: Tensor, noise: Noise | None) -> LikelihoodTerms:
         noise = Noise.or_fresh(noise, check_near_pixels(image)).to(image.device)
         check_rows(noise, image)
-        x = self._centre(to_model(image))
+        x = to_model(image)
+        if self.variant == "apndc":  # noise is added to the estimate, at the size of the class-conditional denoiser
+            x = self._estimate(x) if self.reduction is None else self.reduction(self._estimate(x))
         anchor = self._anchor(x) if self.nodes.control and self.variant == "epndc" else None
         inputs = BoundInput(x, anchor, noise.stream("ndc"))
         temperature = self.temperature(self._dimension(image))
         return LikelihoodTerms(self.engine, self.denoiser, self.bound, inputs, self.num_classes, temperature)
 
-    def _centre(self, x: Tensor) -> Tensor:
-        """Images that noise is added to (model frame): the input itself, or APNDC's estimate of the clean image."""
-        if self.variant != "apndc":
-            return x
-        return self._denoised(x) if self.reduction is None else self.reduction(self._denoised(x))
-
-    def _denoised(self, x: Tensor) -> Tensor:
+    def _estimate(self, x: Tensor) -> Tensor:
         """APNDC's estimate of the clean image at the size of x, model frame."""
         if self.reduction is not None:
             self.reduction.check(x)

@@ -26,6 +26,7 @@ from ndc.classifier import NoisedDiffusionClassifier
 from ndc.elimination import Elimination
 from ndc.lipschitz import Lipschitz
 from ndc.nodes import Nodes
+from ndc.sifting import Sifting
 
 ROOT = Path(inspect.getfile(NoisedDiffusionClassifier)).parents[1]
 ROOMS = tuple(str(ROOT / room) for room in ("common", "ndc"))
@@ -65,7 +66,9 @@ def certify(classifier, certifier):
 
 
 @pytest.mark.parametrize("engine", [Engine(), Engine(batch_size=5), Engine(batch_size="auto")])
-@pytest.mark.parametrize("elimination", [None, Elimination()], ids=["all classes", "elimination"])
+@pytest.mark.parametrize(
+    "elimination", [None, Elimination(), Sifting(Nodes(4), keep=1)], ids=["all", "elimination", "sift"]
+)
 @pytest.mark.parametrize("variant", ["apndc", "epndc"])
 @pytest.mark.parametrize("name", CERTIFIERS)
 def test_a_certification_is_shallow(name, variant, elimination, engine):
@@ -85,7 +88,9 @@ def test_a_certification_without_smoothing_is_shallow(certifier):
     assert_shallow(network.stacks, 11)
 
 
-@pytest.mark.parametrize("elimination", [None, Elimination()], ids=["all classes", "elimination"])
+@pytest.mark.parametrize(
+    "elimination", [None, Elimination(), Sifting(Nodes(4), keep=1)], ids=["all", "elimination", "sift"]
+)
 @pytest.mark.parametrize("batch_size", [5, 512])
 @pytest.mark.parametrize("variant", ["apndc", "epndc"])
 def test_a_gradient_is_shallow(variant, batch_size, elimination):
