@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     for name in options.names:
         _ = name in BUNDLED or get_card(name)  # unknown names are refused before the first download
     for name in options.names:
-        path = BUNDLED[name].path if name in BUNDLED else fetch(name, force=options.force)
+        path = fetch(name, force=options.force)
         console.print(f"{name} is {path}", markup=False, soft_wrap=True, highlight=False)
     for name in () if options.names else CARDS:
         console.print(f"[bold]{name}[/]: {describe_card(name)}", soft_wrap=True, highlight=False)

@@ -74,9 +74,10 @@ class ImageData(L.LightningDataModule):
         check_count("workers, the number of processes that load images,", workers, 0)
         check_optional(check_part, "subset", subset, Subset)
         check_one_of("test_on", test_on, ("test", "validation"))
-        if test_on == "validation" and subset is not None:
+        if test_on == "validation" and subset is not None and not subset.of_any_images:
             raise ValueError(
-                f"test_on 'validation' takes no subset: {type(subset).__name__} selects test images. Leave one out."
+                f"test_on 'validation' takes no list of test images, which {type(subset).__name__} is. Leave one out, "
+                "or take Seeded, Balanced or Every."
             )
         self.batch_size, self.test_images, self.workers, self.test_on = batch_size, test_images, workers, test_on
         self.subset, self.path, self.size = subset, check_optional(check_path, "path", path), size

@@ -19,7 +19,12 @@ from common.checks.settings import MissingFileError, check_count, check_path, ch
 
 
 class Subset:
-    """Base of the subsets."""
+    """Base of the subsets.
+
+    ``of_any_images``: True for a rule that applies to held-out training images (``test_on="validation"``) as well.
+    """
+
+    of_any_images: ClassVar[bool] = False
 
     def order(self, labels: Tensor) -> list[int]:
         """Positions in a test set with these labels (N,), each at most once, in the order of the test.
@@ -35,6 +40,8 @@ class Seeded(Subset):
 
     Its first n are ``RandomState(seed).choice(N, n, replace=False)``, the papers' usual draw.
     """
+
+    of_any_images: ClassVar[bool] = True
 
     seed: int = 0
 
@@ -52,6 +59,8 @@ class Balanced(Subset):
     A class without images left is passed over.
     """
 
+    of_any_images: ClassVar[bool] = True
+
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +76,8 @@ class Balanced(Subset):
 @dataclass(frozen=True)
 class Every(Subset):
     """Every ``step``-th image, beginning at ``start``."""
+
+    of_any_images: ClassVar[bool] = True
 
     step: int
     start: int = 0

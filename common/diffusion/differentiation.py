@@ -71,7 +71,7 @@ class Differentiation:
 class Full(Differentiation):
     """Backpropagation through the whole loop: exact; memory grows with the number of steps.
 
-    On a CPU the process keeps from then on the memory that it frees (`keep_freed_memory`).
+    On a CPU the program keeps the memory that it frees, from the first gradient on (`keep_freed_memory`).
     """
 
     @property
@@ -79,7 +79,7 @@ class Full(Differentiation):
         return True
 
     def run(self, process: Process) -> Tensor:
-        if process.start.device.type == "cpu":
+        if process.recording and process.start.device.type == "cpu":
             keep_freed_memory()
         return super().run(process)
 

@@ -147,7 +147,9 @@ CARDS: dict[str, Card] = {
 def get_card(name: str) -> Card:
     """The card with this name. Raises ``ValueError``, with the known names, if there is none."""
     if name in BUNDLED:
-        raise ValueError(f"{name} comes with the package, as {BUNDLED[name].path}: it must be used without a path.")
+        raise ValueError(
+            f"{name} is bundled, as {BUNDLED[name].path}: it must be loaded by name, without a path or a card."
+        )
     if name not in CARDS:
         advice = did_you_mean(name, (*CARDS, *BUNDLED))
         raise ValueError(f"no card is named {name!r}.{advice} The cards are {', '.join(CARDS)}.")

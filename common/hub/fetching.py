@@ -9,6 +9,7 @@ from rich.console import Console
 
 from common.files.errors import naming
 from common.files.trial import try_file
+from common.hub.bundled import BUNDLED
 from common.hub.cache import cached_path, partial_path
 from common.hub.cards import get_card
 from common.hub.checksums import install_download, verify_checksum
@@ -22,11 +23,13 @@ def fetch(name: str, directory: str | Path | None = None, console: Console | Non
     """Path of a card's file, downloaded if it is missing, and verified. An interrupted download is continued.
 
     ``force`` downloads again, and pins the new file's checksum. Of processes that need the same file at once, one
-    downloads it.
+    downloads it. A bundled file is there already.
 
     Raises ``ValueError`` for a file that differs from its card or its pin (`common.hub.checksums`), and
     ``ConnectionError`` if the download fails.
     """
+    if name in BUNDLED:
+        return BUNDLED[name].path
     card, path, console = get_card(name), cached_path(name, directory), console or Terminal(stderr=True)
     if force or not path.exists():
         part = partial_path(path)

@@ -6,7 +6,9 @@ from torch.utils.data import DataLoader
 
 from common.data.datasets import ImageDataset
 from common.data.digits import Digits
+from common.data.published_subsets import NDCCIFAR10
 from common.data.samplers import ShardSampler
+from common.data.subsets import Balanced
 from common.data.synthetic import Synthetic
 
 DIGITS_FIRST_LABELS = [6, 5, 9, 8, 2, 3, 5, 9, 9, 5, 3, 1, 8, 3, 8, 5, 5, 4, 7, 7]
@@ -81,3 +83,15 @@ def test_settings_can_be_chosen_on_validation_images():
         data.test_dataloader()
     with pytest.raises(ValueError, match="test_on must be"):
         Digits(test_on="train")
+
+
+def test_validation_images_with_the_classes_in_turn():
+    data = Digits(test_on="validation", test_images=20, batch_size=128, subset=Balanced())
+    data.setup("test")
+    image, label, index = next(iter(data.test_dataloader()))
+    assert label.tolist() == [*range(10)] * 2
+    images, _, indices = next(iter(data.val_dataloader()))
+    known = dict(zip(indices.tolist(), images, strict=True))
+    assert all(torch.equal(known[i], x) for i, x in zip(index.tolist(), image, strict=True))
+    with pytest.raises(ValueError, match="NDCCIFAR10 is"):
+        Digits(test_on="validation", subset=NDCCIFAR10())

@@ -21,6 +21,14 @@ def test_means_of_blocks(order, sides):
     torch.testing.assert_close(halved(x), F.avg_pool2d(x, 2), rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_in_half_precision(dtype):
+    """No overflow, and at most two roundings."""
+    x = 6e4 * image(3, 8, 8).tanh()
+    error = (halved(x.to(dtype)).double() - F.avg_pool2d(x.to(dtype).double(), 2)).abs().max()
+    assert error <= 2 * torch.finfo(dtype).eps / 2 * 6e4
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_pixels_become_blocks(order, dtype):
