@@ -33,9 +33,26 @@ def test_piece(benchmark, piece):
     assert benchmark.stats.stats.rounds == 5
 
 
-def test_a_purification_costs_little_more_than_its_networks():
-    """At most 1.1 with a network of 0.19 million parameters at 32x32, in processor time; the median of seven rounds."""
-    wanted = ("network", "network, input gradient", "purification", "its gradient, recomputed")
-    timings = interleaved([piece for piece in PIECES if piece.name in wanted], 7, CPU)
-    ratios = {one.name: one.to_limit for one in timings if one.to_limit is not None}
-    assert all(ratio < 1.1 for ratio in ratios.values()), ratios
+LIMITS = {
+    "purification": 1.01,
+    "its gradient, recomputed": 1.05,
+    "guided purification": 1.05,
+    "its gradient": 1.05,
+    "attack step with EOT": 1.05,
+}
+"""Largest cost of a piece, in that of its networks, with 5 million parameters."""
+NOISE = 0.03
+"""What three rounds of processor time differ by on a machine with other work."""
+
+
+@pytest.mark.parametrize(("size", "own"), [("medium", 0.0), ("small", 0.02)])
+def test_pieces_cost_little_more_than_their_networks(size, own):
+    """With 64 images; ``own`` is what a network of 0.19 million parameters lets our part weigh more."""
+    subject = Subject.of(size, 64, Engine(), CPU)
+    timings = {one.name: one for one in interleaved([*bare(subject), *ours(subject, 4)], 3, CPU)}
+    found = {name: timings[name].to_limit for name in LIMITS}
+    print("\n", found)
+    assert {name for name, ratio in found.items() if ratio is None or ratio > LIMITS[name] + own + NOISE} == set()
+    recomputed, kept = timings["its gradient, recomputed"], timings["its gradient, kept"]
+    assert recomputed.to_limit is not None
+    assert kept.seconds <= 0.80 * recomputed.seconds / recomputed.to_limit
