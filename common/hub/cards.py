@@ -82,7 +82,7 @@ CARDS: dict[str, Card] = {
         size=1_707_310_559,
     ),
     "guided_diffusion_imagenet256": Card(
-        use="ADM, unconditional, ImageNet 256: the denoiser of DiffPure and AGDM",
+        use="ADM, unconditional, ImageNet 256: the denoiser of DiffPure and AGDM, the first of NDC",
         url="https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
         page="https://github.com/openai/guided-diffusion",
         filename="256x256_diffusion_uncond.pt",
