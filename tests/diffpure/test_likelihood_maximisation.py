@@ -281,6 +281,14 @@ def test_attention_is_written_out_for_second_derivatives(image):
     assert seen == [True, True]
 
 
+def test_inference_mode_is_refused_with_a_reason(image):
+    """Distilled steps need no gradient, and pass."""
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="the likelihood bound needs gradients"):
+            LikelihoodMaximisation(mixture())(image, NOISE)
+        LikelihoodMaximisation(mixture(), distilled=True)(image, NOISE)
+
+
 def test_the_gradient_of_gaussian_data_is_the_product_of_the_contractions(image):
     """d x_S / d x_0 = prod_k (1 - 2 lr a_k^2)."""
     purifier, leaf = LikelihoodMaximisation(gaussian(), 5, ascent=GradientAscent(0.3)), image.requires_grad_()
