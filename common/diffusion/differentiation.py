@@ -78,10 +78,9 @@ class Full(Differentiation):
     def stepwise(self) -> bool:
         return True
 
-    def run(self, process: Process) -> Tensor:
-        if process.recording and process.start.device.type == "cpu":
-            keep_freed_memory()
-        return super().run(process)
+    def advance(self, process: Process) -> Advance:
+        _keep_graphs_memory(process)
+        return process.step
 
 
 class Checkpoint(Full):
@@ -112,12 +111,19 @@ class Checkpoint(Full):
         return {**vars(self), "_graphs": {}}  # measured again by a copy, whose denoiser is another one
 
     def advance(self, process: Process) -> Advance:
+        _keep_graphs_memory(process)
         if self.verify:
             return _recomputed(process, verify=True)
         if process.denoise.takes_gradient:
             return _recomputed(process)
         budget = budget_in_bytes(process.start.device, self.memory)
         return _Budgeted(process, budget, self._graphs) if budget else _recomputed(process)
+
+
+def _keep_graphs_memory(process: Process) -> None:
+    """Keep the memory of the graphs of this process for those of the next one."""
+    if process.recording and process.start.device.type == "cpu":
+        keep_freed_memory()
 
 
 def _recomputed(process: "Process | _Measured", verify: bool = False) -> Advance:
