@@ -7,6 +7,7 @@ from typing import Any
 
 from common.processes.interrupts import INTERRUPTS
 
+PIECE = 2**22  # bytes of a value; the store closes the connection at more than twice as many
 LOST = 5.0  # seconds in which the death of rank 0, whose store does not answer, becomes known
 
 
@@ -47,24 +48,38 @@ class Counters:
             raise ValueError(f"rank 0, which hands out the images, does not answer: {error}") from error
 
     def put(self, name: str, content: bytes) -> None:
-        """Publish a text. Raises as `add`."""
+        """Publish a text of any length. Raises as `add`."""
+        last = max(len(content) - 1, 0) // PIECE * PIECE
         with self._answering():
-            self._store.set(name, content)  # type: ignore[arg-type]  # it takes bytes too
+            for start in range(last, -1, -PIECE):  # a text is there with its first piece
+                self._store.set(_piece(name, start), content[start : start + PIECE])  # type: ignore[arg-type]
 
     def get(self, name: str) -> bytes | None:
         """A published text, None if there is none. Raises as `add`."""
         with self._answering():
-            return bytes(self._store.get(name)) if self._store.check([name]) else None
+            if not self._store.check([name]):
+                return None
+            content = bytearray(self._store.get(name))
+            while len(content) and len(content) % PIECE == 0 and self._store.check([_piece(name, len(content))]):
+                content += self._store.get(_piece(name, len(content)))
+            return bytes(content)
         return None
 
     def remove(self, *names: str) -> None:
         """Forget numbers and texts. Raises as `add`."""
         with self._answering():
             for name in names:
-                self._store.delete_key(name)
+                start = 0
+                while self._store.delete_key(_piece(name, start)):
+                    start += PIECE
 
     def read(self, name: str) -> int:
         """The number, 0 where rank 0 does not answer any more."""
         with suppress(RuntimeError):
             return int(self._store.add(name, 0))
         return 0
+
+
+def _piece(name: str, start: int) -> str:
+    """The key of the piece of a text from byte ``start`` on: the name itself at 0."""
+    return f"{name} from {start}" if start else name

@@ -60,6 +60,7 @@ class Crew:
         self._pace: dict[str, float] = {}
         self._timings: dict[str, int] = {}
         self.watch: Callable[[], None] = lambda: None
+        self._round: dict[str, Slices] = {}  # of others, by its name: the one whose slices this rank takes
 
     def knows(self, counter: SampleCounter, classifier: Classifier) -> bool:
         """True if the other ranks hold this very certifier and this classifier."""
@@ -155,9 +156,11 @@ class Crew:
     def _take(self, name: str) -> bool:
         """Evaluate one slice of a round; False if none is left, or if this rank has no memory for it."""
         if (number := self._board.add(f"{name} left", -1)) < 0:
+            self._round = {}
             return False
-        content = on_device(device_of(self.classifier), unpacked(self._wait(name)))
-        call = Samples.read(content, self._counters) if "counter" in content or not self._read else self._read(content)
+        if name not in self._round:
+            self._round = {name: self._published(name)}
+        call = self._round[name]
         exact = torch.autocast(device_of(self.classifier).type, enabled=False)
         try:
             with Meter(self.classifier) as meter, deployed(self.classifier), torch.no_grad(), exact:
@@ -171,6 +174,11 @@ class Crew:
         evaluations = round(meter.cost(1)["evaluations"])
         self._board.put(f"{name} {number}", packed({"result": result, "evaluations": evaluations}))
         return True
+
+    def _published(self, name: str) -> Slices:
+        """The work of a round."""
+        content = on_device(device_of(self.classifier), unpacked(self._wait(name)))
+        return Samples.read(content, self._counters) if "counter" in content or not self._read else self._read(content)
 
     def _evaluated(self, call: Slices, number: int) -> dict[str, Tensor]:
         """The result of a slice, in calls of half as many rows where memory runs out."""

@@ -105,6 +105,20 @@ def test_counts_of_a_crew_are_those_of_one_process(shared, batch_size):
     assert not [name for name, value in board.values.items() if isinstance(value, bytes) and len(value) > 100]
 
 
+def test_a_helper_reads_a_round_once():
+    """However many of its slices it takes: the images of an attack are megabytes."""
+    smoothing, board, read = Smoothing(0.5, n=200, num_classes=3), Board(), []
+    owner, helper = (Crew(board, "test", 2, Slow(), [smoothing]) for _ in range(2))
+    owners = torch.arange(2).repeat_interleave(20)
+    name = owner._open(module.Samples.of([smoothing], smoothing, IMAGES, owners, NOISE.draws(20), 8))
+    get = board.get
+    board.get = lambda key: read.append(key) or get(key)
+    while helper._take(name):
+        pass
+    assert read == [name] and len([key for key in board.values if key.startswith(f"{name} ")]) == 5 + 1
+    assert not helper._round
+
+
 def test_certificates_of_a_crew_are_those_of_one_process(shared):
     smoothing = Sequential(0.5, n0=40, n=600, alpha=0.1, num_classes=3, batch_size=16, targets=[0.05, 0.2], first=60)
     expected = smoothing.certify(Slow(), IMAGES, NOISE)
