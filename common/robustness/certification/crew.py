@@ -73,7 +73,7 @@ class Crew:
         return self.idle > 0
 
     def learn(self, rows: int, seconds: float, kind: str = "") -> None:
-        """Note what so many rows of a ``kind`` took."""
+        """Note what so many rows of a ``kind`` took this rank alone."""
         self._pace[kind] = seconds / max(1, rows)
 
     @contextmanager

@@ -108,11 +108,12 @@ class Smoothing(Certifier):
         tally, crew = Tally(noise, n, start, self.num_classes), crew_of(self, classifier)
         with looked_at_once():
             owner, draws = self._rows(noise, n, start, tally.missing())
-            drawn, begun = len(owner), time.monotonic()
+            drawn, begun, shared = len(owner), time.monotonic(), False
             while len(owner):
                 if crew is not None and crew.helps(len(owner)):
                     found, done = crew.count(self, image, owner, draws)
                     tally.merge(found)
+                    shared = True
                 else:
                     done, rows = self.batch_size, draws.rows(slice(0, self.batch_size))
                     images = owner[: self.batch_size]
@@ -120,7 +121,7 @@ class Smoothing(Certifier):
                 owner, draws = owner[done:], draws.rows(slice(done, None))
             counts = tally.end()
             look()
-        if crew is not None:
+        if crew is not None and not shared:
             crew.learn(drawn, time.monotonic() - begun)
         return counts
 

@@ -158,6 +158,26 @@ def test_fast_samples_are_not_shared():
     assert crew.helps(50) and not crew.helps(49)
 
 
+def test_shared_samples_tell_nothing_of_the_pace_of_one_rank(monkeypatch):
+    """With eight helpers they take a ninth of the time, and the next stage would not be worth sharing."""
+    smoothing, subject = Smoothing(0.5, n=200, num_classes=3), Slow()
+    crew, clock, counted = Crew(Board(), "test", 9, subject, [smoothing]), [0.0], []
+    monkeypatch.setattr("common.robustness.certification.smoothing.time.monotonic", lambda: clock[0])
+    crew._board.add("test idle", 8)
+
+    def count(counter, image, owner, rows):
+        clock[0] += len(owner) * 0.01 / 9
+        counted.append(len(owner))
+        return torch.zeros(2, 3, dtype=torch.int64), len(owner)
+
+    crew.count = count
+    crew.learn(100, 1.0)
+    with helped(crew):
+        for _ in range(3):
+            smoothing.counts(subject, IMAGES, NOISE, 100)
+    assert counted == [200] * 3
+
+
 def test_an_owner_ends_when_a_helper_is_gone(monkeypatch):
     """It has taken a slice, and will never answer."""
     smoothing, subject = Smoothing(0.5, n=200, num_classes=3), Slow()
