@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 SCRIPTS = sorted(path for path in (ROOT / "configs" / "cluster").iterdir() if path.suffix != ".md")
 CONFIGS = {"fit": "configs/tour/04-guidance.fit.yaml", "test": "configs/tour/06-diffpure.test.yaml"}
 STAND_IN = '#!/bin/bash\nprintf "%q " "$@" >> "$CALLS"\n'
-JOB = {"SLURM_CPUS_PER_TASK": "4", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "8"}
+JOB = {"SLURM_CPUS_PER_TASK": "4", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "3"}  # --array=3, one again
 
 
 def command_of(script, folder):
