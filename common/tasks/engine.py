@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -25,6 +26,7 @@ from common.robustness.padding import Padded
 from common.robustness.protocols import TwiceDifferentiated
 
 Broadcast = Callable[[Any], Any]
+Result = TypeVar("Result")
 
 
 class Trial(Protocol):
@@ -104,18 +106,27 @@ class EngineOfTest:
 
     def evaluate(self, evaluator: Evaluator | Trial, classifier: Padded, batch: Batch) -> Sequence[Record]:
         """The evaluator's rows. Raises ``torch.OutOfMemoryError`` if the smallest calls are too large."""
+        turns = count()
+
+        def rows() -> Sequence[Record]:
+            if next(turns) and (notes := current_notes()) is not None:
+                notes.again()
+            return evaluator(classifier, copied(*batch))
+
+        return self.fitted(rows, evaluator.name, classifier)
+
+    def fitted(self, act: Callable[[], Result], name: str, classifier: Padded) -> Result:
+        """The result of ``act``, which is repeated where memory runs out. Raises as `evaluate`."""
         while True:
             try:
                 with gradient_memory(self._memory, self._processes):
-                    return evaluator(classifier, copied(*batch))
+                    return act()
             except RuntimeError as error:
                 if not is_out_of_memory(error) or not (self._keeps_nothing() or classifier.halve()):
                     raise
-            if (notes := current_notes()) is not None:
-                notes.again()
             release_memory()
             rank_zero_warn(
-                f"memory ran out: {evaluator.name} goes on with {classifier.at_once or 'all'} rows per call, without "
+                f"memory ran out: {name} goes on with {classifier.at_once or 'all'} rows per call, without "
                 "kept graphs. Set engine.batch_size and engine.memory to start with that"
             )
 

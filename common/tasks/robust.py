@@ -138,7 +138,7 @@ class RobustTask(L.LightningModule):
             if check in wanted:
                 self._check_gradients(check)
         check_recorded(self._results, self.classifier, self.trainer, self._session)
-        self.work = share_images(self.trainer, self._suites, self.part, self.classifier, self._session)
+        self.work = share_images(self.trainer, self._suites, self.part, self.classifier, self._session, self.engine)
         INTERRUPTS.progress = self.progress
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

@@ -22,6 +22,7 @@ from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.gradient_check.classifier_check import GradientCheck
 from common.robustness.padding import Padded
+from common.tasks.engine import EngineOfTest
 from common.tasks.parts import WHOLE, Part
 from common.tasks.recording import RecordedSuite, dataset_of, test_loader
 from common.tasks.remaining import Remaining
@@ -44,12 +45,17 @@ class Work:
 
 
 def share_images(
-    trainer: L.Trainer, suites: Sequence[RecordedSuite], part: Part, classifier: Padded, session: str
+    trainer: L.Trainer,
+    suites: Sequence[RecordedSuite],
+    part: Part,
+    classifier: Padded,
+    session: str,
+    engine: EngineOfTest,
 ) -> Work:
     """Let every rank take the next images of this job's ``part`` when it is free, hardest first where a cost is known.
 
     One process that tests all images keeps its batches. Ranks without images help others with certificates and with
-    the draws of their attacks. Raises
+    the draws of their attacks, under the ``engine``. Raises
     ``ValueError`` for a part of data that no `SharedLoader` loads.
     """
     loader, images, several = test_loader(trainer), dataset_of(trainer), trainer.world_size > 1
@@ -63,14 +69,16 @@ def share_images(
     if shared and (several or part != WHOLE):
         least = least_share(evaluators, classifier.rows, loader.batch_size or 1)
         sizes = share_sizes(len(order), trainer.world_size, loader.batch_size or 1, least)
-        crew = _crew(trainer.world_size, session, classifier, evaluators) if several else None
+        crew = _crew(trainer.world_size, session, classifier, evaluators, engine) if several else None
         loader.shares = shares(order, sizes, _claim(several, session), crew.help if crew else None)
     indices = known_indices(images)
     wanted = None if indices is None else {indices[place] for place in order}
     return Work(Remaining(len(order), wanted, session if several else ""), crew)
 
 
-def _crew(ranks: int, session: str, classifier: Padded, evaluators: Sequence[Evaluator]) -> Crew | None:
+def _crew(
+    ranks: int, session: str, classifier: Padded, evaluators: Sequence[Evaluator], engine: EngineOfTest
+) -> Crew | None:
     """The ranks as a crew, where there are certificates or gradients to help with."""
     certified = [one.smoothing for one in evaluators if isinstance(one, Certified)]
     counting = [one for one in certified if isinstance(one, Smoothing)]
@@ -79,6 +87,7 @@ def _crew(ranks: int, session: str, classifier: Padded, evaluators: Sequence[Eva
         return None
     crew = Crew(CURRENT.counters, f"crew {session}", ranks, classifier, counting, Draws.read)
     crew.check, crew.alive, crew.gone = INTERRUPTS.check, INTERRUPTS.check_alive, lambda: INTERRUPTS.lost is not None
+    crew.fitted = lambda act: engine.fitted(act, "a slice of shared work", classifier)
     return crew
 
 

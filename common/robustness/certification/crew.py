@@ -2,9 +2,8 @@
 
 A rank that sees idle ranks opens a round: samples or draws, in slices that every rank takes one by one. Each has its
 own noise, counts are integers and means are taken in the order of one process, so results are those of one process.
-Nobody waits in a collective; the owner of the image alone waits for the slices that others have taken. A rank whose
-memory runs out calls its networks with fewer rows; if the smallest calls are too large, it hands its slice back to the
-owner, which also evaluates what a lost rank had taken.
+Nobody waits in a collective; the owner of the image alone waits for the slices that others have taken. A rank without
+memory for the smallest calls hands its slice back to the owner, which also evaluates what a lost rank had taken.
 """
 
 import math
@@ -19,7 +18,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from common.engine.memory import is_out_of_memory, release_memory
+from common.engine.memory import is_out_of_memory
 from common.engine.meter import Meter, credit
 from common.engine.switch import ALTERED
 from common.noise import Noise
@@ -39,7 +38,8 @@ class Crew:
 
     ``counters``: the certifiers of the test, in an order that all ranks share. ``read`` makes other work than samples
     from its content. ``check`` raises where this rank has to end, ``alive`` where another one is gone; ``gone`` is True
-    where the row in hand may be finished first. ``watch`` is called all the time while this rank helps.
+    where the row in hand may be finished first. ``watch`` is called all the time while this rank helps. ``fitted``
+    returns the result of its argument, which it repeats with smaller calls where memory runs out.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Crew:
         self.check: Callable[[], None] = lambda: None
         self.alive: Callable[[], None] = lambda: None
         self.gone: Callable[[], bool] = lambda: False
+        self.fitted: Callable[[Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = lambda act: act()
         self._left = False
         self._pace: dict[str, float] = {}
         self._timings: dict[str, int] = {}
@@ -181,16 +182,8 @@ class Crew:
         return Samples.read(content, self._counters) if "counter" in content or not self._read else self._read(content)
 
     def _evaluated(self, call: Slices, number: int) -> dict[str, Tensor]:
-        """The result of a slice, in calls of half as many rows where memory runs out."""
-        while True:
-            try:
-                return call.part(self.classifier, number)
-            except RuntimeError as error:
-                padded = self.classifier
-                if not is_out_of_memory(error) or not isinstance(padded, Padded) or not padded.halve():
-                    raise
-            release_memory()
-            warnings.warn(f"memory ran out: this rank goes on with {padded.at_once} rows per call", stacklevel=2)
+        """The result of a slice."""
+        return self.fitted(lambda: call.part(self.classifier, number))
 
     def _answer(self, name: str) -> dict[str, Any]:
         """The published result of a slice; empty if a rank is gone, which may be the one that took it."""

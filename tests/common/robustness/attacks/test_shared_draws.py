@@ -2,10 +2,12 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
 
+from common.engine.memory import budget_in_bytes
 from common.engine.meter import Meter
 from common.noise import Noise
 from common.robustness import APGD, PGD, Classifier, ThreatModel
@@ -15,6 +17,7 @@ from common.robustness.certification import crew as module
 from common.robustness.certification.crew import Crew, helped
 from common.robustness.losses import margin, targeted_margin
 from common.robustness.padding import Padded, whole_batches
+from common.tasks.engine import EngineOfTest
 from tests.common.robustness.certification.test_crew import Board
 from tests.defences import batch, diffpure
 
@@ -48,6 +51,9 @@ def shared(monkeypatch):
     def run(act, subjects):
         board = Board()
         crews = [Crew(board, "test", 3, one, [], Draws.read) for one in subjects]
+        for crew in crews:
+            engine = EngineOfTest(None)
+            crew.fitted = partial(engine.fitted, name="a slice", classifier=crew.classifier)
         helpers = [threading.Thread(target=crew.help, daemon=True) for crew in crews[1:]]
         for helper in helpers:
             helper.start()
@@ -99,6 +105,22 @@ def test_memory_that_runs_out_is_survived(shared, limits):
     expected = act(ranks(Defence())[0])
     found, _ = shared(act, ranks(*(Defence(limit, 2 * (rank == 0), 0.003) for rank, limit in enumerate(limits))))
     assert torch.equal(found.adv, expected.adv) and torch.equal(found.loss, expected.loss)
+
+
+def test_helpers_have_the_memory_budget_of_their_engine(shared):
+    """Without one they would recompute every step of their gradients."""
+    budgets = []
+
+    class Looking(Defence):
+        def forward(self, image, noise=None):
+            budgets.append((self, budget_in_bytes(image.device)))
+            return super().forward(image, noise)
+
+    defences = [Looking(wait=0.003) for _ in range(3)]
+    shared(attack(PGD, steps=3, eot=9), ranks(*defences))
+    for helper in defences[1:]:
+        seen = [budget for defence, budget in budgets if defence is helper]
+        assert seen and min(seen) > 0
 
 
 def test_a_lost_helper_is_survived(monkeypatch):

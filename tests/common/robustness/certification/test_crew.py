@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from common.robustness import Classifier, Sequential, Smoothing
 from common.robustness.certification import crew as module
 from common.robustness.certification.crew import Crew, crew_of, helped
 from common.robustness.padding import Padded
+from common.tasks.engine import EngineOfTest
 
 
 class Board:
@@ -77,6 +79,9 @@ def shared(monkeypatch):
     def run(smoothing, act, subjects=None):
         board, subjects = Board(), subjects or [Slow(0.002) for _ in range(3)]
         crews = [Crew(board, "test", 3, subject, [smoothing]) for subject in subjects]
+        for crew in crews:
+            engine = EngineOfTest(None)
+            crew.fitted = partial(engine.fitted, name="a slice", classifier=crew.classifier)
         helpers = [threading.Thread(target=crew.help) for crew in crews[1:]]
         for helper in helpers:
             helper.start()
