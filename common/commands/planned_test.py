@@ -108,7 +108,7 @@ def _checks(
     first = take(range(min(IMAGES, images)))
     checks: dict[str, Check] = {}
     if any(not evaluator.uses_gradients for evaluator in task.evaluators):
-        checks["preconditions"] = lambda: check_certifiers(task.classifier, task.evaluators, take([0]))
+        checks["preconditions"] = lambda: check_certifiers(task.classifier, task.evaluators, take([0]), task.engine)
     if task.verify != "off":
         checks["independence"] = lambda: warn_of_dependence(task.classifier, task.evaluators, first)
         for check in gradient_checks(task.evaluators):

@@ -1,6 +1,7 @@
 """Checks before a test: the trainer, certifiers, and logits that depend on an image and its noise alone."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import lightning as L
 import torch
@@ -13,7 +14,8 @@ from common.robustness.classifiers import Classifier, deployed
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.clean_and_certified import Certified
 from common.robustness.evaluation.evaluator import Evaluator
-from common.robustness.padding import unpadded
+from common.robustness.padding import Padded, unpadded
+from common.tasks.engine import EngineOfTest
 
 IMAGES = 2
 """Images of the check, by three calls of the classifier on at most as many."""
@@ -32,12 +34,15 @@ def check_trainer(trainer: L.Trainer) -> None:
         )
 
 
-def check_certifiers(classifier: Classifier, evaluators: Sequence[Evaluator], first: Batch | None) -> None:
+def check_certifiers(
+    classifier: Padded, evaluators: Sequence[Evaluator], first: Batch | None, engine: EngineOfTest
+) -> None:
     """Check the preconditions of every certifier on the ``first`` image, if there is one. Raises ``ValueError``."""
     for evaluator in evaluators:
         if isinstance(evaluator, Certified) and first is not None:
-            image, _, index = first
-            evaluator.smoothing.check(classifier, *copied(image, Noise.of(0, index).stream("soundness")))
+            (image, _, index), check = first, evaluator.smoothing.check
+            noise = Noise.of(0, index).stream("soundness")
+            engine.fitted(partial(check, classifier, *copied(image, noise)), evaluator.name, classifier)
 
 
 def warn_of_dependence(classifier: Classifier, evaluators: Sequence[Evaluator], first: Batch | None) -> None:

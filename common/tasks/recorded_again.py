@@ -6,21 +6,24 @@ import lightning as L
 
 from common.processes.interrupts import INTERRUPTS
 from common.processes.ranks import CURRENT
-from common.robustness.classifiers import Classifier
+from common.robustness.padding import Padded
+from common.tasks.engine import EngineOfTest
 from common.tasks.recording import RecordedSuite, as_batch, dataset_of
-from common.tasks.resuming import check_again, is_finished, recorded_example
+from common.tasks.resuming import check_same, evaluated_again, is_finished, recorded_example
 
 POLL = 0.05  # seconds between two looks of a rank that waits
 
 
-def check_recorded(recorded: RecordedSuite, classifier: Classifier, trainer: L.Trainer, session: str) -> None:
+def check_recorded(
+    recorded: RecordedSuite, classifier: Padded, trainer: L.Trainer, session: str, engine: EngineOfTest
+) -> None:
     """Evaluate a recorded image of each evaluation anew, on rank 0. ``ValueError`` if it gives another row.
 
     The other ranks wait, without a collective, which would give up after some time.
     """
     counters, done = CURRENT.counters if trainer.world_size > 1 else None, f"checked {session}"
     if trainer.is_global_zero:
-        _check(recorded, classifier, trainer)
+        _check(recorded, classifier, trainer, engine)
         if counters is not None:
             counters.put(done, b"")
     while counters is not None and counters.get(done) is None:
@@ -28,7 +31,7 @@ def check_recorded(recorded: RecordedSuite, classifier: Classifier, trainer: L.T
         time.sleep(POLL)
 
 
-def _check(recorded: RecordedSuite, classifier: Classifier, trainer: L.Trainer) -> None:
+def _check(recorded: RecordedSuite, classifier: Padded, trainer: L.Trainer, engine: EngineOfTest) -> None:
     images = dataset_of(trainer)
     for evaluator in recorded.evaluators:
         found = recorded_example(recorded.records, evaluator.source, images)
@@ -36,4 +39,5 @@ def _check(recorded: RecordedSuite, classifier: Classifier, trainer: L.Trainer) 
             row, example = found
             finished = is_finished(recorded.done[evaluator.source], evaluator.limit, images)
             batch = as_batch([example], trainer.strategy.root_device)
-            check_again(row, evaluator, classifier, batch, finished, recorded.records.path)
+            again = evaluated_again(row, evaluator, classifier, batch, finished, engine)
+            check_same(row, again, recorded.records.path)

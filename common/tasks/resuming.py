@@ -16,10 +16,11 @@ from common.records.rows import places
 from common.records.schema import AttackedRecord, CertifiedRecord, Record, Source
 from common.records.store import Records
 from common.records.table import Table
-from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.attacked import Attacked
 from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
+from common.robustness.padding import Padded
+from common.tasks.engine import EngineOfTest
 
 
 def check_indices(rows: Iterable[Record], images: Any, path: Path) -> None:
@@ -72,12 +73,12 @@ def _ranks(rows: Rows[Any]) -> list[tuple[int, float]]:
     return list(zip(told.tolist(), costs.tolist(), strict=True))
 
 
-def check_again(
-    row: Record, evaluator: Evaluator, classifier: Classifier, batch: Batch, finished: bool, path: Path
-) -> None:
-    """Evaluate a recorded image anew, ``batch`` of one. Raises ``ValueError`` if it gives another row.
+def evaluated_again(
+    row: Record, evaluator: Evaluator, classifier: Padded, batch: Batch, finished: bool, engine: EngineOfTest
+) -> Record:
+    """The row of a recorded image evaluated anew, ``batch`` of one, under the ``engine``.
 
-    Only the decisions on the clean image are compared for an attack whose result depends on the batch, and for one that
+    Only the decisions on the clean image are new for an attack whose result depends on the batch, and for one that
     is ``finished``, since it costs as much as an image of the test.
     """
     if (
@@ -85,12 +86,19 @@ def check_again(
         and isinstance(evaluator, Attacked)
         and (finished or not evaluator.attack.by_image)
     ):
-        (predictions,) = evaluator.clean_predictions(classifier, batch)
+        (predictions,) = engine.fitted(
+            lambda: evaluator.clean_predictions(classifier, batch), evaluator.name, classifier
+        )
         again: Record = replace(row, clean_predictions=predictions)
     else:
-        (again,) = evaluator(classifier, batch)
+        (again,) = engine.evaluate(evaluator, classifier, batch)
         if isinstance(row, AttackedRecord) and isinstance(again, AttackedRecord):
             again = replace(again, verified=row.verified)  # set by the test, not by the evaluator
+    return again
+
+
+def check_same(row: Record, again: Record, path: Path) -> None:
+    """Raise ``ValueError`` if the image of a ``row`` gives another one ``again``."""
     if not agree(row, again):
         raise ValueError(
             f"{path} was made with other weights, data or code: image {row.index} of {row.evaluator!r} evaluated anew "

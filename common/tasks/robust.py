@@ -117,7 +117,7 @@ class RobustTask(L.LightningModule):
         self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
         self.classifier.classes = declared_classes(self.trainer)
         settle(self.engine, self.classifier, self.evaluators, Path(self.path), self.trainer)
-        check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device))
+        check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device), self.engine)
         images, checks = dataset_of(self.trainer), gradient_checks(self.evaluators)
         variants = masking_variants(self.evaluators, images, self.masking)
         wanted = [*(checks if self.verify != "off" else []), *(variants if enough(images, self.masking) else [])]
@@ -137,7 +137,7 @@ class RobustTask(L.LightningModule):
         for check in checks:
             if check in wanted:
                 self._check_gradients(check)
-        check_recorded(self._results, self.classifier, self.trainer, self._session)
+        check_recorded(self._results, self.classifier, self.trainer, self._session, self.engine)
         self.work = share_images(self.trainer, self._suites, self.part, self.classifier, self._session, self.engine)
         INTERRUPTS.progress = self.progress
 

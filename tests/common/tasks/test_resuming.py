@@ -19,7 +19,7 @@ from common.processes.ranks import CURRENT
 from common.records.rows import sealed, unsealed
 from common.records.schema import Cost, Source
 from common.records.store import Records
-from common.robustness import PGD, Attack, Attacked, Classifier, Clean, ThreatModel
+from common.robustness import PGD, Attack, Attacked, Certified, Classifier, Clean, Smoothing, ThreatModel
 from common.tasks import recorded_again
 from common.tasks.resuming import recorded_example
 from common.tasks.robust import RobustTask
@@ -109,7 +109,9 @@ def test_one_rank_evaluates_anew_and_the_others_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(recorded_again, "_check", lambda *parts: checked.append("anew"))
 
     def run(rank):
-        recorded_again.check_recorded(None, None, SimpleNamespace(world_size=2, is_global_zero=rank == 0), "session")
+        recorded_again.check_recorded(
+            None, None, SimpleNamespace(world_size=2, is_global_zero=rank == 0), "session", None
+        )
 
     def check():
         if len(looks) > 2 and not checked:
@@ -122,6 +124,23 @@ def test_one_rank_evaluates_anew_and_the_others_wait(tmp_path, monkeypatch):
     run(0)
     run(1)
     assert checked == ["anew", ("checked session", b"")]
+
+
+class Large(Own):
+    """Has memory for 64 rows at once."""
+
+    def forward(self, image, noise=None):
+        if len(image) > 64:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(image, noise)
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out", "ignore:.*does not have many workers")
+def test_a_test_that_survived_without_memory_is_resumed(tmp_path):
+    """The image that is evaluated anew is evaluated as the others are, in smaller calls."""
+    smoothing = Smoothing(0.25, n0=32, n=256, num_classes=3, batch_size=256, alpha=0.1)
+    rows(Large(), tmp_path, [Certified(smoothing)], data=Subset(Images(), range(2)))
+    assert len(rows(Large(), tmp_path, [Certified(smoothing)], data=Subset(Images(), range(4)))) == 4
 
 
 @pytest.mark.parametrize("change", [{"predictions": [9]}, {"label": 2, "predictions": [2]}, {"index": 40}])
