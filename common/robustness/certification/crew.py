@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ from common.robustness.padding import Padded
 LEAST = 32  # samples of a slice: fewer cost a network as much
 WORTH = 0.5  # seconds that samples take at least to be shared
 SLICES = 4  # of each rank in a round, whose counts a kill loses
+ENDED = -(2**31)  # slices left of a round that its owner has given up
 POLL = 0.02  # seconds between two looks of an idle rank
 
 
@@ -132,9 +134,17 @@ class Crew:
     def results(self, call: Slices) -> list[dict[str, Tensor]]:
         """Results of all slices in their order, each by the rank that took it."""
         name = self._open(call)
+        try:
+            return self._collected(call, name)
+        except Exception:
+            self._board.add(f"{name} left", ENDED)
+            self._board.remove(name, *(f"{name} {number}" for number in range(call.slices)))
+            raise
+
+    def _collected(self, call: Slices, name: str) -> list[dict[str, Tensor]]:
         found: dict[int, dict[str, Tensor]] = {}
         while (number := self._board.add(f"{name} left", -1)) >= 0:
-            found[number] = self._evaluated(call, number)
+            found[number] = self.fitted(partial(call.part, self.classifier, number))
         others = [number for number in range(call.slices) if number not in found]
         for number in others:
             answer = self._answer(f"{name} {number}")
@@ -142,7 +152,7 @@ class Crew:
                 found[number] = on_device(device_of(self.classifier), answer["result"])
                 credit(answer["evaluations"])
             else:  # handed back, or lost with its rank
-                found[number] = self._evaluated(call, number)
+                found[number] = self.fitted(partial(call.part, self.classifier, number))
         self._board.remove(name, f"{name} left", *(f"{name} {number}" for number in others))
         return [found[number] for number in range(call.slices)]
 
@@ -159,31 +169,45 @@ class Crew:
         if (number := self._board.add(f"{name} left", -1)) < 0:
             self._round = {}
             return False
-        if name not in self._round:
-            self._round = {name: self._published(name)}
-        call = self._round[name]
+        if (call := self._published(name)) is None:
+            return False
         exact = torch.autocast(device_of(self.classifier).type, enabled=False)
         try:
             with Meter(self.classifier) as meter, deployed(self.classifier), torch.no_grad(), exact:
-                result = on_device(torch.device("cpu"), self._evaluated(call, number))
+                result = on_device(torch.device("cpu"), self.fitted(partial(call.part, self.classifier, number)))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             warnings.warn(f"memory ran out: this rank hands rows of others' images back ({error})", stacklevel=2)
-            self._board.put(f"{name} {number}", packed({}))
+            self._publish(name, number, {})
             return False
         evaluations = round(meter.cost(1)["evaluations"])
-        self._board.put(f"{name} {number}", packed({"result": result, "evaluations": evaluations}))
+        self._publish(name, number, {"result": result, "evaluations": evaluations})
         return True
 
-    def _published(self, name: str) -> Slices:
-        """The work of a round."""
-        content = on_device(device_of(self.classifier), unpacked(self._wait(name)))
-        return Samples.read(content, self._counters) if "counter" in content or not self._read else self._read(content)
+    def _published(self, name: str) -> Slices | None:
+        """The work of a round; None if its owner has given it up."""
+        if name in self._round:
+            return self._round[name]
+        while (text := self._board.get(name)) is None:
+            if self._ended(name):
+                return None
+            self.alive()
+            time.sleep(POLL / 10)
+        content = on_device(device_of(self.classifier), unpacked(text))
+        call = Samples.read(content, self._counters) if "counter" in content or not self._read else self._read(content)
+        self._round = {name: call}
+        return call
 
-    def _evaluated(self, call: Slices, number: int) -> dict[str, Tensor]:
-        """The result of a slice."""
-        return self.fitted(lambda: call.part(self.classifier, number))
+    def _publish(self, name: str, number: int, answer: dict[str, Any]) -> None:
+        """Publish the answer for a slice, unless the owner has given the round up and removed what was there."""
+        self._board.put(f"{name} {number}", packed(answer))
+        if self._ended(name):
+            self._board.remove(f"{name} {number}")
+
+    def _ended(self, name: str) -> bool:
+        """True if the owner of a round has given it up."""
+        return self._board.add(f"{name} left", 0) < ENDED // 2
 
     def _answer(self, name: str) -> dict[str, Any]:
         """The published result of a slice; empty if a rank is gone, which may be the one that took it."""

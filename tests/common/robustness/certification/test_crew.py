@@ -226,6 +226,32 @@ def test_a_rank_without_memory_halves_its_calls_or_hands_samples_back(shared, li
     assert meter.cost(1)["evaluations"] >= 600
 
 
+def test_a_round_that_fails_leaves_nothing_behind():
+    """One helper is in the middle of a slice, another has taken one and not yet read the content."""
+    smoothing, board = Smoothing(0.5, n=200, num_classes=3), Board()
+    owner, busy, late = (Crew(board, "test", 2, Slow(), [smoothing]) for _ in range(3))
+    owners = torch.arange(2).repeat_interleave(20)
+    call = module.Samples.of([smoothing], smoothing, IMAGES, owners, NOISE.draws(20), 8)
+    names = []
+
+    def part(classifier, number, own=call.part):
+        if classifier is not owner.classifier:
+            return own(classifier, number)
+        (name,) = {key.split()[1] for key in board.values if key.endswith(" left")}
+        names.append(f"test {name}")
+        assert busy._take(names[0])  # an answer that nobody reads
+        raise torch.OutOfMemoryError("out of memory")
+
+    call.part = part
+    with pytest.raises(torch.OutOfMemoryError):
+        owner.results(call)
+    assert not [value for value in board.values.values() if isinstance(value, bytes) and len(value) > 100]
+    assert not late._take(names[0])
+    assert late._published(names[0]) is None  # it had taken a slice before
+    busy._publish(names[0], 3, {"evaluations": 1})
+    assert f"{names[0]} 3" not in board.values
+
+
 def test_other_errors_of_a_helper_are_its_own():
     class Broken(Slow):
         def forward(self, image, noise=None):
