@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common.checks import deferred
+
 _READS = {
     "_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "bincount",
     "_unique2", "unique_dim", "unique_consecutive",
@@ -36,7 +38,10 @@ class Waits(TorchDispatchMode):
 
 @contextmanager
 def counted_waits(monkeypatch):
-    """Context manager: a `Waits` that counts; ``tolist`` reads memory without an operation, so it is replaced."""
+    """Context manager: a `Waits` that counts, with values looked at as on a device that the host waits for.
+
+    ``tolist`` reads memory without an operation, so it is replaced.
+    """
     waits, tolist = Waits(), torch.Tensor.tolist
 
     def counted(tensor):
@@ -45,4 +50,5 @@ def counted_waits(monkeypatch):
 
     with monkeypatch.context() as patch, waits:
         patch.setattr(torch.Tensor, "tolist", counted)
+        patch.setattr(deferred, "has_to_wait", lambda values: True)
         yield waits

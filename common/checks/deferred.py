@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,13 +11,36 @@ from torch import Tensor
 Judge = Callable[[list[float]], None]
 """Function of the values of a check, which raises or warns where they are wrong."""
 
-_PENDING: ContextVar[list[tuple[Tensor, Judge]] | None] = ContextVar("pending_checks", default=None)
+
+@dataclass
+class _Check:
+    """Values and their judge; on CUDA also a copy on the host, complete when the event is."""
+
+    values: Tensor
+    judge: Judge
+    copy: Tensor | None = None
+    event: torch.cuda.Event | None = None
+
+    def start_copy(self) -> None:
+        """Copy the values to the host without a wait."""
+        if self.values.device.type == "cuda":
+            self.copy = self.values.to("cpu", non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record(torch.cuda.current_stream(self.values.device))
+
+    @property
+    def has_arrived(self) -> bool:
+        return self.event is not None and self.event.query()
+
+
+_PENDING: ContextVar[list[_Check] | None] = ContextVar("pending_checks", default=None)
 
 
 @contextmanager
 def looked_at_once() -> Iterator[None]:
-    """Context manager: values checked inside (`check_values`) are looked at when the outermost one ends.
+    """Context manager: values of a device checked inside (`check_values`) are looked at when the outermost one ends.
 
+    Those of CUDA are copied meanwhile and judged at the first check after they have arrived; those of a CPU, at once.
     They are judged in the order of the checks, so that the first stage that failed is the one that is named. An error
     that a wrong value has led to is raised as the cause of the check's own. Threads inside, as those of a backward pass
     on CUDA, look at their values at once.
@@ -41,13 +65,43 @@ def looked_at_once() -> Iterator[None]:
         _PENDING.reset(token)
 
 
+@contextmanager
+def looked_at_each() -> Iterator[None]:
+    """Context manager: values checked inside are looked at at once, in spite of a `looked_at_once` around it."""
+    look()
+    token = _PENDING.set(None)
+    try:
+        yield
+    finally:
+        _PENDING.reset(token)
+
+
 def check_values(values: Tensor, judge: Judge) -> None:
-    """Judge ``values`` (N,) at once or, inside `looked_at_once`, when it ends."""
+    """Judge ``values`` (N,) at once or, if a look has to wait, as `looked_at_once` says."""
     pending = _PENDING.get()
-    if pending is None:
+    if pending is None or not has_to_wait(values):
         judge(values.tolist())
-    else:
-        pending.append((values.detach(), judge))
+        return
+    check = _Check(values.detach(), judge)
+    check.start_copy()
+    pending.append(check)
+    while pending and pending[0].has_arrived:
+        _judge_arrived(pending)
+
+
+def has_to_wait(values: Tensor) -> bool:
+    """True if the host waits for the work of a device when it reads these values."""
+    return values.device.type != "cpu"
+
+
+def _judge_arrived(pending: list[_Check]) -> None:
+    """Judge the first check by its copy; if it fails, forget the others, which came after it."""
+    first = pending.pop(0)
+    try:
+        first.judge((first.values if first.copy is None else first.copy).tolist())
+    except Exception:
+        pending.clear()
+        raise
 
 
 def look() -> None:
@@ -58,10 +112,11 @@ def look() -> None:
     checks = list(pending)
     pending.clear()
     columns: dict[torch.device, list[Tensor]] = {}
-    for values, _ in checks:
-        exact = torch.float32 if values.device.type == "mps" else torch.float64  # which mps does not have
-        columns.setdefault(values.device, []).append(values.to(exact))
+    for check in checks:
+        device = check.values.device
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which mps does not have
+        columns.setdefault(device, []).append(check.values.to(exact))
     read = {device: iter(torch.cat(parts).tolist()) for device, parts in columns.items()}
-    for values, judge in checks:
-        numbers = read[values.device]
-        judge([next(numbers) for _ in range(len(values))])
+    for check in checks:
+        numbers = read[check.values.device]
+        check.judge([next(numbers) for _ in range(len(check.values))])

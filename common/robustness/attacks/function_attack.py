@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.checks.deferred import looked_at_each
 from common.checks.settings import check_function
 from common.noise import Noise
 from common.robustness.attacks.attack import Attack, attacking
@@ -20,7 +21,8 @@ _EXPECTED = "a function (classifier, image, label, threat, noise) -> images"
 class FunctionAttack(Attack):
     """A function of an attack's signature; one with an attribute ``white_box = False`` uses no gradients.
 
-    It runs as other attacks do (`attacking`): with gradients, the classifier as deployed, without autocast.
+    It runs as other attacks do (`attacking`): with gradients, the classifier as deployed, without autocast. Errors of
+    the classifier are raised where it is called, so that the function can handle them.
     """
 
     function: Callable[..., Tensor]
@@ -36,7 +38,7 @@ class FunctionAttack(Attack):
     def __call__(self, classifier: Classifier, image: Tensor, label: Tensor, threat: Threat, noise: Noise) -> Tensor:
         if not len(image):
             return image.clone()
-        with attacking(classifier, image, label, noise):
+        with attacking(classifier, image, label, noise), looked_at_each():
             return self.function(classifier, image, label, threat, noise)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from common.checks.deferred import looked_at_each
 from common.checks.settings import (
     check_count,
     check_flag,
@@ -111,7 +112,7 @@ class TorchAttacks(Attack):
         seed = noise.stream(f"torchattacks {noise.index[:1].tolist()}").seed % 2**32
         if "seed" in self._parameters:
             settings.setdefault("seed", seed)
-        with attacking(classifier, image, label, noise), seeded_generators(seed):
+        with attacking(classifier, image, label, noise), looked_at_each(), seeded_generators(seed):
             model = LibraryModel(classifier, noise, image.device)
             if "n_classes" in self._parameters and "n_classes" not in settings:
                 settings["n_classes"] = model(image[:1]).shape[1]

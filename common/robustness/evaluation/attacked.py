@@ -12,7 +12,6 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from common.checks.deferred import looked_at_once
 from common.checks.settings import check_count, check_one_of
 from common.engine.meter import Meter
 from common.noise import Noise
@@ -151,7 +150,7 @@ class Attacked(Evaluator):
         """The attack's result on copies of images, labels, threat and noise, within the threat model."""
         own_image, own_label, own_noise = copied(image, label, noise)
         exact, noticed = torch.autocast(image.device.type, enabled=False), noticed_draws(f"the attack {self.name!r}")
-        with looked_at_once(), deployed(classifier), exact, noticed:
+        with deployed(classifier), exact, noticed:
             result = self.attack.search(classifier, own_image, own_label, copy.copy(self.given_threat), own_noise)
         result = replace(result, adv=result.adv.detach().clone())
         self._check_budget(image, result.adv, noise)

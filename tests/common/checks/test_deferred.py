@@ -5,11 +5,18 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from common.checks.deferred import check_values, look, looked_at_once
+from common.checks import deferred
+from common.checks.deferred import check_values, look, looked_at_each, looked_at_once
 from common.checks.images import check_near_pixels, check_purified
 from tests.waits import counted_waits
 
 IMAGE = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Values are as on a device that the host waits for."""
+    monkeypatch.setattr(deferred, "has_to_wait", lambda values: True)
 
 
 def check(name, wrong):
@@ -42,7 +49,35 @@ def test_the_first_that_failed_is_raised_at_the_end_after_one_wait(monkeypatch):
     checked(("nothing is left", 0.0))
 
 
-def test_values_of_any_type_are_read_exactly():
+def test_values_of_a_cpu_are_judged_at_once():
+    with looked_at_once(), pytest.raises(ValueError, match="first"):
+        check("first", 1.0)
+
+
+def test_values_that_have_arrived_are_judged_at_the_next_check(device, monkeypatch):
+    """The first that failed is named, although a later one that is pending failed too."""
+    checked, arrived = [], []
+    monkeypatch.setattr(deferred._Check, "has_arrived", property(lambda one: bool(arrived)))
+
+    def stages():
+        for name in ("first", "second", "third", "fourth"):
+            arrived.extend([True] * (name == "third"))
+            checked.append(name)
+            check(name, 1.0)
+
+    with pytest.raises(ValueError, match="first"), looked_at_once():
+        stages()
+    assert checked == ["first", "second", "third"]
+
+
+def test_each_is_judged_at_once_where_a_caller_may_handle_it(device):
+    with looked_at_once():
+        with looked_at_each(), pytest.raises(ValueError, match="first"):
+            check("first", 1.0)
+        check("second", 0.0)
+
+
+def test_values_of_any_type_are_read_exactly(device):
     found = []
     with looked_at_once():
         check_values(torch.tensor([3, 2**40 + 1]), found.extend)
@@ -52,7 +87,7 @@ def test_values_of_any_type_are_read_exactly():
     assert found == [3, 2**40 + 1, 0.1, 1]
 
 
-def test_an_error_that_a_wrong_value_led_to_is_the_cause():
+def test_an_error_that_a_wrong_value_led_to_is_the_cause(device):
     with pytest.raises(ValueError, match="stage") as caught:
         checked(("stage", 1.0), error=IndexError("far behind it"))
     assert isinstance(caught.value.__cause__, IndexError)
@@ -61,13 +96,13 @@ def test_an_error_that_a_wrong_value_led_to_is_the_cause():
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt, SystemExit])
-def test_an_end_that_is_no_mistake_passes(error):
+def test_an_end_that_is_no_mistake_passes(error, device):
     with pytest.raises(error):
         checked(("stage", 1.0), error=error())
     checked(("nothing is left", 0.0))
 
 
-def test_a_look_comes_before_what_is_written_down():
+def test_a_look_comes_before_what_is_written_down(device):
     with looked_at_once():
         check("stage", 1.0)
         with pytest.raises(ValueError, match="stage"):
@@ -85,13 +120,13 @@ def test_a_look_comes_before_what_is_written_down():
     ],
 )
 @pytest.mark.parametrize("together", [False, True])
-def test_purified_images_are_judged_as_before(change, message, together):
+def test_purified_images_are_judged_as_before(change, message, together, device):
     context = looked_at_once() if together else nullcontext()
     with pytest.raises(ValueError, match=message), context:
         check_purified(change(IMAGE), IMAGE)
 
 
-def test_the_span_is_that_of_all_rows():
+def test_the_span_is_that_of_all_rows(device):
     image = IMAGE.clone()
     image[1, 0, 0, 0], image[2, 0, 0, 0] = -30.0, 40.0
     with pytest.raises(ValueError, match="up to noise; got -30 to 40"), looked_at_once():

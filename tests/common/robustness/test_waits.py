@@ -1,9 +1,12 @@
 """The host does not wait for a device within a purification, an attack step or a batch of samples."""
 
+import warnings
+
 import pytest
 import torch
 
 from agdm.purifier import AGDM
+from common.checks import deferred
 from common.noise import Noise
 from common.robustness import APGD, FAB, PGD, Classifier, Purified, Sequential, Smoothing, Square, ThreatModel
 from common.robustness.attacks.staged import Staged
@@ -109,28 +112,31 @@ class Flip(torch.nn.Module):
         return image if self.owner[0].calls < self.owner[0].last else image.index_fill(0, torch.tensor([1]), torch.nan)
 
 
-def test_the_stage_that_failed_first_is_named_at_the_end():
-    """Points, logits and losses of later steps are wrong too."""
+@pytest.mark.parametrize(("waits", "calls"), [(False, 3), (True, 7)])
+def test_the_stage_that_failed_first_is_named(monkeypatch, waits, calls):
+    """Points, logits and losses of later steps are wrong too. Where no look has to wait, the attack ends there."""
+    monkeypatch.setattr(deferred, "has_to_wait", lambda values: waits)
     classifier = Breaking(3)
     with pytest.raises(ValueError, match=r"a purifier must return finite images; got NaN or infinity in rows \[1\]"):
         PGD(steps=6).search(classifier, IMAGE, LABEL, ThreatModel("inf", 0.05), NOISE)
-    assert classifier.calls == 7
+    assert classifier.calls == calls
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("defence", [lambda: diffpure(steps=4), lambda: agdm(4), lambda: ndc(8)])
-def test_a_gpu_runs_through_steps_and_draws(defence, recwarn):
+def test_a_gpu_runs_through_steps_and_draws(defence):
     """``torch.cuda`` counts its own waits: as many for 2 as for 8 steps of an attack."""
     classifier, counts = defence().freeze().cuda(), []
     image, label, noise = IMAGE.cuda(), LABEL.cuda(), NOISE.to("cuda")
     for steps in (2, 8):
         attack = PGD(steps=steps, eot=2)
         attack.search(classifier, image, label, ThreatModel("inf", 0.05), noise)
-        recwarn.clear()
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            attack.search(classifier, image, label, ThreatModel("inf", 0.05), noise)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        counts.append(sum("synchronizing CUDA operation" in str(one.message) for one in recwarn))
-    assert counts[0] == counts[1]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")  # once per place would count the waits of all steps as one
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                attack.search(classifier, image, label, ThreatModel("inf", 0.05), noise)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        counts.append(sum("synchronizing CUDA operation" in str(one.message) for one in caught))
+    assert counts[0] == counts[1] > 0

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from common.checks import deferred
 from common.noise import Noise
-from common.robustness import Attacked, FunctionAttack, NetworkClassifier, ThreatModel
+from common.robustness import Attacked, FunctionAttack, NetworkClassifier, Purified, ThreatModel
 from common.robustness.attacks.function_attack import as_attack
 
 
@@ -47,3 +48,33 @@ def test_a_function_that_takes_five_arguments_is_an_attack(function):
         linear(), image, torch.tensor([0, 1]), ThreatModel("inf", 0.3), Noise.of(0, torch.arange(2))
     )
     assert torch.equal(found, image)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_function_may_handle_the_refusal_of_a_defence(monkeypatch, waits):
+    """Also on a device, where the values of other attacks are looked at when they end."""
+    monkeypatch.setattr(deferred, "has_to_wait", lambda values: waits)
+
+    def careful(classifier, image, label, threat, noise):
+        with pytest.raises(ValueError, match="finite"):
+            classifier(image + 0.1, noise)
+        return image
+
+    def purifier(image, noise):
+        return torch.where(image > 0.9, torch.nan, image)
+
+    classifier = Purified(Deterministic(purifier), linear())
+    rows = Attacked(careful, ThreatModel("inf", 0.1), draws=1)(
+        classifier, (torch.full((2, 3, 2, 2), 0.85), torch.tensor([0, 1]), torch.arange(2))
+    )
+    assert len(rows) == 2
+
+
+class Deterministic(torch.nn.Module):
+    """A function as a purifier without noise."""
+
+    randomised = False
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
