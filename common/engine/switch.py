@@ -1,26 +1,34 @@
 """Switch of the whole process, for settings that reach the threads in which backward passes run."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Switch:
-    """A setting that is off, but inside `turned_on`; of all threads.
+    """A setting that is off, but inside `turned_on`; of all threads, and on until the last one has left.
 
     No ``ContextVar``: CUDA's backward passes, with the steps they recompute, run in threads of their own.
     """
 
     def __init__(self) -> None:
-        self.is_on = False
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_on(self) -> bool:
+        return self._inside > 0
 
     @contextmanager
     def turned_on(self) -> Iterator[None]:
-        """Context manager: the setting is on, and as before afterwards."""
-        before, self.is_on = self.is_on, True
+        """Context manager: the setting is on; afterwards it is off unless it is turned on elsewhere."""
+        with self._lock:
+            self._inside += 1
         try:
             yield
         finally:
-            self.is_on = before
+            with self._lock:
+                self._inside -= 1
 
 
 ALTERED = Switch()
