@@ -22,6 +22,7 @@ from common.records.columns import Column, Lists, Values, constant
 from common.records.fields import LARGEST_INTEGER
 from common.records.header_column_rules import follow
 from common.records.header_rules import HeaderRules
+from common.records.number_texts import are_numbers
 from common.records.row_columns import ROLES, parts_of
 from common.records.rows import SEAL, once
 from common.records.schema import KINDS, LONGEST_NAME, Kind, Role, Source
@@ -77,7 +78,9 @@ def _values(bodies: Sequence[bytes], template: "_Template") -> Values:
     for constant_text in template.texts:
         if text.count(constant_text) != len(bodies):
             raise Unfit
-        text = text.replace(constant_text, b"")
+        text = text.replace(constant_text, b'""')
+    if not are_numbers(text):
+        raise Unfit
     tokens, m, width = text.translate(_SPACES).split(), len(bodies), template.width
     if len(tokens) != m * width:
         raise Unfit
