@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +20,19 @@ class _Check:
     values: Tensor
     judge: Judge
     copy: Tensor | None = None
-    event: torch.cuda.Event | None = None
+    event: Any = None
 
     def start_copy(self) -> None:
         """Copy the values to the host without a wait."""
         if self.values.device.type == "cuda":
             self.copy = self.values.to("cpu", non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record(torch.cuda.current_stream(self.values.device))
+            cuda: Any = torch.cuda  # whose events have no types
+            self.event = cuda.Event()
+            self.event.record(cuda.current_stream(self.values.device))
 
     @property
     def has_arrived(self) -> bool:
-        return self.event is not None and self.event.query()
+        return self.event is not None and bool(self.event.query())
 
 
 _PENDING: ContextVar[list[_Check] | None] = ContextVar("pending_checks", default=None)
