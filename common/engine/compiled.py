@@ -43,6 +43,7 @@ class Compiled:
         self.own = vars(network).get("forward")  # a forward pass that the user gave this very network
         self.eager: Callable[..., Any] = self.own or MethodType(type(network).forward, network)
         self._forward: Callable[..., Any] = torch.compile(self.eager, dynamic=False)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
         self.choice: Choice = {}
         self._settled = False
 
@@ -84,7 +85,6 @@ class Compiled:
     def _faster(self, rows: int, inputs: Any, named: Any, gradient: bool) -> Callable[..., Any]:
         """The compiled forward pass, or the eager one where that is faster or nothing can be compiled."""
         name = type(self.network).__name__
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
         inputs, named = _padded(tree_map(_detached, (inputs, named)), rows)
         try:
             _seconds(self._forward, inputs, named, gradient)  # compiles

@@ -196,6 +196,13 @@ def test_a_compiled_network_gets_few_shapes_and_must_be_faster(monkeypatch):
     assert len(rows) == 6
 
 
+def test_a_settled_network_keeps_as_many_shapes_as_one_that_chooses(monkeypatch):
+    """On ranks and starts that take a choice over, no shape runs eagerly without a word."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    Compiled(nn.Linear(2, 2)).settle({"forward": True, "gradient": True})
+    assert torch._dynamo.config.recompile_limit == 64
+
+
 def test_what_is_differentiated_twice_is_not_compiled(monkeypatch):
     compiled = []
     monkeypatch.setattr("common.engine.running.Compiled", lambda network: compiled.append(network) or network.forward)
