@@ -44,6 +44,28 @@ def test_functions_of_a_notebook_count(module, lines):
     assert code_checksum() != one
 
 
+@pytest.mark.parametrize("name", ["torch._inductor.runtime.compile_tasks.abc", "abc.kernel"])
+def test_what_torch_compile_generates_does_not_count(module, tmp_path, monkeypatch, name):
+    before = code_checksum()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    module(name, "SIGN = 1\n", tmp_path / "abc.py")
+    assert code_checksum() == before
+
+
+def test_all_launchers_of_the_command_line_have_one_checksum(module, monkeypatch, tmp_path):
+    """``python cli.py`` and the installed script; a script with a defence of its own differs."""
+    cli, main = ModuleType("cli"), ModuleType("__main__")
+    cli.__file__ = main.__file__ = str(source_code._cli())
+    cli.main = type("main", (), {"__module__": "cli"})
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    direct = code_checksum()
+    monkeypatch.setitem(sys.modules, "cli", cli)
+    module("__main__", "from cli import main\n", tmp_path / "robust-diffusion")
+    assert code_checksum() == direct
+    module("__main__", "from cli import main\nclass Mine: pass\n", tmp_path / "mine.py")
+    assert code_checksum() != direct
+
+
 def test_installed_modules_do_not_count(module, tmp_path):
     """They may be imported late; their versions are those of an environment."""
     before = code_checksum()
