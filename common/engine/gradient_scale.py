@@ -27,15 +27,18 @@ class GradientScale:
         self.factor: Tensor | None = None  # (B,), from the backward pass of the outputs to that of the inputs
 
     @classmethod
-    def of(cls, dtype: torch.dtype | None, image: Tensor, network: nn.Module) -> Optional["GradientScale"]:
+    def of(cls, dtype: torch.dtype | None, image: Tensor, network: nn.Module, inputs: Any) -> Optional["GradientScale"]:
         """The scale of a call with a gradient in float16; None in any other type, which has the range of float32.
 
-        None of a network that is trained: its parameters' gradients would be scaled.
+        None of a network that is trained, and with ``inputs`` that need a gradient but are not float32 of B rows,
+        such as an embedding that all rows share: these gradients would be scaled.
         """
         if dtype != torch.float16 or not torch.is_grad_enabled() or not image.ndim:
             return None
         trained = any(parameter.requires_grad for parameter in network.parameters())
-        return None if trained else cls(len(image))
+        scale = cls(len(image))
+        needed = [value for value in tree_leaves(inputs) if isinstance(value, Tensor) and value.requires_grad]
+        return None if trained or not all(map(scale._scales, needed)) else scale
 
     def enter(self, value: Any) -> Any:
         """An input of the network."""
@@ -58,9 +61,12 @@ class _Enter(torch.autograd.Function):
     """An input; its gradient is divided by the scale."""
 
     @staticmethod
-    def forward(ctx: Any, scale: GradientScale, value: Tensor) -> Tensor:
-        ctx.scale = scale
+    def forward(scale: GradientScale, value: Tensor) -> Tensor:
         return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[GradientScale, Tensor], output: Tensor) -> None:
+        ctx.scale = inputs[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -73,9 +79,12 @@ class _Leave(torch.autograd.Function):
     """Outputs; their cotangents are multiplied by the scale."""
 
     @staticmethod
-    def forward(ctx: Any, scale: GradientScale, *values: Tensor) -> tuple[Tensor, ...]:
-        ctx.scale = scale
+    def forward(scale: GradientScale, *values: Tensor) -> tuple[Tensor, ...]:
         return tuple(value.view_as(value) for value in values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.scale = inputs[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -40,7 +40,7 @@ class Running:
         half = HALF.get(self.precision)
         if half is None:
             return self._forward(*inputs, **named)
-        scale = GradientScale.of(half, image, self.network)
+        scale = GradientScale.of(half, image, self.network, (inputs, named))
         if scale is not None:
             inputs, named = tree_map(scale.enter, (inputs, named))
         with torch.autocast(image.device.type, dtype=half):

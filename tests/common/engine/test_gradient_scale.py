@@ -86,11 +86,11 @@ def test_an_overflow_is_seen():
 
 def test_only_a_frozen_network_in_float16_is_scaled():
     body, x = network(), X.clone().requires_grad_()
-    assert GradientScale.of(torch.float16, x, body) is not None
-    assert GradientScale.of(torch.bfloat16, x, body) is GradientScale.of(None, x, body) is None
-    assert GradientScale.of(torch.float16, x, body.requires_grad_()) is None
+    assert GradientScale.of(torch.float16, x, body, x) is not None
+    assert GradientScale.of(torch.bfloat16, x, body, x) is GradientScale.of(None, x, body, x) is None
+    assert GradientScale.of(torch.float16, x, body.requires_grad_(), x) is None
     with torch.no_grad():
-        assert GradientScale.of(torch.float16, x, body.requires_grad_(False)) is None
+        assert GradientScale.of(torch.float16, x, body.requires_grad_(False), x) is None
 
 
 @pytest.mark.parametrize("defence", [diffpure, agdm])
@@ -110,3 +110,32 @@ def test_the_gradient_of_a_purification_is_that_of_float32(defence):
         found = [of(size) for size in (1.0, 1e-9)]
     for each in found:
         assert (each - exact).norm() < 0.02 * exact.norm()
+
+
+class Shifted(nn.Module):
+    """A network whose rows share an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x, shift):
+        return self.layer(x) + shift * x.mean()
+
+
+def test_the_gradient_of_an_input_that_all_rows_share_is_not_scaled():
+    torch.manual_seed(0)
+    body, found = Shifted().requires_grad_(False), {}
+    for precision in ("32", "16"):
+        shift = torch.zeros(1, 8, requires_grad=True)
+        with Engine(precision).applied(body):
+            found[precision] = torch.autograd.grad(body(X.clone().requires_grad_(), shift).sum() * 1e-2, shift)[0]
+    torch.testing.assert_close(found["16"], found["32"], rtol=5e-3, atol=0)
+
+
+def test_functional_gradients_are_those_of_autograd():
+    body = network()
+    with Engine("16").applied(body):
+        x = X.clone().requires_grad_()
+        expected = torch.autograd.grad(body(x)[0].sum(), x)[0]
+        assert torch.equal(torch.func.grad(lambda x: body(x)[0].sum())(X), expected)
