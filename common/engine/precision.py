@@ -1,7 +1,7 @@
 """Precisions of networks, and the processors that compute them natively."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 """Data types of automatic mixed precision, by the name of the precision."""
 
 _BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # x86, and the last one of Arm
+_FP16_UNITS = ("avx512_fp16", "amx_fp16", "avx10_2", "fp16")
 _EXACT = Switch()
 
 
@@ -26,14 +27,19 @@ def has_bf16_units(device: torch.device | str | None = None) -> bool:
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else torch.device(device).type
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return _cpu_has(_BF16_UNITS)
+
+
+def _cpu_has(units: Sequence[str]) -> bool:
+    """True if this CPU has any of the units."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(bool(capabilities.get(unit)) for unit in _BF16_UNITS)
+    return any(bool(capabilities.get(unit)) for unit in units)
 
 
 def resolved(precision: Precision, device: torch.device) -> Precision:
     """The precision on a device: "auto" is "bf16" where it is native, else "32"; "tf32" is "32" without CUDA.
 
-    Warns of a bfloat16 that is emulated.
+    Warns of a half precision that is emulated.
     """
     if precision == "auto":
         return "bf16" if has_bf16_units(device) else "32"
@@ -49,6 +55,8 @@ def shortcoming(precision: Precision, device: torch.device) -> str:
     this = f"this {device.type.upper()} has no units for"
     if precision == "bf16" and not has_bf16_units(device):
         return f"{this} bfloat16 and emulates it, many times slower than float32"
+    if precision == "16" and device.type == "cpu" and not _cpu_has(_FP16_UNITS):
+        return f"{this} float16 and emulates it, many times slower than float32"
     if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
         return f"{this} TF32 and computes float32, in which the last digits of records differ"
     return ""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.engine.precision import float32_products, has_bf16_units
+from common.engine.precision import float32_products, has_bf16_units, shortcoming
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,9 @@ def test_a_program_that_uses_the_newer_names_keeps_them():
         assert conv.fp32_precision == "ieee"
     finally:
         conv.fp32_precision = before
+
+
+@pytest.mark.parametrize(("unit", "lacking"), [("avx2", True), ("avx512_bf16", True), ("avx512_fp16", False)])
+def test_a_cpu_without_units_for_float16_is_reported(monkeypatch, unit, lacking):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True})
+    assert ("emulates it, many times slower" in shortcoming("16", torch.device("cpu"))) is lacking
