@@ -50,7 +50,8 @@ def decide(classifier: Classifier, image: Tensor, label: Tensor, noise: Noise, d
 
 
 def _check_decided(index: Tensor, finite: list[float]) -> None:
-    if where := [i for i, one in zip(index.tolist(), finite, strict=True) if not one]:
+    if not all(finite):
+        where = [i for i, one in zip(index.tolist(), finite, strict=True) if not one]
         raise ValueError(f"the classifier's logits are not finite for the images with index {where[:8]}")
 
 
