@@ -141,10 +141,10 @@ class Engine:
             x = x.contiguous(memory_format=torch.channels_last)
         half = HALF.get(resolved(self.precision, x.device) if self.precision == "auto" else self.precision)
         half = None if is_exact() else half
-        scale = GradientScale.of(half, x, denoiser)
-        entered = x if scale is None else scale.enter(x)
+        scale = GradientScale.of(half, x, denoiser, (x, sigma))
+        entered = (x, sigma) if scale is None else (scale.enter(x), scale.enter(sigma))
         with torch.autocast(x.device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-            x0 = check_shape("the denoiser", denoiser(*copied(entered, sigma, label)), x).to(x.dtype)
+            x0 = check_shape("the denoiser", denoiser(*copied(*entered, label)), x).to(x.dtype)
         left: Tensor = x0 if scale is None else scale.leave(x0)
         return left
 
