@@ -34,11 +34,14 @@ MUTANTS = (
         "common/test_noise.py common/diffusion/test_steps.py",
         ('int.from_bytes(digest[:8], "big") >> 1', 'int.from_bytes(digest[:2], "big")'),
         ('f"{self.seed}/{name}".encode()', 'f"{name}".encode()'),
-        ("_ROUNDS = 10", "_ROUNDS = 6"),
-        (".mul_(2).sqrt_()", ".sqrt_()"),
         ("(self.seed & _MASK, self.seed >> 32)", "(self.seed & _MASK, 0)"),
         ("self.draw[:, None] * n + block", "self.draw[:, None] + block"),
-        ("self.index.clone(), self.draw.clone(), self.depth)", "self.index.clone(), self.draw.clone())"),
+    ),
+    *_mutants(
+        "common/philox.py",
+        "common/test_noise.py",
+        ("\n_ROUNDS = 10", "\n_ROUNDS = 6"),
+        (".mul_(2).sqrt_()", ".sqrt_()"),
     ),
     *_mutants(
         f"{DIFFUSION}/steps.py",
@@ -228,10 +231,10 @@ MUTANTS = (
         f"{ATTACKS}/eot.py",
         f"{ATTACKS}/test_pgd.py",
         (
-            "noise.stream(stream)).draws(self.draws)",
-            "noise.stream(stream)).draws(1).rows(torch.arange(len(noise)).repeat_interleave(self.draws))",
+            "noise.stream(stream)).draws(self.draws)\n",
+            "noise.stream(stream)).draws(1).rows(torch.arange(len(noise)).repeat_interleave(self.draws))\n",
         ),
-        ("torch.cat(losses).view(-1, n).mean(1)", "torch.cat(losses).view(-1, n).amax(1)"),
+        ("losses.view(-1, n).mean(1)", "losses.view(-1, n).amax(1)"),
     ),
     *_mutants(
         "common/robustness/losses.py",
@@ -269,7 +272,10 @@ MUTANTS = (
         ("if p_lower <= 0.5:", "if p_lower <= 0.4:"),
         ("self.level * float(norm.ppf(p_lower))", "float(norm.ppf(p_lower))"),
         ('noise.stream("select"), self.n0', 'noise.stream("estimate"), self.n0'),
-        ("image[owner] + self.level * z", "(image[owner] + self.level * z).clamp(0, 1)"),
+        (
+            'return image + self.level * rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)',
+            'return (image + self.level * rows.stream("gaussian").normal(0, image.shape[1:], image.dtype)).clamp(0, 1)',
+        ),
     ),
     *_mutants(
         f"{CERTIFICATION}/preconditions.py",
