@@ -20,6 +20,7 @@ from common.robustness.evaluation.batches import Batch
 from common.robustness.evaluation.evaluator import Evaluator
 from common.robustness.padding import Padded
 from common.tasks.engine import EngineOfTest
+from common.tasks.first_rank import of_first_rank
 from common.tasks.recording import first_batch, test_loader
 
 COMPILED = "compiled.json"
@@ -28,9 +29,14 @@ TURN = 60.0  # seconds that a job waits for another one that keeps its choice
 
 
 def settle(
-    engine: EngineOfTest, classifier: Padded, evaluators: Sequence[Evaluator], folder: Path, trainer: L.Trainer
+    engine: EngineOfTest,
+    classifier: Padded,
+    evaluators: Sequence[Evaluator],
+    folder: Path,
+    trainer: L.Trainer,
+    session: str,
 ) -> None:
-    """Decide which networks run compiled. All ranks of a test call it.
+    """Decide which networks run compiled. All ranks of a ``session`` call it, and wait for the first.
 
     Rank 0 evaluates the first batch, with a gradient if the test takes any, and times its networks both ways
     (`Compiled`). A file in the ``folder`` of the records keeps the choice for later starts and other jobs.
@@ -38,15 +44,17 @@ def settle(
     compiled = compiled_networks(classifier.classifier)
     if not compiled:
         return
-    choices: dict[str, Choice] = {}
-    if trainer.is_global_zero:
+
+    def choose() -> bytes:
         choices = known_choices(folder / COMPILED, compiled)
         size = getattr(test_loader(trainer), "batch_size", None) or 1
         batch = None if choices else first_batch(trainer, size, trainer.strategy.root_device)
         if batch is not None:
             engine.evaluate(_Trial(any(one.uses_gradients for one in evaluators)), classifier, batch)
             choices = keep_choices(folder / COMPILED, {place: one.choice for place, one in compiled.items()})
-    engine.compiled = trainer.strategy.broadcast(choices)
+        return json.dumps(choices).encode()
+
+    engine.compiled = json.loads(of_first_rank(trainer, f"compiled {session}", choose))
     for place, one in compiled.items():
         one.settle(engine.compiled.get(place, {}))
 

@@ -1,17 +1,12 @@
 """A recorded image of each evaluation, evaluated anew before a test goes on."""
 
-import time
-
 import lightning as L
 
-from common.processes.interrupts import INTERRUPTS
-from common.processes.ranks import CURRENT
 from common.robustness.padding import Padded
 from common.tasks.engine import EngineOfTest
+from common.tasks.first_rank import of_first_rank
 from common.tasks.recording import RecordedSuite, as_batch, dataset_of
 from common.tasks.resuming import check_same, evaluated_again, is_finished, recorded_example
-
-POLL = 0.05  # seconds between two looks of a rank that waits
 
 
 def check_recorded(
@@ -19,16 +14,14 @@ def check_recorded(
 ) -> None:
     """Evaluate a recorded image of each evaluation anew, on rank 0. ``ValueError`` if it gives another row.
 
-    The other ranks wait, without a collective, which would give up after some time.
+    The other ranks wait.
     """
-    counters, done = CURRENT.counters if trainer.world_size > 1 else None, f"checked {session}"
-    if trainer.is_global_zero:
+
+    def check() -> bytes:
         _check(recorded, classifier, trainer, engine)
-        if counters is not None:
-            counters.put(done, b"")
-    while counters is not None and counters.get(done) is None:
-        INTERRUPTS.check()
-        time.sleep(POLL)
+        return b""
+
+    of_first_rank(trainer, f"checked {session}", check)
 
 
 def _check(recorded: RecordedSuite, classifier: Padded, trainer: L.Trainer, engine: EngineOfTest) -> None:

@@ -116,7 +116,7 @@ class RobustTask(L.LightningModule):
         check_trainer(self.trainer)
         self.trainer.test_loop.verbose = False  # the headline takes the place of Lightning's table of metrics
         self.classifier.classes = declared_classes(self.trainer)
-        settle(self.engine, self.classifier, self.evaluators, Path(self.path), self.trainer)
+        settle(self.engine, self.classifier, self.evaluators, Path(self.path), self.trainer, self._session)
         check_certifiers(self.classifier, self.evaluators, first_batch(self.trainer, 1, self.device), self.engine)
         images, checks = dataset_of(self.trainer), gradient_checks(self.evaluators)
         variants = masking_variants(self.evaluators, images, self.masking)

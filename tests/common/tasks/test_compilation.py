@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from common.data.datasets import ImageDataset
 from common.engine.engine import Engine
 from common.noise import Noise
+from common.processes.ranks import CURRENT
 from common.robustness import PGD, Attacked, Clean, ThreatModel
 from common.robustness.padding import Padded
 from common.tasks.compilation import COMPILED, keep_choices, known_choices, settle
@@ -48,20 +49,23 @@ def compiler(monkeypatch):
 
 def started(folder, rank=0, sent=None, evaluators=EVALUATORS, images=IMAGES):
     """The engine of a rank, the classifier and the choices that rank 0 sends."""
-    broadcasts = []
+    texts = {} if rank == 0 else {"compiled session": json.dumps(sent).encode()}
+    looks = []
 
-    def broadcast(value):
-        broadcasts.append(value if rank == 0 else sent)
-        return broadcasts[-1]
+    def look(name):
+        looks.append(name)
+        return texts.get(name) if len(looks) > 2 else None  # it polls, and takes part in no collective
 
-    strategy = SimpleNamespace(root_device=CPU, broadcast=broadcast)
+    strategy = SimpleNamespace(root_device=CPU)
     loader = DataLoader(images, 5) if images is not None else None
-    trainer = SimpleNamespace(test_dataloaders=loader, is_global_zero=rank == 0, strategy=strategy)
+    trainer = SimpleNamespace(test_dataloaders=loader, is_global_zero=rank == 0, strategy=strategy, world_size=2)
     classifier, running = Padded(diffpure().freeze()), EngineOfTest(Engine(compile=True))
     running.start(classifier, CPU)
-    settle(running, classifier, evaluators, folder, trainer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CURRENT, "counters", SimpleNamespace(put=texts.__setitem__, get=look))
+        settle(running, classifier, evaluators, folder, trainer, "session")
     classifier.running = running  # it ends with its last reference
-    return running, classifier, broadcasts[-1]
+    return running, classifier, json.loads(texts["compiled session"])
 
 
 @pytest.mark.filterwarnings("ignore:compile. ")
@@ -113,7 +117,7 @@ def test_nothing_faster_identifies_nothing(tmp_path, compiler):
 
 def test_networks_that_are_not_compiled_are_not_timed(tmp_path):
     running = EngineOfTest(Engine())
-    settle(running, Padded(ndc()), (Clean(),), tmp_path, None)
+    settle(running, Padded(ndc()), (Clean(),), tmp_path, None, "session")
     assert running.identity == {} and not list(tmp_path.iterdir())
 
 

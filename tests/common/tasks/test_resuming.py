@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from common.api import evaluate
 from common.data.datasets import ImageDataset
 from common.files.locking import lock
-from common.processes.interrupts import RankLost
+from common.processes.interrupts import INTERRUPTS, RankLost
 from common.processes.ranks import CURRENT
 from common.records.rows import sealed, unsealed
 from common.records.schema import Cost, Source
@@ -117,7 +117,7 @@ def test_one_rank_evaluates_anew_and_the_others_wait(tmp_path, monkeypatch):
         if len(looks) > 2 and not checked:
             raise RankLost("rank 0 has died", 3)
 
-    monkeypatch.setattr(recorded_again.INTERRUPTS, "check", check)
+    monkeypatch.setattr(INTERRUPTS, "check", check)
     with pytest.raises(RankLost):
         run(1)
     assert not checked and {*looks} == {"checked session"}
