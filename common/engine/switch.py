@@ -3,6 +3,9 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 
 class Switch:
@@ -24,15 +27,39 @@ class Switch:
         """Context manager: the setting is on; afterwards it is off unless it is turned on elsewhere."""
         with self._lock:
             self._inside += 1
+            if self._inside == 1:
+                self._first()
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
+                if not self._inside:
+                    self._last()
+
+    def _first(self) -> None:
+        """Called when it is turned on."""
+
+    def _last(self) -> None:
+        """Called when it is off again."""
+
+
+class Repeatable(Switch):
+    """A switch that also lets cuDNN choose deterministic kernels, without timing them, while it is on."""
+
+    def _first(self) -> None:
+        cudnn: Any = torch.backends.cudnn
+        self._before = cudnn.deterministic, cudnn.benchmark
+        cudnn.deterministic, cudnn.benchmark = True, False
+
+    def _last(self) -> None:
+        cudnn: Any = torch.backends.cudnn
+        cudnn.deterministic, cudnn.benchmark = self._before
 
 
 ALTERED = Switch()
 """On while this rank's networks are run or differentiated in another way than those of the other ranks."""
 
-REPEATABLE = Switch()
-"""On where a backward pass has to give the same bits every time, as in an attack: fused attention on CUDA does not."""
+REPEATABLE = Repeatable()
+"""On where a backward pass has to give the same bits every time, as in an attack: fused attention and cuDNN's
+fastest convolutions do not."""
