@@ -50,7 +50,8 @@ def settle(
         size = getattr(test_loader(trainer), "batch_size", None) or 1
         batch = None if choices else first_batch(trainer, size, trainer.strategy.root_device)
         if batch is not None:
-            engine.evaluate(_Trial(any(one.uses_gradients for one in evaluators)), classifier, batch)
+            with engine.unchanged(classifier):
+                engine.evaluate(_Trial(any(one.uses_gradients for one in evaluators)), classifier, batch)
             choices = keep_choices(folder / COMPILED, {place: one.choice for place, one in compiled.items()})
         return json.dumps(choices).encode()
 

@@ -3,8 +3,8 @@
 import os
 import socket
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol, TypeVar
@@ -129,6 +129,15 @@ class EngineOfTest:
                 f"memory ran out: {name} goes on with {classifier.at_once or 'all'} rows per call, without "
                 "kept graphs. Set engine.batch_size and engine.memory to start with that"
             )
+
+    @contextmanager
+    def unchanged(self, classifier: Padded) -> Iterator[None]:
+        """Context manager: what was given up inside, where memory ran out, is taken up again."""
+        memory, size = self._memory, classifier.at_once
+        try:
+            yield
+        finally:
+            self._memory, classifier.at_once = memory, size
 
     def _keeps_nothing(self) -> bool:
         """Give up kept graphs, the first remedy; False if there are none to give up."""

@@ -47,7 +47,7 @@ def compiler(monkeypatch):
     return state
 
 
-def started(folder, rank=0, sent=None, evaluators=EVALUATORS, images=IMAGES):
+def started(folder, rank=0, sent=None, evaluators=EVALUATORS, images=IMAGES, size=5):
     """The engine of a rank, the classifier and the choices that rank 0 sends."""
     texts = {} if rank == 0 else {"compiled session": json.dumps(sent).encode()}
     looks = []
@@ -57,7 +57,7 @@ def started(folder, rank=0, sent=None, evaluators=EVALUATORS, images=IMAGES):
         return texts.get(name) if len(looks) > 2 else None  # it polls, and takes part in no collective
 
     strategy = SimpleNamespace(root_device=CPU)
-    loader = DataLoader(images, 5) if images is not None else None
+    loader = DataLoader(images, size) if images is not None else None
     trainer = SimpleNamespace(test_dataloaders=loader, is_global_zero=rank == 0, strategy=strategy, world_size=2)
     classifier, running = Padded(diffpure().freeze()), EngineOfTest(Engine(compile=True))
     running.start(classifier, CPU)
@@ -132,3 +132,21 @@ def test_a_job_that_is_slower_takes_the_choice_of_the_other(tmp_path):
 def test_other_files_are_no_choice(tmp_path, content):
     (tmp_path / COMPILED).write_text(content)
     assert known_choices(tmp_path / COMPILED, ["network"]) == {}
+
+
+@pytest.mark.filterwarnings("ignore:compile. ", "ignore:memory ran out")
+def test_a_trial_without_memory_leaves_the_engine_as_it_was(tmp_path, compiler, monkeypatch):
+    """Its gradient of a whole batch may be more than any attack needs."""
+    forward, most = Padded._padded, []
+
+    def limited(self, image, noise):
+        most.append(len(image))
+        if len(image) > 20:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, image, noise)
+
+    monkeypatch.setattr(Padded, "_padded", limited)
+    images = ImageDataset(torch.rand(40, 1, SIDE, SIDE), torch.arange(40) % 3)
+    running, classifier, _ = started(tmp_path, images=images, size=40)
+    assert max(most) == 40 and min(most) == 20
+    assert classifier.at_once == running.used.batch_size and running._memory == "auto"
