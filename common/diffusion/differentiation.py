@@ -25,7 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from common.checks.settings import check_flag
 from common.diffusion.reverse_process import Process, Sampler
 from common.diffusion.steps import Step
-from common.engine.allocation import keep_freed_memory
+from common.engine.allocation import keep_graphs
 from common.engine.memory import Budget, budget_in_bytes, check_budget
 from common.engine.precision import is_exact
 
@@ -71,7 +71,7 @@ class Differentiation:
 class Full(Differentiation):
     """Backpropagation through the whole loop: exact; memory grows with the number of steps.
 
-    On a CPU the program keeps the memory that it frees, from the first gradient on (`keep_freed_memory`).
+    On a CPU the program keeps the memory that it frees, from the first gradient on (`keep_graphs`).
     """
 
     @property
@@ -79,7 +79,7 @@ class Full(Differentiation):
         return True
 
     def advance(self, process: Process) -> Advance:
-        _keep_graphs_memory(process)
+        keep_graphs(process.start.device.type, process.recording)
         return process.step
 
 
@@ -111,19 +111,13 @@ class Checkpoint(Full):
         return {**vars(self), "_graphs": {}}  # measured again by a copy, whose denoiser is another one
 
     def advance(self, process: Process) -> Advance:
-        _keep_graphs_memory(process)
+        keep_graphs(process.start.device.type, process.recording)
         if self.verify:
             return _recomputed(process, verify=True)
         if process.denoise.takes_gradient:
             return _recomputed(process)
         budget = budget_in_bytes(process.start.device, self.memory)
         return _Budgeted(process, budget, self._graphs) if budget else _recomputed(process)
-
-
-def _keep_graphs_memory(process: Process) -> None:
-    """Keep the memory of the graphs of this process for those of the next one."""
-    if process.recording and process.start.device.type == "cpu":
-        keep_freed_memory()
 
 
 def _recomputed(process: "Process | _Measured", verify: bool = False) -> Advance:

@@ -6,7 +6,7 @@ import sys
 from functools import cache
 from typing import Any
 
-__all__ = ["held_bytes", "keep_freed_memory"]
+__all__ = ["held_bytes", "keep_freed_memory", "keep_graphs"]
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt, from malloc.h
 _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
@@ -24,6 +24,12 @@ def keep_freed_memory() -> bool:
     if library is None or any(name in os.environ for name in _OWN_SETTINGS):
         return False
     return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, -1))
+
+
+def keep_graphs(device_type: str, recording: bool) -> None:
+    """On a CPU keep the memory of the graphs that are freed from now on, if one is recorded (`keep_freed_memory`)."""
+    if recording and device_type == "cpu":
+        keep_freed_memory()
 
 
 class _Statistics(ctypes.Structure):
