@@ -19,7 +19,7 @@ class Ascent(Solver):
 
         x <- P(x + lr d(g)),
 
-    P the projection onto the ball around the input and, in the last step, onto [-1,1]. Subclasses define ``move``.
+    P the projection onto the ball around the input and, in the last step, onto [-1,1]. Subclasses define ``direction``.
     ``draws``: levels and noises in each step, over which the bound is averaged.
     """
 
@@ -33,11 +33,11 @@ class Ascent(Solver):
         if not isinstance(denoise, LikelihoodBound):
             raise TypeError(f"{type(self).__name__} needs a LikelihoodBound; got {type(denoise).__name__}")
         x, *memory = x.chunk(1 + self.memory, dim=1)
-        moved, memory = self.move(step.k, denoise.gradient(x, step.level, step.z), memory)
+        moved, memory = self.direction(step.k, denoise.gradient(x, step.level, step.z), memory)
         x = denoise.project(x + self.lr * moved)
         return torch.cat([x.clamp(-1, 1) if step.last else x, *memory], dim=1)
 
-    def move(self, k: int, g: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def direction(self, k: int, g: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """d(g) and the new memory in step ``k`` >= 1; g, d and each image of the memory are (B,C,H,W)."""
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class GradientAscent(Ascent):
         super().__init__(lr, draws)
         self.normalised = check_flag("normalised", normalised)
 
-    def move(self, k: int, g: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def direction(self, k: int, g: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         if not self.normalised:
             return g, memory
         return g / (_norms(g) / g[0].numel() ** 0.5).clamp(min=_TINY) if len(g) else g, memory
@@ -80,7 +80,7 @@ class AdamAscent(Ascent):
             raise ValueError(f"betas must be beta_1 and beta_2; got {betas!r}")
         self.betas, self.eps = (first, second), check_positive("eps", eps)
 
-    def move(self, k: int, g: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def direction(self, k: int, g: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         (first, second), (m, root) = self.betas, memory
         m = first * m + (1 - first) * g
         root = torch.linalg.vector_norm(torch.stack((second**0.5 * root, (1 - second) ** 0.5 * g)), dim=0)

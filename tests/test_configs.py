@@ -34,6 +34,7 @@ from common.engine.precision import has_bf16_units
 from common.experiments.preset_files import find_preset
 from common.experiments.preset_layers import layers, read_config
 from common.experiments.study import Study
+from common.hub.bundled import BUNDLED
 from common.hub.cards import CARDS
 from common.naming.public_names import import_public
 from common.naming.short_names import SHORT_NAMES, resolve_short_name
@@ -72,9 +73,9 @@ def loads(path: Path) -> list[str]:
 
 
 def cards(path: Path) -> list[str]:
-    """The cards that a configuration names."""
+    """The cards of files to fetch that a configuration names; bundled ones are there."""
     named = [node for node in nodes(read_config(path)) if str(node.get("class_path")).startswith("published_")]
-    return [node["init_args"]["name"] for node in named]
+    return [name for node in named if (name := node["init_args"]["name"]) not in BUNDLED]
 
 
 def number_of_classes(path: str | Path) -> int:

@@ -22,7 +22,7 @@ IN_PLACE = {
     "common/report/figures/drawing.py": "encodes in memory",
     "common/report/figures/image_grids.py": "encodes in memory",
     "common/robustness/evaluation/stored_images.py": "encodes in memory",
-    "common/robustness/certification/samples.py": "encodes in memory",
+    "common/robustness/certification/board.py": "encodes in memory",
 }
 WRITERS = {"write_text", "write_bytes", "save_file", "savefig", "save_image", "mkstemp", "NamedTemporaryFile",
            "copyfile", "copy2", "move", "tofile", "imwrite", "to_csv", "savez", "to_json"}  # fmt: skip

@@ -98,7 +98,7 @@ def test_deterministic_kernels_are_switched_and_restored():
     try:
         with deterministic():
             assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
-            assert cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert (cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (False, "highest")
         assert cudnn.benchmark
     finally:
         cudnn.benchmark = before[1]
