@@ -34,7 +34,6 @@ from common.engine.precision import has_bf16_units
 from common.experiments.preset_files import find_preset
 from common.experiments.preset_layers import layers, read_config
 from common.experiments.study import Study
-from common.hub.bundled import BUNDLED
 from common.hub.cards import CARDS
 from common.naming.public_names import import_public
 from common.naming.short_names import SHORT_NAMES, resolve_short_name
@@ -75,7 +74,7 @@ def loads(path: Path) -> list[str]:
 def cards(path: Path) -> list[str]:
     """The cards of files to fetch that a configuration names; bundled ones are there."""
     named = [node for node in nodes(read_config(path)) if str(node.get("class_path")).startswith("published_")]
-    return [name for node in named if (name := node["init_args"]["name"]) not in BUNDLED]
+    return [name for node in named if (name := node["init_args"]["name"]) not in hub.BUNDLED]
 
 
 def number_of_classes(path: str | Path) -> int:
@@ -404,9 +403,8 @@ def test_a_batch_runs_end_to_end(path, construct, stand_ins, tmp_path, monkeypat
     assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
     assert type(data).__name__ == config["data"]["class_path"]
     grey = "runs/tour/" in str(config)  # the networks of digits
-    side = 32 if any(name in str(config) for name in BUNDLED) else SIDE  # bundled networks are the real ones
-    shape = (1, 8, 8) if grey else (3, 7, 7) if path.name == "imagenet.yaml" else (3, side, side)
-    image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    side = 32 if "cifar10_jpeg" in str(config) else 7 if path.name == "imagenet.yaml" else SIDE  # the bundled are real
+    image = torch.rand(2, *((1, 8, 8) if grey else (3, side, side)), generator=torch.Generator().manual_seed(0))
     batch = (image, torch.tensor([0, 1]), torch.tensor([3, 5]))
     for evaluator in model.evaluators:
         rows = evaluator(model.classifier, batch)
