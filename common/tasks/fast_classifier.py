@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from common.checks.settings import check_number, check_optional, check_part
 from common.data.augmentation import Augmentation
 from common.networks.whitened_conv_net import WhitenedConvNet
+from common.robustness.adversarial_training import Objective
 from common.robustness.classifiers import Classifier
 from common.robustness.evaluation.batches import Batch
 from common.tasks.classifier import ClassifierTask
@@ -19,7 +20,7 @@ WHITENING_IMAGES = 2000
 
 
 class FastClassifierTask(ClassifierTask):
-    """Train a classifier in a few epochs by cross-entropy: `Muon`, augmented images, smoothed labels.
+    """Train a classifier in a few epochs, by cross-entropy or adversarially: `Muon`, augmented images, smoothed labels.
 
     The first layer of a ``WhitenedConvNet`` is computed from training images before the first step. Validation,
     export and resuming are those of ``ClassifierTask``.
@@ -31,9 +32,13 @@ class FastClassifierTask(ClassifierTask):
     augmentation:
         Shifts and flips of training images.
     label_smoothing:
-        Share of each label's weight that is spread over all classes, in [0,1).
-    num_classes, export:
+        Share of each label's weight that is spread over all classes, in [0,1); not used by an objective.
+    num_classes, export, val_steps:
         As in ``ClassifierTask``.
+    objective:
+        Adversarial training on the augmented images, in place of cross-entropy. ``PGDTraining`` with one step is the
+        single-step training of Wong et al. (arXiv 2001.03994): it can collapse to a classifier that only withstands
+        that step (catastrophic overfitting), which ``val/robust``, accuracy under PGD on held-out images, shows.
     recipe:
         Settings of `Muon`.
     """
@@ -46,8 +51,10 @@ class FastClassifierTask(ClassifierTask):
         num_classes: int = 10,
         recipe: MuonRecipe | None = None,
         export: str | None = None,
+        objective: Objective | None = None,
+        val_steps: int = 10,
     ) -> None:
-        super().__init__(classifier, num_classes=num_classes, export=export)
+        super().__init__(classifier, num_classes=num_classes, export=export, objective=objective, val_steps=val_steps)
         check_number("label_smoothing", label_smoothing, at_least=0, below=1)
         check_optional(check_part, "augmentation", augmentation, Augmentation)
         check_optional(check_recipe, "recipe", recipe)
@@ -67,7 +74,13 @@ class FastClassifierTask(ClassifierTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, index = self.checked(batch)
-        logits = self.classifier(self.augmentation(image, self.noise(index)))
-        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        noise = self.noise(index)
+        image = self.augmentation(image, noise)
+        if self.objective is None:
+            logits = self.classifier(image)
+            loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        else:
+            losses, logits = self.objective(self.classifier, image, label, noise.stream("adversary"))
+            loss = losses.mean()
         self.log_training(loss, logits, label)
         return loss

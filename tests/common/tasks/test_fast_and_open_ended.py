@@ -11,16 +11,26 @@ from common.data.digits import Digits
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.networks import WhitenedConvNet
+from common.robustness.adversarial_training import PGDTraining
 from common.robustness.classifiers import NetworkClassifier
+from common.robustness.threats.norm_ball import ThreatModel
 from common.tasks import FastClassifierTask, MuonRecipe, OpenEndedDenoiserTask, OpenEndedRecipe, PowerAveraging
 
 
-def classifier_task(folder):
+def classifier_task(folder, objective=None):
     torch.manual_seed(0)
     network = WhitenedConvNet(in_channels=1, widths=[16, 16])
     export = str(folder / "classifier.safetensors")
     augmentation, recipe = Augmentation(shift=1, mirroring="never"), MuonRecipe(vector_lr=0.1)
-    return FastClassifierTask(NetworkClassifier(network), augmentation, recipe=recipe, export=export)
+    return FastClassifierTask(
+        NetworkClassifier(network), augmentation, recipe=recipe, export=export, objective=objective
+    )
+
+
+def adversarial_task(folder, weight=1.0):
+    """Single-step adversarial training at L-infinity 0.1; weight 0: of the undisturbed images."""
+    step = PGDTraining(ThreatModel(norm="inf", eps=0.1 * weight + 1e-9), steps=1, step_size=0.125 * weight + 1e-9)
+    return classifier_task(folder, step)
 
 
 def denoiser_task(folder):
@@ -58,7 +68,21 @@ def test_digits_are_learned_in_four_epochs(tmp_path):
     assert load_classifier(tmp_path / "classifier.safetensors")
 
 
-@pytest.mark.parametrize("task", [classifier_task, denoiser_task])
+def test_single_step_adversarial_training_withstands_pgd(tmp_path):
+    """Against PGD of ten steps at L-infinity 0.1; the same training without a perturbation hardly does."""
+    robust = {}
+    for weight in (0.0, 1.0):
+        task = adversarial_task(tmp_path, weight)
+        trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(task, Digits(batch_size=64))
+        task.objective = adversarial_task(tmp_path).objective
+        run = trainer(tmp_path)
+        run.validate(task, Digits(batch_size=64), verbose=False)
+        robust[weight] = run.callback_metrics["val/robust"]
+        assert run.callback_metrics["val/accuracy"] > 0.9
+    assert robust[1.0] > robust[0.0] + 0.2
+
+
+@pytest.mark.parametrize("task", [classifier_task, adversarial_task, denoiser_task])
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(tmp_path, task):
     def averaging():
         return [PowerAveraging()] if task is denoiser_task else []
