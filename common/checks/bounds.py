@@ -24,6 +24,7 @@ BOUNDS: dict[str, Bound] = {
     "tensors": Bound(50_000, "tensors"),
     "weights": Bound(2, "numbers in a network"),  # times those in the file that describes it, or 67 million
     "description": Bound(1e6, "characters of description"),
+    "archive": Bound(300, "bytes of records"),  # times the size of the compressed file, or 64 MiB
     "line": Bound(1 << 26, "bytes"),  # of a records file
     "depth": Bound(50, "levels of parts within parts"),
     "size": Bound(1e6, "as an integer of a description"),  # widths, numbers of layers and classes

@@ -23,7 +23,7 @@ from common.experiments.preset_layers import read_config
 from common.processes.family import start, stop
 from common.processes.interrupts import INTERRUPTS
 from common.records.reading import read_table
-from common.records.rows import MERGED
+from common.records.record_files import ARCHIVE, MERGED
 from common.records.schema import Record
 from common.records.summary import main_metric, summarise
 
@@ -193,9 +193,10 @@ def run_stages(stages: Sequence[Stage], logs: Path, jobs: int, console: Console)
 
 
 def is_finished(folder: Path) -> bool:
-    """True if the last test that wrote into the folder came to its last row: its merged file holds all rows."""
-    merged = folder / MERGED
-    return merged.is_file() and len(read_table(merged)[1]) == len(read_table(folder)[1])
+    """True if the last test that wrote into the folder came to its last row: its merged file, or archive, holds all."""
+    whole = [folder / name for name in (MERGED, ARCHIVE) if (folder / name).is_file()]
+    count = len(read_table(folder)[1]) if whole else 0
+    return any(len(read_table(file)[1]) == count for file in whole)
 
 
 def _finish(stage: Stage, logs: Path, console: Console, elapsed: float) -> None:

@@ -15,17 +15,8 @@ from common.records.column_rows import Rows
 from common.records.header_rules import HeaderRules
 from common.records.known_lines import KnownLines
 from common.records.merging import merged
-from common.records.rows import (
-    MERGED,
-    PARTS,
-    Header,
-    check_regular,
-    damaged,
-    files_of,
-    first_line,
-    later_line,
-    other_configuration,
-)
+from common.records.record_files import MERGED, PARTS, files_of, opened
+from common.records.rows import Header, damaged, first_line, later_line, other_configuration
 from common.records.schema import Record, Source
 from common.records.table import Table, without_collection
 
@@ -65,7 +56,7 @@ def read_table(path: Path, expected: Header | None = None) -> tuple[Header, Tabl
 def read_files(path: Path, expected: Header | None = None, once: bool = False) -> list[RecordsFile]:
     """Every file, as `read_table`; files without rows come last, since their header does not count.
 
-    ``once``: lines of a merged file are left out where the part files hold them.
+    ``once``: lines of a merged file are left out where the other files hold them.
     """
     files = list[RecordsFile]()
     paths = files_of(path)
@@ -94,9 +85,8 @@ def _read(path: Path, before: Sequence[RecordsFile], lines: KnownLines | None) -
 
     ``lines``: those of the part files, if they are not to be read again in the merged one.
     """
-    check_regular(path)
     parts, known, number = list[Rows[Any]](), False, len(before)
-    with path.open("rb") as file:
+    with opened(path) as file:
         line = file.readline(int(bound("line")) + 1)
         check_bound("line", len(line), f"{path}, line 1")
         header = first_line(path, line.removesuffix(NEWLINE), line.endswith(NEWLINE)) if line else None

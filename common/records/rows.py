@@ -15,14 +15,13 @@ from typing import Any
 from common.checks.bounds import bound, check_bound
 from common.records.dotted_paths import differences
 from common.records.header_rules import HeaderRules
+from common.records.record_files import GZIP, files_of, is_records_file, is_whole, opened
 from common.records.schema import KINDS, Kind, Record, Role
 
 FORMAT = "robust-diffusion records 2"
-PARTS, MERGED = "part-*.jsonl", "records.jsonl"
 SEAL = len(', "crc": "01234567"}')  # bytes at the end of a line
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # errors of a damaged line
 UNDETERMINED = "undetermined"  # key of a header's configuration: places that cannot be determined, each with the reason
-DIAGNOSTICS = "diagnostics"  # directory beside a run's records: gradient check and masking variants
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,9 @@ def values(record: Record) -> dict[str, Any]:
 def parse(path: Path) -> tuple[Header | None, list[Record]]:
     """Header and rows of one file, row by row; the header is None when a kill came before the first line was finished.
 
-    A last line without its line feed is a torn row, left by a kill, and is skipped unless it is whole. A merged file is
-    written in one piece, so there it is damage, as every other unreadable line: ``ValueError`` with file and line.
+    A last line without its line feed is a torn row, left by a kill, and is skipped unless it is whole. Merged and
+    compressed files are written in one piece, so there it is damage, as every other unreadable line: ``ValueError``
+    with file and line.
     """
     header, rows, rules = None, [], HeaderRules({})
     for number, line, ended in _lines(path):
@@ -117,9 +117,9 @@ def first_line(path: Path, line: bytes, ended: bool) -> Header | None:
     try:
         return _header(line)
     except UNREADABLE as error:
-        if not ended and path.name != MERGED:
+        if not ended and not is_whole(path):
             return None
-        if path.suffix != ".jsonl":
+        if not is_records_file(path):
             raise ValueError(f"{path} holds no records. Name the directory of a test run.") from error
         raise damaged(path, 1, str(error)) from error
 
@@ -130,7 +130,7 @@ def later_line(path: Path, number: int, line: bytes, ended: bool, rules: HeaderR
         row = read_record(unsealed(line))
         rules.check(row)
     except UNREADABLE as error:
-        if not ended and path.name != MERGED:
+        if not ended and not is_whole(path):
             return None
         raise damaged(path, number, str(error)) from error
     return row
@@ -138,16 +138,11 @@ def later_line(path: Path, number: int, line: bytes, ended: bool, rules: HeaderR
 
 def damaged(path: Path, number: int, reason: str, what: str = "") -> ValueError:
     """Error of a line that is not as it was written, with file, line and remedy: to delete it, or ``what`` is named."""
-    what = what or ("the file" if number == 1 else "that line")
+    what = "the file" if path.suffix == GZIP else what or ("the file" if number == 1 else "that line")
     return ValueError(
         f"{path}, line {number} is damaged ({reason}). Delete {what} and run the same test again, which evaluates anew "
         "what is missing."
     )
-
-
-def files_of(path: Path) -> list[Path]:
-    """Files with records in a directory, or the one that is named."""
-    return [path] if path.is_file() else sorted([*path.glob(PARTS), *path.glob(MERGED)])
 
 
 def places(path: Path, key: tuple[Any, ...]) -> str:
@@ -156,16 +151,9 @@ def places(path: Path, key: tuple[Any, ...]) -> str:
     return "; ".join(f"{file}, line {number}" for file, number, row in lines if row.key == key)
 
 
-def check_regular(path: Path) -> None:
-    """Raise ``ValueError`` for a link to a device or a pipe, which would never end."""
-    if not path.is_file():
-        raise ValueError(f"{path} must be a regular file; it is not. Delete it.")
-
-
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """(number, line, True if it ended in a line feed) of a file."""
-    check_regular(path)
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number in count(1):
             line = file.readline(int(bound("line")) + 1)
             if not line:

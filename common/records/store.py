@@ -20,8 +20,9 @@ from common.files.locking import in_turn, lock_of
 from common.files.replacing import remove_leftovers, replacing
 from common.records.merging import merged
 from common.records.reading import read_files, read_table
+from common.records.record_files import MERGED
 from common.records.row_lines import lines
-from common.records.rows import MERGED, UNDETERMINED, Header, header_line, record_line
+from common.records.rows import UNDETERMINED, Header, header_line, record_line
 from common.records.schema import Record, Source
 
 __all__ = ["Header", "Records"]

@@ -13,7 +13,7 @@ from common.records.masking.check import MaskingCheck
 from common.records.masking.checks import masking_checks
 from common.records.merging import merged
 from common.records.reading import read_table
-from common.records.rows import DIAGNOSTICS, MERGED, PARTS
+from common.records.record_files import ARCHIVE, DIAGNOSTICS, MERGED, holds_records
 from common.records.schema import (
     AttackedRecord,
     CertifiedRecord,
@@ -217,15 +217,15 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def _identity(place: Path) -> Path:
-    """The same path for one directory of records, by whatever name, and for its merged file."""
+    """The same path for one directory of records, by whatever name, and for its merged file or archive."""
     resolved = place.resolve()
-    return resolved.parent if resolved.is_file() and resolved.name == MERGED else resolved
+    return resolved.parent if resolved.is_file() and resolved.name in (MERGED, ARCHIVE) else resolved
 
 
 def _read(name: str, place: Path) -> Run:
     header, table = read_table(place)
     config, beside = header.config, (place.parent if place.is_file() else place) / DIAGNOSTICS
-    if _holds_records(beside):
+    if holds_records(beside):
         more, others = read_table(beside)
         table = merged([*table.parts, *others.parts])
         config = {**config, "evaluators": [*config.get("evaluators", []), *more.config.get("evaluators", [])]}
@@ -234,11 +234,7 @@ def _read(name: str, place: Path) -> Run:
 
 def _record_folders(path: Path) -> list[Path]:
     """``path`` itself, or those of its folders that hold records if it holds none."""
-    if path.is_dir() and not _holds_records(path):
-        below = sorted(folder for folder in path.iterdir() if folder.is_dir() and _holds_records(folder))
+    if path.is_dir() and not holds_records(path):
+        below = sorted(folder for folder in path.iterdir() if folder.is_dir() and holds_records(folder))
         return below or [path]
     return [path]
-
-
-def _holds_records(folder: Path) -> bool:
-    return any(True for pattern in (PARTS, MERGED) for _ in folder.glob(pattern))

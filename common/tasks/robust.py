@@ -15,7 +15,7 @@ from common.engine.engine import Engine
 from common.engine.precision import exact_precision
 from common.files.locking import unlock
 from common.processes.interrupts import INTERRUPTS
-from common.records.rows import DIAGNOSTICS
+from common.records.record_files import DIAGNOSTICS
 from common.records.schema import AttackedRecord, Record, Source
 from common.report.ending import end_of_test
 from common.robustness.certification.crew import helped
