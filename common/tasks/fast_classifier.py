@@ -33,7 +33,7 @@ class FastClassifierTask(ClassifierTask):
         Shifts and flips of training images.
     label_smoothing:
         Share of each label's weight that is spread over all classes, in [0,1); not used by an objective.
-    num_classes, export, val_steps:
+    num_classes, export, noise_sigma, val_steps:
         As in ``ClassifierTask``.
     objective:
         Adversarial training on the augmented images, in place of cross-entropy. ``PGDTraining`` with one step is the
@@ -53,8 +53,16 @@ class FastClassifierTask(ClassifierTask):
         export: str | None = None,
         objective: Objective | None = None,
         val_steps: int = 10,
+        noise_sigma: float = 0.0,
     ) -> None:
-        super().__init__(classifier, num_classes=num_classes, export=export, objective=objective, val_steps=val_steps)
+        super().__init__(
+            classifier,
+            noise_sigma,
+            num_classes=num_classes,
+            export=export,
+            objective=objective,
+            val_steps=val_steps,
+        )
         check_number("label_smoothing", label_smoothing, at_least=0, below=1)
         check_optional(check_part, "augmentation", augmentation, Augmentation)
         check_optional(check_recipe, "recipe", recipe)
@@ -77,7 +85,7 @@ class FastClassifierTask(ClassifierTask):
         noise = self.noise(index)
         image = self.augmentation(image, noise)
         if self.objective is None:
-            logits = self.classifier(image)
+            logits = self.classifier(self.prepare(image, noise))
             loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
         else:
             losses, logits = self.objective(self.classifier, image, label, noise.stream("adversary"))

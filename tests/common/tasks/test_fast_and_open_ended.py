@@ -11,6 +11,7 @@ from common.data.digits import Digits
 from common.diffusion.denoisers import EDMDenoiser
 from common.diffusion.networks import DDPMpp
 from common.networks import WhitenedConvNet
+from common.noise import Noise
 from common.robustness.adversarial_training import PGDTraining
 from common.robustness.classifiers import NetworkClassifier
 from common.robustness.threats.norm_ball import ThreatModel
@@ -140,3 +141,16 @@ def test_bad_settings_are_refused(tmp_path):
         OpenEndedRecipe(lr=0.0)
     with pytest.raises(ValueError, match="power must be"):
         PowerAveraging(-1.0)
+
+
+def test_training_images_have_gaussian_noise_after_their_augmentation(tmp_path):
+    """The noise of `noise_sigma`, the same as in ``ClassifierTask``."""
+    task = FastClassifierTask(NetworkClassifier(torch.nn.Flatten()), Augmentation(0, "never"), noise_sigma=0.25)
+    seen = []
+    task.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task.log_training = lambda *_: None  # no trainer
+    image = torch.full((64, 1, 8, 8), 0.5)
+    task.noise = lambda index: Noise.of(0, index)
+    task.training_step((image, torch.zeros(64, dtype=torch.long), torch.arange(64)), 0)
+    assert seen[0].std().item() == pytest.approx(0.25, rel=0.05)
+    assert torch.equal(seen[0], task.prepare(image, Noise.of(0, torch.arange(64))))
