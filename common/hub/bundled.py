@@ -36,7 +36,7 @@ BUNDLED: dict[str, Bundled] = {
         use="DDPM++ on 2x2 blocks, class-conditional, CIFAR-10 (JPEG): small denoiser for all three methods",
         file="studies/cifar10/weights/denoiser.safetensors",
         size=6_920_096,
-        sha256="ffa1dfb5c287170d5689ff5ea94010c73fa2ea47648ca8239b4df7d55d165213",
+        sha256="1e3ef3d1b3351893dce8fa435135414866c1f04c54119b9d65e1053db05d3cb2",
     ),
     "cifar10_jpeg_guidance": Bundled(
         use="AGDM's guidance network, CIFAR-10 (JPEG), TRADES at L-infinity 8/255 on diffused images",
