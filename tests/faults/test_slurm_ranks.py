@@ -49,7 +49,7 @@ def within_job(command: Command, calls: int):
 
 
 def wait_until_begun(processes: list[Forked], folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not all((folder / f"begun{rank}").exists() for rank in (0, 1)):
         assert time.monotonic() < deadline and not any(one.ended for one in processes), [p.output for p in processes]
         time.sleep(0.02)
