@@ -10,6 +10,7 @@ from common.commands.parts import parse_part
 from common.experiments.preset_files import STUDY, find_config
 from common.experiments.stages import Stage, is_finished, run_stages
 from common.experiments.study import Study
+from common.experiments.study_list import write_list
 from common.naming.terminal import Terminal
 from common.report.build import build, check_out
 
@@ -34,6 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     out = options.out or study.records / "report"
     check_out(out)
     console.print(f"[bold]{escape(study.name)}[/]: {escape(study.title)}")
+    write_list(study, study.records)
     if not options.report:
         stages = [Stage(path) for path in study.write()][part - 1 :: parts]
         run_stages(stages, study.records / "logs", options.jobs, console)

@@ -69,8 +69,17 @@ def attack_numbers(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def to_svg(draw: Draw, style: Style) -> bytes:
-    """SVG on transparent ground; the same bytes for the same records."""
-    return _save(draw, style, "svg", {"metadata": {"Date": None, "Creator": None}, "transparent": True})
+    """SVG on transparent ground; the same bytes for the same records and version of matplotlib, which it names."""
+    import matplotlib
+
+    metadata = {"Date": None, "Creator": f"matplotlib {matplotlib.__version__}"}
+    return _save(draw, style, "svg", {"metadata": metadata, "transparent": True})
+
+
+def drawn_by(svg: bytes) -> str:
+    """Program that drew an SVG, with its version; empty if it is not named."""
+    found = re.search(rb"<dc:title>(matplotlib [^<]{1,40})</dc:title>", svg)
+    return found[1].decode(errors="replace") if found else ""
 
 
 def to_png(draw: Draw, style: Style) -> bytes:

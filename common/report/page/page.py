@@ -47,18 +47,20 @@ def page(
     figures: Sequence[Sequence[Figure]],
     panels: Sequence[Panel],
     shown: Headline | None = None,
+    title: str = "",
 ) -> str:
     """The page: headline and images first, then results, caveats, protocol.
 
     ``compared`` are tables of paired tests, ``figures`` those of results and those of convergence, ``shown`` is the
-    headline of the runs if it is known.
+    headline of the runs if it is known, ``title`` that of their study.
     """
     shown = shown or headline(runs)
     return (
         environment()
         .get_template("page.html")
         .render(
-            title=", ".join(run.name for run in runs),
+            title=title or ", ".join(run.name for run in runs),
+            heading=title or "Robustness report",
             lead=_lead(runs),
             table=headline_table(shown.rows),
             remarks=shown.remarks,

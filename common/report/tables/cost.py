@@ -16,7 +16,7 @@ NOTE = (
 
 
 def cost_table(runs: Sequence[Run]) -> Table:
-    """Mean cost per image of every evaluation. Only part files hold costs; a merged file does not."""
+    """Mean cost per image of every evaluation. Part files and archives hold costs; a merged file does not."""
     rows = [_cost(run, evaluation) for run in runs for evaluation in run.recorded]
     columns = ["Defence", "Evaluation", "Images", "Network evaluations", "Seconds", "Peak memory, GB"]
     return Table("Cost per image", columns, rows, notes=[NOTE] if rows else [])

@@ -11,6 +11,8 @@ from common.report.tables.accuracy import worst_case_titles
 from common.report.tables.certification import evaluations, targets
 from common.report.tables.table import Entry, Table
 
+EVALUATIONS = "Evaluations per image"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -27,10 +29,16 @@ def outcomes(study: Study, runs: Sequence[Run]) -> list[Outcome]:
     """Outcomes of the runs that are named as combinations, in the order of the study."""
     known = {run.name.rsplit("/", 1)[-1]: run for run in runs}
     pairs = [(one, known[one.name]) for one in study.combinations if one.name in known and known[one.name].results]
-    return [
-        Outcome(one.case, one.values, max(len(e.rows) for e in run.results), run_scores(run), _evaluations(run))
-        for one, run in pairs
-    ]
+    return [_outcome(one.case, one.values, run) for one, run in pairs]
+
+
+def run_outcomes(runs: Sequence[Run]) -> list[Outcome]:
+    """Outcomes of runs of which no settings are known: each is a case of its own name."""
+    return [_outcome(run.name, (), run) for run in runs if run.results]
+
+
+def _outcome(case: str, values: Values, run: Run) -> Outcome:
+    return Outcome(case, values, max(len(e.rows) for e in run.results), run_scores(run), _evaluations(run))
 
 
 def run_scores(run: Run) -> dict[str, Share]:
@@ -65,8 +73,8 @@ def study_table(study: Study, results: Sequence[Outcome]) -> Table:
         ]
         for one in results
     ]
-    columns = [*(["Case"] if cases else []), *axes, "Images", *names, "Evaluations per image"]
-    complete = len(results) == len(study.combinations)
+    columns = [*(["Case"] if cases else []), *axes, "Images", *names, EVALUATIONS]
+    complete = len(results) >= len(study.combinations)
     notes = [] if complete else [f"{len(results)} of {len(study.combinations)} runs so far."]
     return Table(study.title, columns, rows, names=cases + len(axes), notes=notes)
 

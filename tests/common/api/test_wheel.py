@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[3]
 PARTS = ("agdm", "common", "diffpure", "ndc", "configs")
 UNPACKED = ("README.md",)  # rooms' pages, read in the repository
 
+KEPT = {"figures", "records"}  # folders of a study, read in the repository
+LARGEST = 25e6  # bytes: weights of 20 MB at most, code and presets
+
 
 def shipped() -> set[str]:
     """Names in the wheel of all files of the source tree that belong into it."""
@@ -19,6 +22,7 @@ def shipped() -> set[str]:
     names = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
     names = {name for name in names if name.startswith("configs/") or not name.endswith(UNPACKED)}
     names = {name for name in names if not name.startswith("common/report/images/")}  # of the README
+    names = {name for name in names if not (name.startswith("configs/") and KEPT.intersection(name.split("/")))}
     mapped = {"common/api/robust_diffusion/": "robust_diffusion/", "configs/": "robust_diffusion/configs/"}
     for old, new in mapped.items():
         names = {new + name.removeprefix(old) if name.startswith(old) else name for name in names}
@@ -32,6 +36,10 @@ def wheel(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "runs")
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / "tree" / part, ignore=ignored)
+    for name in ("records.jsonl.gz", "study.json", "configs/run.test.yaml"):
+        kept = folder / "tree" / "configs" / "studies" / "cifar10" / "records" / "a study" / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text("# kept")
     for name in ("cli.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "tree")
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
@@ -66,6 +74,15 @@ def test_the_wheel_holds_every_file_of_the_tree_and_no_other(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == shipped()
+
+
+def test_the_wheel_holds_weights_and_presets_and_no_records(wheel):
+    assert wheel.stat().st_size < LARGEST
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    studies = [name.partition("/studies/cifar10/")[2] for name in names if "/studies/cifar10/" in name]
+    assert {"weights/classifier.safetensors", "agdm.study.yaml", "README.md"} <= {*studies}
+    assert not [name for name in studies if name.startswith(("records/", "figures/"))]
 
 
 def test_the_package_is_imported_from_the_wheel_without_torch(installed, tmp_path):

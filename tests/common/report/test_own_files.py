@@ -15,7 +15,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write(folder / "a", clean(), attacked()), write(folder / "b", clean(seed=5), attacked(seed=6))]
 
 
-@pytest.mark.parametrize("name", ["idx.html", "idx.csv", "idx-compared.csv", "accuracy.png", "plane.svg"])
+@pytest.mark.parametrize(
+    "name", ["idx.html", "idx.csv", "idx.compared.csv", "idx.accuracy.png", "idx.plane.svg", "idx.md"]
+)
 @pytest.mark.parametrize("link", [False, True])
 def test_a_file_of_somebody_else_is_not_overwritten(name: str, link: bool, runs: list[Path], tmp_path: Path) -> None:
     victim = tmp_path / "victim" if link else tmp_path / "out" / name
@@ -43,7 +45,7 @@ def test_a_report_is_replaced_with_its_own_files(runs: list[Path], tmp_path: Pat
 def test_two_pages_in_one_folder_have_tables_of_their_own(runs: list[Path], tmp_path: Path) -> None:
     build(runs, tmp_path / "two.html", quiet=True)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
-    assert "two-compared.csv" in before
+    assert "two.compared.csv" in before
     build(runs[::-1], tmp_path / "three.html", quiet=True)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 

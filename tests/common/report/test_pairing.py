@@ -4,7 +4,7 @@ import pytest
 
 from common.commands.report import run as report
 from common.records.paired import holm, paired
-from common.report import build as report_build
+from common.report import contents as report_contents
 from common.report.build import build
 from common.report.pairing import FEW, Pairing
 from common.report.runs import read_runs
@@ -72,7 +72,7 @@ def test_p_is_corrected_for_the_pairs_that_are_compared(folders):
 
 
 def test_a_page_of_many_runs_has_figures_on_demand(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(report_build, "MOST_DRAWN", 3)
+    monkeypatch.setattr(report_contents, "MOST_DRAWN", 3)
     words = [str(folder) for folder in folders[:4]]
     report([*words, "--out", str(tmp_path / "none"), "--reference", "r2"])
     page = page_of(tmp_path / "none" / "report.html")

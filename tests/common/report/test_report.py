@@ -204,7 +204,7 @@ def test_figures_lie_beside_the_page_and_do_not_change(built, tmp_path):
     again = build(runs, tmp_path / "again.html", figures=True)
     assert again == tmp_path / "again.html"
     assert again.read_bytes() == page.read_bytes()
-    assert (tmp_path / "accuracy.svg").read_bytes() == files["accuracy.svg"]
+    assert (tmp_path / "again.accuracy.svg").read_bytes() == files["accuracy.svg"]
 
 
 def test_matplotlib_settings_are_not_changed(built):

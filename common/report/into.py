@@ -1,0 +1,128 @@
+"""Pages in Markdown that hold tables and figures of studies, between markers, written anew from the records.
+
+    <!-- table STUDY [NAME] [| COLUMN …] [| rows: NAME; …] -->
+    <!-- figure STUDY [NAME] -->
+    <!-- end -->
+
+STUDY is the name of a folder of records. A table is the headline if no other is named; ``rows`` keeps those that one of
+the names identifies. A figure is that of the study if no other is named, and its files are in ``figures`` beside the
+page, for a light and for a dark page.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from common.files.replacing import write_all
+from common.report.contents import figure_name
+from common.report.figures.convergence import convergence
+from common.report.figures.drawing import darkened, drawn_by
+from common.report.figures.of_results import result_figures
+from common.report.markdown import markdown, part_of
+from common.report.named_tables import HEADLINE, TABLES
+from common.report.studies import RecordedStudy
+
+FOLDER = "figures"
+BLOCK = re.compile(r"<!-- (table|figure) ([^\n]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
+OPENING = re.compile(r"<!-- (table|figure) ")
+
+
+@dataclass
+class Written:
+    """A page as it must be: its ``text``, and the ``figures`` beside it by name."""
+
+    text: str
+    figures: dict[str, bytes] = field(default_factory=dict)
+
+
+def write_into(page: Path, studies: Sequence[RecordedStudy], check: bool = False) -> list[Path]:
+    """Write the tables and figures of a page anew, and return the files that changed, or would change if ``check``.
+
+    Figures that another version of matplotlib drew do not differ if ``check``. Raises ``ValueError`` for a page without
+    markers, for a marker without its end, and for one that names no study, table, figure, column or row.
+    """
+    if not page.is_file():
+        raise ValueError(
+            f"there is no page {page}. Write one with markers such as <!-- table STUDY --> and <!-- end -->"
+        )
+    before = page.read_text(encoding="utf-8")
+    made = filled(before, {one.name: one for one in studies}, str(page))
+    contents: dict[Path, str | bytes] = {page.parent / FOLDER / name: svg for name, svg in made.figures.items()}
+    changed = {path: svg for path, svg in contents.items() if isinstance(svg, bytes) and _differs(path, svg, check)}
+    contents = {**changed, **({page: made.text} if made.text != before else {})}
+    if contents and not check:
+        if changed:
+            (page.parent / FOLDER).mkdir(exist_ok=True)
+        write_all(contents, "write the tables of")
+    return list(contents)
+
+
+def filled(text: str, studies: Mapping[str, RecordedStudy], page: str) -> Written:
+    """The page with what its markers ask for."""
+    made, end = Written(""), 0
+    for block in BLOCK.finditer(text):
+        place = f"{page}, line {text.count(chr(10), 0, block.start()) + 1}"
+        kind, words, inside = block.groups()
+        if OPENING.search(inside):
+            raise ValueError(f"{place}: <!-- {kind} {words} --> needs a line <!-- end --> before the next marker")
+        try:
+            body = _table(words, studies) if kind == "table" else _figure(words, studies, made.figures)
+        except ValueError as error:
+            raise ValueError(f"{place}, <!-- {kind} {words} -->: {error}") from error
+        made.text += f"{text[end : block.start()]}<!-- {kind} {words} -->\n\n{body}\n<!-- end -->"
+        end = block.end()
+    if not end:
+        raise ValueError(f"{page} has no markers such as <!-- table STUDY --> and, below it, <!-- end -->")
+    if unended := OPENING.search(text, end):
+        place = f"{page}, line {text.count(chr(10), 0, unended.start()) + 1}"
+        raise ValueError(f"{place}: a marker without its end. Write <!-- end --> below it")
+    made.text += text[end:]
+    return made
+
+
+def _table(words: str, studies: Mapping[str, RecordedStudy]) -> str:
+    first, *parts = (part.strip() for part in words.split("|"))
+    study, name = _named(first, studies, HEADLINE)
+    if name not in TABLES:
+        raise ValueError(f"there is no table {name}; tables are {', '.join(TABLES)}")
+    rows = [one.strip() for part in parts if part.startswith("rows:") for one in part[5:].split(";")]
+    columns = [part for part in parts if not part.startswith("rows:")]
+    table = part_of(TABLES[name](study), columns, rows)
+    if not table.rows:
+        raise ValueError(f"the records of {study.name} have nothing for this table")
+    return markdown(table)
+
+
+def _figure(words: str, studies: Mapping[str, RecordedStudy], made: dict[str, bytes]) -> str:
+    study, name = _named(words, studies, "")
+    shown = [*study.figures, *result_figures(study.runs), *convergence(study.runs)]
+    figures = {one.name: one for one in shown}
+    name = name or next(iter(figures), "")
+    if name not in figures:
+        raise ValueError(f"there is no figure {name}; figures are {', '.join(figures)}")
+    stem = figure_name(study.name, name)
+    light = figures[name].light
+    made |= {f"{stem}.svg": light, f"{stem}-dark.svg": darkened(light)}
+    words = escape(figures[name].caption)
+    return (
+        f'<picture>\n<source media="(prefers-color-scheme: dark)" srcset="{FOLDER}/{stem}-dark.svg">\n'
+        f'<img src="{FOLDER}/{stem}.svg" alt="{words}">\n</picture>\n'
+    )
+
+
+def _named(words: str, studies: Mapping[str, RecordedStudy], default: str) -> tuple[RecordedStudy, str]:
+    """The study that a marker names, and the name behind it."""
+    name, _, rest = words.strip().partition(" ")
+    if name not in studies:
+        raise ValueError(f"there are no records of {name}; studies are {', '.join(studies)}")
+    return studies[name], rest.strip() or default
+
+
+def _differs(path: Path, svg: bytes, check: bool) -> bool:
+    """True of a figure that must be written; other versions of matplotlib place its points a little differently."""
+    if not path.is_file():
+        return True
+    known = path.read_bytes()
+    return known != svg and (not check or drawn_by(known) == drawn_by(svg))
