@@ -12,7 +12,7 @@ from common.checks.bounds import bound, check_bound
 from common.records.columns import Values
 from common.records.rows import SEAL, once
 
-SIZE = 1 << 18  # bytes of a block: its objects stay in the cache of a processor
+SIZE = 1 << 20  # bytes of a block: few calls for many lines, whose objects stay in the cache of a processor
 _SEAL_START, _SEAL_END = b', "crc": "', b'"}'
 NEWLINE = b"\n"
 COLON = ord(":")
