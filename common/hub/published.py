@@ -6,7 +6,9 @@ denoiser = published_denoiser("guided_diffusion_imagenet256")           # from t
 denoiser = published_denoiser("guided_diffusion_imagenet256", download=True)
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -23,6 +25,8 @@ from common.hub.fetching import fetch
 from common.naming.parameters import name_arguments
 from common.robustness.classifiers import Classifier, NetworkClassifier
 
+T = TypeVar("T")
+
 
 @name_arguments
 def published_denoiser(name: str, download: bool = False, path: str | Path | None = None) -> Denoiser:
@@ -34,28 +38,27 @@ def published_denoiser(name: str, download: bool = False, path: str | Path | Non
 
     Raises ``FileNotFoundError`` for a missing file, ``ValueError`` for one that does not fit, and errors of `fetch`.
     """
-    if name in BUNDLED and path is None:
-        return loading.load_denoiser(BUNDLED[name].path)
-    card = get_card(name)
-    return loading.load_denoiser(_local_file(name, download, path), card.format, card.config)
+    return _loaded(loading.load_denoiser, name, download, path)
 
 
 @name_arguments
 def published_classifier(name: str, download: bool = False, path: str | Path | None = None) -> Classifier:
     """The classifier of a card; arguments and errors as for `published_denoiser`."""
-    if name in BUNDLED and path is None:
-        return loading.load_classifier(BUNDLED[name].path)
-    card = get_card(name)
-    return loading.load_classifier(_local_file(name, download, path), card.format, card.config)
+    return _loaded(loading.load_classifier, name, download, path)
 
 
 @name_arguments
 def published_network(name: str, download: bool = False, path: str | Path | None = None) -> nn.Module:
     """The network of a card, as its publishers call it; arguments and errors as for `published_denoiser`."""
+    return _loaded(loading.load_network, name, download, path)
+
+
+def _loaded(load: Callable[..., T], name: str, download: bool, path: str | Path | None) -> T:
+    """Result of ``load`` on a bundled file, or on that of a card with its format and config."""
     if name in BUNDLED and path is None:
-        return loading.load_network(BUNDLED[name].path)
+        return load(BUNDLED[name].path)
     card = get_card(name)
-    return loading.load_network(_local_file(name, download, path), card.format, card.config)
+    return load(_local_file(name, download, path), card.format, card.config)
 
 
 def _local_file(name: str, download: bool, path: str | Path | None) -> Path:
