@@ -51,6 +51,11 @@ class Combination:
         parts = [*([self.case] if self.case else []), *(f"{name}={value}" for name, value in self.values)]
         return re.sub(r"[^\w.,=+-]+", "-", "_".join(parts)) or "run"
 
+    @property
+    def title(self) -> str:
+        """Name to show: ``EPNDC, nodes=8``."""
+        return ", ".join([*([self.case] if self.case else []), *(f"{name}={value}" for name, value in self.values)])
+
 
 @dataclass(frozen=True)
 class Study:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from common.report.runs import Run, by_name
 from common.report.studies import RecordedStudy
 from common.report.tables.comparisons import attack_table, run_table
 from common.report.tables.study_table import study_table
-from common.report.tables.table import table_csv
+from common.report.tables.table import Table, table_csv
 
 MOST_IMAGES = 10  # in the grid of an evaluation
 MOST_DRAWN = 12  # runs of a page with figures that were not asked for
@@ -49,15 +49,13 @@ def contents(study: RecordedStudy, target: Path, options: Options) -> Contents:
     compared = {"attacks-compared": attack_table(runs)}
     if not known.combinations or len(runs) <= FEW:
         compared = {"compared": run_table(runs, options.pairing)} | compared
-    if known.combinations:
-        compared = {known.name: study_table(known, study.outcomes)} | compared
+    overview = study_table(known, study.outcomes) if known.combinations else Table(study.title, [], [])
+    tables = ({known.name: overview} if known.combinations else {}) | compared
     results, converging = [*study.figures, *result_figures(drawn)], convergence(drawn)
     own = "" if target.stem == PAGE else target.stem  # pages of one folder have files of their own
     prefix = f"{own}." if own else ""
     made: Contents = {target.with_suffix(".csv"): metrics_csv(runs)}
-    made |= {
-        target.with_name(f"{prefix}{name}.csv"): table_csv(table) for name, table in compared.items() if table.rows
-    }
+    made |= {target.with_name(f"{prefix}{name}.csv"): table_csv(table) for name, table in tables.items() if table.rows}
     made[target.with_suffix(".md")] = markdown_page(study, options.pairing)
     shown = [*results, *converging] if options.figures or options.vectors else []
     named = {
@@ -67,7 +65,14 @@ def contents(study: RecordedStudy, target: Path, options: Options) -> Contents:
     made |= {target.with_name(f"{name}.svg"): figure.light for name, figure in named.items()}
     if options.figures:
         made |= {target.with_name(f"{name}.png"): to_png(figure.draw, LIGHT) for name, figure in named.items()}
-    made[target] = page(runs, list(compared.values()), [results, converging], panels, headline(runs), study.title)
+    made[target] = page(
+        runs,
+        list(compared.values()),
+        [results, converging],
+        panels,
+        headline(runs),
+        replace(overview, title=study.title),
+    )
     return made
 
 

@@ -1,7 +1,7 @@
 """Studies by the folders of their records: each one's runs in its own order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -38,8 +38,9 @@ class RecordedStudy:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The runs: combinations in the order of the study, then others by name."""
-        return self.load()
+        """The runs: combinations in the order of the study, with their titles for names, then others by name."""
+        titles = {one.name: one.title for one in self.study.combinations if one.title}
+        return [replace(run, name=plain(titles.get(run.name, run.name))) for run in self.load()]
 
     @cached_property
     def outcomes(self) -> list[Outcome]:

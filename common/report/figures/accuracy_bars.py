@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from common.records.intervals import Share
+from common.records.schema import AttackedRecord
 from common.records.summary import average
 from common.report.figures.drawing import (
     MARKERS,
@@ -16,13 +17,16 @@ from common.report.figures.drawing import (
     plot,
 )
 from common.report.header import budget
-from common.report.runs import Run
+from common.report.pairing import FEW
+from common.report.runs import Evaluation, Run
+from common.report.scores import main_budget
 from common.report.tables.table import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST = 24  # attacks with bars of their own
 INCH = 0.27  # height of a bar with the space around it
 
 Bar = tuple[str, Share, str, float]  # label, share, colour, opacity
@@ -30,9 +34,16 @@ Point = tuple[str, Share, Share]  # label, clean accuracy, robust accuracy
 
 
 def accuracy_bars(runs: Sequence[Run], style: Style) -> "Figure":
-    """Clean and attacked accuracy per defence, each with its interval; an attack keeps its colour."""
+    """Clean and attacked accuracy per defence, each with its interval; an attack keeps its colour.
+
+    Where there `are_many` attacks, the worst of them alone.
+    """
     numbers = attack_numbers(runs)
-    groups = [(run.name, _bars(run, numbers, style)) for run in runs]
+    many = are_many(runs)
+    groups = [
+        (run.name, _bars(run, numbers, style, [*run.worst_by_budget.values()] if many else run.attacked))
+        for run in runs
+    ]
     groups = [(name, bars) for name, bars in groups if bars]
     count = sum(len(bars) + 1.4 for _, bars in groups)
     figure, axes = new_figure(style.width, 0.45 + INCH * count)
@@ -53,14 +64,24 @@ def accuracy_bars(runs: Sequence[Run], style: Style) -> "Figure":
     return figure
 
 
-def _bars(run: Run, numbers: Mapping[str, int], style: Style) -> list[Bar]:
+def are_many(runs: Sequence[Run]) -> bool:
+    """True of runs with so many attacks together that a figure of all would fill several screens."""
+    return sum(len(run.attacked) for run in runs) > MOST
+
+
+def _bars(
+    run: Run, numbers: Mapping[str, int], style: Style, attacks: Sequence[Evaluation[AttackedRecord]]
+) -> list[Bar]:
     clean = [(one.title, one.summary.metrics["Avg"], style.neutral, 1.0) for one in run.clean]
     if not clean and run.attacked:
         clean = [("clean", run.attacked[0].summary.metrics["clean Avg"], style.neutral, 1.0)]
     bars: list[Bar] = []
-    for attack in run.attacked:
+    threats = {(attack.rows[0].norm, attack.rows[0].eps) for attack in attacks}
+    for attack in attacks:
         metrics, number = attack.summary.metrics, numbers.get(attack.name)
         label = "worst attack per image" if number is None else attack.title
+        if number is None and len(threats) > 1:
+            label += f", {budget(attack.rows[0].norm, attack.rows[0].eps)}"
         colour = style.soft if number is None else style.colour(number)
         bars.append((label, metrics["Avg"], colour, 1.0))
         worst = [name for name in metrics if name.startswith("Wor@")]
@@ -78,15 +99,18 @@ def _bar(axes: "Axes", position: float, bar: Bar, style: Style) -> None:
 
 
 def plane_points(runs: Sequence[Run]) -> list[Point]:
-    """(name, clean accuracy, worst-case robust accuracy) of every run and budget."""
+    """(name, clean accuracy, worst-case robust accuracy) of every run and budget; of many runs in the main one."""
     points: list[Point] = []
+    main = main_budget(runs)
     budgets = {key for run in runs for key in run.worst_by_budget}
     for run in runs:
         for key, worst in run.worst_by_budget.items():
+            if len(budgets) > 1 and len(runs) > FEW and key != main:
+                continue
             clean = average(worst.rows, "clean_predictions")
             if run.clean:
                 clean = run.clean[0].summary.metrics["Avg"]
-            label = f"{run.name}, {budget(*key)}" if len(budgets) > 1 else run.name
+            label = f"{run.name}, {budget(*key)}" if len(budgets) > 1 and len(runs) <= FEW else run.name
             points.append((label, clean, worst.summary.metrics["Avg"]))
     return points
 

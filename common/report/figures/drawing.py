@@ -148,11 +148,14 @@ def plain_axes(axes: "Axes", style: Style) -> None:
     axes.spines["bottom"].set_color(style.line)
 
 
-def legend(axes: "Axes", names: Sequence[str], style: Style) -> None:
-    """Add a legend below the figure; names are shown as they are, also with "$" or a leading "_"."""
+def legend(axes: "Axes", names: Sequence[str], style: Style, lower: float = 0.0) -> None:
+    """Add a legend below the figure, by ``lower`` heights of the axes lower than usual.
+
+    Names are shown as they are, also with "$" or a leading "_".
+    """
     columns = max(1, min(len(names), int(style.width / (0.75 + 0.075 * max(map(len, names))))))
     box = axes.legend(
-        frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17), ncols=columns, labelcolor=style.ink,
+        frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17 - lower), ncols=columns, labelcolor=style.ink,
         handlelength=2.6, borderaxespad=0, columnspacing=1.8,
     )  # fmt: skip
     for text, name in zip(box.get_texts(), names, strict=True):

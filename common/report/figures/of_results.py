@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from common.report.figures.accuracy_bars import accuracy_bars, plane, plane_points
+from common.report.figures.accuracy_bars import accuracy_bars, are_many, plane, plane_points
 from common.report.figures.certified import certified_curves
 from common.report.figures.drawing import Figure
 from common.report.runs import Run
@@ -13,7 +13,8 @@ def result_figures(runs: Sequence[Run]) -> list[Figure]:
     """Figures of accuracies per defence, of clean against robust accuracy, and of certified accuracy."""
     figures: list[Figure] = []
     if any(run.clean or run.attacked for run in runs):
-        caption = "Accuracy on clean and on attacked images, per defence. The numbers are in the tables above."
+        shown = "under the worst attack" if are_many(runs) else "on attacked images"
+        caption = f"Accuracy on clean images and {shown}, per defence. The numbers are in the tables above."
         figures.append(Figure("accuracy", caption, partial(accuracy_bars, runs)))
     if len(plane_points(runs)) > 1:
         caption = (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+LETTERS = 44  # that fit below a panel
 HEIGHT = 3.0  # of a panel, in inches
 
 
@@ -44,19 +45,19 @@ def panels(results: Sequence[Outcome], style: Style) -> "Canvas":
     rows = -(-len(names) // columns)
     figure = new_canvas(style.width, HEIGHT * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    figure.subplots_adjust(hspace=0.42, wspace=0.22)
+    figure.subplots_adjust(hspace=0.28 if _crowded(results) else 0.42, wspace=0.22)
     groups = lines(results)
-    for axes, name in zip(grid, names, strict=False):
+    for place, (axes, name) in enumerate(zip(grid, names, strict=False)):
         plain_axes(axes, style)
         axes.grid(color=style.line, linewidth=0.6, zorder=0)
         for number, group in enumerate(groups.values()):
             _line(axes, [one for one in group if name in one.scores], name, number, style)
         axes.set_title(name, loc="left", color=style.ink, fontsize=9.5, parse_math=False)
-        _ticks(axes, results, style)
+        _ticks(axes, results, style, place + columns >= len(names))
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     if len(groups) > 1:
-        legend(grid[(rows - 1) * columns], list(groups), style)
+        legend(grid[(rows - 1) * columns], list(groups), style, 0.05 * max(map(len, _crowded(results)), default=0))
     return figure
 
 
@@ -113,7 +114,15 @@ def _position(one: Outcome, group: Sequence[Outcome]) -> float:
     return float([_tick(other) for other in group].index(_tick(one)))
 
 
-def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style) -> None:
+def _crowded(results: Sequence[Outcome]) -> list[str]:
+    """The words below an axis if they are too long to stand beside each other; none otherwise."""
+    words = list(dict.fromkeys(_tick(one) for one in results))
+    numbers = has_axis(results) and _all_numbers([one.values[0][1] for one in results])
+    return words if not numbers and sum(map(len, words)) + 2 * len(words) > LETTERS else []
+
+
+def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style, lowest: bool) -> None:
+    """Ticks of a panel; long words below the ``lowest`` panels alone, slanted."""
     words = list(dict.fromkeys(_tick(one) for one in results))
     values: list[Any] = [one.values[0][1] for one in results] if has_axis(results) else []
     if values and _all_numbers(values):
@@ -125,6 +134,11 @@ def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style) -> None:
     else:
         axes.set_xticks(range(len(words)), words)
     label_axes(axes, results[0].values[0][0] if values else "", "%", style)
+    if _crowded(results):
+        axes.tick_params(axis="x", rotation=40, labelbottom=lowest)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+        axes.set_xlabel(axes.get_xlabel() if lowest else "")
 
 
 def _tick(one: Outcome) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.report.figures.drawing import Figure
@@ -19,8 +19,9 @@ from common.report.tables.controls import comparison_table, control_table
 from common.report.tables.cost import cost_table
 from common.report.tables.table import Table
 
-UNFOLDED = 40  # longest table of comparisons that is shown unfolded
+UNFOLDED = 40  # longest table of results or comparisons that is shown unfolded
 RESULTS = (accuracy_table, certified_table, claims_table)
+SCORES = "Scores of the runs, %"
 SYMBOLS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
 
@@ -47,43 +48,50 @@ def page(
     figures: Sequence[Sequence[Figure]],
     panels: Sequence[Panel],
     shown: Headline | None = None,
-    title: str = "",
+    study: Table | None = None,
 ) -> str:
     """The page: headline and images first, then results, caveats, protocol.
 
     ``compared`` are tables of paired tests, ``figures`` those of results and those of convergence, ``shown`` is the
-    headline of the runs if it is known, ``title`` that of their study.
+    headline of the runs if it is known, ``study`` has its
+    title and, if it has rows, their scores.
     """
-    shown = shown or headline(runs)
+    shown, heading = shown or headline(runs), "" if study is None else study.title
     return (
         environment()
         .get_template("page.html")
         .render(
-            title=title or ", ".join(run.name for run in runs),
-            heading=title or "Robustness report",
+            title=heading or ", ".join(run.name for run in runs),
+            heading=heading or "Robustness report",
             lead=_lead(runs),
             table=headline_table(shown.rows),
             remarks=shown.remarks,
             excerpt=_excerpt(panels),
-            sections=sections(runs, compared, figures, panels),
+            sections=sections(runs, compared, figures, panels, study),
         )
     )
 
 
 def sections(
-    runs: Sequence[Run], compared: Sequence[Table], figures: Sequence[Sequence[Figure]], panels: Sequence[Panel]
+    runs: Sequence[Run],
+    compared: Sequence[Table],
+    figures: Sequence[Sequence[Figure]],
+    panels: Sequence[Panel],
+    study: Table | None = None,
 ) -> list[Section]:
     """The sections with content, in their order."""
     results, converging = figures
     warnings, checked = banners(runs), [checks for run in runs if (checks := _checks(run))["checks"]]
     tables = [table for make in RESULTS if (table := make(runs)).rows]
+    if study is not None and study.rows:
+        tables = [replace(study, title=SCORES), *tables]
     pairs = [table for table in compared if table.rows or table.notes]
     costs, matched, others = certification_cost_table(runs), control_table(runs), comparison_table(runs)
     classes = [{"name": run.name, "table": class_table(run)} for run in runs if run.clean or run.attacks]
     attacked = any(run.attacks for run in runs)
     entries: list[tuple[bool, str, str, Sequence[Any]]] = [
         (bool(warnings), "caveats", "Caveats", [warnings]),
-        (bool(tables or results), "results", "Results", [tables, results]),
+        (bool(tables or results), "results", "Results", [tables, results, UNFOLDED]),
         (bool(costs.rows), "costs", "Cost of certificates", [costs]),
         (bool(pairs), "comparisons", "Comparisons on the same images", [pairs, UNFOLDED]),
         (bool(converging), "convergence", "Convergence of the attacks", [converging]),

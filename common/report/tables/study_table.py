@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.experiments.study import Study, Values
+from common.naming.outside_text import plain
 from common.records.intervals import Share
 from common.records.summary import certified_share, radius_grid
 from common.report.runs import Run
@@ -26,10 +27,10 @@ class Outcome:
 
 
 def outcomes(study: Study, runs: Sequence[Run]) -> list[Outcome]:
-    """Outcomes of the runs that are named as combinations, in the order of the study."""
+    """Outcomes of the runs that have names or titles of combinations, in the order of the study."""
     known = {run.name.rsplit("/", 1)[-1]: run for run in runs}
-    pairs = [(one, known[one.name]) for one in study.combinations if one.name in known and known[one.name].results]
-    return [_outcome(one.case, one.values, run) for one, run in pairs]
+    pairs = [(one, known.get(plain(one.title)) or known.get(one.name)) for one in study.combinations]
+    return [_outcome(one.case, one.values, run) for one, run in pairs if run is not None and run.results]
 
 
 def run_outcomes(runs: Sequence[Run]) -> list[Outcome]:
