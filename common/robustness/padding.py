@@ -53,6 +53,15 @@ class Padded(ClassifierWrapper):
         check_class_count(self.classes, logits.shape[-1])
         return logits[: len(image)]
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Context manager: calls that are halved inside (`halve`) are whole again afterwards."""
+        before = self.at_once, self._recompute, self._largest
+        try:
+            yield
+        finally:
+            self.at_once, self._recompute, self._largest = before
+
     def halve(self) -> bool:
         """Take half as many rows per call from now on, at least ``rows``; False if there were no more before."""
         size = min(self.at_once or self._largest, self._largest)

@@ -133,11 +133,12 @@ class EngineOfTest:
     @contextmanager
     def unchanged(self, classifier: Padded) -> Iterator[None]:
         """Context manager: what was given up inside, where memory ran out, is taken up again."""
-        memory, size = self._memory, classifier.at_once
+        memory = self._memory
         try:
-            yield
+            with classifier.unchanged():
+                yield
         finally:
-            self._memory, classifier.at_once = memory, size
+            self._memory = memory
 
     def _keeps_nothing(self) -> bool:
         """Give up kept graphs, the first remedy; False if there are none to give up."""

@@ -150,3 +150,4 @@ def test_a_trial_without_memory_leaves_the_engine_as_it_was(tmp_path, compiler, 
     running, classifier, _ = started(tmp_path, images=images, size=40)
     assert max(most) == 40 and min(most) == 20
     assert classifier.at_once == running.used.batch_size and running._memory == "auto"
+    assert not classifier._recompute  # which `Padded.halve` turned on
