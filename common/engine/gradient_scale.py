@@ -19,7 +19,8 @@ class GradientScale:
 
     before it enters the network, and the gradient of the inputs, in float32 again, is divided by S_b: both are exact.
     Where the gradient overflows inside the network all the same, it is infinite or NaN, and an attack leaves it out and
-    counts it as dead (``AttackResult``). There is no second derivative.
+    counts it as dead (``AttackResult``). There is no second derivative. Forward-mode differentiation is not scaled:
+    tangents are as large as the caller makes them.
     """
 
     def __init__(self, rows: int) -> None:
@@ -74,6 +75,10 @@ class _Enter(torch.autograd.Function):
         factor = ctx.scale.factor
         return None, gradient if factor is None else gradient / _per_row(factor, gradient)
 
+    @staticmethod
+    def jvp(ctx: Any, scale: None, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
+
 
 class _Leave(torch.autograd.Function):
     """Outputs; their cotangents are multiplied by the scale."""
@@ -92,6 +97,10 @@ class _Leave(torch.autograd.Function):
         largest = torch.stack([each.flatten(1).abs().amax(1) for each in cotangents]).amax(0)
         factor = ctx.scale.factor = _power(largest)
         return None, *(each * _per_row(factor, each) for each in cotangents)
+
+    @staticmethod
+    def jvp(ctx: Any, scale: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if each is None else each.view_as(each) for each in tangents)
 
 
 def _power(largest: Tensor) -> Tensor:

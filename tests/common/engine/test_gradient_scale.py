@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from common.engine.engine import Engine
 from common.engine.gradient_scale import GradientScale, _power
@@ -45,6 +46,39 @@ def test_a_tiny_gradient_survives(size):
     assert found.dtype == torch.float32 and (found != 0).all()
     error, length = (each.double().norm(dim=1) for each in (found - exact, exact))
     assert (error < 5e-3 * length).all()
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_forward_mode_gives_the_derivative_of_both_outputs(leaf):
+    """Also of an input that needs a gradient besides, whose own stays scaled."""
+    body, tangent = network(), torch.randn(X.shape, generator=torch.Generator().manual_seed(2))
+    _, exact = torch.func.jvp(body, (X,), (tangent,))
+    x = X.clone().requires_grad_(leaf)
+    with Engine("16").applied(body), forward_ad.dual_level():
+        outputs = body(forward_ad.make_dual(x, tangent))
+        found = [forward_ad.unpack_dual(each).tangent for each in outputs]
+        if leaf:
+            assert (torch.autograd.grad(1e-12 * outputs[0].sum(), x)[0] != 0).all()
+    for each, other in zip(found, exact, strict=True):
+        assert torch.allclose(each, other, atol=2e-3)
+
+
+def test_forward_mode_along_one_of_two_inputs():
+    """The other output has no tangent."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(8))
+
+        def forward(self, x, y):
+            return x @ self.weight, y @ self.weight
+
+    body, tangent = Two().requires_grad_(False), torch.ones(3, 8)
+    with Engine("16").applied(body), forward_ad.dual_level():
+        x, y = (X.clone().requires_grad_() for _ in range(2))
+        one, other = map(forward_ad.unpack_dual, body(forward_ad.make_dual(x, tangent), y))
+        assert torch.equal(one.tangent, tangent) and (other.tangent is None or not other.tangent.any())
 
 
 def test_the_gradient_of_a_row_does_not_depend_on_the_others():
