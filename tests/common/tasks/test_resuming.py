@@ -16,6 +16,7 @@ from common.data.datasets import ImageDataset
 from common.files.locking import lock
 from common.processes.interrupts import INTERRUPTS, RankLost
 from common.processes.ranks import CURRENT
+from common.records.archiving import archive
 from common.records.rows import sealed, unsealed
 from common.records.schema import Cost, Source
 from common.records.store import Records
@@ -75,6 +76,20 @@ def test_other_code_is_found_by_a_recorded_image(tmp_path, monkeypatch):
     monkeypatch.setattr(Own, "forward", lambda self, image, noise=None: -self.linear(image.flatten(1)))
     with pytest.raises(ValueError, match=r"other weights, data or code: image 0 of 'clean' evaluated anew gives \{"):
         rows(Own(), tmp_path, attacks)
+
+
+def test_a_test_goes_on_beside_an_archive(tmp_path, monkeypatch):
+    attacks = [Clean(), Attacked(PGD(steps=2), BALL, keep_images=0)]
+    rows(Own(), tmp_path / "run", attacks, Subset(Images(), range(5)))
+    (file,) = archive(tmp_path / "run", tmp_path / "kept")
+    before = file.read_bytes()
+    assert rows(Own(), tmp_path / "kept", attacks) == rows(Own(), tmp_path / "whole", attacks)
+    assert file.read_bytes() == before
+    (part,) = (tmp_path / "kept").glob("part-*.jsonl")
+    assert {row.index for row in Records.read(part)} == {*range(5, 12)}
+    monkeypatch.setattr(Own, "forward", lambda self, image, noise=None: -self.linear(image.flatten(1)))
+    with pytest.raises(ValueError, match="other weights, data or code"):
+        rows(Own(), tmp_path / "kept", attacks)
 
 
 def certificate(index, evaluations, samples, count):
