@@ -15,7 +15,7 @@ from common.report.own_files import check_own, list_own
 from common.report.page.index import index
 from common.report.pairing import Pairing
 from common.report.runs import read_runs
-from common.report.studies import RecordedStudy, read_studies
+from common.report.studies import RecordedStudy, read_studies, run_folders
 
 
 def build(
@@ -37,14 +37,14 @@ def build(
         quiet: print nothing.
         pairing: the runs that are compared.
 
-    One folder of several studies, each a folder of runs, gets a page ``STUDY.html`` of each with its tables as Markdown
+    One folder of studies, each a folder of runs, gets a page ``STUDY.html`` of each with its tables as Markdown
     and its figures as SVG, and a page of their headlines.
 
     Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
     """
     target, options = check_out(out), Options(figures, pairing=pairing)
     found = read_studies(paths[0]) if study is None and len(paths) == 1 and not isinstance(paths, str) else []
-    if len(found) > 1:
+    if found and not run_folders(Path(paths[0])):
         return _build_studies(found, target, replace(options, vectors=True), quiet)
     read = found[0] if found else RecordedStudy.of_runs(read_runs(paths), study)
     _write(target, contents(read, target, options))
@@ -63,6 +63,8 @@ def _build_studies(studies: Sequence[RecordedStudy], target: Path, options: Opti
         if not quiet:
             print_ending(headline(one.runs), f"{one.title}: {pages[one.name].resolve()}")
     _write(target, {target: index(studies)})
+    if not quiet:
+        print_ending(None, f"All studies: {target.resolve()}")
     return target
 
 

@@ -43,16 +43,16 @@ class Options:
 def contents(study: RecordedStudy, target: Path, options: Options) -> Contents:
     """Every file of the report of some runs by its path; ``target`` is the page."""
     runs, known = study.runs, study.study
-    few = options.figures or len(runs) <= MOST_DRAWN
+    own = "" if target.stem == PAGE else target.stem  # pages of one folder have files of their own
+    few = options.figures or options.vectors or len(runs) <= MOST_DRAWN
     drawn = runs if few else runs[:0]
     panels = [panel for run in drawn or runs[:1] for panel in _panels(run)]
     compared = {"attacks-compared": attack_table(runs)}
     if not known.combinations or len(runs) <= FEW:
         compared = {"compared": run_table(runs, options.pairing)} | compared
     overview = study_table(known, study.outcomes) if known.combinations else Table(study.title, [], [])
-    tables = ({known.name: overview} if known.combinations else {}) | compared
+    tables = ({"scores" if own else known.name: overview} if known.combinations else {}) | compared
     results, converging = [*study.figures, *result_figures(drawn)], convergence(drawn)
-    own = "" if target.stem == PAGE else target.stem  # pages of one folder have files of their own
     prefix = f"{own}." if own else ""
     made: Contents = {target.with_suffix(".csv"): metrics_csv(runs)}
     made |= {target.with_name(f"{prefix}{name}.csv"): table_csv(table) for name, table in tables.items() if table.rows}

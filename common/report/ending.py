@@ -11,10 +11,11 @@ def end_of_test(records: str | Path) -> None:
     print_ending(read_headline(records), f"All tables: robust-diffusion report {records}")
 
 
-def print_ending(shown: Headline, where: str) -> None:
-    """Print a headline and one line below it, which is never wrapped."""
+def print_ending(shown: Headline | None, where: str) -> None:
+    """Print a headline, if any, and one line below it, which is never wrapped."""
     console = Terminal()
     console.print()
-    console.print(shown)
-    console.print()
+    if shown is not None:
+        console.print(shown)
+        console.print()
     console.print(where, markup=False, highlight=False, soft_wrap=True)

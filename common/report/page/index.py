@@ -15,7 +15,9 @@ def index(studies: Sequence[RecordedStudy]) -> str:
         {"name": one.name, "title": one.title, "table": headline_table(known.rows), "remarks": known.remarks}
         for one, known in shown
     ]
-    counts = f"{len(studies)} studies of {sum(len(one.runs) for one in studies)} runs"
+    counts = (
+        f"{len(studies)} {'study' if len(studies) == 1 else 'studies'} of {sum(len(one.runs) for one in studies)} runs"
+    )
     lead = f"{counts}. Every number is computed from the runs' records."
     return (
         environment()

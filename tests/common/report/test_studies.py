@@ -108,6 +108,15 @@ def test_a_folder_of_studies_gets_a_page_of_each_and_one_of_all(tree: Path, tmp_
     assert not any(name.endswith(".png") for name in names)
 
 
+def test_a_folder_of_one_study_is_a_folder_of_studies(tree: Path, tmp_path: Path) -> None:
+    keep([tree / "plain"], tmp_path / "kept")
+    build([tmp_path / "kept"], tmp_path / "all", quiet=True)
+    assert {"report.html", "plain.html", "plain.md"} <= {path.name for path in (tmp_path / "all").iterdir()}
+    build([tmp_path / "kept" / "plain"], tmp_path / "one", quiet=True)
+    assert {"report.html", "report.md"} <= {path.name for path in (tmp_path / "one").iterdir()}
+    assert (tmp_path / "one" / "report.md").read_bytes() == (tmp_path / "all" / "plain.md").read_bytes()
+
+
 def test_a_study_named_as_the_page_of_all_is_refused(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"scale\.html would be the page of a study and of all"):
         build([tree], tmp_path / "scale.html", quiet=True)
