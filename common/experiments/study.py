@@ -10,6 +10,7 @@ A study is a YAML file, whose first line is its title:
       EPNDC: {model.init_args.classifier.init_args.variant: epndc}
     vary:                                      # optional: lists of values of a setting, combined with each other
       nodes: {model.init_args.classifier.init_args.nodes.init_args.count: [4, 8, 16]}
+    curves: ndc-nodes.curves.csv               # optional: curves over the first of these, drawn below the scores
 
 A setting is named by its path in the base; numbers are positions in a list, and the position after the last appends.
 Every combination of a case and values is an ordinary test with its own records: a study that was stopped continues,
@@ -26,13 +27,15 @@ from typing import Any
 
 import yaml
 
-from common.checks.settings import check_folder, check_mapping, check_text, refusal
+from common.checks.settings import check_folder, check_mapping, check_optional, check_path, check_text, refusal
+from common.experiments.curves import Curves
 from common.experiments.preset_layers import find_base, read_config
 from common.experiments.yaml_files import parse_mapping, read_text
 from common.files.replacing import remove_leftovers, write
 
 RECORDS = "model.init_args.records"
 CONFIGS = "configs"
+KEYS = ("base", "records", "set", "cases", "vary", "curves")
 WANTED = "a study has base, records, and cases or vary"
 Values = tuple[tuple[str, Any], ...]
 
@@ -59,12 +62,21 @@ class Combination:
 
 @dataclass(frozen=True)
 class Study:
-    """The ``combinations`` of settings to test; ``records`` is the folder of all their records."""
+    """The ``combinations`` of settings to test; ``records`` is the folder of all their records.
+
+    ``curves`` are over its first varied setting, or None. Raises ``ValueError`` for curves over another one.
+    """
 
     name: str
     title: str
     records: Path
     combinations: list[Combination]
+    curves: Curves | None = None
+
+    def __post_init__(self) -> None:
+        if self.curves is not None:
+            varied = [one.values[0] for one in self.combinations if one.values]
+            self.curves.check_axis(varied[0][0] if varied else "", [value for _, value in varied])
 
     @classmethod
     def read(cls, path: str | Path) -> "Study":
@@ -74,7 +86,7 @@ class Study:
             raise ValueError(f"study file not found: {path}")
         text = read_text(path)
         entries = parse_mapping(text, str(path), WANTED)
-        if not {"base", "records"} <= set(entries) <= {"base", "records", "set", "cases", "vary"}:
+        if not {"base", "records"} <= set(entries) <= {*KEYS}:
             raise ValueError(f"{WANTED}; {path} has {', '.join(entries)}")
         records = check_folder(f"{path}: records", entries["records"])
         base = check_text(f"{path}: base", entries["base"], "Name one test config")
@@ -85,7 +97,11 @@ class Study:
         if not isinstance(cases, dict):
             raise ValueError(refusal("cases", "a mapping, NAME: {PATH: VALUE}", cases))
         combinations = combine(settings, cases, _settings("vary", entries.get("vary")), records)
-        return cls(path.name.split(".")[0], text.splitlines()[0].lstrip("# "), records, combinations)
+        curves = check_optional(check_path, f"{path}: curves", entries.get("curves"))
+        if curves is not None and not (curves := path.parent / curves).is_file():
+            raise ValueError(f"{path}: curves must be a CSV file beside the study; {curves} is missing")
+        title, found = text.splitlines()[0].lstrip("# "), None if curves is None else Curves.read(curves)
+        return cls(path.name.split(".")[0], title, records, combinations, found)
 
     def write(self) -> list[Path]:
         """Write the config of every run into the records folder. Returns their paths, in order."""

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.checks.settings import check_mapping, check_part
+from common.checks.settings import check_mapping, check_part, check_text
+from common.experiments.curves import Curves
 from common.experiments.study import CONFIGS, Combination, Study
 from common.files.replacing import remove_leftovers, write
 
@@ -13,13 +15,14 @@ LIST = "study.json"
 
 
 def write_list(study: Study, folder: Path) -> Path:
-    """Write name, title and combinations of a study, without their settings, into the folder of its records."""
+    """Write name, title, combinations and curves of a study, without settings, into the folder of its records."""
     runs = [{"case": one.case, "values": dict(one.values)} for one in study.combinations]
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    text = json.dumps(
-        {"name": study.name, "title": study.title, "runs": runs}, indent=1, ensure_ascii=False, default=str
-    )
+    entries: dict[str, Any] = {"name": study.name, "title": study.title, "runs": runs}
+    if study.curves is not None:
+        entries["curves"] = asdict(study.curves)
+    text = json.dumps(entries, indent=1, ensure_ascii=False, default=str)
     return write(folder / LIST, f"{text}\n", "list the runs of the study in")
 
 
@@ -37,17 +40,26 @@ def read_list(folder: Path) -> Study:
         name, title = (check_part(f"{file}: {key}", entries.get(key, ""), str, "a text") for key in ("name", "title"))
         runs = check_part(f"{file}: runs", entries.get("runs", []), list, "a list")
         combinations = [_combination(file, check_mapping(f"{file}: run", run)) for run in runs]
+        curves = _curves(check_mapping(f"{file}: curves", entries["curves"])) if "curves" in entries else None
+        return Study(name, title, folder, combinations, curves)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} is not the list of a study ({error}). Delete it: the report then has neither title nor settings"
         ) from error
-    return Study(name, title, folder, combinations)
 
 
 def _combination(file: Path, run: Any) -> Combination:
     case = check_part(f"{file}: case", run.get("case", ""), str, "a text")
     values = check_mapping(f"{file}: values", run.get("values", {}))
     return Combination(case, tuple(values.items()), {})
+
+
+def _curves(entries: Mapping[str, Any]) -> Curves:
+    panels = check_mapping("panels", entries.get("panels"))
+    lines = {label: check_mapping(label, panel) for label, panel in panels.items()}
+    for line in (entries.get("places"), *(line for panel in lines.values() for line in panel.values())):
+        check_part("each of curves", line, list, "a list")
+    return Curves(check_text("axis", entries.get("axis")), entries["places"], lines)
 
 
 def _title_of_configs(folder: Path) -> str:

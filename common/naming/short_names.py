@@ -13,7 +13,9 @@ _EXPORTS = {
         gdmp_scale""",
     "diffpure": """
         AdamAscent Block DiffPure DiffPureTask FixedLevel GradientAscent GradualNoise Langevin LangevinDiffPure
-        LikelihoodMaximisation RandomisedDiffPure""",
+        LikelihoodMaximisation RandomisedDiffPure contraction_rate drift_integral fisher_divergence kl_divergence
+        mean_reconstruction_bound noise_radius paired_kl_bound random_sign_kl_bound reconstruction_bound
+        theory_curves""",
     "ndc": """
         BoundedDiffusionClassifier Claimed DenoisedClassifier Denoising ELBO Elimination Flat Lipschitz LogNormal
         NDCTask Nodes NoisedDiffusionClassifier Posterior Reduction ReferenceWeight

@@ -10,6 +10,7 @@ from common.experiments.study_list import read_list
 from common.naming.outside_text import plain
 from common.records.record_files import holds_records
 from common.report.figures.drawing import Figure
+from common.report.figures.study_curves import curve_figures
 from common.report.figures.study_figures import study_figures
 from common.report.runs import Run, read_runs
 from common.report.tables.study_table import Outcome, outcomes, run_outcomes
@@ -49,8 +50,10 @@ class RecordedStudy:
 
     @cached_property
     def figures(self) -> list[Figure]:
-        """Figures of the scores against the settings."""
-        return study_figures(self.study, self.outcomes) if self.study.combinations else []
+        """Figures of the scores against the settings, and of the study's curves below them."""
+        if not self.study.combinations:
+            return []
+        return [*study_figures(self.study, self.outcomes), *curve_figures(self.study, self.outcomes)]
 
 
 def read_studies(folder: str | Path) -> list[RecordedStudy]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from common.experiments.curves import all_numbers
 from common.experiments.study import Study
 from common.report.figures.drawing import (
     MARKERS,
@@ -109,7 +110,7 @@ def _line(axes: "Axes", group: Sequence[Outcome], name: str, number: int, style:
 
 def _position(one: Outcome, group: Sequence[Outcome]) -> float:
     """Position on the axis: the value itself if all are numbers, else its rank."""
-    if has_axis(group) and _all_numbers([other.values[0][1] for other in group]):
+    if has_axis(group) and all_numbers([other.values[0][1] for other in group]):
         return float(one.values[0][1])
     return float([_tick(other) for other in group].index(_tick(one)))
 
@@ -117,7 +118,7 @@ def _position(one: Outcome, group: Sequence[Outcome]) -> float:
 def _crowded(results: Sequence[Outcome]) -> list[str]:
     """The words below an axis if they are too long to stand beside each other; none otherwise."""
     words = list(dict.fromkeys(_tick(one) for one in results))
-    numbers = has_axis(results) and _all_numbers([one.values[0][1] for one in results])
+    numbers = has_axis(results) and all_numbers([one.values[0][1] for one in results])
     return words if not numbers and sum(map(len, words)) + 2 * len(words) > LETTERS else []
 
 
@@ -125,7 +126,7 @@ def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style, lowest: bool)
     """Ticks of a panel; long words below the ``lowest`` panels alone, slanted."""
     words = list(dict.fromkeys(_tick(one) for one in results))
     values: list[Any] = [one.values[0][1] for one in results] if has_axis(results) else []
-    if values and _all_numbers(values):
+    if values and all_numbers(values):
         ordered = sorted(set(map(float, values)))
         if ordered[0] > 0 and ordered[-1] >= 8 * ordered[0]:
             axes.set_xscale("log")
@@ -143,8 +144,3 @@ def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style, lowest: bool)
 
 def _tick(one: Outcome) -> str:
     return str(one.values[0][1]) if one.values else one.case
-
-
-def _all_numbers(values: Sequence[Any]) -> bool:
-    """True if all values are numbers, which can be positions on an axis."""
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
