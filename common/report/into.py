@@ -1,12 +1,12 @@
 """Pages in Markdown that hold tables and figures of studies, between markers, written anew from the records.
 
-    <!-- table STUDY [NAME] [| COLUMN …] [| rows: NAME; …] -->
+    <!-- table STUDY [NAME] [| COLUMN …] [| rows: NAME; …] [| reference: RUN] -->
     <!-- figure STUDY [NAME] -->
     <!-- end -->
 
 STUDY is the name of a folder of records. A table is the headline if no other is named; ``rows`` keeps those that one of
-the names identifies. A figure is that of the study if no other is named, and its files are in ``figures`` beside the
-page, for a light and for a dark page.
+the names identifies, and ``reference`` is the run that all others are compared with. A figure is that of the study if
+no other is named; its files are in ``figures`` beside the page, for a light and for a dark page.
 """
 
 import re
@@ -21,10 +21,13 @@ from common.report.figures.convergence import convergence
 from common.report.figures.drawing import darkened, drawn_by
 from common.report.figures.of_results import result_figures
 from common.report.markdown import markdown, part_of
-from common.report.named_tables import HEADLINE, TABLES
+from common.report.named_tables import COMPARED, HEADLINE, TABLES
+from common.report.pairing import Pairing
 from common.report.studies import RecordedStudy
+from common.report.tables.comparisons import run_table
 
 FOLDER = "figures"
+ROWS, REFERENCE = "rows:", "reference:"
 BLOCK = re.compile(r"<!-- (table|figure) ([^\n]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
 OPENING = re.compile(r"<!-- (table|figure) ")
 
@@ -87,9 +90,12 @@ def _table(words: str, studies: Mapping[str, RecordedStudy]) -> str:
     study, name = _named(first, studies, HEADLINE)
     if name not in TABLES:
         raise ValueError(f"there is no table {name}; tables are {', '.join(TABLES)}")
-    rows = [one.strip() for part in parts if part.startswith("rows:") for one in part[5:].split(";")]
-    columns = [part for part in parts if not part.startswith("rows:")]
-    table = part_of(TABLES[name](study), columns, rows)
+    rows = [one.strip() for part in parts if part.startswith(ROWS) for one in part[len(ROWS) :].split(";")]
+    references = [part[len(REFERENCE) :].strip() for part in parts if part.startswith(REFERENCE)]
+    if references and name != COMPARED:
+        raise ValueError(f"only the table {COMPARED} has a reference")
+    made = run_table(study.runs, Pairing(references[0])) if references else TABLES[name](study)
+    table = part_of(made, [part for part in parts if not part.startswith((ROWS, REFERENCE))], rows)
     if not table.rows:
         raise ValueError(f"the records of {study.name} have nothing for this table")
     return markdown(table)

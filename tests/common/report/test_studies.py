@@ -39,6 +39,8 @@ Words.
 <!-- end -->
 <!-- table plain cost | Seconds -->
 <!-- end -->
+<!-- table scale compared | Images | rows: clean | reference: scale=2.0 -->
+<!-- end -->
 End."""
 
 
@@ -196,9 +198,12 @@ def test_a_page_is_written_between_its_markers_and_then_stays(tree: Path, tmp_pa
     text = page.read_text()
     assert text.startswith("# Title\n\n<!-- table plain -->\n\n| Defence |") and text.endswith("<!-- end -->\nEnd.")
     assert "stale" not in text and "<!-- end -->\nWords.\n<!-- table scale" in text
-    (scores,) = re.findall(r"<!-- table scale.*?<!-- end -->", text, re.DOTALL)
+    (scores,) = re.findall(r"<!-- table scale scores.*?<!-- end -->", text, re.DOTALL)
     rows = numbers(scores)
     assert rows[0] == ["scale", "pgd", "clean"] and [row[0] for row in rows[1:]] == ["2.0", "0.0"]
+    (compared,) = re.findall(r"<!-- table scale compared.*?<!-- end -->", text, re.DOTALL)
+    pairs = ["scale=10.0 − scale=2.0", "scale=0.0 − scale=2.0"]
+    assert [row[:2] for row in numbers(compared)[1:]] == [[pair, "clean"] for pair in pairs]
     assert 'srcset="figures/scale-dark.svg"' in text and (tmp_path / "figures" / "scale.svg").is_file()
     assert write_into(page, studies) == write_into(page, read_studies(tree), check=True) == []
     report = build([tree], tmp_path / "report", quiet=True)
@@ -243,6 +248,8 @@ def test_a_figure_of_another_matplotlib_is_no_difference(tree: Path, tmp_path: P
         ("<!-- table plain certified -->\n<!-- end -->", "the records of plain have nothing for this table"),
         ("<!-- table plain cost | Hours -->\n<!-- end -->", "its columns are Images | Network"),
         ("<!-- table plain cost | rows: c -->\n<!-- end -->", "its rows are a | clean"),
+        ("<!-- table plain compared | reference: c -->\n<!-- end -->", "the reference must be one of the runs, a, b"),
+        ("<!-- table plain cost | reference: a -->\n<!-- end -->", "only the table compared has a reference"),
         ("<!-- figure plain certified -->\n<!-- end -->", "there is no figure certified; figures are accuracy"),
     ],
 )
