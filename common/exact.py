@@ -123,7 +123,7 @@ class GaussianMixture(nn.Module):
 
     def sample(self, noise: RandomSource, step: int = 0) -> tuple[Tensor, Tensor]:
         """Samples x0 (B, *event) and their classes (B,), from the source's ``step`` and ``step + 1``."""
-        u = noise.uniform(step, (1,)).to(self.means)
+        u = noise.uniform(step, (1,)).to(self.means).contiguous()
         edges = self.log_weights.exp().cumsum(0)[:-1]
         component = torch.searchsorted(edges, u)[:, 0]
         z = noise.normal(step + 1, self.means.shape[1:]).to(self.means)

@@ -1,17 +1,20 @@
 """Curves of both theorems over t*: closed forms of each line, and the purifiers' distances."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from common.diffusion.schedules import EDM, VP
+from common.experiments.curves import Curves
 from common.noise import Noise
 from diffpure.divergence import random_sign_kl_bound
 from diffpure.reconstruction import noise_radius
 from diffpure.theory import DELTA, theory_curves
 
+STUDY = Path(__file__).parents[2] / "configs" / "studies" / "cifar10" / "t-star.curves.csv"
 TIMES = [0.05, 0.1, 0.3]
 EPS = 0.04
 D = 48
@@ -55,6 +58,25 @@ def test_the_lines_have_their_closed_forms(images):
 def test_without_purifiers_nothing_is_measured(images):
     nats, lengths = theory_curves(images, EPS, TIMES).panels.values()
     assert len(nats) == 3 and not any("measured" in name for name in lengths)
+
+
+def test_the_curves_of_the_cifar10_study_are_those_of_its_threat():
+    """The bounds in the kept file by their formulas, to its four digits; the estimate stays below its bound."""
+    curves = Curves.read(STUDY)
+    nats, lengths = curves.panels.values()
+    d, a, rounding = 3072, 16 / 255, 1e-3
+    for k, t in enumerate(curves.places):
+        sigma = float(VP().sigma(torch.tensor(t, dtype=torch.float64)))
+        bound, random = d * a**2 / (2 * sigma**2), random_sign_kl_bound(a, sigma, d)
+        assert nats["any attack, bound"][k] == pytest.approx(bound, rel=rounding)
+        assert nats["256 images, estimate"][k] <= bound * (1 + rounding)
+        assert nats["random signs, bound"][k] == pytest.approx(random, rel=rounding)
+        assert lengths["mean, exact score, bound"][k] == pytest.approx(a + (2 + math.sqrt(2)) * sigma, rel=rounding)
+        theorem = a + sigma * noise_radius(d, DELTA) / math.sqrt(d)
+        assert lengths["95 %, C_s = 0, bound"][k] == pytest.approx(theorem, rel=rounding)
+        measured = lengths["purified, measured"][k]
+        assert measured is None or measured < theorem
+    assert sum(value is not None for value in lengths["purified, measured"]) == 6
 
 
 def test_unfit_arguments_are_refused(images):
