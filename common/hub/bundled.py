@@ -32,6 +32,12 @@ BUNDLED: dict[str, Bundled] = {
         size=3_954_696,
         sha256="afcfb7f8035d2adf08eb673ca42ee22bb1da545ffe991b361d924c429c71638d",
     ),
+    "cifar10_jpeg_adversarial": Bundled(
+        use="small convolutional network, CIFAR-10 (JPEG), adversarially trained (PGD-AT, L-infinity 8/255)",
+        file="studies/cifar10/weights/adversarial.safetensors",
+        size=2_330_240,
+        sha256="4566c6880458c56933138ce6f330b08d585452b100c7bafee1bb6aedb8d6d197",
+    ),
     "cifar10_jpeg_denoiser": Bundled(
         use="DDPM++ on 2x2 blocks, class-conditional, CIFAR-10 (JPEG): small denoiser for all three methods",
         file="studies/cifar10/weights/denoiser.safetensors",
