@@ -31,6 +31,7 @@ MORE_PARAMETERS: dict[str, int] = {
     # a training task: its networks, the objective's values, recipe and export; the recipe is a dataclass already
     "agdm/task.py::GuidanceTask.__init__": 10,
     "common/tasks/classifier.py::ClassifierTask.__init__": 8,
+    "common/tasks/fast_classifier.py::FastClassifierTask.__init__": 9,
     # a data set: its files, image size, subset and loading, which the command line overrides one by one
     "common/data/celebahq.py::CelebAHQ.__init__": 7,
     "common/data/image_data.py::ImageData.__init__": 8,
