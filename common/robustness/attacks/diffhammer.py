@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from common.checks.settings import check_count, check_flag, check_not_negative, check_positive
@@ -80,13 +79,16 @@ class DiffHammer(GradientWrapper):
         ball = require_norm_ball(threat, type(self).__name__)
         if is_empty(image, label, noise):
             return AttackResult.empty(image)
-        weights = DrawWeights(ball, loss_of(self.attack), self.temperature, self.rounds, self.memory)
-        reweighted = ReweightedGradient(classifier, weights, self.graft)
+        formulas = (self.temperature, self.rounds, self.memory)
+        weights = DrawWeights(ball, loss_of(self.attack), noise.index, *formulas)
+        counts = [value for name, value in self.attack.settings().items() if name.endswith("eot")] or [1]
+        draws = None if len(counts) > 1 else counts[0]  # of `Staged`: several
+        reweighted = ReweightedGradient(classifier, weights, draws if classifier.randomised else 1, self.graft)
         with whole_batches():
             result = self.attack.vary(loss=weights.ranking_loss).search(reweighted, image, label, threat, noise)
         if result.queries is None or not self.graft:
             return result
         grafts = result.steps  # also those of an earlier process, whose climb is taken over
         if grafts is None:
-            grafts = torch.tensor([weights.steps(i) for i in noise.index.tolist()], device=result.queries.device)
+            grafts = weights.steps(noise.index)
         return replace(result, queries=result.queries + grafts.to(result.queries.dtype))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.checks.deferred import check_values
 from common.noise import Noise
 from common.robustness.attacks.diffhammer_weights import DrawWeights
 from common.robustness.classifiers import Classifier, ClassifierWrapper, Purified
@@ -14,65 +15,88 @@ from common.robustness.voting import Voting
 
 
 class ReweightedGradient(ClassifierWrapper):
-    """The classifier with the gradients of an image's draws replaced by their weighted gradient."""
+    """The classifier with the gradients of the ``n`` draws of an image replaced by their weighted gradient.
 
-    def __init__(self, classifier: Classifier, weights: DrawWeights, graft: bool) -> None:
+    ``n`` None: as many as the rows of a call have, for which the host waits. Raises ``ValueError`` for a call with a
+    gradient whose rows are not n draws of each image.
+    """
+
+    def __init__(self, classifier: Classifier, weights: DrawWeights, n: int | None, graft: bool) -> None:
         super().__init__(classifier)
-        self.weights, self.graft = weights, graft
+        self.weights, self.n, self.graft = weights, n, graft
 
     def forward(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         if noise is None or not (torch.is_grad_enabled() and image.requires_grad):
             logits: Tensor = self.classifier(image, noise)
-        elif self.graft:
-            logits = _Grafted.apply(image, self.classifier, noise, self.weights)
+            return logits
+        n = self._draws(noise.index)
+        if self.graft:
+            logits = _Grafted.apply(image, self, noise, n)
         else:
-            logits = self.classifier(_Reweighted.apply(image, noise, self.weights), noise)
+            logits = self.classifier(_Reweighted.apply(image, self, noise.index, n), noise)
         return logits
+
+    def _draws(self, index: Tensor) -> int:
+        """Number n of draws of each image, of rows with ``index`` (A*n,)."""
+        n = int((index == index[0]).sum()) if self.n is None else self.n
+        if len(index) % n:
+            self._judge([0.0])
+        images = index.view(-1, n)
+        same, others = images == images[:, :1], images[1:, 0] != images[:-1, 0]
+        check_values((same.all() & others.all())[None], self._judge)
+        return n
+
+    def _judge(self, right: list[float]) -> None:
+        if not right[0]:
+            raise ValueError(
+                f"DiffHammer weighs the draws of an image together, {self.n or 'equally many'} of each; the attack "
+                "inside called the classifier with other rows. Use an attack whose calls with a gradient have eot "
+                "draws of each image, one image after another"
+            )
 
 
 class _Reweighted(torch.autograd.Function):
     """The identity; its backward pass gives every draw of an image their weighted gradient."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, noise: Noise, weights: DrawWeights) -> Tensor:
-        ctx.noise, ctx.weights = noise, weights
+    def forward(ctx: Any, image: Tensor, owner: ReweightedGradient, index: Tensor, n: int) -> Tensor:
+        ctx.weights, ctx.index, ctx.n = owner.weights, index[::n], n
         return image.view_as(image)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        gradients, index = _by_image(cotangent, ctx.noise)
-        r, _ = ctx.weights.combine(gradients)
-        n = gradients.shape[1]
-        return ctx.weights.with_memory(r, index).repeat_interleave(n, 0).view_as(cotangent), None, None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None, None]:
+        r, _ = ctx.weights.combine(_by_image(cotangent, ctx.n))
+        mixed = ctx.weights.with_memory(r, ctx.index)
+        return mixed.repeat_interleave(ctx.n, 0).view_as(cotangent), None, None, None
 
 
 class _Grafted(torch.autograd.Function):
     """The logits; the backward pass pulls the weighted gradient at purified images back through one draw."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, classifier: Classifier, noise: Noise, weights: DrawWeights) -> Tensor:
-        with torch.enable_grad(), _purified_images(classifier, detach=True) as purified:
-            logits: Tensor = classifier(image.detach(), noise)
-        ctx.graph, ctx.classifier, ctx.noise, ctx.weights = (logits, purified[0]), classifier, noise, weights
+    def forward(ctx: Any, image: Tensor, owner: ReweightedGradient, noise: Noise, n: int) -> Tensor:
+        with torch.enable_grad(), _purified_images(owner.classifier, detach=True) as purified:
+            logits: Tensor = owner.classifier(image.detach(), noise)
+        ctx.graph, ctx.owner, ctx.noise, ctx.n = (logits, purified[0]), owner, noise, n
         ctx.save_for_backward(image)
         return logits.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None, None]:
+        owner, n = ctx.owner, ctx.n
         (image,) = ctx.saved_tensors
         logits, purified = ctx.graph
         (gradient,) = torch.autograd.grad(logits, purified, cotangent)
-        gradients, index = _by_image(gradient[: len(image)], ctx.noise)
-        r, first = ctx.weights.combine(gradients)
-        n = gradients.shape[1]
-        rows = torch.arange(len(index), device=first.device) * n + first
-        with torch.enable_grad(), _purified_images(ctx.classifier, detach=False) as recomputed:
+        r, first = owner.weights.combine(_by_image(gradient[: len(image)], n))
+        rows = torch.arange(len(first), device=first.device) * n + first
+        with torch.enable_grad(), _purified_images(owner.classifier, detach=False) as recomputed:
             leaf = image[rows].detach().requires_grad_()
-            ctx.classifier(leaf, ctx.noise.rows(rows))
+            owner.classifier(leaf, ctx.noise.rows(rows))
             (grafted,) = torch.autograd.grad(recomputed[0][: len(leaf)], leaf, r.view_as(leaf))
-        return ctx.weights.with_memory(grafted, index).repeat_interleave(n, 0), None, None, None
+        mixed = owner.weights.with_memory(grafted, ctx.noise.index[::n])
+        return mixed.repeat_interleave(n, 0), None, None, None
 
 
 def graftable_purifier(classifier: nn.Module) -> nn.Module:
@@ -87,10 +111,9 @@ def graftable_purifier(classifier: nn.Module) -> nn.Module:
     return purifiers[0]
 
 
-def _by_image(rows: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """Rows (B*n,C,H,W), image-major, as (B,n,D), and the index of each image, (B,)."""
-    n = int((noise.index == noise.index[0]).sum())
-    return rows.reshape(-1, n, rows[0].numel()), noise.index[::n]
+def _by_image(rows: Tensor, n: int) -> Tensor:
+    """Rows (A*n,C,H,W), image-major, as (A,n,D)."""
+    return rows.reshape(-1, n, rows[0].numel())
 
 
 @contextmanager

@@ -12,14 +12,16 @@ class DrawWeights:
     """Weighted gradients over the draws of an image, with the losses of the last call and the gradients of last step.
 
     ``ranking_loss`` must be called on the logits (R,K) of the draws before ``combine`` on their gradients. The formulas
-    are those of `DiffHammer`.
+    are those of `DiffHammer`; ``index`` (B,) are the images under attack. Nothing waits for their device.
     """
 
-    def __init__(self, ball: ThreatModel, loss: Loss, temperature: float, rounds: int, memory: float) -> None:
-        self.ball, self.loss = ball, loss
+    def __init__(
+        self, ball: ThreatModel, loss: Loss, index: Tensor, temperature: float, rounds: int, memory: float
+    ) -> None:
+        self.ball, self.loss, self.index = ball, loss, index
         self.temperature, self.rounds, self.memory = temperature, rounds, memory
         self._losses = torch.zeros(0)
-        self._past: dict[int, tuple[int, Tensor]] = {}
+        self._steps, self._past = torch.zeros_like(index), torch.zeros(0)
 
     def ranking_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """Values (R,) that rank points, with the gradient of the attack's own loss; stores the losses."""
@@ -43,17 +45,24 @@ class DrawWeights:
         return r, first
 
     def with_memory(self, gradient: Tensor, index: Tensor) -> Tensor:
-        """``v gradient + (1 - v) past`` (B,...) for images with ``index`` (B,), stored as their new past."""
-        mixed = gradient.clone()
-        for row, i in enumerate(index.tolist()):
-            step, past = self._past.get(i, (0, mixed[row]))
-            mixed[row] = torch.lerp(past, mixed[row], (step + 1) ** -self.memory)
-            self._past[i] = step + 1, mixed[row].clone()
+        """``v gradient + (1 - v) past`` (A,...) for images with ``index`` (A,), stored as their new past."""
+        if not len(self._past):
+            self._past = gradient.new_zeros(len(self.index), *gradient.shape[1:])
+        rows = self._rows(index)
+        self._steps[rows] += 1
+        exact = torch.float32 if index.device.type == "mps" else torch.float64  # which mps does not have
+        v = self._steps[rows].to(exact).pow(-self.memory).view(-1, *(1,) * (gradient.ndim - 1))
+        mixed = v.to(gradient.dtype) * gradient + (1 - v).to(gradient.dtype) * self._past[rows]
+        self._past[rows] = mixed
         return mixed
 
-    def steps(self, index: int) -> int:
-        """Number of gradients of the image with this index so far."""
-        return self._past[index][0] if index in self._past else 0
+    def steps(self, index: Tensor) -> Tensor:
+        """Number of gradients (A,) of the images with ``index`` (A,) so far."""
+        return self._steps[self._rows(index)]
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """Places (A,) of images among all."""
+        return (index[:, None] == self.index).to(torch.uint8).argmax(1)
 
     def _step(self, r: Tensor) -> Tensor:
         """d(r), (..., D): from the centre of the ball to its surface."""

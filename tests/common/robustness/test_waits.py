@@ -4,12 +4,26 @@ import warnings
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from agdm.purifier import AGDM
 from common.checks import deferred
 from common.noise import Noise
-from common.robustness import APGD, FAB, PGD, Classifier, Purified, Sequential, Smoothing, Square, ThreatModel
+from common.robustness import (
+    APGD,
+    FAB,
+    PGD,
+    Classifier,
+    DiffHammer,
+    Purified,
+    Sequential,
+    Smoothing,
+    Square,
+    ThreatModel,
+)
+from common.robustness.attacks.stadv import StAdv
 from common.robustness.attacks.staged import Staged
+from common.robustness.threats.spatial import SpatialThreat
 from ndc.classifier import NoisedDiffusionClassifier
 from tests.defences import batch, denoiser, diffpure, guidance, head
 from tests.waits import counted_waits
@@ -27,6 +41,8 @@ ATTACKS = {
     "APGD": ("inf", lambda steps: APGD(steps=steps, eot=2), ATTACK),
     "APGD in L1": ("1", lambda steps: APGD(steps=steps), ATTACK),
     "targeted APGD": ("inf", lambda steps: APGD(steps=steps, loss="targeted_margin"), ATTACK),
+    "DiffHammer": ("inf", lambda steps: DiffHammer(PGD(steps=steps, eot=2)), ATTACK + 1),
+    "grafted DiffHammer": ("inf", lambda steps: DiffHammer(PGD(steps=steps, eot=2), graft=True), ATTACK + 1),
     "Square": ("inf", lambda steps: Square(queries=steps), ATTACK),
     "Square in L2": ("2", lambda steps: Square(queries=steps), ATTACK + 2),  # where the first bumps lie
     "FAB": (
@@ -70,6 +86,25 @@ def test_an_attack_waits_as_often_for_any_number_of_steps(monkeypatch, name):
     classifier, threat = diffpure(steps=1).freeze(), ThreatModel(norm, 0.05)
     for steps in (2, 8):
         assert waits_of(monkeypatch, attack(steps).search, classifier, IMAGE, LABEL, threat, NOISE) == expected
+
+
+def test_stadv_waits_as_often_for_any_number_of_steps(monkeypatch):
+    """Adam reads its number of steps each time, which it keeps in the host's memory: no wait."""
+    step = torch.optim.Adam.step
+
+    def uncounted(self):
+        with _disable_current_modes():
+            step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", uncounted)
+    flow = torch.zeros(1, requires_grad=True, device="meta")
+    flow.grad, adam = torch.zeros_like(flow), torch.optim.Adam([flow])
+    adam.step()
+    assert adam.state[flow]["step"].device.type == "cpu"
+    classifier = diffpure(steps=1).freeze()
+    for steps in (2, 8):
+        attack = StAdv(steps=steps, eot=2)
+        assert waits_of(monkeypatch, attack.search, classifier, IMAGE, LABEL, SpatialThreat(0.05), NOISE) == ATTACK
 
 
 @pytest.mark.parametrize("defence", [lambda: diffpure(steps=1), lambda: ndc(8)], ids=["DiffPure", "NDC"])

@@ -11,10 +11,12 @@ from common.noise import Noise
 from common.robustness.attacks.apgd import APGD
 from common.robustness.attacks.attack import Attack, AttackResult
 from common.robustness.attacks.diffhammer import DiffHammer
+from common.robustness.attacks.diffhammer_weights import DrawWeights
 from common.robustness.attacks.eot import EOTLoss
 from common.robustness.attacks.known_noise import KnownNoise
 from common.robustness.attacks.library import TorchAttacks
 from common.robustness.attacks.pgd import PGD
+from common.robustness.attacks.staged import Staged
 from common.robustness.classifiers import Classifier, NetworkClassifier, Purified
 from common.robustness.losses import margin
 from common.robustness.padding import Padded
@@ -197,6 +199,28 @@ def test_adversarial_images_are_independent_of_batch_and_chunks():
             rows = torch.arange(3).split(sizes)
             parts = [attack(classifier, image[r], LABEL[r], LINF, NOISE.rows(r)) for r in rows]
             torch.testing.assert_close(torch.cat(parts), together, rtol=0, atol=2e-7)
+
+
+def test_an_attack_that_calls_with_other_draws_is_refused():
+    class Twice(Thrice):
+        """Eight draws in place of four."""
+
+        def search(self, classifier, image, label, threat, noise):
+            classifier(image.repeat_interleave(8, 0).requires_grad_(), noise.draws(8))
+
+    with pytest.raises(ValueError, match="4 of each; the attack inside called the classifier with other rows"):
+        DiffHammer(Twice()).search(Bent(), IMAGE, LABEL, LINF, NOISE)
+
+
+def test_draws_of_stages_are_counted_by_themselves():
+    """The refinement takes twice as many draws as the climbs before."""
+    counts = {"pool": 1, "pool_targets": 0, "pool_steps": 1, "draws": 4, "steps": 1, "refine_steps": 1}
+    attack, seen = Staged(eot=2, refine_eot=4, **counts), []
+    combine = DrawWeights.combine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DrawWeights, "combine", lambda self, g: seen.append(g.shape[1]) or combine(self, g))
+        DiffHammer(attack).search(Bent(), IMAGE, LABEL, LINF, NOISE)
+    assert {*seen} == {2, 4}
 
 
 @pytest.mark.parametrize("graft", [False, True])
