@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common.experiments.curves import Curves
 from common.experiments.study import Study
 from common.report.figures.drawing import MARKERS, Figure, Style, label_axes, legend, new_canvas, plain_axes
-from common.report.figures.study_figures import lines
+from common.report.figures.study_figures import LETTERS, lines, spaced
 from common.report.tables.study_table import Outcome, score_names
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def curve_panels(results: Sequence[Outcome], curves: Curves, style: Style) -> "C
         _curves(axes, curves.places, panel, style)
         axes.set_title(label, loc="left", color=style.ink, fontsize=9.5, parse_math=False)
     ticks = sorted({float(one.values[0][1]) for one in results})
-    grid[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    grid[0].set_xticks(ticks, spaced(ticks, False, 2 * LETTERS))
     for axes in grid:
         label_axes(axes, curves.axis, "", style)
     return figure

@@ -1,5 +1,6 @@
 """Figures of a study: each score against the varied settings."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,7 @@ def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style, lowest: bool)
         ordered = sorted(set(map(float, values)))
         if ordered[0] > 0 and ordered[-1] >= 8 * ordered[0]:
             axes.set_xscale("log")
-        axes.set_xticks(ordered, [f"{value:g}" for value in ordered])
+        axes.set_xticks(ordered, spaced(ordered, axes.get_xscale() == "log", LETTERS))
         axes.minorticks_off()
     else:
         axes.set_xticks(range(len(words)), words)
@@ -140,6 +141,27 @@ def _ticks(axes: "Axes", results: Sequence[Outcome], style: Style, lowest: bool)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
         axes.set_xlabel(axes.get_xlabel() if lowest else "")
+
+
+def spaced(values: Sequence[float], logarithmic: bool, letters: int) -> list[str]:
+    """Labels of ascending values on an axis as wide as so many letters: "" for one that would touch its neighbour.
+
+    The last value has one, and of the others each that is far enough from the labels before and from the last.
+    """
+    if len(values) < 2:
+        return [f"{value:g}" for value in values]
+    texts = [f"{value:g}" for value in values]
+    places = [math.log(value) if logarithmic else value for value in values]
+    scale = letters / (places[-1] - places[0])
+
+    def touch(one: int, other: int) -> bool:
+        return scale * (places[other] - places[one]) < (len(texts[one]) + len(texts[other])) / 2 + 1
+
+    shown = [0]
+    for place in range(1, len(values) - 1):
+        if not touch(shown[-1], place) and not touch(place, len(values) - 1):
+            shown.append(place)
+    return [text if place in (*shown, len(values) - 1) else "" for place, text in enumerate(texts)]
 
 
 def _tick(one: Outcome) -> str:

@@ -9,7 +9,7 @@ from common.experiments.study import Combination, Study
 from common.experiments.study_list import write_list
 from common.report.figures.accuracy_bars import accuracy_bars, are_many, plane_points
 from common.report.figures.drawing import LIGHT
-from common.report.figures.study_figures import panels
+from common.report.figures.study_figures import panels, spaced
 from common.report.page.page import page
 from common.report.runs import Run
 from common.report.studies import RecordedStudy, read_studies
@@ -61,6 +61,13 @@ def test_bars_of_many_attacks_are_those_of_the_worst(study: RecordedStudy) -> No
 def test_the_plane_of_many_runs_is_that_of_the_main_budget(study: RecordedStudy) -> None:
     assert [name for name, _, _ in plane_points(study.runs)] == NAMES
     assert len(plane_points(study.runs[:4])) == 8
+
+
+def test_labels_of_close_values_are_left_out() -> None:
+    values = [0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25]
+    assert spaced(values, True, 44) == ["0.025", "0.05", "0.075", "0.1", "", "0.15", "", "0.25"]
+    assert spaced([1, 2, 3], False, 40) == ["1", "2", "3"] and spaced([7], True, 40) == ["7"]
+    assert spaced([1, 100, 101], False, 40) == ["1", "", "101"]
 
 
 def test_long_words_stand_slanted_below_the_lowest_panels(study: RecordedStudy) -> None:
