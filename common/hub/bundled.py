@@ -47,7 +47,7 @@ BUNDLED: dict[str, Bundled] = {
     "cifar10_jpeg_guidance": Bundled(
         use="AGDM's guidance network, CIFAR-10 (JPEG), TRADES at L-infinity 8/255 on diffused images",
         file="studies/cifar10/weights/guidance.safetensors",
-        size=214_924,
-        sha256="85212b5f17ec906ccee694f95ff748808670ef8715b558d5bcc958921f36258c",
+        size=2_831_272,
+        sha256="5979e7f8afd1acbc400dee13a0c7bd6879b32c9cda806038742d25d14c73d415",
     ),
 }
