@@ -14,7 +14,7 @@ from common.data.crop import Crop
 from common.data.datasets import LabelledImages
 from common.data.samplers import ShardSampler, TrainingLoader, world_size
 from common.data.shared_loader import SharedLoader
-from common.data.subsets import Subset
+from common.data.subsets import Balanced, Subset
 from common.data.unlabelled import UnlabelledBatches, UnlabelledImages, read_class_names
 
 
@@ -135,7 +135,9 @@ class ImageData(L.LightningDataModule):
         self._resumed = NO_BATCH | state_dict
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._in_order(self.val)
+        """The validation images, classes in turn: of a folder, sorted by class, ``limit_val_batches`` takes all alike."""
+        order = Balanced().order(self.val.labels)
+        return self._in_order(Selection(self.val, order))  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The first ``test_images`` of the subset, or of all held-out images; indices are those of the whole set."""

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from common.data.datasets import ImageDataset
 from common.data.digits import Digits
+from common.data.folders import Folder
 from common.data.published_subsets import NDCCIFAR10
 from common.data.samplers import ShardSampler
 from common.data.subsets import Balanced
@@ -74,8 +76,8 @@ def test_settings_can_be_chosen_on_validation_images():
     data = Digits(test_on="validation", test_images=50, batch_size=50)
     data.setup("test")
     image, label, index = next(iter(data.test_dataloader()))
-    images, labels, indices = next(iter(data.val_dataloader()))
-    assert torch.equal(image, images[:50]) and torch.equal(label, labels[:50]) and torch.equal(index, indices[:50])
+    images, labels, indices = zip(*(data.val[i] for i in range(50)), strict=True)
+    assert torch.equal(image, torch.stack(images)) and (label.tolist(), index.tolist()) == ([*labels], [*indices])
     assert data.identity() == {"hold_out_validation": True, "test_on": "validation"}
     assert "test_on" not in Digits().identity()
     data.test_images = 129
@@ -83,6 +85,20 @@ def test_settings_can_be_chosen_on_validation_images():
         data.test_dataloader()
     with pytest.raises(ValueError, match="test_on must be"):
         Digits(test_on="train")
+
+
+def test_the_first_validation_batches_hold_all_classes(tmp_path):
+    """A folder's images are sorted by class: validating on its first images would be validating on the first class."""
+    for split in ("train", "test"):
+        for name in "abc":
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(20):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / split / name / f"{number:02}.png")
+    data = Folder(root=tmp_path, batch_size=3)
+    data.setup("fit")
+    batches = [(labels.tolist(), indices) for _, labels, indices in data.val_dataloader()]
+    assert [labels for labels, _ in batches] == [[0, 1, 2]] * 2
+    assert sorted(torch.cat([indices for _, indices in batches]).tolist()) == sorted(data.val[i][2] for i in range(6))
 
 
 def test_validation_images_with_the_classes_in_turn():
