@@ -135,7 +135,7 @@ class ImageData(L.LightningDataModule):
         self._resumed = NO_BATCH | state_dict
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation images, classes in turn: a folder sorts by class, and ``limit_val_batches`` takes the first."""
+        """The validation images, classes in turn: folders sort by class, and ``limit_val_batches`` takes the first."""
         order = Balanced().order(self.val.labels)
         return self._in_order(Selection(self.val, order))  # type: ignore[arg-type]
 
