@@ -41,7 +41,7 @@ def prose(path: Path) -> list[tuple[int, str]]:
     if path.suffix == ".yaml":
         return [(i, line.partition("#")[2]) for i, line in enumerate(text.splitlines(), 1) if "#" in line]
     if path.suffix == ".md":
-        return list(enumerate(re.sub(r"`[^`\n]*`", "`code`", text).splitlines(), 1))
+        return list(enumerate(re.sub(r"`[^`\n]*`|</?picture>", "`code`", text).splitlines(), 1))
     kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     pairs = ((token.start[0], token.string) for token in tokens if token.type in kinds)
