@@ -136,7 +136,8 @@ class ImageData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation images, classes in turn: folders sort by class, and ``limit_val_batches`` takes the first."""
-        order = Balanced().order(self.val.labels)
+        labels = getattr(self.val, "labels", None)  # a subclass's data set may lack them: in its own order
+        order = range(len(self.val)) if labels is None else Balanced().order(labels)
         return self._in_order(Selection(self.val, order))  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[Any]:
