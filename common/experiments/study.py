@@ -49,15 +49,19 @@ class Combination:
     settings: dict[str, Any]
 
     @property
+    def parts(self) -> list[str]:
+        """The case, if there is one, and ``NAME=VALUE`` of every varied setting."""
+        return [*([self.case] if self.case else []), *(f"{name}={value}" for name, value in self.values)]
+
+    @property
     def name(self) -> str:
         """File name: ``EPNDC_nodes=8``."""
-        parts = [*([self.case] if self.case else []), *(f"{name}={value}" for name, value in self.values)]
-        return re.sub(r"[^\w.,=+-]+", "-", "_".join(parts)) or "run"
+        return re.sub(r"[^\w.,=+-]+", "-", "_".join(self.parts)) or "run"
 
     @property
     def title(self) -> str:
         """Name to show: ``EPNDC, nodes=8``."""
-        return ", ".join([*([self.case] if self.case else []), *(f"{name}={value}" for name, value in self.values)])
+        return ", ".join(self.parts)
 
 
 @dataclass(frozen=True)

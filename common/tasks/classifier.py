@@ -116,14 +116,19 @@ class ClassifierTask(TrainingTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, index = self.checked(batch)
         noise = self.noise(index)
-        if self.objective is not None:
-            losses, logits = self.objective(self.classifier, image, label, noise)
-            loss = losses.mean()
-        else:
-            logits = self.classifier(self.prepare(image, noise))
-            loss = F.cross_entropy(logits, label)
+        loss, logits = self.training_loss(image, label, noise, noise)
         self.log_training(loss, logits, label)
         return loss
+
+    def training_loss(
+        self, image: Tensor, label: Tensor, noise: Noise, adversary: Noise, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss of a step, and its logits: the objective's under the noise ``adversary``, or cross-entropy."""
+        if self.objective is not None:
+            losses, logits = self.objective(self.classifier, image, label, adversary)
+            return losses.mean(), logits
+        logits = self.classifier(self.prepare(image, noise))
+        return F.cross_entropy(logits, label, label_smoothing=label_smoothing), logits
 
     def log_training(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
         """Log ``train/loss`` of a step and ``train/accuracy`` of its epoch."""

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from common.checks.settings import check_number, check_optional, check_part
 from common.data.augmentation import Augmentation
@@ -84,11 +83,6 @@ class FastClassifierTask(ClassifierTask):
         image, label, index = self.checked(batch)
         noise = self.noise(index)
         image = self.augmentation(image, noise)
-        if self.objective is None:
-            logits = self.classifier(self.prepare(image, noise))
-            loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
-        else:
-            losses, logits = self.objective(self.classifier, image, label, noise.stream("adversary"))
-            loss = losses.mean()
+        loss, logits = self.training_loss(image, label, noise, noise.stream("adversary"), self.label_smoothing)
         self.log_training(loss, logits, label)
         return loss
