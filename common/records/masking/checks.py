@@ -10,8 +10,13 @@ from typing import Any
 
 from common.records.column_rows import Rows, common_images
 from common.records.masking.check import Attacked, MaskingCheck
-from common.records.masking.paired_checks import transfer, trends
-from common.records.masking.single_checks import attack_breaks_the_baseline, huge_budget_breaks_all, single_checks
+from common.records.masking.paired_checks import breaks_significantly_more, transfer, trends
+from common.records.masking.single_checks import (
+    attack_beats_clean_queries,
+    attack_breaks_the_baseline,
+    huge_budget_breaks_all,
+    single_checks,
+)
 from common.records.schema import AttackedRecord, Record, Role
 from common.records.table import Table
 
@@ -31,8 +36,9 @@ def masking_checks(records: Iterable[Record], config: Mapping[str, Any] | None =
     white = [rows for rows in results if rows[0].white_box]
     black = [rows for rows in results if not rows[0].white_box]
     return [
-        *(check for rows in results for check in single_checks(rows)),
-        *(transfer(w, b) for w in white for b in black if _threat(w) == _threat(b) and _share_images(w, b)),
+        *(check for rows in white for check in single_checks(rows)),
+        *(check for rows in black for check in single_checks(rows, any(_is_stronger(w, rows) for w in white))),
+        *(transfer(w, b) for w in white for b in black if _comparable(w, b)),
         *trends(ours, (config or {}).get("evaluators") or []),
         *(huge_budget_breaks_all(rows) for rows in ours.values() if _is_huge(rows)),
         *(attack_breaks_the_baseline(rows) for rows in baselines),
@@ -48,5 +54,11 @@ def _is_huge(rows: Attacked) -> bool:
     return rows[0].role is Role.HUGE_BUDGET or (norm in HUGE and eps >= HUGE[norm])
 
 
-def _share_images(first: Rows[AttackedRecord], second: Rows[AttackedRecord]) -> bool:
-    return len(common_images([first, second])) > 0
+def _comparable(first: Attacked, second: Attacked) -> bool:
+    return _threat(first) == _threat(second) and len(common_images([Rows.of(first), Rows.of(second)])) > 0
+
+
+def _is_stronger(white: Attacked, black: Attacked) -> bool:
+    """Whether a white-box attack beats clean queries and breaks significantly more images than a black-box one."""
+    works = _comparable(white, black) and attack_beats_clean_queries(white).passed
+    return works and breaks_significantly_more(white, black)

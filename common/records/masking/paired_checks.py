@@ -42,6 +42,12 @@ def transfer(white: Attacked, black: Attacked) -> MaskingCheck:
     return _compared(white, black, sentence, "the gradient misleads the white-box attack", end)
 
 
+def breaks_significantly_more(strong: Attacked, weak: Attacked) -> bool:
+    """Whether ``strong`` breaks significantly more images, by the first draws of the images that both attacked."""
+    kept, other = _common(strong, weak)
+    return breaks_more(other, kept)
+
+
 def trends(runs: Mapping[Source, Attacked], parts: Sequence[Mapping[str, Any]]) -> Iterator[MaskingCheck]:
     """A check for each two neighbours in budget, steps, draws or restarts among attacks that are otherwise equal.
 

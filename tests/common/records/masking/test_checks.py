@@ -72,6 +72,21 @@ def test_an_attack_no_stronger_than_clean_queries_fails():
     assert single_checks.attack_beats_clean_queries(rows(clean, ["00"] * 40)).passed
 
 
+def test_a_black_box_attack_need_not_beat_clean_queries_beside_a_stronger_white_box_one():
+    """Else the number of the defence would be called too high because a weak attack was run beside a strong one."""
+
+    def checked(white_attacked, **values):
+        clean = ["10", "11"] * 20
+        white = rows(clean, white_attacked, name="PGD", **values)
+        black = rows(clean, ["11", "10"] * 20, name="transfer", white_box=False)
+        return [c for c in masking_checks(white + black) if c.name == "transfer: attack beats clean queries"]
+
+    assert not checked(["00"] * 40)
+    assert [check.passed for check in checked(["11", "10"] * 20)] == [False]  # no stronger than the black-box attack
+    assert [check.passed for check in checked(["00"] * 40, eps=0.2)] == [False]  # another budget
+    assert [check.passed for check in checked(["00"] * 3 + ["11", "10"] * 18 + ["10"])] == [False]  # too few to tell
+
+
 def test_too_few_images_are_undecided_and_an_attack_without_success_fails():
     def found(images, broken):
         check = single_checks.attack_beats_clean_queries(
