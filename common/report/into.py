@@ -1,12 +1,15 @@
-"""Pages in Markdown that hold tables and figures of studies, between markers, written anew from the records.
+"""Pages in Markdown that hold tables, figures and numbers of studies, between markers, written anew from the records.
 
     <!-- table STUDY [NAME] [| COLUMN …] [| rows: NAME; …] [| reference: RUN] -->
+    <!-- end -->
     <!-- figure STUDY [NAME] -->
     <!-- end -->
+    words <!-- value STUDY NAME | COLUMN | row: NAME; … [| reference: RUN] --><!-- end --> and more words
 
 STUDY is the name of a folder of records. A table is the headline if no other is named; ``rows`` keeps those that one of
 the names identifies, and ``reference`` is the run that all others are compared with. A figure is that of the study if
-no other is named; its files are in ``figures`` beside the page, for a light and for a dark page.
+no other is named; its files are in ``figures`` beside the page, for a light and for a dark page. A value is an entry of
+a table: of one column, in the one row that all names of ``row`` identify.
 """
 
 import re
@@ -25,11 +28,12 @@ from common.report.named_tables import COMPARED, HEADLINE, TABLES
 from common.report.pairing import Pairing
 from common.report.studies import RecordedStudy
 from common.report.tables.comparisons import run_table
+from common.report.tables.table import Table, as_cell
 
 FOLDER = "figures"
-ROWS, REFERENCE = "rows:", "reference:"
-BLOCK = re.compile(r"<!-- (table|figure) ([^\n]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
-OPENING = re.compile(r"<!-- (table|figure) ")
+ROW, ROWS, REFERENCE = "row:", "rows:", "reference:"
+BLOCK = re.compile(r"<!-- (?:(table|figure) ([^\n]+?) -->\n|(value) ([^\n]+?) -->)(.*?)<!-- end -->", re.DOTALL)
+OPENING = re.compile(r"<!-- (table|figure|value) ")
 
 
 @dataclass
@@ -67,14 +71,15 @@ def filled(text: str, studies: Mapping[str, RecordedStudy], page: str) -> Writte
     made, end = Written(""), 0
     for block in BLOCK.finditer(text):
         place = f"{page}, line {text.count(chr(10), 0, block.start()) + 1}"
-        kind, words, inside = block.groups()
-        if OPENING.search(inside):
+        kind, words = block[1] or block[3], block[2] or block[4]
+        if OPENING.search(block[5]):
             raise ValueError(f"{place}: <!-- {kind} {words} --> needs a line <!-- end --> before the next marker")
         try:
-            body = _table(words, studies) if kind == "table" else _figure(words, studies, made.figures)
+            body = _figure(words, studies, made.figures) if kind == "figure" else _of_table(kind, words, studies)
         except ValueError as error:
             raise ValueError(f"{place}, <!-- {kind} {words} -->: {error}") from error
-        made.text += f"{text[end : block.start()]}<!-- {kind} {words} -->\n\n{body}\n<!-- end -->"
+        body = body if kind == "value" else f"\n\n{body}\n"
+        made.text += f"{text[end : block.start()]}<!-- {kind} {words} -->{body}<!-- end -->"
         end = block.end()
     if not end:
         raise ValueError(f"{page} has no markers such as <!-- table STUDY --> and, below it, <!-- end -->")
@@ -85,20 +90,36 @@ def filled(text: str, studies: Mapping[str, RecordedStudy], page: str) -> Writte
     return made
 
 
-def _table(words: str, studies: Mapping[str, RecordedStudy]) -> str:
+def _of_table(kind: str, words: str, studies: Mapping[str, RecordedStudy]) -> str:
+    """A table in Markdown, or one of its entries."""
     first, *parts = (part.strip() for part in words.split("|"))
     study, name = _named(first, studies, HEADLINE)
     if name not in TABLES:
         raise ValueError(f"there is no table {name}; tables are {', '.join(TABLES)}")
-    rows = [one.strip() for part in parts if part.startswith(ROWS) for one in part[len(ROWS) :].split(";")]
-    references = [part[len(REFERENCE) :].strip() for part in parts if part.startswith(REFERENCE)]
+    rows, references = _listed(parts, ROWS if kind == "table" else ROW), _listed(parts, REFERENCE)
     if references and name != COMPARED:
         raise ValueError(f"only the table {COMPARED} has a reference")
     made = run_table(study.runs, Pairing(references[0])) if references else TABLES[name](study)
-    table = part_of(made, [part for part in parts if not part.startswith((ROWS, REFERENCE))], rows)
+    table = part_of(made, [part for part in parts if not part.startswith((ROW, ROWS, REFERENCE))], rows)
     if not table.rows:
         raise ValueError(f"the records of {study.name} have nothing for this table")
-    return markdown(table)
+    return markdown(table) if kind == "table" else _value(table, rows)
+
+
+def _listed(parts: Sequence[str], key: str) -> list[str]:
+    """Names behind a key: ``"rows: a; b"`` -> a, b."""
+    return [one.strip() for part in parts if part.startswith(key) for one in part[len(key) :].split(";")]
+
+
+def _value(table: Table, names: Sequence[str]) -> str:
+    """The entry of the one row that all ``names`` identify."""
+    found = [row for row in table.rows if {*names} <= {str(entry) for entry in row[: table.names]}]
+    columns = len(table.columns) - table.names
+    if columns != 1 or len(found) != 1 or not names:
+        raise ValueError(f"a value needs one column and names of one row; got {columns} columns and {len(found)} rows")
+    entry = found[0][-1]
+    cell = as_cell(entry)
+    return f"{cell.text}{' %' if isinstance(entry, tuple) else ''} {cell.note}".strip()
 
 
 def _figure(words: str, studies: Mapping[str, RecordedStudy], made: dict[str, bytes]) -> str:

@@ -212,6 +212,21 @@ def test_a_page_is_written_between_its_markers_and_then_stays(tree: Path, tmp_pa
     assert headline in report.with_name("plain.md").read_text()
 
 
+def test_values_in_a_line_are_entries_of_tables(tree: Path, tmp_path: Path) -> None:
+    page, studies = tmp_path / "page.md", read_studies(tree)
+    pair, reference = "scale=0.0 − scale=2.0", "reference: scale=2.0"
+    lost = f"<!-- value scale compared | First − second | row: {pair}; pgd; average | {reference} -->"
+    page.write_text(f"Of <!-- value scale scores | clean | row: 2.0 -->old<!-- end --> it lost {lost}<!-- end -->.")
+    write_into(page, studies)
+    (clean, difference) = re.findall(r"-->([^<]+)<!-- end -->", page.read_text())
+    tables = "scale scores | clean | rows: 2.0", f"scale compared | First − second | rows: {pair} | {reference}"
+    page.write_text("".join(f"<!-- table {words} -->\n<!-- end -->\n" for words in tables))
+    write_into(page, studies)
+    assert re.fullmatch(r"[\d.]+ % \[[\d.]+, [\d.]+\]", clean)
+    assert f"| 2.0 | {clean.replace(' %', '')} |" in page.read_text()
+    assert f"| {pair} | pgd | average | {difference} |" in page.read_text().replace("**", "")
+
+
 @pytest.mark.parametrize("name", ["README.md", "figures/scale.svg", "figures/scale-dark.svg"])
 def test_a_check_names_what_differs_and_writes_nothing(name: str, tree: Path, tmp_path: Path) -> None:
     page, studies = tmp_path / "README.md", read_studies(tree)
@@ -251,6 +266,13 @@ def test_a_figure_of_another_matplotlib_is_no_difference(tree: Path, tmp_path: P
         ("<!-- table plain compared | reference: c -->\n<!-- end -->", "the reference must be one of the runs, a, b"),
         ("<!-- table plain cost | reference: a -->\n<!-- end -->", "only the table compared has a reference"),
         ("<!-- figure plain certified -->\n<!-- end -->", "there is no figure certified; figures are accuracy"),
+        (
+            "a <!-- value plain cost | Images -->1<!-- end -->",
+            "names of one row; got 1 columns and 6 rows",
+        ),
+        ("<!-- value plain cost | Images | row: a -->1<!-- end -->", "got 1 columns and 3 rows"),
+        ("<!-- value plain cost | row: a; clean -->1<!-- end -->", "got 4 columns and 1 rows"),
+        ("<!-- value plain cost | Images | row: a -->", "no markers"),
     ],
 )
 def test_markers_that_cannot_be_filled_are_named(text: str, message: str, tree: Path, tmp_path: Path) -> None:
