@@ -59,6 +59,6 @@ def _comparable(first: Attacked, second: Attacked) -> bool:
 
 
 def _is_stronger(white: Attacked, black: Attacked) -> bool:
-    """Whether a white-box attack beats clean queries and breaks significantly more images than a black-box one."""
+    """True if a white-box attack beats clean queries and breaks significantly more images than a black-box one."""
     works = _comparable(white, black) and attack_beats_clean_queries(white).passed
     return works and breaks_significantly_more(white, black)

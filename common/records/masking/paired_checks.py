@@ -43,7 +43,7 @@ def transfer(white: Attacked, black: Attacked) -> MaskingCheck:
 
 
 def breaks_significantly_more(strong: Attacked, weak: Attacked) -> bool:
-    """Whether ``strong`` breaks significantly more images, by the first draws of the images that both attacked."""
+    """True if ``strong`` breaks significantly more images, by the first draws of the images that both attacked."""
     kept, other = _common(strong, weak)
     return breaks_more(other, kept)
 
