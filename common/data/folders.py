@@ -32,9 +32,9 @@ class ImageFileData(ImageData):
             self.shape = (3, *crop.sides)
 
     def identity(self) -> dict[str, Any]:
-        """As in `ImageData`, with crop, number and hash of the test images in place of their folder."""
-        held_out = self.held_out
-        files = held_out.identity() if isinstance(held_out, ImageFileDataset) else {}
+        """As in `ImageData`, with crop, number and hash of the images tested on in place of their folder."""
+        images = self.held_out if self.test_on == "test" else self.val
+        files = images.identity() if isinstance(images, ImageFileDataset) else {}
         return super().identity() | {"crop": self.crop.config} | files
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Subset as Selection
 
@@ -137,13 +138,13 @@ class ImageData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation images, classes in turn: folders sort by class, and ``limit_val_batches`` takes the first."""
         labels = getattr(self.val, "labels", None)  # a subclass's data set may lack them: in its own order
-        order = range(len(self.val)) if labels is None else Balanced().order(labels)
+        order = range(len(self.val)) if labels is None else Balanced().order(torch.as_tensor(labels))
         return self._in_order(Selection(self.val, order))  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The first ``test_images`` of the subset, or of all held-out images; indices are those of the whole set."""
         images = self.held_out if self.test_on == "test" else self.val
-        order = range(len(images)) if self.subset is None else self.subset.order(images.labels)
+        order = range(len(images)) if self.subset is None else self.subset.order(torch.as_tensor(images.labels))
         if self.test_images is not None and self.test_images > len(order):
             which = f"{self.test_on} images" if self.subset is None else f"images of {type(self.subset).__name__}"
             raise ValueError(f"test_images must be at most {len(order)}, the {which}; got {self.test_images}")

@@ -13,12 +13,12 @@ from typing import TypeVar
 from torch import nn
 
 from common.checkpoints import loading
-from common.checkpoints.files import require_file
+from common.checkpoints.files import file_sha256, require_file
 from common.checkpoints.formats.reading import read_published, select_tensors
 from common.checkpoints.formats.wrapped_names import take_normalisation
 from common.checkpoints.state import assign_state
 from common.diffusion.denoisers import Denoiser
-from common.hub.bundled import BUNDLED
+from common.hub.bundled import BUNDLED, Bundled
 from common.hub.cache import cached_path
 from common.hub.cards import get_card
 from common.hub.fetching import fetch
@@ -54,11 +54,23 @@ def published_network(name: str, download: bool = False, path: str | Path | None
 
 
 def _loaded(load: Callable[..., T], name: str, download: bool, path: str | Path | None) -> T:
-    """Result of ``load`` on a bundled file, or on that of a card with its format and config."""
+    """Result of ``load`` on a bundled file, or on that of a card with its format and config; both are verified."""
     if name in BUNDLED and path is None:
-        return load(BUNDLED[name].path)
+        return load(_verified(name, BUNDLED[name]))
     card = get_card(name)
     return load(_local_file(name, download, path), card.format, card.config)
+
+
+def _verified(name: str, card: Bundled) -> Path:
+    """The file of bundled weights, of the card's sha256."""
+    if not card.path.is_file():
+        raise FileNotFoundError(f"{name} comes with the package, but there is no {card.path}. Install it again.")
+    if (found := file_sha256(card.path)) != card.sha256:
+        raise ValueError(
+            f"{card.path} must be the weights {name}, sha256 {card.sha256}; got {found}. Install the package again, or "
+            "load another file by load_denoiser, load_classifier or load_network."
+        )
+    return card.path
 
 
 def _local_file(name: str, download: bool, path: str | Path | None) -> Path:

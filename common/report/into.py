@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from common.experiments.yaml_files import read_text
 from common.files.replacing import write_all
 from common.report.contents import figure_name
 from common.report.figures.convergence import convergence
@@ -32,8 +33,9 @@ from common.report.tables.table import Table, as_cell
 
 FOLDER = "figures"
 ROW, ROWS, REFERENCE = "row:", "rows:", "reference:"
-BLOCK = re.compile(r"<!-- (?:(table|figure) ([^\n]+?) -->\n|(value) ([^\n]+?) -->)(.*?)<!-- end -->", re.DOTALL)
-OPENING = re.compile(r"<!-- (table|figure|value) ")
+BLOCK = re.compile(r"<!-- (?:(table|figure) ([^\n]+?) -->[ \t]*\n|(value) ([^\n]+?) -->)(.*?)<!-- end -->", re.DOTALL)
+OPENING = re.compile(r"<!--\s*(table|figure|value)\s")
+LOOSE = re.compile(r"<!--\s*(?:table|figure|value|end)\b[^\n]*")
 
 
 @dataclass
@@ -48,17 +50,24 @@ def write_into(page: Path, studies: Sequence[RecordedStudy], check: bool = False
     """Write the tables and figures of a page anew, and return the files that changed, or would change if ``check``.
 
     Figures that another version of matplotlib drew do not differ if ``check``. Raises ``ValueError`` for a page without
-    markers, for a marker without its end, and for one that names no study, table, figure, column or row.
+    markers, for a marker without its end or an end without its marker, for a marker that names no study, table, figure,
+    column or row, and for two studies of one name.
     """
     if not page.is_file():
         raise ValueError(
             f"there is no page {page}. Write one with markers such as <!-- table STUDY --> and <!-- end -->"
         )
-    before = page.read_text(encoding="utf-8")
+    names = [one.name for one in studies]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"each study must be in one folder of records; {', '.join(twice)} is in several. Leave one out"
+        )
+    before = read_text(page).replace("\r\n", "\n")
     made = filled(before, {one.name: one for one in studies}, str(page))
     contents: dict[Path, str | bytes] = {page.parent / FOLDER / name: svg for name, svg in made.figures.items()}
     changed = {path: svg for path, svg in contents.items() if isinstance(svg, bytes) and _differs(path, svg, check)}
-    contents = {**changed, **({page: made.text} if made.text != before else {})}
+    line_end = "\r\n" if b"\r\n" in page.read_bytes() else "\n"
+    contents = {**changed, **({page: made.text.replace("\n", line_end)} if made.text != before else {})}
     if contents and not check:
         if changed:
             (page.parent / FOLDER).mkdir(exist_ok=True)
@@ -70,8 +79,9 @@ def filled(text: str, studies: Mapping[str, RecordedStudy], page: str) -> Writte
     """The page with what its markers ask for."""
     made, end = Written(""), 0
     for block in BLOCK.finditer(text):
-        place = f"{page}, line {text.count(chr(10), 0, block.start()) + 1}"
+        _check_between(text, end, block.start(), page)
         kind, words = block[1] or block[3], block[2] or block[4]
+        place = _place(page, text, block.start())
         if OPENING.search(block[5]):
             raise ValueError(f"{place}: <!-- {kind} {words} --> needs a line <!-- end --> before the next marker")
         try:
@@ -81,13 +91,25 @@ def filled(text: str, studies: Mapping[str, RecordedStudy], page: str) -> Writte
         body = body if kind == "value" else f"\n\n{body}\n"
         made.text += f"{text[end : block.start()]}<!-- {kind} {words} -->{body}<!-- end -->"
         end = block.end()
+    _check_between(text, end, len(text), page)
     if not end:
         raise ValueError(f"{page} has no markers such as <!-- table STUDY --> and, below it, <!-- end -->")
-    if unended := OPENING.search(text, end):
-        place = f"{page}, line {text.count(chr(10), 0, unended.start()) + 1}"
-        raise ValueError(f"{place}: a marker without its end. Write <!-- end --> below it")
     made.text += text[end:]
     return made
+
+
+def _check_between(text: str, start: int, end: int, page: str) -> None:
+    """Raise ``ValueError`` for a marker outside of the blocks: what it encloses would stay as it is, unnoticed."""
+    if found := LOOSE.search(text, start, end):
+        raise ValueError(
+            f"{_place(page, text, found.start())}: a marker must be <!-- table STUDY … --> or <!-- figure STUDY … --> on "
+            "a line of its own with <!-- end --> below it, or <!-- value STUDY … --> and <!-- end --> in a line; got "
+            f"{found[0].strip()}, which has no counterpart"
+        )
+
+
+def _place(page: str, text: str, position: int) -> str:
+    return f"{page}, line {text.count(chr(10), 0, position) + 1}"
 
 
 def _of_table(kind: str, words: str, studies: Mapping[str, RecordedStudy]) -> str:

@@ -1,5 +1,6 @@
 """Studies by the folders of their records: each one's runs in its own order."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -41,7 +42,16 @@ class RecordedStudy:
     def runs(self) -> list[Run]:
         """The runs: combinations in the order of the study, with their titles for names, then others by name."""
         titles = {one.name: one.title for one in self.study.combinations if one.title}
-        return [replace(run, name=plain(titles.get(run.name, run.name))) for run in self.load()]
+        runs = self.load()
+        named = [replace(run, name=plain(titles.get(run.name, run.name))) for run in runs]
+        for name, times in Counter(run.name for run in named).items():
+            if times > 1:
+                folders = [one.name for one, shown in zip(runs, named, strict=True) if shown.name == name]
+                raise ValueError(
+                    f"the runs of {self.name or 'a study'} must have names of their own; {' and '.join(folders)} are "
+                    f"both {name}. Remove one of the folders"
+                )
+        return named
 
     @cached_property
     def outcomes(self) -> list[Outcome]:

@@ -1,5 +1,8 @@
 """Data modules: every test image once, on any number of ranks, in any batch size, under the same index."""
 
+from itertools import product
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -99,6 +102,34 @@ def test_the_first_validation_batches_hold_all_classes(tmp_path):
     batches = [(labels.tolist(), indices) for _, labels, indices in data.val_dataloader()]
     assert [labels for labels, _ in batches] == [[0, 1, 2]] * 2
     assert sorted(torch.cat([indices for _, indices in batches]).tolist()) == sorted(data.val[i][2] for i in range(6))
+
+
+@pytest.mark.parametrize("form", [list, np.array, torch.tensor])
+def test_labels_of_a_data_set_of_torchvision(form):
+    """Its data sets keep labels as a list or an array."""
+    data = Digits(batch_size=10, subset=Balanced(), test_images=10)
+    data.setup("fit")
+    data.setup("test")
+    for images in (data.val, data.held_out):
+        images.labels = form(images.labels.tolist())
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert next(iter(loader))[1].tolist() == [*range(10)]
+
+
+def test_the_identity_is_that_of_the_images_tested_on(tmp_path):
+    """Other training images are another held-out set, though the test images are the same."""
+    found = set()
+    for number, test_on in product((20, 30), ("test", "validation")):
+        for split, count in (("train", number), ("test", 4)):
+            for name in "ab":
+                folder = tmp_path / str(number) / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i:02}.png")
+        data = Folder(root=tmp_path / str(number), test_on=test_on)
+        data.setup("test")
+        found.add((test_on, data.identity()["images"], data.identity()["sha256"]))
+    assert len(found) == 3 and {count for _, count, _ in found} == {8, 4, 6}
 
 
 def test_validation_images_with_the_classes_in_turn():

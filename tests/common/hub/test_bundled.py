@@ -1,5 +1,7 @@
 """Weights that come with the package: checksums, sizes, and their classes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,3 +33,18 @@ def test_they_load_by_the_names_of_their_cards():
 def test_a_path_beside_a_bundled_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is bundled"):
         published_classifier("cifar10_jpeg_classifier", path=tmp_path / "other.safetensors")
+
+
+def test_a_bundled_file_that_is_not_that_of_its_card_is_refused(tmp_path, monkeypatch):
+    """A changed weight, and the file of another network, load without an error of their own."""
+    first, second = "cifar10_jpeg_classifier", "cifar10_jpeg_adversarial"
+    content = bytearray(BUNDLED[first].path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "changed.safetensors").write_bytes(content)
+    for file in (str(tmp_path / "changed.safetensors"), BUNDLED[second].file):
+        monkeypatch.setitem(BUNDLED, first, replace(BUNDLED[first], file=file))
+        with pytest.raises(ValueError, match=f"must be the weights {first}, sha256 {BUNDLED[first].sha256}; got"):
+            published_classifier(first)
+    monkeypatch.setitem(BUNDLED, first, replace(BUNDLED[first], file=str(tmp_path / "none.safetensors")))
+    with pytest.raises(FileNotFoundError, match="is missing. Install the package again"):
+        published_classifier(first)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,30 @@ def test_a_page_is_written_between_its_markers_and_then_stays(tree: Path, tmp_pa
     assert headline in report.with_name("plain.md").read_text()
 
 
+def test_line_ends_of_the_page_stay(tree: Path, tmp_path: Path) -> None:
+    page, studies = tmp_path / "page.md", read_studies(tree)
+    page.write_bytes(b"Title\r\n<!-- table plain -->  \r\n<!-- end -->\r\nEnd.\r\n")
+    assert write_into(page, studies) == [page]
+    assert page.read_bytes().count(b"\n") == page.read_bytes().count(b"\r\n") > 5
+    assert write_into(page, studies, check=True) == []
+    page.write_bytes(b"\xff<!-- table plain -->\n<!-- end -->")
+    with pytest.raises(ValueError, match=r"page\.md must be a text file in UTF-8"):
+        write_into(page, studies)
+
+
+def test_studies_and_runs_of_one_name_are_refused(tree: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table scale -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="scale is in several. Leave one out"):
+        write_into(page, [*read_studies(tree), *read_studies(tree / "scale")])
+    study = Study("s", "", Path(), [Combination("a b", (), {})])
+    (run, *_) = read_studies(tree)[0].load()
+    runs = [replace(run, name=name) for name in (study.combinations[0].name, "a b")]
+    assert runs[0].name != runs[1].name
+    with pytest.raises(ValueError, match="must have names of their own; a-b and a b are both a b. Remove one"):
+        _ = RecordedStudy.of_runs(runs, study).runs
+
+
 def test_values_in_a_line_are_entries_of_tables(tree: Path, tmp_path: Path) -> None:
     page, studies = tmp_path / "page.md", read_studies(tree)
     pair, reference = "scale=0.0 − scale=2.0", "reference: scale=2.0"
@@ -255,9 +280,15 @@ def test_a_figure_of_another_matplotlib_is_no_difference(tree: Path, tmp_path: P
     ("text", "message"),
     [
         ("nothing", "has no markers"),
-        ("\n<!-- table plain -->\n", "no markers"),
+        ("\n<!-- table plain -->\n", "line 2: a marker must be .*; got <!-- table plain -->, which has no counterpart"),
+        ("<!-- tabel plain -->\n<!-- end -->", "line 2: .* got <!-- end -->, which has no counterpart"),
+        ("<!--table plain -->\n<!-- end -->", "line 1: .* got <!--table plain -->"),
+        ("<!-- table plain -->\n<!-- end -->\n<!-- end -->", "line 3: .* got <!-- end -->"),
         ("<!-- table plain -->\n<!-- table scale -->\n<!-- end -->", "line 1: .* needs a line <!-- end --> before"),
-        ("<!-- table plain -->\n<!-- end -->\n<!-- table scale -->", "line 3: a marker without its end"),
+        (
+            "<!-- table plain -->\n<!-- end -->\n<!-- table scale -->",
+            "line 3: a marker must be .*, which has no counterpart",
+        ),
         ("<!-- table plane -->\n<!-- end -->", "line 1, .*there are no records of plane; studies are plain, scale"),
         ("<!-- table plain none -->\n<!-- end -->", "there is no table none; tables are headline"),
         ("<!-- table plain certified -->\n<!-- end -->", "the records of plain have nothing for this table"),
@@ -272,7 +303,7 @@ def test_a_figure_of_another_matplotlib_is_no_difference(tree: Path, tmp_path: P
         ),
         ("<!-- value plain cost | Images | row: a -->1<!-- end -->", "got 1 columns and 3 rows"),
         ("<!-- value plain cost | row: a; clean -->1<!-- end -->", "got 4 columns and 1 rows"),
-        ("<!-- value plain cost | Images | row: a -->", "no markers"),
+        ("<!-- value plain cost | Images | row: a -->", "which has no counterpart"),
     ],
 )
 def test_markers_that_cannot_be_filled_are_named(text: str, message: str, tree: Path, tmp_path: Path) -> None:
