@@ -102,8 +102,8 @@ def _check_between(text: str, start: int, end: int, page: str) -> None:
     """Raise ``ValueError`` for a marker outside of the blocks: what it encloses would stay as it is, unnoticed."""
     if found := LOOSE.search(text, start, end):
         raise ValueError(
-            f"{_place(page, text, found.start())}: a marker must be <!-- table STUDY … --> or <!-- figure STUDY … --> on "
-            "a line of its own with <!-- end --> below it, or <!-- value STUDY … --> and <!-- end --> in a line; got "
+            f"{_place(page, text, found.start())}: a marker must be <!-- table STUDY … --> or <!-- figure STUDY … -->"
+            " on a line of its own with <!-- end --> below it, or <!-- value STUDY … --> and <!-- end --> in a line; got "
             f"{found[0].strip()}, which has no counterpart"
         )
 
