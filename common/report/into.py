@@ -103,7 +103,7 @@ def _check_between(text: str, start: int, end: int, page: str) -> None:
     if found := LOOSE.search(text, start, end):
         raise ValueError(
             f"{_place(page, text, found.start())}: a marker must be <!-- table STUDY … --> or <!-- figure STUDY … -->"
-            " on a line of its own with <!-- end --> below it, or <!-- value STUDY … --> and <!-- end --> in a line; got "
+            " on a line of its own, <!-- end --> below it, or <!-- value STUDY … --> with <!-- end --> in a line; got "
             f"{found[0].strip()}, which has no counterpart"
         )
 
