@@ -5,9 +5,9 @@ beta / 2, for which exp(2 gamma) - 1 = sigma(t*)^2,
 
     x_hat(0) - x = eps_a + sigma(t*) (z_0 + z_1) + int_0^{t*} exp(gamma(t)) beta(t) s_theta(x_t, t) dt.
 
-With ||s_theta|| <= C_s / 2 the integral is at most (exp(gamma) - 1) C_s. The theorem, as we know it (not verified in the
-paper), has gamma C_s, the integral without the factor exp(gamma(t)), by which the linear drift enlarges each part of
-the score. That is less, by 3 % at t* = 0.1, and too little for a constant score. All lengths are Euclidean norms of
+With ||s_theta|| <= C_s / 2 the integral is at most (exp(gamma) - 1) C_s. The theorem as we know it, not verified
+in the paper, has gamma C_s: the integral without the factor exp(gamma(t)), by which the linear drift enlarges each part
+of the score. That is less, by 3 % at t* = 0.1, and too little for a constant score. All lengths are Euclidean norms of
 images in the model frame.
 """
 

@@ -31,7 +31,8 @@ def run(arguments: Sequence[str]) -> None:
     for name in () if options.names else CARDS:
         console.print(f"[bold]{name}[/]: {describe_card(name)}", soft_wrap=True, highlight=False)
     for name, bundled in () if options.names else BUNDLED.items():
-        about = f"{bundled.use}\n  {bundled.size / 1e6:.1f} MB; [green]bundled[/]: {escape(str(bundled.path))}"
+        about = f"{bundled.use}\n  {bundled.size / 1e6:.1f} MB; licence Apache-2.0, as the package"
+        about += f"\n  [green]bundled[/]: {escape(str(bundled.path))}"
         console.print(f"[bold]{name}[/]: {about}", soft_wrap=True, highlight=False)
 
 

@@ -152,5 +152,5 @@ def get_card(name: str) -> Card:
         )
     if name not in CARDS:
         advice = did_you_mean(name, (*CARDS, *BUNDLED))
-        raise ValueError(f"no card is named {name!r}.{advice} The cards are {', '.join(CARDS)}.")
+        raise ValueError(f"no card is named {name!r}.{advice} The cards are {', '.join((*CARDS, *BUNDLED))}.")
     return CARDS[name]
