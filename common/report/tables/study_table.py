@@ -1,6 +1,6 @@
 """Results of a study: scores of each combination of settings, and their table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.experiments.study import Study, Values
@@ -43,21 +43,28 @@ def _outcome(case: str, values: Values, run: Run) -> Outcome:
 
 
 def run_scores(run: Run) -> dict[str, Share]:
-    """Clean accuracy; average and worst draw under each attack, their worst case, per-image minimum; certified ones."""
-    scores = {one.title: one.summary.metrics["Avg"] for one in run.clean}
+    """Average and worst draw, clean and under each attack, their worst case, per-image minimum; certified accuracy.
+
+    The worst of several clean draws is what as many queries reach without an attack.
+    """
+    scores: dict[str, Share] = {}
+    for clean in run.clean:
+        scores |= _of_draws(clean.title, clean.summary.metrics)
     if not scores and run.attacked:
         scores["clean"] = run.attacked[0].summary.metrics["clean Avg"]
     titles = worst_case_titles(run)
     for attack in run.attacked:
-        name, metrics = titles.get(attack.title, attack.title), attack.summary.metrics
-        scores[name] = metrics["Avg"]
-        several = [key for key in metrics if key.startswith("Wor@")]
-        scores |= {f"{name}, worst of {key[4:]}": metrics[key] for key in several}
+        scores |= _of_draws(titles.get(attack.title, attack.title), attack.summary.metrics)
     scores |= {titles[one.title]: one.summary.metrics["Avg"] for one in run.minima}
     for one in run.certified:
         for radius in targets(one) or radius_grid(one.rows):
             scores[f"{one.title} at {radius:g}"] = certified_share(one.rows, radius)
     return scores
+
+
+def _of_draws(name: str, metrics: Mapping[str, Share]) -> dict[str, Share]:
+    worst = {f"{name}, worst of {key[4:]}": share for key, share in metrics.items() if key.startswith("Wor@")}
+    return {name: metrics["Avg"]} | worst
 
 
 def study_table(study: Study, results: Sequence[Outcome]) -> Table:

@@ -180,6 +180,15 @@ def test_names_from_outside_stay_text() -> None:
     assert row == r"| a\|b \*c\* \<!-- end --\> [x\](http://y) \`z\` \_u\_ v_w \\x1b[31m | **1** 2 |"
 
 
+def test_scores_have_the_worst_of_the_clean_draws(tree: Path) -> None:
+    """The control of the worst draw under an attack."""
+    study = read_studies(tree)[0]
+    for run, outcome in zip(study.runs, study.outcomes, strict=True):
+        right = [row.correct for row in run.clean[0].rows]
+        assert outcome.scores["clean, worst of 10"][0] == sum(map(all, right)) / 20
+        assert outcome.scores["clean"][0] == pytest.approx(sum(map(sum, right)) / 200)
+
+
 def test_a_part_of_a_table() -> None:
     table = Table("", ["A", "B", "C"], [["x", 1, 2], ["y", 3, 4]], 1)
     assert part_of(table, ["C"], ["y"]).rows == [["y", 4]] and part_of(table).rows == table.rows
