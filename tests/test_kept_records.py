@@ -15,14 +15,14 @@ PAGES = sorted(path for path in CONFIGS.rglob("*.md") if OPENING.search(path.rea
 def test_pages_hold_what_the_records_give() -> None:
     assert {path.parent for path in RECORDS} == {page.parent for page in PAGES}
     differing = [path for page in PAGES for path in write_into(page, read_studies(page.parent / "records"), check=True)]
-    command = "robust-diffusion report FOLDER/records --into FOLDER/README.md"
+    command = "robust-diffusion report FOLDER/records --into FOLDER/PAGE"
     assert not differing, f"write them anew: {command}"
 
 
 def test_no_figure_is_left_over() -> None:
-    for page in PAGES:
-        shown = page.read_text(encoding="utf-8")
-        for figure in (page.parent / "figures").glob("*"):
+    for folder in {page.parent for page in PAGES}:
+        shown = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.parent == folder)
+        for figure in (folder / "figures").glob("*"):
             assert f"figures/{figure.name}" in shown, figure
 
 

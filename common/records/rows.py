@@ -138,9 +138,10 @@ def later_line(path: Path, number: int, line: bytes, ended: bool, rules: HeaderR
 
 def damaged(path: Path, number: int, reason: str, what: str = "") -> ValueError:
     """Error of a line that is not as it was written, with file, line and remedy: to delete it, or ``what`` is named."""
+    kept = "Take it from its source again, or without one delete" if path.suffix == GZIP else "Delete"
     what = "the file" if path.suffix == GZIP else what or ("the file" if number == 1 else "that line")
     return ValueError(
-        f"{path}, line {number} is damaged ({reason}). Delete {what} and run the same test again, which evaluates anew "
+        f"{path}, line {number} is damaged ({reason}). {kept} {what} and run the same test again, which evaluates anew "
         "what is missing."
     )
 
