@@ -15,6 +15,7 @@ from common.report.tables.controls import control_table
 from common.report.tables.cost import cost_table
 from common.report.tables.study_table import study_table
 from common.report.tables.table import Table
+from common.report.tables.verdicts import verdicts_table
 
 HEADLINE, SCORES, COMPARED = "headline", "scores", "compared"
 TABLES: dict[str, Callable[[RecordedStudy], Table]] = {
@@ -28,6 +29,7 @@ TABLES: dict[str, Callable[[RecordedStudy], Table]] = {
     "controls": lambda one: control_table(one.runs),
     "seeds": lambda one: seed_table(one.runs),
     "certification-cost": lambda one: certification_cost_table(one.runs),
+    "verdicts": lambda one: verdicts_table(one.runs),
     "cost": lambda one: cost_table(one.runs),
 }
 """Functions by the names of their tables, in the order of a page."""

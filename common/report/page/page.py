@@ -18,6 +18,7 @@ from common.report.tables.certification import certification_cost_table, certifi
 from common.report.tables.controls import comparison_table, control_table
 from common.report.tables.cost import cost_table
 from common.report.tables.table import Table
+from common.report.tables.verdicts import verdicts_table
 
 UNFOLDED = 40  # longest table of results or comparisons that is shown unfolded
 RESULTS = (accuracy_table, certified_table, claims_table)
@@ -92,7 +93,7 @@ def sections(
     entries: list[tuple[bool, str, str, Sequence[Any]]] = [
         (bool(warnings), "caveats", "Caveats", [warnings]),
         (bool(tables or results), "results", "Results", [tables, results, UNFOLDED]),
-        (bool(costs.rows), "costs", "Cost of certificates", [costs]),
+        (bool(costs.rows), "costs", "Cost of certificates", [[costs, verdicts_table(runs)]]),
         (bool(pairs), "comparisons", "Comparisons on the same images", [pairs, UNFOLDED]),
         (bool(converging), "convergence", "Convergence of the attacks", [converging]),
         (bool(matched.rows), "controls", "Matched queries", [[matched, seed_table(runs)]]),

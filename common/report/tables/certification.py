@@ -80,7 +80,7 @@ def claims_table(runs: Sequence[Run]) -> Table:
 
 def certification_cost_table(runs: Sequence[Run]) -> Table:
     """Per run and certifier: certified accuracy at its target radii, samples, network evaluations, and the saving."""
-    pairs = [(run, evaluation, _comparable(run, evaluation)) for run in runs for evaluation in run.certified]
+    pairs = [(run, evaluation, comparable(run, evaluation)) for run in runs for evaluation in run.certified]
     groups: dict[str, dict[bytes, list[Certified]]] = defaultdict(lambda: defaultdict(list))
     for _, one, key in pairs:
         groups[key][one.rows.image.tobytes()].append(one.rows)
@@ -179,7 +179,7 @@ def _linf_factors(certificates: Sequence[Certificates]) -> list[str]:
     return [f"r / {factor:g}" for factor in sorted(factors)]
 
 
-def _comparable(run: Run, evaluation: Certificates) -> str:
+def comparable(run: Run, evaluation: Certificates) -> str:
     """Key that evaluations share whose costs are compared: name, images and noise level."""
     sigma = _certifier(evaluation).get("sigma")
     return json.dumps([evaluation.source, run.config.get("data"), sigma], sort_keys=True, default=str)

@@ -10,6 +10,7 @@ from common.report.runs import read_runs
 from common.report.tables.certification import certification_cost_table, certified_table, claims_table
 from common.report.tables.comparisons import run_table
 from common.report.tables.table import Cell
+from common.report.tables.verdicts import verdicts_table
 from tests.common.records.made import certified_record
 
 TARGETS = [0.25, 0.5]
@@ -57,6 +58,17 @@ def test_costs_are_counted_or_those_of_the_forecast_procedure(runs):
     samples = 32 + (100 + 400 + 60 + 0) / 4
     assert fast == [4, Cell("50.0 at 0.25, 25.0 at 0.5"), f"{samples:,.0f}", "1,250", Cell("80.0", "", True)]
     assert fixed[1:] == [Cell("–"), "1,100", "5,000", Cell("20.0", "", True)]
+
+
+def test_verdicts_agree_where_the_forecast_decided(runs):
+    """At 0.25 the forecast has 3 certified, 1 open and guessed not; at 0.5 one certified, one open, two not."""
+    table = verdicts_table(runs)
+    fast, half, *fixed = table.rows
+    assert fast == ["fast / published", "curve", "0.25", 4, 3, 2, 1, 1]  # its third image has radius 0.1 only
+    assert half == ["fast / published", "curve", "0.5", 4, 3, 3, 1, 1]
+    # 0.4, 0.7 and, of another class, 0.1 without targets of its own: at 0.25 and 0.5
+    assert fixed == [["fixed / published", "curve", r, 4, 3, n, 1, k] for r, n, k in (("0.25", 2, 1), ("0.5", 2, 0))]
+    assert not verdicts_table(runs[1:]).rows
 
 
 def test_costs_are_compared_on_the_images_of_both(tmp_path):
