@@ -226,7 +226,7 @@ def test_fetch_lists_what_there_is(offered, capsys):
     assert "1.71 GB; checksum unpublished; pinned on first download;" in blocks["score_sde_cifar10"]
     assert "2.21 GB; sha256 published;" in blocks["guided_diffusion_imagenet256"]
     assert "about 0.22 GB" in blocks["edm_cifar10_conditional"]  # 55.7 million parameters of 4 bytes
-    assert "4.0 MB; licence Apache-2.0" in blocks["cifar10_jpeg_classifier"] and "  bundled: " in output
+    assert "4.0 MB; licence Apache-2.0, as the package\n  bundled: " in blocks["cifar10_jpeg_classifier"]
     assert not offered.exists()
 
 

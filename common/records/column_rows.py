@@ -126,6 +126,12 @@ def common_images(parts: Sequence[Rows[Any]]) -> Values:
     return _joined(parts, np.intersect1d)
 
 
+def common_places(first: Rows[Any], second: Rows[Any]) -> tuple[Values, Values]:
+    """Places in both evaluations of the images that both have, in ascending order of the images."""
+    _, ours, theirs = np.intersect1d(first.image, second.image, assume_unique=True, return_indices=True)
+    return ours, theirs
+
+
 def all_images(parts: Sequence[Rows[Any]]) -> Values:
     """Indices of the images that any evaluation has, ascending."""
     return _joined(parts, np.union1d)

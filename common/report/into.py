@@ -62,11 +62,12 @@ def write_into(page: Path, studies: Sequence[RecordedStudy], check: bool = False
         raise ValueError(
             f"each study must be in one folder of records; {', '.join(twice)} is in several. Leave one out"
         )
-    before = read_text(page).replace("\r\n", "\n")
+    content = read_text(page)
+    line_end = "\r\n" if "\r\n" in content else "\n"
+    before = content.replace("\r\n", "\n")
     made = filled(before, {one.name: one for one in studies}, str(page))
     contents: dict[Path, str | bytes] = {page.parent / FOLDER / name: svg for name, svg in made.figures.items()}
     changed = {path: svg for path, svg in contents.items() if isinstance(svg, bytes) and _differs(path, svg, check)}
-    line_end = "\r\n" if b"\r\n" in page.read_bytes() else "\n"
     contents = {**changed, **({page: made.text.replace("\n", line_end)} if made.text != before else {})}
     if contents and not check:
         if changed:

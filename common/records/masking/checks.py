@@ -35,9 +35,10 @@ def masking_checks(records: Iterable[Record], config: Mapping[str, Any] | None =
     results = [rows for source, rows in ours.items() if source.role is Role.RESULT]
     white = [rows for rows in results if rows[0].white_box]
     black = [rows for rows in results if not rows[0].white_box]
+    working = [rows for rows in white if black and attack_beats_clean_queries(rows).passed]
     return [
         *(check for rows in white for check in single_checks(rows)),
-        *(check for rows in black for check in single_checks(rows, any(_is_stronger(w, rows) for w in white))),
+        *(check for rows in black for check in single_checks(rows, any(_is_stronger(w, rows) for w in working))),
         *(transfer(w, b) for w in white for b in black if _comparable(w, b)),
         *trends(ours, (config or {}).get("evaluators") or []),
         *(huge_budget_breaks_all(rows) for rows in ours.values() if _is_huge(rows)),
@@ -59,6 +60,5 @@ def _comparable(first: Attacked, second: Attacked) -> bool:
 
 
 def _is_stronger(white: Attacked, black: Attacked) -> bool:
-    """True if a white-box attack beats clean queries and breaks significantly more images than a black-box one."""
-    works = _comparable(white, black) and attack_beats_clean_queries(white).passed
-    return works and breaks_significantly_more(white, black)
+    """True if a white-box attack breaks significantly more images than a black-box one within the same threat."""
+    return _comparable(white, black) and breaks_significantly_more(white, black)

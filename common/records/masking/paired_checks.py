@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from common.records.column_rows import Rows
+from common.records.column_rows import Rows, common_places
 from common.records.columns import Values
 from common.records.dotted_paths import flattened
 from common.records.masking.check import FEWEST, Attacked, MaskingCheck, breaks_more, first_correct, share_of
@@ -84,7 +82,7 @@ def _compared(strong: Attacked, weak: Attacked, sentence: str, bad: str, unclear
 def _common(first: Attacked, second: Attacked) -> tuple[Values, Values]:
     """Correctness of the first draws, for the images that both attacked."""
     one, two = Rows.of(first), Rows.of(second)
-    _, ours, theirs = np.intersect1d(one.image, two.image, assume_unique=True, return_indices=True)
+    ours, theirs = common_places(one, two)
     return first_correct(one)[ours], first_correct(two)[theirs]
 
 

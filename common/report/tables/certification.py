@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common.records.column_fields import COSTS, is_unknown
-from common.records.column_rows import Rows
+from common.records.column_rows import Rows, common_places
 from common.records.columns import Values
 from common.records.schema import CertifiedRecord, ForecastRecord
 from common.records.summary import certified, certified_share
@@ -119,7 +119,7 @@ def _counts(rows: Certified) -> Values:
 
 def _cost_ratio(other: Certified, rows: Certified) -> float | None:
     """Evaluations of the ``other`` rows over those of ``rows``, on the images of both; None if unknown."""
-    _, one, two = np.intersect1d(other.image, rows.image, assume_unique=True, return_indices=True)
+    one, two = common_places(other, rows)
     counts = (_counts(other)[one], _counts(rows)[two])
     if not len(one) or any(np.isnan(known).any() for known in counts):
         return None

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from common.records.column_rows import Rows, all_images
+from common.records.column_rows import Rows, all_images, common_places
 from common.records.columns import Values
 from common.records.paired import Outcomes
 from common.records.schema import AttackedRecord, PredictionRecord
@@ -70,7 +70,7 @@ def _holds(more: Rows[Any] | None, less: Rows[Any]) -> bool:
     """True if the rows ``less`` are among the rows ``more``."""
     if more is None or len(more) < len(less):
         return False
-    _, one, two = np.intersect1d(less.image, more.image, assume_unique=True, return_indices=True)
+    one, two = common_places(less, more)
     return len(one) == len(less) and bool(less.same(one, two, more).all())
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from common.records.column_rows import common_places
 from common.records.summary import certified
 from common.report.runs import Run
 from common.report.tables.certification import Certificates, comparable, is_forecast, targets, undecided
@@ -32,8 +31,8 @@ def verdicts_table(runs: Sequence[Run]) -> Table:
 
 def _agreement(one: Certificates, forecast: Certificates, radius: float) -> list[Entry]:
     """Images of both; decided verdicts and equal ones; open verdicts and those equal to the forecast's guess."""
-    images, ours, theirs = np.intersect1d(one.rows.image, forecast.rows.image, assume_unique=True, return_indices=True)
+    ours, theirs = common_places(one.rows, forecast.rows)
     equal = certified(one.rows, radius)[ours] == certified(forecast.rows, radius)[theirs]
     still_open = undecided(forecast.rows, radius)[theirs]
-    counts = len(images), ~still_open, equal & ~still_open, still_open, equal & still_open
-    return [count if isinstance(count, int) else int(count.sum()) for count in counts]
+    masks = ~still_open, equal & ~still_open, still_open, equal & still_open
+    return [len(ours), *(int(mask.sum()) for mask in masks)]

@@ -19,17 +19,16 @@ train adversarial
 train guidance
 train denoiser --trainer.max_time "00:$(printf '%02d:%02d' $((minutes / 60)) $((minutes % 60))):00"
 
-weights() { # the bundled networks of a test, replaced by the large ones
-  echo --model.init_args.classifier load_classifier --model.init_args.classifier.init_args.path "$runs/classifier.safetensors" \
-    --model.init_args.purifier.init_args.denoiser load_denoiser \
-    --model.init_args.purifier.init_args.denoiser.init_args.path "$runs/denoiser.safetensors"
-}
+weights=(   # in place of the bundled ones
+  --model.init_args.classifier load_classifier --model.init_args.classifier.init_args.path "$runs/classifier.safetensors"
+  --model.init_args.purifier.init_args.denoiser load_denoiser
+  --model.init_args.purifier.init_args.denoiser.init_args.path "$runs/denoiser.safetensors"
+)
 for defence in diffpure agdm; do
   guidance=()
   [ "$defence" = agdm ] && guidance=(--model.init_args.purifier.init_args.guidance.init_args.network load_network
     --model.init_args.purifier.init_args.guidance.init_args.network.init_args.path "$runs/guidance.safetensors")
-  # shellcheck disable=SC2046
-  robust-diffusion test -c "studies/cifar10/$defence" --data.init_args.root "$images" $(weights) "${guidance[@]}" \
+  robust-diffusion test -c "studies/cifar10/$defence" --data.init_args.root "$images" "${weights[@]}" "${guidance[@]}" \
     --model.init_args.records "$runs/tests/$defence"
 done
 robust-diffusion report "$runs/tests"
