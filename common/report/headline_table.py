@@ -89,5 +89,6 @@ def _score(score: Score | None) -> Stacked | None:
 
 
 def _images(row: HeadlineRow) -> str:
+    """The number of images, or their range; "–" for a row without a score, such as one of forecasts alone."""
     ends = row.images if len(row.images) < 2 else [row.images[0], row.images[-1]]
-    return "–".join(map(str, ends)) or "0"
+    return "–".join(map(str, ends)) or "–"

@@ -89,6 +89,8 @@ def test_certified_accuracy_is_of_certificates_at_a_radius_that_was_decided():
     assert (row.radius, row.certified.value) == (0.5, 0.5)
     assert headline([Run("run", "", config, rows)], radius=0.25).rows[0].certified is None
     assert headline_of_rows("run", claims).rows[0].certified is None
+    guessed = headline_of_rows("run", forecasts)
+    assert guessed.rows[0].certified is None and headline_table(guessed.rows).rows[0][-1].text == "–"
 
 
 def test_failed_checks_come_first_and_five_sentences_are_the_most(tmp_path):
