@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -32,12 +32,26 @@ class Comparison:
     evaluation: str
     score: str
     result: Paired
+    outcomes: tuple[Outcomes, Outcomes] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, pair: tuple[str, str], evaluation: str, score: str, first: Outcomes, second: Outcomes) -> "Comparison":
+        """The test of two sets of outcomes."""
+        return cls(pair, evaluation, score, paired(first, second), (first, second))
+
+    def repeats(self, other: "Comparison") -> bool:
+        """True if both have the same score and, of both sides, the same outcomes on the same images."""
+        pairs = zip(self.outcomes, other.outcomes, strict=True)
+        return self.score == other.score and all(
+            np.array_equal(a.index, b.index) and np.array_equal(a.correct, b.correct) for a, b in pairs
+        )
 
 
 def run_table(runs: Sequence[Run], pairing: Pairing = EVERY_TWO) -> Table:
     """Pairs of runs, on each evaluation of both: accuracies, their difference, its interval, the corrected p.
 
-    Worst attacks are compared over the attacks that both runs met.
+    Worst attacks are compared over the attacks that both runs met; where one attack is the worst of every image for
+    both, that comparison is the attack's own and is not repeated, so that the correction counts it once.
     """
     pairs, notes = pairing.of(runs)
     rows = list[Comparison]()
@@ -63,9 +77,8 @@ def attack_table(runs: Sequence[Run]) -> Table:
             for a, b in combinations(outcomes, 2):
                 if np.intersect1d(outcomes[a].index, outcomes[b].index).size:
                     first, second = (b, a) if b == strongest else (a, b)
-                    rows.append(
-                        Comparison((first, second), run.name, threat, paired(outcomes[first], outcomes[second]))
-                    )
+                    pair = (outcomes[first], outcomes[second])
+                    rows.append(Comparison.of((first, second), run.name, threat, *pair))
                     shown.append(first == strongest)
             counts = {name: len(images) for name, images in outcomes.items()}
             if len(set(counts.values())) > 1:
@@ -94,8 +107,13 @@ def _compare_runs(first: Run, second: Run) -> tuple[list[Comparison], list[str]]
     for key in first.worst_by_budget:
         if key in second.worst_by_budget:
             compared, remarks = _compare_worst(first, second, key)
-            rows += compared
             notes += remarks
+            for row in compared:
+                known = next((one for one in rows if row.repeats(one)), None)
+                if known is None:
+                    rows.append(row)
+                else:
+                    notes.append(_repetition(row, known))
     return rows, [*notes, *unequal_images((first, second), [(ours[name], theirs[name]) for name in common])]
 
 
@@ -109,7 +127,7 @@ def _compare_evaluations(pair: Pair, name: str) -> tuple[list[Comparison], list[
         return [], [f"{label}: not compared, the budgets differ ({' and '.join(budgets)})."]
     try:
         radii = common_targets(ours[0], theirs[0])
-        rows = [Comparison(names, name, score, paired(a, b)) for score, a, b in scores(ours, theirs, radii)]
+        rows = [Comparison.of(names, name, *compared) for compared in scores(ours, theirs, radii)]
     except ValueError as error:
         return [], [f"{label}: not compared, {error}."]
     notes = [note for run, seeds in pair for note in _undecided(run, seeds[0], radii)]
@@ -134,12 +152,16 @@ def _compare_worst(first: Run, second: Run, key: Budget) -> tuple[list[Compariso
         return [], [f"{label}: not compared, both met {met}{others}."] if others else []
     ours, theirs = shared.worst
     try:
-        compared = list(scores([ours], [theirs], None))
-        rows = [Comparison((first.name, second.name), name, score, paired(a, b)) for score, a, b in compared]
+        rows = [Comparison.of((first.name, second.name), name, *one) for one in scores([ours], [theirs], None)]
     except ValueError as error:
         return [], [f"{label}: not compared, {error}."]
     both = listed([source.title for source in shared.attacks])
     return rows, [f"{label}: over the attacks of both, {both}{others}."] if others else []
+
+
+def _repetition(row: Comparison, other: Comparison) -> str:
+    label = f"{' and '.join(row.pair)}, {row.evaluation}, {row.score}"
+    return f"{label}: {other.evaluation} is the worst attack on every image of both, and is counted once."
 
 
 def _counted(counts: Mapping[str, int]) -> str:
