@@ -9,7 +9,8 @@ from common.report.pairing import Pairing
 from common.report.scores import headline_rows
 from common.report.studies import RecordedStudy
 from common.report.tables.accuracy import accuracy_table, seed_table
-from common.report.tables.certification import certification_cost_table, certified_table, claims_table
+from common.report.tables.certification import certified_table, claims_table
+from common.report.tables.certification_cost import certification_cost_table
 from common.report.tables.comparisons import attack_table, run_table
 from common.report.tables.controls import control_table
 from common.report.tables.cost import cost_table

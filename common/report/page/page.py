@@ -14,7 +14,8 @@ from common.report.page.environment import environment
 from common.report.runs import Run, state
 from common.report.tables import protocol
 from common.report.tables.accuracy import accuracy_table, class_table, seed_table
-from common.report.tables.certification import certification_cost_table, certified_table, claims_table
+from common.report.tables.certification import certified_table, claims_table
+from common.report.tables.certification_cost import certification_cost_table
 from common.report.tables.controls import comparison_table, control_table
 from common.report.tables.cost import cost_table
 from common.report.tables.table import Table

@@ -1,20 +1,14 @@
-"""Tables of certified accuracy, of claimed radii, and of the cost of certification.
-
-Network evaluations are all rows that pass a network, also those that fill up a call: with calls of automatic size they
-depend on the machine by some percent.
-"""
+"""Tables of certified accuracy and of claimed radii."""
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from common.records.column_fields import COSTS, is_unknown
-from common.records.column_rows import Rows, common_places
+from common.records.column_rows import Rows
 from common.records.columns import Values
 from common.records.schema import CertifiedRecord, ForecastRecord
 from common.records.summary import certified, certified_share
@@ -32,12 +26,6 @@ TARGETS = (
 CLAIMS = (
     "Of the correctly classified images. A claim is a radius by a published formula that is no bound: it is shown for "
     "comparison, certifies nothing, and is in no other table of certificates and in no figure."
-)
-COST = (
-    "Network evaluations per image are counted, every row that passes a network; samples include those that choose the "
-    "class. A forecast predicts the verdicts of the fixed-n procedure from fewer of its samples; its samples and "
-    "evaluations are those of the procedure itself. The ratio is to the most expensive run of the same evaluation, "
-    "data and noise, on the images of both."
 )
 LABELLED = (
     "Where only the label's class is tested (labelled, forecast), an image of which another class would be certified "
@@ -59,7 +47,7 @@ def certified_table(runs: Sequence[Run]) -> Table:
     factors = _linf_factors([one for _, one in pairs])
     notes = [NORMS.format("; ".join(factors))] if factors else []
     notes += [TARGETS] if any(some is not None for some in known) else []
-    notes += [LABELLED] if any(_is_labelled(one) for _, one in pairs) else []
+    notes += [LABELLED] if any(is_labelled(one) for _, one in pairs) else []
     return Table("Certified accuracy, %, at L2 radius r in pixels", columns, rows, notes=notes)
 
 
@@ -78,61 +66,12 @@ def claims_table(runs: Sequence[Run]) -> Table:
     return Table("Certified radii and claimed ones, L2, pixels", columns, rows, names=3, notes=[CLAIMS] if rows else [])
 
 
-def certification_cost_table(runs: Sequence[Run]) -> Table:
-    """Per run and certifier: certified accuracy at its target radii, samples, network evaluations, and the saving."""
-    pairs = [(run, evaluation, comparable(run, evaluation)) for run in runs for evaluation in run.certified]
-    groups: dict[str, dict[bytes, list[Certified]]] = defaultdict(lambda: defaultdict(list))
-    for _, one, key in pairs:
-        groups[key][one.rows.image.tobytes()].append(one.rows)
-    dearest = {key: {images: max(rows, key=_total) for images, rows in group.items()} for key, group in groups.items()}
-    rows: list[list[Entry]] = []
-    for run, one, key in pairs:
-        cost = evaluations(one.rows)
-        images = one.rows.image.tobytes()
-        others = [dearest[key][images], *(r for own, rows in groups[key].items() if own != images for r in rows)]
-        saved = max((times for other in others if (times := _cost_ratio(other, one.rows))), default=None)
-        ratio = Cell(f"{saved:,.1f}", "", True) if saved and len(runs) > 1 else None
-        entries: list[Entry] = [_samples(one), "not recorded" if not cost else f"{cost:,.0f}", ratio]
-        rows.append([run.name, one.title, len(one.rows), _at_targets(one), *entries])
-    columns = ["Defence", "Evaluation", "Images", "Certified, %, at radius", "Samples", "Evaluations", "Times fewer"]
-    return Table("Cost of certification, per image", columns, rows, names=2, notes=[COST] if rows else [])
-
-
-def evaluations(rows: Certified) -> float | None:
-    """Mean network evaluations per image, as counted, or of the forecast procedure; None if unknown."""
-    counts = _counts(rows)
-    return None if not len(counts) or np.isnan(counts).any() else _mean(counts)
-
-
-def _total(rows: Certified) -> float:
-    """Evaluations of all images, by which runs on the same images are ordered."""
-    return evaluations(rows) or 0.0
-
-
-def _counts(rows: Certified) -> Values:
-    """Network evaluations of each image (n,), NaN where unknown."""
-    if not issubclass(rows.kind, ForecastRecord):
-        return rows.costs[:, COSTS.index("evaluations")]
-    counts = rows.array("evaluations")
-    return np.where(is_unknown(counts), np.nan, counts)
-
-
-def _cost_ratio(other: Certified, rows: Certified) -> float | None:
-    """Evaluations of the ``other`` rows over those of ``rows``, on the images of both; None if unknown."""
-    one, two = common_places(other, rows)
-    counts = (_counts(other)[one], _counts(rows)[two])
-    if not len(one) or any(np.isnan(known).any() for known in counts):
-        return None
-    theirs, ours = map(_mean, counts)
-    return theirs / ours if theirs and ours else None
-
-
-def _samples(evaluation: Certificates) -> str:
+def mean_samples(evaluation: Certificates) -> str:
     """Mean samples per image, with those that choose the class; of the forecast procedure where there is one."""
     rows = evaluation.rows
     forecast = issubclass(rows.kind, ForecastRecord)
     counts = rows.array("procedure") if forecast else rows.array("samples") + _certifier(evaluation).get("n0", 0)
-    return f"{_mean(counts):,.0f}"
+    return f"{mean(counts):,.0f}"
 
 
 def targets(evaluation: Certificates) -> list[float] | None:
@@ -154,7 +93,7 @@ def undecided(rows: Certified, radius: float) -> Values:
     return open_radii.totals((open_radii.flat == radius).astype(np.int64)) > 0
 
 
-def _is_labelled(evaluation: Certificates) -> bool:
+def is_labelled(evaluation: Certificates) -> bool:
     return bool(_certifier(evaluation).get("labelled")) or is_forecast(evaluation.rows)
 
 
@@ -162,11 +101,11 @@ def _certificates(run: Run, evaluation: Certificates, radii: Sequence[float]) ->
     chosen, rows = targets(evaluation), evaluation.rows
     shares = [_entry(rows, radius) if chosen is None or radius in chosen else None for radius in radii]
     abstained = evaluation.summary.metrics["abstained"]
-    return [run.name, evaluation.title, len(rows), *shares, abstained, _samples(evaluation)]
+    return [run.name, evaluation.title, len(rows), *shares, abstained, mean_samples(evaluation)]
 
 
 def _entry(rows: Certified, radius: float) -> Entry:
-    return Cell(_share(rows, radius), FORECAST) if is_forecast(rows) else certified_share(rows, radius)
+    return Cell(shown_share(rows, radius), FORECAST) if is_forecast(rows) else certified_share(rows, radius)
 
 
 def _linf_factors(certificates: Sequence[Certificates]) -> list[str]:
@@ -185,13 +124,7 @@ def comparable(run: Run, evaluation: Certificates) -> str:
     return json.dumps([evaluation.source, run.config.get("data"), sigma], sort_keys=True, default=str)
 
 
-def _at_targets(evaluation: Certificates) -> Cell:
-    rows = evaluation.rows
-    shares = [f"{_share(rows, radius)} at {radius:g}" for radius in targets(evaluation) or ()]
-    return Cell(", ".join(shares) or "–", FORECAST if is_forecast(rows) else "")
-
-
-def _share(rows: Certified, radius: float) -> str:
+def shown_share(rows: Certified, radius: float) -> str:
     """Certified accuracy in percent; a range where undecided verdicts may fall either way."""
     reached, still_open = certified(rows, radius), undecided(rows, radius)
     low, high = (int(mask.sum()) / len(rows) for mask in (reached & ~still_open, reached | still_open))
@@ -204,5 +137,5 @@ def _certifier(evaluation: Certificates) -> Mapping[str, Any]:
     return settings
 
 
-def _mean(values: Values) -> float:
+def mean(values: Values) -> float:
     return math.fsum(values.tolist()) / len(values)

@@ -9,7 +9,8 @@ from common.records.intervals import Share
 from common.records.summary import certified_share, radius_grid
 from common.report.runs import Run
 from common.report.tables.accuracy import worst_case_titles
-from common.report.tables.certification import evaluations, targets
+from common.report.tables.certification import targets
+from common.report.tables.certification_cost import evaluations
 from common.report.tables.table import Entry, Table
 
 EVALUATIONS = "Evaluations per image"
