@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.report.tables.table import Cell, Entry, Table
 
 Certified = Rows[CertifiedRecord]
 Certificates = Evaluation[CertifiedRecord]
+Pair = tuple[Run, Certificates]
 FORECAST = "forecast"
 NORMS = "An image certified at the L2 radius r is so at the L1 radius r, and at the L-inf radius r / sqrt(D): {}."
 TARGETS = (
@@ -119,9 +120,26 @@ def _linf_factors(certificates: Sequence[Certificates]) -> list[str]:
 
 
 def comparable(run: Run, evaluation: Certificates) -> str:
-    """Key that evaluations share whose costs are compared: name, images and noise level."""
-    sigma = _certifier(evaluation).get("sigma")
-    return json.dumps([evaluation.source, run.config.get("data"), sigma], sort_keys=True, default=str)
+    """Key that evaluations share whose verdicts and costs are compared: name, images, noise level and alpha.
+
+    Certificates of another alpha hold with another probability. Numbers of samples may differ: n0 and n are means to
+    the same certificate; `unequal_samples` names an n of its own, by which some radii are out of reach.
+    """
+    settings = _certifier(evaluation)
+    parts = [evaluation.source, run.config.get("data"), settings.get("sigma"), settings.get("alpha")]
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def unequal_samples(compared: Iterable[tuple[Pair, Pair]]) -> list[str]:
+    """Note that names evaluations which are compared though their n differ; none where all are equal."""
+    largest: dict[str, str] = {}
+    for pairs in compared:
+        numbers = [_certifier(one).get("n") for _, one in pairs]
+        if numbers[0] != numbers[1]:
+            names = [f"{run.name}, {one.title}" for run, one in pairs]
+            largest |= {name: f"{n:,}" if n else "none" for name, n in zip(names, numbers, strict=True)}
+    listed = "; ".join(f"{name}: {n}" for name, n in largest.items())
+    return [f"Compared though they take different numbers of samples n at most: {listed}."] if largest else []
 
 
 def shown_share(rows: Certified, radius: float) -> str:

@@ -6,6 +6,7 @@ depend on the machine by some percent.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -18,12 +19,14 @@ from common.report.tables.certification import (
     FORECAST,
     Certificates,
     Certified,
+    Pair,
     comparable,
     is_forecast,
     mean,
     mean_samples,
     shown_share,
     targets,
+    unequal_samples,
 )
 from common.report.tables.table import Cell, Entry, Table
 
@@ -31,28 +34,33 @@ COST = (
     "Network evaluations per image are counted, every row that passes a network; samples include those that choose the "
     "class. A forecast predicts the verdicts of the fixed-n procedure from fewer of its samples; its samples and "
     "evaluations are those of the procedure itself. The ratio is to the most expensive run of the same evaluation, "
-    "data and noise, on the images of both."
+    "data, noise and alpha, on the images of both."
 )
 
 
 def certification_cost_table(runs: Sequence[Run]) -> Table:
     """Per run and certifier: certified accuracy at its target radii, samples, network evaluations, and the saving."""
-    pairs = [(run, evaluation, comparable(run, evaluation)) for run in runs for evaluation in run.certified]
-    groups: dict[str, dict[bytes, list[Certified]]] = defaultdict(lambda: defaultdict(list))
-    for _, one, key in pairs:
-        groups[key][one.rows.image.tobytes()].append(one.rows)
-    dearest = {key: {images: max(rows, key=_total) for images, rows in group.items()} for key, group in groups.items()}
+    pairs = [((run, evaluation), comparable(run, evaluation)) for run in runs for evaluation in run.certified]
+    groups: dict[str, dict[bytes, list[Pair]]] = defaultdict(lambda: defaultdict(list))
+    for pair, key in pairs:
+        groups[key][_images(pair)].append(pair)
+    dearest = {key: {images: max(some, key=_total) for images, some in group.items()} for key, group in groups.items()}
     rows: list[list[Entry]] = []
-    for run, one, key in pairs:
-        cost = evaluations(one.rows)
-        images = one.rows.image.tobytes()
-        others = [dearest[key][images], *(r for own, rows in groups[key].items() if own != images for r in rows)]
-        saved = max((times for other in others if (times := _cost_ratio(other, one.rows))), default=None)
-        ratio = Cell(f"{saved:,.1f}", "", True) if saved and len(runs) > 1 else None
+    compared: list[tuple[Pair, Pair]] = []
+    for pair, key in pairs:
+        (run, one), images = pair, _images(pair)
+        others = [
+            dearest[key][images],
+            *(other for own, some in groups[key].items() if own != images for other in some),
+        ]
+        saved, reference = _saving(pair, others) if len(runs) > 1 else (None, pair)
+        compared.append((reference, pair))
+        cost, ratio = evaluations(one.rows), Cell(f"{saved:,.1f}", "", True) if saved else None
         entries: list[Entry] = [mean_samples(one), "not recorded" if not cost else f"{cost:,.0f}", ratio]
         rows.append([run.name, one.title, len(one.rows), _at_targets(one), *entries])
     columns = ["Defence", "Evaluation", "Images", "Certified, %, at radius", "Samples", "Evaluations", "Times fewer"]
-    return Table("Cost of certification, per image", columns, rows, names=2, notes=[COST] if rows else [])
+    notes = [COST, *unequal_samples(compared)] if rows else []
+    return Table("Cost of certification, per image", columns, rows, names=2, notes=notes)
 
 
 def evaluations(rows: Certified) -> float | None:
@@ -61,9 +69,19 @@ def evaluations(rows: Certified) -> float | None:
     return None if not len(counts) or np.isnan(counts).any() else mean(counts)
 
 
-def _total(rows: Certified) -> float:
+def _images(pair: Pair) -> bytes:
+    return pair[1].rows.image.tobytes()
+
+
+def _total(pair: Pair) -> float:
     """Evaluations of all images, by which runs on the same images are ordered."""
-    return evaluations(rows) or 0.0
+    return evaluations(pair[1].rows) or 0.0
+
+
+def _saving(pair: Pair, others: Sequence[Pair]) -> tuple[float | None, Pair]:
+    """How many times fewer evaluations than the most expensive of the ``others``, and which that is."""
+    ratios = [(times, other) for other in others if (times := _cost_ratio(other[1].rows, pair[1].rows))]
+    return max(ratios, key=itemgetter(0), default=(None, pair))
 
 
 def _counts(rows: Certified) -> Values:

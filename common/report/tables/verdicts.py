@@ -5,28 +5,39 @@ from collections.abc import Sequence
 from common.records.column_rows import common_places
 from common.records.summary import certified
 from common.report.runs import Run
-from common.report.tables.certification import Certificates, comparable, is_forecast, targets, undecided
+from common.report.tables.certification import (
+    Certificates,
+    Pair,
+    comparable,
+    is_forecast,
+    targets,
+    undecided,
+    unequal_samples,
+)
 from common.report.tables.table import Entry, Table
 
 NOTE = (
-    "On the images of both. A verdict is whether the label's class is certified at the radius. A forecast leaves some "
-    "open: its better guess is compared apart."
+    "Of the same evaluation, data, noise and alpha, on the images of both. A verdict is whether the label's class is "
+    "certified at the radius. A forecast leaves some open: its better guess is compared apart."
 )
 
 
 def verdicts_table(runs: Sequence[Run]) -> Table:
-    """Per certifier, forecast of the same evaluation, data and noise, and radius: how many verdicts agree."""
+    """Per certifier, forecast of the same evaluation, data, noise and alpha, and radius: how many verdicts agree."""
     pairs = [(run, one) for run in runs for one in run.certified]
     forecasts = [(run, one) for run, one in pairs if is_forecast(one.rows)]
     rows: list[list[Entry]] = []
+    compared: list[tuple[Pair, Pair]] = []
     for run, one in pairs:
         for other, forecast in forecasts:
             if not is_forecast(one.rows) and comparable(run, one) == comparable(other, forecast):
                 names = [f"{run.name} / {other.name}", one.title]
                 shared = [radius for radius in targets(forecast) or () if radius in (targets(one) or [radius])]
                 rows += [[*names, f"{radius:g}", *_agreement(one, forecast, radius)] for radius in shared]
+                compared.append(((run, one), (other, forecast)))
     columns = ["Defence / forecast", "Evaluation", "Radius", "Images", "Decided", "Equal", "Open", "Equal to the guess"]
-    return Table("Verdicts of certifiers, beside forecasts", columns, rows, names=3, notes=[NOTE] if rows else [])
+    notes = [NOTE, *unequal_samples(compared)] if rows else []
+    return Table("Verdicts of certifiers, beside forecasts", columns, rows, names=3, notes=notes)
 
 
 def _agreement(one: Certificates, forecast: Certificates, radius: float) -> list[Entry]:

@@ -47,3 +47,23 @@ def test_without_evaluations_there_is_no_saving(tmp_path):
     records.append([certified_record(**values(0.5, 1, 10), evaluator="curve")])
     (row,) = certification_cost_table(read_runs([tmp_path / "old", tmp_path / "old"])[:1]).rows
     assert row[5:] == ["not recorded", None]
+
+
+@pytest.mark.parametrize("other", [{"name": "other"}, {"data": "other"}, {"sigma": 0.5}, {"alpha": 0.05}])
+def test_costs_of_certificates_of_another_meaning_are_not_compared(tmp_path, other):
+    paths = [
+        write(tmp_path / "dear", [values(0.5, 1, 100)], [1000]),
+        write(tmp_path / "cheap", [values(0.5, 1, 100)], [10], **other),
+    ]
+    assert [row[6] for row in certification_cost_table(read_runs(paths)).rows] == [Cell("1.0", "", True)] * 2
+
+
+def test_another_number_of_samples_is_noted(tmp_path):
+    paths = [
+        write(tmp_path / "dear", [values(0.5, 1, 100)], [1000], n=100_000),
+        write(tmp_path / "cheap", [values(0.5, 1, 100)], [10], n=100),
+    ]
+    table = certification_cost_table(read_runs(paths))
+    assert [row[6].text for row in table.rows] == ["1.0", "100.0"]
+    assert "different numbers of samples n at most: dear, curve: 100,000; cheap, curve: 100." in table.notes[-1]
+    assert len(certification_cost_table(read_runs(paths[:1] * 2)[:1]).notes) == 1
