@@ -29,8 +29,8 @@ CLAIMS = (
     "comparison, certifies nothing, and is in no other table of certificates and in no figure."
 )
 LABELLED = (
-    "Where only the label's class is tested (labelled, forecast), an image of which another class would be certified "
-    "counts as abstained."
+    "Labelled runs and forecasts test the label's class alone, and need the label: an image of which another class "
+    "would be certified counts as abstained. In a labelled run it takes no samples but those that choose the class."
 )
 
 
@@ -48,7 +48,7 @@ def certified_table(runs: Sequence[Run]) -> Table:
     factors = _linf_factors([one for _, one in pairs])
     notes = [NORMS.format("; ".join(factors))] if factors else []
     notes += [TARGETS] if any(some is not None for some in known) else []
-    notes += [LABELLED] if any(is_labelled(one) for _, one in pairs) else []
+    notes += labelled_note(one for _, one in pairs)
     return Table("Certified accuracy, %, at L2 radius r in pixels", columns, rows, notes=notes)
 
 
@@ -94,8 +94,9 @@ def undecided(rows: Certified, radius: float) -> Values:
     return open_radii.totals((open_radii.flat == radius).astype(np.int64)) > 0
 
 
-def is_labelled(evaluation: Certificates) -> bool:
-    return bool(_certifier(evaluation).get("labelled")) or is_forecast(evaluation.rows)
+def labelled_note(evaluations: Iterable[Certificates]) -> list[str]:
+    """Note on evaluations that test the label's class alone; none without any."""
+    return [LABELLED] if any(_certifier(one).get("labelled") or is_forecast(one.rows) for one in evaluations) else []
 
 
 def _certificates(run: Run, evaluation: Certificates, radii: Sequence[float]) -> list[Entry]:
@@ -156,4 +157,5 @@ def _certifier(evaluation: Certificates) -> Mapping[str, Any]:
 
 
 def mean(values: Values) -> float:
+    """Mean of some values (n,), whose sum is rounded once."""
     return math.fsum(values.tolist()) / len(values)
