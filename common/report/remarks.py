@@ -7,6 +7,7 @@ from typing import Literal
 
 from common.records.column_rows import common_images
 from common.records.intervals import Share
+from common.records.masking.check import transfers_from_itself
 from common.records.paired import Outcomes, paired
 from common.records.schema import AttackedRecord
 from common.records.worst_case import protocol
@@ -111,7 +112,11 @@ def _transfer(runs: Sequence[Run]) -> Iterator[Remark]:
         for key in run.worst_by_budget:
             attacks = [attack for attack in run.attacks if (attack.rows[0].norm, attack.rows[0].eps) == key]
             white = _strongest(attack for attack in attacks if attack.rows[0].white_box)
-            black = _strongest(attack for attack in attacks if not attack.rows[0].white_box)
+            black = _strongest(
+                attack
+                for attack in attacks
+                if not attack.rows[0].white_box and not transfers_from_itself(attack.part, run.config)
+            )
             if white is None or black is None or not len(common_images([white.rows, black.rows])):
                 continue
             test = paired(_outcomes(white), _outcomes(black))

@@ -1,7 +1,8 @@
 """Result of a masking check, and the paired test that decides it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scipy.special import bdtrc
 
@@ -27,6 +28,16 @@ class MaskingCheck:
     passed: bool
     sentence: str
     decided: bool = True
+
+
+def transfers_from_itself(part: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """True if an evaluator, by its description ``part``, transfers images from the very classifier of the run.
+
+    Such an attack uses the gradient of what it attacks: it is a white-box one, whatever its rows say.
+    """
+    attack = part.get("attack")
+    source = attack.get("source") if isinstance(attack, Mapping) else None
+    return source is not None and source == config.get("classifier")
 
 
 def breaks_more(before: Values, after: Values) -> bool:

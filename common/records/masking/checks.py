@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from common.records.column_rows import Rows, common_images
-from common.records.masking.check import Attacked, MaskingCheck
+from common.records.masking.check import Attacked, MaskingCheck, transfers_from_itself
 from common.records.masking.paired_checks import breaks_significantly_more, transfer, trends
 from common.records.masking.single_checks import (
     attack_beats_clean_queries,
@@ -17,7 +17,7 @@ from common.records.masking.single_checks import (
     huge_budget_breaks_all,
     single_checks,
 )
-from common.records.schema import AttackedRecord, Record, Role
+from common.records.schema import AttackedRecord, Record, Role, Source
 from common.records.table import Table
 
 HUGE = {"Linf": 0.5}  # radius from which on a grey image is within reach of every image, and with it any class
@@ -32,15 +32,17 @@ def masking_checks(records: Iterable[Record], config: Mapping[str, Any] | None =
     runs = {rows.source: rows for rows in Table.of(records).select(AttackedRecord)}
     baselines = [rows for source, rows in runs.items() if source.role is Role.BASELINE]
     ours = {source: rows for source, rows in runs.items() if source.role is not Role.BASELINE}
-    results = [rows for source, rows in ours.items() if source.role is Role.RESULT]
-    white = [rows for rows in results if rows[0].white_box]
-    black = [rows for rows in results if not rows[0].white_box]
+    parts = (config or {}).get("evaluators") or []
+    own = {Source.described(part) for part in parts if transfers_from_itself(part, config or {})}
+    results = {source: rows for source, rows in ours.items() if source.role is Role.RESULT}
+    white = [rows for source, rows in results.items() if rows[0].white_box]
+    black = [rows for source, rows in results.items() if not rows[0].white_box and source not in own]
     working = [rows for rows in white if black and attack_beats_clean_queries(rows).passed]
     return [
         *(check for rows in white for check in single_checks(rows)),
         *(check for rows in black for check in single_checks(rows, any(_is_stronger(w, rows) for w in working))),
         *(transfer(w, b) for w in white for b in black if _comparable(w, b)),
-        *trends(ours, (config or {}).get("evaluators") or []),
+        *trends(ours, parts),
         *(huge_budget_breaks_all(rows) for rows in ours.values() if _is_huge(rows)),
         *(attack_breaks_the_baseline(rows) for rows in baselines),
     ]

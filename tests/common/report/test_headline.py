@@ -93,6 +93,15 @@ def test_certified_accuracy_is_of_certificates_at_a_radius_that_was_decided():
     assert guessed.rows[0].certified is None and headline_table(guessed.rows).rows[0][-1].text == "–"
 
 
+def test_transfer_from_the_defence_itself_is_no_sign_of_masked_gradients():
+    rows = [*attack("pgd", "11", n=40), *attack("transfer", "00", n=40, white_box=False)]
+    for weights, said in (("1", False), ("2", True)):
+        part = {"name": "transfer", "seed": 0, "attack": {"source": {"class": "x.Network", "weights": weights}}}
+        config = {"classifier": {"class": "x.Network", "weights": "1"}, "evaluators": [part]}
+        sentences = headline([Run("run", "", config, rows)]).sentences
+        assert any("black-box attack transfer" in sentence for sentence in sentences) == said
+
+
 def test_failed_checks_come_first_and_five_sentences_are_the_most(tmp_path):
     wrong = Finding("gradient", False, 0.5, "It points elsewhere.")
     broken = GradientCheckRecord(evaluator="verify", index=0, label=1, verified=False, findings=[wrong])

@@ -154,6 +154,22 @@ def test_header_settings_decide_which_attack_is_stronger(other, stronger):
         assert check.sentence.endswith("." if passed else "selects the best iterate incorrectly.")
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_transfer_from_the_defence_itself_is_no_black_box_attack(own):
+    classifier = {"class": "x.Network", "weights": "1"}
+    source = classifier if own else {**classifier, "weights": "2"}
+    config = {
+        "classifier": classifier,
+        "evaluators": [
+            {"name": "pgd", "seed": 0, "attack": {"class": "a.PGD"}},
+            {"name": "transfer", "seed": 0, "attack": {"class": "a.Transfer", "source": source}},
+        ],
+    }
+    white, black = rows(["1"] * 40, ["1"] * 40, name="pgd"), rows(["1"] * 40, ["0"] * 40, "transfer", white_box=False)
+    failed = [check.name for check in masking_checks([*white, *black], config) if not check.passed]
+    assert any("not weaker than transfer" in name for name in failed) == (not own)
+
+
 def test_trends_pair_common_images_and_need_enough_of_them():
     config = {"evaluators": [BASE, part("steps=5", steps=5), part("steps=2", steps=2)]}
     base = rows(["1"] * 40, ["1"] * 40, name="pgd")
