@@ -6,6 +6,8 @@ from pathlib import Path
 from common.checks.settings import check_text
 from common.naming.configs_folder import presets_root
 
+LISTED = "It is that of a card: robust-diffusion fetch lists them"  # where a name is no text
+
 
 @dataclass(frozen=True)
 class Bundled:

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from common.checkpoints.layouts import Format
 from common.checks.settings import check_count, check_mapping, check_one_of, check_optional, check_text
-from common.hub.bundled import BUNDLED
+from common.hub.bundled import BUNDLED, LISTED
 from common.naming.nearest import did_you_mean
 
 
@@ -146,7 +146,7 @@ CARDS: dict[str, Card] = {
 
 def get_card(name: str) -> Card:
     """The card with this name. Raises ``ValueError``, with the known names, if there is none."""
-    if name in BUNDLED:
+    if check_text("name", name, LISTED) in BUNDLED:
         raise ValueError(
             f"{name} is bundled, as {BUNDLED[name].path}: it must be loaded by name, without a path or a card."
         )

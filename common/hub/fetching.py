@@ -7,9 +7,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from common.checks.settings import check_text
 from common.files.errors import naming
 from common.files.trial import try_file
-from common.hub.bundled import BUNDLED
+from common.hub.bundled import BUNDLED, LISTED
 from common.hub.cache import cached_path, partial_path
 from common.hub.cards import get_card
 from common.hub.checksums import install_download, verify_checksum
@@ -28,7 +29,7 @@ def fetch(name: str, directory: str | Path | None = None, console: Console | Non
     Raises ``ValueError`` for a file that differs from its card or its pin (`common.hub.checksums`), and
     ``ConnectionError`` if the download fails.
     """
-    if name in BUNDLED:
+    if check_text("name", name, LISTED) in BUNDLED:
         return BUNDLED[name].path
     card, path, console = get_card(name), cached_path(name, directory), console or Terminal(stderr=True)
     if force or not path.exists():

@@ -17,8 +17,9 @@ from common.checkpoints.files import file_sha256, require_file
 from common.checkpoints.formats.reading import read_published, select_tensors
 from common.checkpoints.formats.wrapped_names import take_normalisation
 from common.checkpoints.state import assign_state
+from common.checks.settings import check_text
 from common.diffusion.denoisers import Denoiser
-from common.hub.bundled import BUNDLED, Bundled
+from common.hub.bundled import BUNDLED, LISTED, Bundled
 from common.hub.cache import cached_path
 from common.hub.cards import get_card
 from common.hub.fetching import fetch
@@ -55,7 +56,7 @@ def published_network(name: str, download: bool = False, path: str | Path | None
 
 def _loaded(load: Callable[..., T], name: str, download: bool, path: str | Path | None) -> T:
     """Result of ``load`` on a bundled file, or on that of a card with its format and config; both are verified."""
-    if name in BUNDLED and path is None:
+    if check_text("name", name, LISTED) in BUNDLED and path is None:
         return load(_verified(name, BUNDLED[name]))
     card = get_card(name)
     return load(_local_file(name, download, path), card.format, card.config)

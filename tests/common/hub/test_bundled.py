@@ -7,8 +7,10 @@ import torch
 
 from common.checkpoints.files import file_sha256
 from common.hub.bundled import BUNDLED
-from common.hub.cards import CARDS
-from common.hub.published import published_classifier, published_denoiser
+from common.hub.cache import cached_path, file_size
+from common.hub.cards import CARDS, get_card
+from common.hub.fetching import fetch
+from common.hub.published import published_classifier, published_denoiser, published_network
 
 X = torch.linspace(0, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 
@@ -48,3 +50,13 @@ def test_a_bundled_file_that_is_not_that_of_its_card_is_refused(tmp_path, monkey
     monkeypatch.setitem(BUNDLED, first, replace(BUNDLED[first], file=str(tmp_path / "none.safetensors")))
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.safetensors\. Install"):
         published_classifier(first)
+
+
+TAKERS = (published_classifier, published_denoiser, published_network, fetch, get_card, cached_path, file_size)
+
+
+@pytest.mark.parametrize("take", TAKERS, ids=lambda take: take.__name__)
+def test_a_name_must_be_a_text(take):
+    for name in (3, None, ["cifar10_jpeg_classifier"], ""):
+        with pytest.raises(ValueError, match=r"^name must be a text that is not empty; got .*fetch lists them$"):
+            take(name)
