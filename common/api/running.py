@@ -106,7 +106,7 @@ def run_evaluation(
             _test(_trainer(device, settings.progress), task, data)
         except torch.OutOfMemoryError as error:
             raise ValueError(f"out of memory for {data.batch_size} images at a time: lower batch_size") from error
-        (found,) = read_runs([path])
+        found, *_ = read_runs([path])
     return Result(replace(found, name=name_of(classifier)))
 
 

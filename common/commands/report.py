@@ -15,9 +15,7 @@ from common.report.studies import read_studies
 def run(arguments: Sequence[str]) -> None:
     """Build the report of some records directories, or do what ``--into`` or ``--keep`` ask for instead."""
     parser = Arguments("report", "Write one page from test records.")
-    records = (
-        "records directories, one per defence, in the order of the tables; or one folder of a study, or of studies"
-    )
+    records = "records directories, one per defence, in the order of tables; or one folder of a study, or of studies"
     parser.add_argument("records", nargs="+", help=records)
     parser.add_argument("--out", default="runs/report", help="folder of the report, or a .html file")
     figures = "also write every figure as PNG and SVG; a page of more than 12 runs has figures only then"
@@ -45,9 +43,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _write_into(page: Path, records: Sequence[str], check: bool) -> None:
-    studies = [study for folder in records for study in read_studies(folder)]
-    if not studies:
-        raise UsageError(f"no study in {', '.join(records)}. Name a folder whose folders hold the records of runs.")
+    found = {folder: read_studies(folder) for folder in records}
+    if without := [folder for folder, studies in found.items() if not studies]:
+        raise UsageError(f"no study in {', '.join(without)}. Name folders whose folders hold the records of runs.")
+    studies = [study for one in found.values() for study in one]
     changed = ", ".join(map(str, write_into(page, studies, check)))
     if check and changed:
         remedy = f"robust-diffusion report {' '.join(records)} --into {page}"

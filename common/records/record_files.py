@@ -28,6 +28,26 @@ def holds_records(folder: Path) -> bool:
     return folder.is_dir() and bool(files_of(folder))
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Runs in a folder: itself if it holds records, then its folders that do, by name, without its diagnostics."""
+    if not folder.is_dir():
+        return []
+    own = [folder] if holds_records(folder) else []
+    below = (path for path in sorted(folder.iterdir()) if holds_records(path))
+    return [*own, *(path for path in below if not own or path.name != DIAGNOSTICS)]
+
+
+def is_run(folder: Path) -> bool:
+    """True of a folder with records and, but for its diagnostics, no folders of other runs."""
+    return run_folders(folder) == [folder]
+
+
+def studies_in(folder: Path) -> list[Path]:
+    """Folders in a folder that hold folders of runs, by name."""
+    below = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in below if run_folders(path) and not is_run(path)]
+
+
 def is_whole(path: Path) -> bool:
     """True of a file that was written in one piece, in which a torn line is damage: a merged or a compressed one."""
     return path.name == MERGED or path.suffix == GZIP

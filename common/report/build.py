@@ -15,7 +15,7 @@ from common.report.own_files import check_own, list_own
 from common.report.page.index import index
 from common.report.pairing import Pairing
 from common.report.runs import read_runs
-from common.report.studies import RecordedStudy, read_studies, run_folders
+from common.report.studies import RecordedStudy, read_studies, study_folders
 
 
 def build(
@@ -38,13 +38,14 @@ def build(
         pairing: the runs that are compared.
 
     One folder of studies, each a folder of runs, gets a page ``STUDY.html`` of each with its tables as Markdown
-    and its figures as SVG, and a page of their headlines.
+    and its figures as SVG, and a page of their headlines. A run beside studies is a study of its own.
 
-    Returns the path of the page. Raises ``ValueError`` when a path holds no records or ``out`` cannot be written.
+    Returns the path of the page. Raises ``ValueError`` when a path holds no records, when runs would be left out
+    (`study_folders`), or when ``out`` cannot be written.
     """
     target, options = check_out(out), Options(figures, pairing=pairing)
     found = read_studies(paths[0]) if study is None and len(paths) == 1 and not isinstance(paths, str) else []
-    if found and not run_folders(Path(paths[0])):
+    if found and study_folders(Path(paths[0])) != [Path(paths[0])]:
         return _build_studies(found, target, replace(options, vectors=True), quiet)
     read = found[0] if found else RecordedStudy.of_runs(read_runs(paths), study)
     _write(target, contents(read, target, options))

@@ -13,7 +13,7 @@ from common.records.masking.check import MaskingCheck
 from common.records.masking.checks import masking_checks
 from common.records.merging import merged
 from common.records.reading import read_table
-from common.records.record_files import ARCHIVE, DIAGNOSTICS, MERGED, holds_records
+from common.records.record_files import ARCHIVE, DIAGNOSTICS, MERGED, holds_records, run_folders, studies_in
 from common.records.schema import (
     AttackedRecord,
     CertifiedRecord,
@@ -195,9 +195,10 @@ def state(check: MaskingCheck | Finding) -> CheckState:
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """Runs in the order of ``paths``; a directory without records stands for those of its folders that hold some.
+    """Runs in the order of ``paths``; a directory stands for itself if it holds records, and its folders that do.
 
-    A run that is named twice is read once. Raises ``ValueError`` when there are no paths, or no records in one of them.
+    A run that is named twice is read once. Raises ``ValueError`` when there are no paths, no records in one of them, or
+    studies, folders of runs, in one without records.
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"a report needs a list of directories; got {paths!r}. Write [{str(paths)!r}].")
@@ -233,8 +234,10 @@ def _read(name: str, place: Path) -> Run:
 
 
 def _record_folders(path: Path) -> list[Path]:
-    """``path`` itself, or those of its folders that hold records if it holds none."""
-    if path.is_dir() and not holds_records(path):
-        below = sorted(folder for folder in path.iterdir() if folder.is_dir() and holds_records(folder))
-        return below or [path]
-    return [path]
+    """``path`` itself and its folders, as far as they hold records; ``path`` if none does."""
+    if not holds_records(path) and (studies := studies_in(path)):
+        raise ValueError(
+            f"each path must be the folder of a run or of runs; {path} holds studies, {', '.join(map(str, studies))}. "
+            "Name them, or that folder alone: a report of one folder of studies has a page of each."
+        )
+    return run_folders(path) or [path]

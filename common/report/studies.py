@@ -7,14 +7,16 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from common.experiments.study import Study
-from common.experiments.study_list import read_list
+from common.experiments.study_list import LIST, read_list
 from common.naming.outside_text import plain
-from common.records.record_files import holds_records
+from common.records.record_files import holds_records, is_run, run_folders, studies_in
 from common.report.figures.drawing import Figure
 from common.report.figures.study_curves import curve_figures
 from common.report.figures.study_figures import study_figures
 from common.report.runs import Run, read_runs
 from common.report.tables.study_table import Outcome, outcomes, run_outcomes
+
+MOST_NAMED = 8  # folders in an error
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,34 @@ class RecordedStudy:
 
 
 def read_studies(folder: str | Path) -> list[RecordedStudy]:
-    """The study in a folder of runs, or the studies in a folder of such folders, by name; none in any other folder."""
+    """The studies of `study_folders`, by name."""
     return [_recorded(path) for path in study_folders(Path(folder))]
 
 
 def study_folders(folder: Path) -> list[Path]:
-    """``folder`` itself if folders in it hold records, else those of its folders of which that is true."""
-    if not folder.is_dir() or holds_records(folder):
+    """``folder`` itself if its folders are runs, else its studies; a run beside studies is a study of its own.
+
+    Empty for a run and for a folder without runs. Raises ``ValueError`` where runs would be left out: those of studies
+    within a study, of runs within the runs of a list, and of folders further down.
+    """
+    if not folder.is_dir() or is_run(folder):
         return []
-    return [folder] if run_folders(folder) else [path for path in sorted(folder.iterdir()) if run_folders(path)]
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """Folders of runs in the folder of a study, by name; none in any other folder."""
-    is_run = not folder.is_dir() or holds_records(folder)
-    return [] if is_run else [path for path in sorted(folder.iterdir()) if holds_records(path)]
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    parts, studies = [path for path in below if run_folders(path)], studies_in(folder)
+    inner = [one for path in below for one in studies_in(path)] if parts else []
+    if holds_records(folder) or (folder / LIST).is_file():
+        inner += [one for path in studies for one in (run_folders(path)[1:] if holds_records(path) else [path])]
+    if inner:
+        names = f"{', '.join(map(str, inner[:MOST_NAMED]))}{', …' if len(inner) > MOST_NAMED else ''}"
+        raise ValueError(
+            f"{folder} must be the folder of a run, of a study, or of studies and runs; {names} would be left out. "
+            f"Name the folders of studies one by one, or move {inner[0].name} out of {inner[0].parent}."
+        )
+    return parts if studies else [folder] if parts else []
 
 
 def _recorded(folder: Path) -> RecordedStudy:
-    study, found = read_list(folder), {path.name: path for path in run_folders(folder)}
-    listed = [one.name for one in study.combinations if one.name in found]
-    paths = [found[name] for name in dict.fromkeys([*listed, *found])]
+    study = read_list(folder)
+    places = {one.name: place for place, one in enumerate(study.combinations)}
+    paths = sorted(run_folders(folder), key=lambda path: places.get(path.name, len(places)))
     return RecordedStudy(plain(folder.resolve().name), study, partial(read_runs, paths))

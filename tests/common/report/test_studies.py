@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,63 @@ def test_a_folder_of_one_study_is_a_folder_of_studies(tree: Path, tmp_path: Path
     build([tmp_path / "kept" / "plain"], tmp_path / "one", quiet=True)
     assert {"report.html", "report.md"} <= {path.name for path in (tmp_path / "one").iterdir()}
     assert (tmp_path / "one" / "report.md").read_bytes() == (tmp_path / "all" / "plain.md").read_bytes()
+
+
+def test_a_run_beside_studies_is_a_study_of_its_own(tree: Path, tmp_path: Path) -> None:
+    keep([tree], tmp_path / "all")
+    shutil.copytree(tree / "plain" / "a", tmp_path / "all" / "diffpure")
+    studies = read_studies(tmp_path / "all")
+    sizes = [("diffpure", 1), ("Plain runs: two defences.", 2), (SCALE.title, 3)]
+    assert [(one.title, len(one.runs)) for one in studies] == sizes
+    build([tmp_path / "all"], tmp_path / "report", quiet=True)
+    assert {"diffpure.html", "plain.html", "scale.html"} <= {path.name for path in (tmp_path / "report").iterdir()}
+    kept = {file.parent.relative_to(tmp_path / "kept") for file in keep([tmp_path / "all"], tmp_path / "kept")}
+    assert {str(path) for path in kept} == {"diffpure", "plain/a", "plain/b", *(f"scale/scale={s}" for s in SCALES)}
+    assert not (tmp_path / "kept" / "diffpure" / LIST).exists()
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table diffpure -->\n<!-- end -->\n<!-- table scale -->\n<!-- end -->")
+    write_into(page, studies)
+    assert "| diffpure | " in page.read_text()
+    for one in (tmp_path / "all", tree):
+        with pytest.raises(ValueError, match=r"each path must be .*; .* holds studies, .*scale\. Name them, or that"):
+            build([one, tree / "plain"], tmp_path / "both", quiet=True)
+
+
+def test_records_in_the_folder_of_a_study_are_one_more_run(tree: Path, tmp_path: Path) -> None:
+    keep([tree], tmp_path / "all")
+    root = tmp_path / "all" / "scale"
+    shutil.copytree(tree / "plain" / "a", root, dirs_exist_ok=True)
+    shutil.copytree(tree / "plain" / "a", root / "diagnostics")  # of the run in the folder itself
+    names = ["scale=10.0", "scale=2.0", "scale=0.0"]
+    for folder in (root, tmp_path / "all"):
+        *_, study = read_studies(folder)
+        assert [run.name for run in study.runs] == [*names, "scale"]
+    build([root, tree / "plain"], tmp_path / "both", quiet=True)
+    rows = numbers((tmp_path / "both" / "report.md").read_text().partition("##")[0])
+    assert [row[0] for row in rows[1:]] == ["scale", *sorted(names), "a", "b"]
+    kept = {file.parent.relative_to(tmp_path / "kept") for file in keep([root], tmp_path / "kept")}
+    assert {str(path) for path in kept} == {"scale", "scale/diagnostics", *(f"scale/{name}" for name in names)}
+
+
+@pytest.mark.parametrize(
+    ("inner", "left"), [("scale/old/a", "old"), ("scale/scale=2.0/a", "a"), ("plain/more/a", "more")]
+)
+def test_runs_that_would_be_left_out_are_named(inner: str, left: str, tree: Path, tmp_path: Path) -> None:
+    """A study within a study, and a run within a run."""
+    everything = tmp_path / "all"
+    keep([tree], everything)
+    shutil.copytree(tree / "plain" / "a", everything / inner)
+    study = everything / Path(inner).parts[0]
+    uses: list[Callable[[Path], object]] = [
+        read_studies,
+        lambda folder: keep([folder], tmp_path / "kept"),
+        lambda folder: build([folder], tmp_path / "report"),
+    ]
+    for folder in (study, everything) if left != "a" else (study,):
+        for use in uses:
+            with pytest.raises(ValueError, match=rf"{re.escape(left)} would be left out\. .*, or move {left} out of"):
+                use(folder)
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_study_named_as_the_page_of_all_is_refused(tree: Path, tmp_path: Path) -> None:
@@ -337,7 +395,7 @@ def test_the_command(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         with pytest.raises(ValueError, match=r"--check needs --into|there is no page"):
             command.run([str(tree), *arguments])
     with pytest.raises(UsageError, match="no study in"):
-        command.run([str(tree / "plain" / "a"), "--into", str(page)])
+        command.run([str(tree), str(tree / "plain" / "a"), "--into", str(page)])
 
 
 def test_runs_of_no_study_have_a_page_in_markdown(tree: Path, tmp_path: Path) -> None:
