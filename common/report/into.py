@@ -25,6 +25,7 @@ from common.report.figures.convergence import convergence
 from common.report.figures.drawing import darkened, drawn_by
 from common.report.figures.of_results import result_figures
 from common.report.markdown import markdown, part_of
+from common.report.marker_settings import read_settings
 from common.report.named_tables import COMPARED, HEADLINE, TABLES
 from common.report.pairing import Pairing
 from common.report.studies import RecordedStudy
@@ -32,7 +33,6 @@ from common.report.tables.comparisons import run_table
 from common.report.tables.table import Table, as_cell
 
 FOLDER = "figures"
-ROW, ROWS, REFERENCE = "row:", "rows:", "reference:"
 BLOCK = re.compile(r"<!-- (?:(table|figure) ([^\n]+?) -->[ \t]*\n|(value) ([^\n]+?) -->)(.*?)<!-- end -->", re.DOTALL)
 OPENING = re.compile(r"<!--\s*(table|figure|value)\s")
 LOOSE = re.compile(r"<!--\s*(?:table|figure|value|end)\b[^\n]*")
@@ -119,19 +119,24 @@ def _of_table(kind: str, words: str, studies: Mapping[str, RecordedStudy]) -> st
     study, name = _named(first, studies, HEADLINE)
     if name not in TABLES:
         raise ValueError(f"there is no table {name}; tables are {', '.join(TABLES)}")
-    rows, references = _listed(parts, ROWS if kind == "table" else ROW), _listed(parts, REFERENCE)
-    if references and name != COMPARED:
-        raise ValueError(f"only the table {COMPARED} has a reference")
-    made = run_table(study.runs, Pairing(references[0])) if references else TABLES[name](study)
-    table = part_of(made, [part for part in parts if not part.startswith((ROW, ROWS, REFERENCE))], rows)
+    asked = read_settings(kind, parts)
+    made = _compared(study, name, asked.reference) if asked.reference else TABLES[name](study)
+    table = part_of(made, asked.columns, asked.rows)
     if not table.rows:
         raise ValueError(f"the records of {study.name} have nothing for this table")
-    return markdown(table) if kind == "table" else _value(table, rows)
+    return markdown(table) if kind == "table" else _value(table, asked.rows)
 
 
-def _listed(parts: Sequence[str], key: str) -> list[str]:
-    """Names behind a key: ``"rows: a; b"`` -> a, b."""
-    return [one.strip() for part in parts if part.startswith(key) for one in part[len(key) :].split(";")]
+def _compared(study: RecordedStudy, name: str, reference: str) -> Table:
+    """The table of every run against the ``reference``."""
+    if name != COMPARED:
+        raise ValueError(f"only the table {COMPARED} has a reference; got {name}. Leave the reference out")
+    known = [run.name for run in study.runs]
+    if reference not in known:
+        raise ValueError(
+            f"the reference must be one of the runs, {', '.join(known)}; got {reference}. Name one of them"
+        )
+    return run_table(study.runs, Pairing(reference))
 
 
 def _value(table: Table, names: Sequence[str]) -> str:
@@ -142,10 +147,17 @@ def _value(table: Table, names: Sequence[str]) -> str:
         raise ValueError(f"a value needs one column and names of one row; got {columns} columns and {len(found)} rows")
     entry = found[0][-1]
     cell = as_cell(entry)
+    if cell == as_cell(None):
+        raise ValueError(
+            f"a value must be an entry of the records; {', '.join(names)} has no {table.columns[-1]}. "
+            "Name another row or column, or run that evaluation"
+        )
     return f"{cell.text}{' %' if isinstance(entry, tuple) else ''} {cell.note}".strip()
 
 
 def _figure(words: str, studies: Mapping[str, RecordedStudy], made: dict[str, bytes]) -> str:
+    if "|" in words:
+        raise ValueError("a figure must have neither columns nor rows. Write <!-- figure STUDY NAME -->")
     study, name = _named(words, studies, "")
     shown = [*study.figures, *result_figures(study.runs), *convergence(study.runs)]
     figures = {one.name: one for one in shown}

@@ -22,13 +22,15 @@ def markdown(table: Table) -> str:
 def part_of(table: Table, columns: Sequence[str] = (), names: Sequence[str] = ()) -> Table:
     """The table with the columns that identify its rows and the named ones, in this order; all if none is named.
 
-    ``names``: only rows that any of these identifies. Raises ``ValueError`` for a name that is no column, or of no row.
+    ``names``: only rows that any of these identifies. Raises ``ValueError`` for a name that is no column,
+    that of several, or of no row.
     """
     known = table.columns[table.names :]
     _check_known("columns", columns, known)
     identified = [[str(entry) for entry in row[: table.names]] for row in table.rows]
     _check_known("rows", names, list(dict.fromkeys(name for row in identified for name in row)))
-    places = [*range(table.names), *(table.columns.index(name, table.names) for name in columns or known)]
+    chosen = [table.columns.index(name, table.names) for name in columns]
+    places = [*range(table.names), *(chosen or range(table.names, len(table.columns)))]
     kept = zip(table.rows, identified, strict=True)
     rows = [[row[place] for place in places] for row, own in kept if not names or not {*names}.isdisjoint(own)]
     return replace(table, columns=[table.columns[place] for place in places], rows=rows)
@@ -37,6 +39,8 @@ def part_of(table: Table, columns: Sequence[str] = (), names: Sequence[str] = ()
 def _check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"its {what} are {' | '.join(known)}; got {' | '.join(unknown)}")
+    if several := [name for name in names if known.count(name) > 1]:
+        raise ValueError(f"its {what} must have names of their own to be chosen; several are {' | '.join(several)}")
 
 
 def escaped(text: str) -> str:
