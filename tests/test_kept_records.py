@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from common.records.reading import read_table
-from common.report.into import OPENING, write_into
+from common.report.into import write_into
+from common.report.markers import OPENING, without_code
 from common.report.studies import read_studies
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LARGEST = 10e6  # bytes of all kept records
 RECORDS = sorted(path for path in CONFIGS.rglob("records") if path.is_dir())
-PAGES = sorted(path for path in CONFIGS.rglob("*.md") if OPENING.search(path.read_text(encoding="utf-8")))
+PAGES = sorted(path for path in CONFIGS.rglob("*.md") if OPENING.search(without_code(path.read_text(encoding="utf-8"))))
 
 
 def test_pages_hold_what_the_records_give() -> None:

@@ -9,10 +9,9 @@
 STUDY is the name of a folder of records. A table is the headline if no other is named; ``rows`` keeps those that one of
 the names identifies, and ``reference`` is the run that all others are compared with. A figure is that of the study if
 no other is named; its files are in ``figures`` beside the page, for a light and for a dark page. A value is an entry of
-a table: of one column, in the one row that all names of ``row`` identify.
+a table: of one column, in the one row that all names of ``row`` identify. Markers in code are examples, which stay.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -24,8 +23,9 @@ from common.report.contents import figure_name
 from common.report.figures.convergence import convergence
 from common.report.figures.drawing import darkened, drawn_by
 from common.report.figures.of_results import result_figures
-from common.report.markdown import markdown, part_of
+from common.report.markdown import escaped, markdown, part_of
 from common.report.marker_settings import read_settings
+from common.report.markers import Marker, find_markers
 from common.report.named_tables import COMPARED, HEADLINE, TABLES
 from common.report.pairing import Pairing
 from common.report.studies import RecordedStudy
@@ -33,9 +33,6 @@ from common.report.tables.comparisons import run_table
 from common.report.tables.table import Table, as_cell
 
 FOLDER = "figures"
-BLOCK = re.compile(r"<!-- (?:(table|figure) ([^\n]+?) -->[ \t]*\n|(value) ([^\n]+?) -->)(.*?)<!-- end -->", re.DOTALL)
-OPENING = re.compile(r"<!--\s*(table|figure|value)\s")
-LOOSE = re.compile(r"<!--\s*(?:table|figure|value|end)\b[^\n]*")
 
 
 @dataclass
@@ -51,7 +48,7 @@ def write_into(page: Path, studies: Sequence[RecordedStudy], check: bool = False
 
     Figures that another version of matplotlib drew do not differ if ``check``. Raises ``ValueError`` for a page without
     markers, for a marker without its end or an end without its marker, for a marker that names no study, table, figure,
-    column or row, and for two studies of one name.
+    column or row, or has settings that it does not take, and for two studies of one name.
     """
     if not page.is_file():
         raise ValueError(
@@ -79,38 +76,25 @@ def write_into(page: Path, studies: Sequence[RecordedStudy], check: bool = False
 def filled(text: str, studies: Mapping[str, RecordedStudy], page: str) -> Written:
     """The page with what its markers ask for."""
     made, end = Written(""), 0
-    for block in BLOCK.finditer(text):
-        _check_between(text, end, block.start(), page)
-        kind, words = block[1] or block[3], block[2] or block[4]
-        place = _place(page, text, block.start())
-        if OPENING.search(block[5]):
-            raise ValueError(f"{place}: <!-- {kind} {words} --> needs a line <!-- end --> before the next marker")
+    for marker in find_markers(text, page):
         try:
-            body = _figure(words, studies, made.figures) if kind == "figure" else _of_table(kind, words, studies)
+            content = _content(marker, studies, made.figures)
         except ValueError as error:
-            raise ValueError(f"{place}, <!-- {kind} {words} -->: {error}") from error
-        body = body if kind == "value" else f"\n\n{body}\n"
-        made.text += f"{text[end : block.start()]}<!-- {kind} {words} -->{body}<!-- end -->"
-        end = block.end()
-    _check_between(text, end, len(text), page)
-    if not end:
-        raise ValueError(f"{page} has no markers such as <!-- table STUDY --> and, below it, <!-- end -->")
+            raise ValueError(f"{marker.place}, <!-- {marker.kind} {marker.words} -->: {error}") from error
+        made.text += f"{text[end : marker.start]}<!-- {marker.kind} {marker.words} -->{content}<!-- end -->"
+        end = marker.end
     made.text += text[end:]
     return made
 
 
-def _check_between(text: str, start: int, end: int, page: str) -> None:
-    """Raise ``ValueError`` for a marker outside of the blocks: what it encloses would stay as it is, unnoticed."""
-    if found := LOOSE.search(text, start, end):
-        raise ValueError(
-            f"{_place(page, text, found.start())}: a marker must be <!-- table STUDY … --> or <!-- figure STUDY … -->"
-            " on a line of its own, <!-- end --> below it, or <!-- value STUDY … --> with <!-- end --> in a line; got "
-            f"{found[0].strip()}, which has no counterpart"
-        )
-
-
-def _place(page: str, text: str, position: int) -> str:
-    return f"{page}, line {text.count(chr(10), 0, position) + 1}"
+def _content(marker: Marker, studies: Mapping[str, RecordedStudy], figures: dict[str, bytes]) -> str:
+    """Text between a marker and its end; lines of tables and figures are indented as the marker."""
+    if marker.kind == "value":
+        return _of_table(marker.kind, marker.words, studies)
+    figure = marker.kind == "figure"
+    body = _figure(marker.words, studies, figures) if figure else _of_table(marker.kind, marker.words, studies)
+    lines = (f"{marker.indent}{line}" if line else marker.indent.rstrip() for line in ["", *body.splitlines(), ""])
+    return "\n".join(["", *lines, marker.indent])
 
 
 def _of_table(kind: str, words: str, studies: Mapping[str, RecordedStudy]) -> str:
@@ -152,7 +136,7 @@ def _value(table: Table, names: Sequence[str]) -> str:
             f"a value must be an entry of the records; {', '.join(names)} has no {table.columns[-1]}. "
             "Name another row or column, or run that evaluation"
         )
-    return f"{cell.text}{' %' if isinstance(entry, tuple) else ''} {cell.note}".strip()
+    return escaped(f"{cell.text}{' %' if isinstance(entry, tuple) else ''} {cell.note}")
 
 
 def _figure(words: str, studies: Mapping[str, RecordedStudy], made: dict[str, bytes]) -> str:

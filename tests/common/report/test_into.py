@@ -131,7 +131,7 @@ def test_a_figure_of_another_matplotlib_is_no_difference(tree: Path, tmp_path: P
         ("<!-- tabel plain -->\n<!-- end -->", "line 2: .* got <!-- end -->, which has no counterpart"),
         ("<!--table plain -->\n<!-- end -->", "line 1: .* got <!--table plain -->"),
         ("<!-- table plain -->\n<!-- end -->\n<!-- end -->", "line 3: .* got <!-- end -->"),
-        ("<!-- table plain -->\n<!-- table scale -->\n<!-- end -->", "line 1: .* needs a line <!-- end --> before"),
+        ("<!-- table plain -->\n<!-- table scale -->\n<!-- end -->", "line 1: .* needs <!-- end --> before"),
         (
             "<!-- table plain -->\n<!-- end -->\n<!-- table scale -->",
             "line 3: a marker must be .*, which has no counterpart",
@@ -203,3 +203,112 @@ def test_columns_of_one_name_cannot_be_chosen() -> None:
     assert part_of(table) == table
     with pytest.raises(ValueError, match="must have names of their own to be chosen; several are B"):
         part_of(table, ["B"])
+
+
+# Code, lists and quotations
+
+LIVE = "<!-- table plain cost | Images | rows: pgd -->\n<!-- end -->\n"
+EXAMPLES = [
+    "```md\n<!-- table STUDY -->\n<!-- end -->\n```\n",
+    "~~~~\n```\n<!-- table STUDY -->\n~~~\n~~~~\n",
+    "* One:\n\n  ```\n  <!-- table STUDY -->\n  ```\n",
+    "1. ```\n   <!-- figure STUDY -->\n   ```\n",
+    "> ```\n> <!-- value STUDY scores -->\n> ```\n",
+    "A marker is `<!-- table STUDY -->`, its end `<!-- end -->`.\n",
+    "A marker is ``<!-- table `STUDY` -->`` in a line.\n",
+    "A marker is `of this form:\n  that is <!--table STUDY -->` and no other.\n",
+    "An escaped one is \\<!-- table STUDY -->.\n",
+    "<!-- end of page -->\n",
+    "<!-- ending -->\n<!-- table-of-contents -->\n",
+    "<!-- This ` comment -->\n",
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_markers_in_code_are_examples(example: str, tree: Path, tmp_path: Path) -> None:
+    """They stay, and do not end or begin a table of the page."""
+    page, studies = tmp_path / "page.md", read_studies(tree)
+    page.write_text(f"{example}\n{LIVE}\n{example}")
+    assert write_into(page, studies) == [page]
+    text = page.read_text()
+    assert text.startswith(f"{example}\n<!-- table plain") and text.endswith(f"<!-- end -->\n\n{example}")
+    assert numbers(text)[0][-1] == "Images" and write_into(page, studies, check=True) == []
+    page.write_text(example)
+    with pytest.raises(ValueError, match="has no markers outside of code"):
+        write_into(page, studies)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "A lone ` and a second one in the next block\n\n",
+        "A lone ` of a paragraph\n",
+        "* A lone ` in an item\n* `` another\n\n",
+        "An escaped \\` and \\` another\n\n",
+        "<!-- a comment with a ` and\n```\n-->\n",
+        "```\ncode\n```\n",
+        "```one line``` of code\n\n",
+        "    indented, as in a list\n",
+    ],
+)
+def test_markers_beside_code_are_filled(before: str, tree: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{before}{LIVE}and ` more")
+    write_into(page, read_studies(tree))
+    text = page.read_text()
+    assert text.startswith(f"{before}<!-- table plain") and text.endswith("<!-- end -->\nand ` more")
+    assert numbers(text)[0][-1] == "Images"
+
+
+def test_code_that_does_not_end_would_hide_markers(tree: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"Words.\n\n```sh\n{LIVE}")
+    with pytest.raises(ValueError, match="line 3: code must end with a line ```, or the markers below are code"):
+        write_into(page, read_studies(tree))
+    page.write_text(f"{LIVE}\n```sh\nls")
+    assert write_into(page, read_studies(tree)) == [page]
+
+
+@pytest.mark.parametrize(
+    ("begin", "indent"),
+    [
+        ("1. One:\n   ", "   "),
+        ("1. One:\n\n   ", "   "),
+        ("* ", "  "),
+        ("10. One: ", "    "),
+        ("- a\n  - b\n    ", "    "),
+        ("> Words.\n> ", "> "),
+        ("> * ", ">   "),
+        ("\t", "\t"),
+        ("One: ", ""),
+    ],
+)
+def test_tables_are_indented_as_their_markers(begin: str, indent: str, tree: Path, tmp_path: Path) -> None:
+    """Other lines would end the list or the quotation."""
+    page, studies = tmp_path / "page.md", read_studies(tree)
+    for marker in ("table plain cost | Images | rows: pgd", "figure scale"):
+        page.write_text(f"{begin}<!-- {marker} -->\n{indent}<!-- end -->\nEnd.")
+        write_into(page, studies)
+        text = page.read_text()
+        first, *lines, end = text.removeprefix(begin).splitlines()
+        assert first == f"<!-- {marker} -->" and lines[-1] == f"{indent}<!-- end -->" and end == "End."
+        assert len(lines) > 5 and all(line.startswith(indent) or line == indent.rstrip() for line in lines)
+        assert lines[0] == lines[-2] == indent.rstrip() and write_into(page, studies, check=True) == []
+
+
+def test_an_end_within_the_words_of_a_table_is_not_passed_over(tree: Path, tmp_path: Path) -> None:
+    """Words up to the next end would be overwritten."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- value plain cost | Images | row: a; pgd -->1<!-- end. --> words <!-- end -->")
+    with pytest.raises(ValueError, match=r"needs <!-- end --> before the next marker; got <!-- end\. -->"):
+        write_into(page, read_studies(tree))
+
+
+def test_values_are_escaped_as_in_tables(tmp_path: Path, made: Callable[..., Made]) -> None:
+    for strength, name in ((0.2, "a"), (6.0, "b")):
+        made(n=60, strength=strength).clean().attacked("pgd").write(tmp_path / "odd" / name)
+    page, studies = tmp_path / "page.md", read_studies(tmp_path / "odd")
+    page.write_text("p <!-- value odd compared | p | row: a − b; pgd; average --><!-- end -->.")
+    write_into(page, studies)
+    assert page.read_text().endswith(r"-->\< 0.0001<!-- end -->.")
+    assert write_into(page, studies, check=True) == []
