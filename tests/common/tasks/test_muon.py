@@ -29,6 +29,41 @@ def test_a_kernel_moves_by_lr_relative_to_its_norm():
     assert float((kernel.detach() - before).norm()) == pytest.approx(0.1 * 2, rel=1e-5)
 
 
+def test_the_iteration_is_the_quintic_of_each_singular_value():
+    """Of a diagonal matrix, in five rounds: s -> 3.4445 s - 4.7750 s^3 + 2.0315 s^5, from s / |matrix|."""
+    expected = [0.6, 0.8, 0.0]
+    for _ in range(5):
+        expected = [3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5 for s in expected]
+    for columns in (3, 4):
+        matrix = torch.zeros(3, columns, dtype=torch.float64)
+        matrix[:, :3] = torch.diag(torch.tensor([3.0, 4.0, 0.0]))
+        for given in (matrix, matrix.T):
+            found = orthogonalise(given)
+            assert found.shape == given.shape
+            assert found.diagonal().tolist() == pytest.approx(expected, abs=1e-12)
+            assert float(found.square().sum()) == pytest.approx(sum(s * s for s in expected), abs=1e-12)
+
+
+def scaled_rotation(a, b):
+    """A kernel whose singular values are equal, as are those of every sum: its orthogonalisation is a multiple."""
+    return torch.tensor([[a, b], [-b, a]], dtype=torch.float64).view(2, 1, 1, 2)
+
+
+def test_kernels_follow_the_nesterov_momentum():
+    """Three steps in closed form: m <- mu m + g; W <- W sqrt(R) / |W| - lr sqrt(R) n / |n| with n = g + mu m."""
+    gradients = [scaled_rotation(1.0, 0.5), scaled_rotation(-0.3, 2.0), scaled_rotation(0.2, -1.5)]
+    weight = expected = torch.tensor([[0.4, -1.0], [2.0, 0.7]], dtype=torch.float64).view(2, 1, 1, 2)
+    kernel, momentum = nn.Parameter(weight.clone()), torch.zeros_like(weight)
+    optimizer = Muon([kernel], lr=0.1, momentum=0.6)
+    for gradient in gradients:
+        kernel.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.6 * momentum + gradient
+        nesterov = gradient + 0.6 * momentum
+        expected = expected * (math.sqrt(2) / expected.norm()) - 0.1 * math.sqrt(2) * nesterov / nesterov.norm()
+        assert torch.allclose(kernel.detach(), expected, rtol=0, atol=1e-12)
+
+
 def test_a_vector_moves_as_with_adam():
     _, vector = kernel_and_vector()
     other = nn.Parameter(vector.detach().clone())
@@ -39,6 +74,15 @@ def test_a_vector_moves_as_with_adam():
         ours.step()
         adam.step()
     assert torch.allclose(vector, other, atol=1e-5)
+
+
+def test_small_gradients_of_vectors_take_shorter_steps():
+    """The first step in closed form: lr g / (|g| + eps / sqrt(1 - beta_2)), eps = 1e-8."""
+    vector = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    vector.grad = torch.tensor([1e-7, -1.0], dtype=torch.float64)
+    Muon([vector], vector_lr=0.01, betas=(0.9, 0.98)).step()
+    expected = [-0.01 * g / (abs(g) + 1e-8 / math.sqrt(0.02)) for g in (1e-7, -1.0)]
+    assert vector.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_restored_state_resumes_bit_for_bit():
