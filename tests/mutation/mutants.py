@@ -288,6 +288,22 @@ MUTANTS = (
         ("error = self.error / len(self.stages)", "error = self.error"),
     ),
     *_mutants(
+        f"{CERTIFICATION}/forecast.py",
+        f"{CERTIFICATION}/test_exact_forecasts.py",
+        ("size - count > n - needed", "size - count >= n - needed"),
+        ("hypergeom.sf(count - 1, n, needed - 1, size)", "hypergeom.sf(count, n, needed - 1, size)"),
+        ("hypergeom.cdf(count, n, needed, size)", "hypergeom.cdf(count, n, needed - 1, size)"),
+        ("count * self.n >= needed * size", "count * self.n > needed * size"),
+        ("self.n0 // 2, self.n0", "self.n0 // 2 - 1, self.n0"),
+    ),
+    *_mutants(
+        f"{CERTIFICATION}/sequential.py",
+        f"{CERTIFICATION}/test_exact_stops.py",
+        ("count + self.n - size >= needed and ", ""),
+        ("needed_probability(self.level, r) > p_lower", "needed_probability(self.level, r) >= p_lower"),
+        ("self.n, self._alpha_per_stage) > self.n", "self.n, self.alpha) > self.n"),
+    ),
+    *_mutants(
         f"{CERTIFICATION}/sequential.py",
         f"{CERTIFICATION}/test_sequential.py",
         ("return self.alpha / len(self.stages)", "return self.alpha"),
@@ -295,6 +311,12 @@ MUTANTS = (
             "1.0 - clopper_pearson_lower(size - count, size, self.futility)",
             "1.0 - clopper_pearson_lower(count, size, self.futility)",
         ),
+    ),
+    *_mutants(
+        "common/report/tables/verdicts.py",
+        "common/report/tables/test_verdicts.py",
+        ("comparable(run, one) == comparable(other, forecast)", "True"),
+        (" if radius in (targets(one) or [radius])", ""),
     ),
     # NDC's likelihood
     *_mutants(
@@ -324,6 +346,13 @@ MUTANTS = (
         "ndc/test_elimination.py ndc/test_elimination_logits.py",
         ("estimate = (total * values.mean(0) + prior)", "estimate = (values.sum(0) + prior)"),
         ("share = total / visited.to(prior)", "share = torch.ones_like(visited).to(prior)"),
+    ),
+    # training
+    *_mutants(
+        "common/tasks/muon.py",
+        "common/tasks/test_muon.py",
+        ('gradient + group["momentum"] * momentum', "momentum"),
+        ("square.sqrt().add_(1e-8)", "square.sqrt().add_(1e-6)"),
     ),
     # fingerprints and intervals
     *_mutants(
