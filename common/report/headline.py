@@ -10,7 +10,8 @@ from rich.constrain import Constrain
 
 from common.naming.terminal import Terminal
 from common.records.schema import Record
-from common.report.remarks import Remark, remarks
+from common.report.remark import Remark
+from common.report.remarks import remarks
 from common.report.runs import Run, read_runs
 from common.report.scores import HeadlineRow, Score, headline_rows
 from common.report.terminal import remark_list, score_table

@@ -2,36 +2,26 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from common.records.column_rows import common_images
 from common.records.intervals import Share
 from common.records.masking.check import transfers_from_itself
 from common.records.paired import Outcomes, paired
 from common.records.schema import AttackedRecord
-from common.records.worst_case import protocol
-from common.report.header import budget, find
+from common.report.draw_remarks import draws, minima
+from common.report.header import budget
 from common.report.leader import leader
 from common.report.left_out import left_out
+from common.report.remark import Remark
 from common.report.runs import Evaluation, Run, state
 from common.report.scores import HeadlineRow, headline_rows
 from common.report.shared_attacks import listed
 from common.report.tables.gradients import attack_gradient, gradient_note, gradients
 from common.report.tables.table import percent
 
-Severity = Literal["failed", "warning", "note"]
 MOST = 5  # sentences
 WIDE = 0.1  # width of an interval from which on it is a caveat
 AIM = 0.06  # width of an interval that the sentence on images aims at
-
-
-@dataclass(frozen=True)
-class Remark:
-    """One ``sentence`` and its gravity: a "failed" check, a "warning" that a number may be too high, or a "note"."""
-
-    level: Severity
-    sentence: str
 
 
 def remarks(runs: Sequence[Run]) -> list[Remark]:
@@ -49,8 +39,8 @@ def remarks(runs: Sequence[Run]) -> list[Remark]:
         *_leader(runs),
         *_images(rows),
         *_undecided(runs),
-        *_draws(runs, rows),
-        *_minima(runs),
+        *draws(runs, rows),
+        *minima(runs),
         *_bounds(rows),
     ]
     return found[:MOST]
@@ -197,49 +187,6 @@ def _undecided(runs: Sequence[Run]) -> Iterator[Remark]:
     if names:
         total = sum(counts.values())
         yield Remark("note", f"Too few images to decide {total} masking check{'s'[: total != 1]}: {', '.join(names)}.")
-
-
-def _draws(runs: Sequence[Run], rows: Sequence[HeadlineRow]) -> Iterator[Remark]:
-    """The loss to an attacker with several queries, where it is largest; randomised defences queried once."""
-    several = [row for row in rows if row.robust is not None and row.worst_draw is not None]
-    if several:
-        row = max(several, key=_lost)
-        if row.robust is not None and row.worst_draw is not None and _lost(row) > 0:
-            yield Remark(
-                "note",
-                f"{row.name}: an attacker with {row.draws} queries per image leaves {percent(row.worst_draw.value)} % "
-                f"correct, one with a single query {percent(row.robust.value)} %.",
-            )
-    names = [
-        run.name
-        for run, row in zip(runs, rows, strict=True)
-        if row.robust is not None and row.draws == 1 and find(run.config.get("classifier"), "randomised") is True
-    ]
-    if names:
-        yield Remark(
-            "note", f"Randomised, but scored on one draw per image: {', '.join(names)}. More draws show a retry."
-        )
-
-
-def _minima(runs: Sequence[Run]) -> Iterator[Remark]:
-    """The loss to an attacker who chooses the attack by the scored draws, where it is largest."""
-    gaps: list[tuple[float, str]] = []
-    for run in runs:
-        least = {protocol(one.rows[0]): one.summary.metrics["Avg"][0] for one in run.minima}
-        for worst in run.worst_cases:
-            fitted, minimum = worst.summary.metrics["Avg"][0], least.get(protocol(worst.rows[0]), 1.0)
-            sentence = (
-                f"{run.name}: the per-image minimum of its attacks leaves {percent(minimum)} % correct, their "
-                f"cross-fitted worst case {percent(fitted)} %."
-            )
-            gaps.append((fitted - minimum, sentence))
-    gap, sentence = max(gaps, default=(0.0, ""))
-    if gap > 0:
-        yield Remark("note", sentence)
-
-
-def _lost(row: HeadlineRow) -> float:
-    return row.robust.value - row.worst_draw.value if row.robust is not None and row.worst_draw is not None else 0.0
 
 
 def _bounds(rows: Sequence[HeadlineRow]) -> Iterator[Remark]:

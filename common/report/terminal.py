@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.report.headline_table import Stacked, headline_table
-from common.report.remarks import Remark, Severity
+from common.report.remark import Remark, Severity
 from common.report.scores import HeadlineRow
 
 MOST = 20  # rows
