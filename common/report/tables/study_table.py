@@ -29,7 +29,7 @@ class Outcome:
 
 def outcomes(study: Study, runs: Sequence[Run]) -> list[Outcome]:
     """Outcomes of the runs that have names or titles of combinations, in the order of the study."""
-    known = {run.name.rsplit("/", 1)[-1]: run for run in runs}
+    known = {run.name.rsplit("/", 1)[-1]: run for run in runs} | {run.name: run for run in runs}
     pairs = [(one, known.get(plain(one.title)) or known.get(one.name)) for one in study.combinations]
     return [_outcome(one.case, one.values, run) for one, run in pairs if run is not None and run.results]
 

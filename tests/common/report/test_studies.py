@@ -52,6 +52,16 @@ def test_runs_that_the_list_lacks_come_last(tree: Path, tmp_path: Path) -> None:
     assert study.title == "scale" and len(study.outcomes) == 1
 
 
+def test_values_may_be_paths(made: Callable[..., Made], tmp_path: Path) -> None:
+    paths = [("file", path) for path in ("runs/one/a.safetensors", "runs/two/a.safetensors")]
+    study = Study("files", "", tmp_path, [Combination("", (value,), {}) for value in paths])
+    for one in study.combinations:
+        made(n=20).clean().write(tmp_path / one.name)
+    write_list(study, tmp_path)
+    (found,) = read_studies(tmp_path)
+    assert [one.values for one in found.outcomes] == [(value,) for value in paths]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"runs": {}}', '{"runs": [3]}', '{"title": 3}', "[" * 99999])
 def test_a_damaged_list_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / LIST).write_text(text)
