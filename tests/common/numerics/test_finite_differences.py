@@ -38,6 +38,23 @@ def test_a_kink_within_a_step_size_is_skipped(kink):
     assert float(estimate.value) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("jump", [3e-8, 3e-9, 5e-7])
+def test_a_jump_near_the_point_is_skipped(jump):
+    """Slope 8.5 at the point, and a jump by 1e-4, which adds 1e-4 / 2h to the estimates with larger h."""
+    origin, v = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    estimate = directional_derivatives(lambda x: 8.5 * x.sum(1) + 1e-4 * (x.sum(1) > jump), origin, v, tolerance=1e-6)
+    assert float(estimate.value) == pytest.approx(8.5, abs=1e-6)
+    assert float(estimate.spread) <= 1e-6
+
+
+def test_step_sizes_without_a_change_are_no_agreement():
+    """A function in steps of 2e-8 does not change at the two smallest step sizes; from 1e-5 on its slope is 3."""
+    origin, v = torch.full((1, 1), 1e-8, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    estimate = directional_derivatives(lambda x: 3 * (x.sum(1) / 2e-8).floor() * 2e-8, origin, v)
+    assert float(estimate.value) == pytest.approx(3.0, rel=2e-3)
+    assert not bool(estimate.flat.any())
+
+
 def test_a_staircase_is_flat_and_a_constant_too():
     steps = directional_derivatives(lambda x: (8 * x).round().sum(1), POINT, V, tolerance=1e-6)
     assert bool(steps.flat.all())
