@@ -50,8 +50,8 @@ class Comparison:
 def run_table(runs: Sequence[Run], pairing: Pairing = EVERY_TWO) -> Table:
     """Pairs of runs, on each evaluation of both: accuracies, their difference, its interval, the corrected p.
 
-    Worst attacks are compared over the attacks that both runs met; where one attack is the worst of every image for
-    both, that comparison is the attack's own and is not repeated, so that the correction counts it once.
+    Worst attacks are compared over the attacks that both runs met. Where the worst case of both is one attack alone,
+    that comparison is the attack's own and is not repeated, so that the correction counts it once.
     """
     pairs, notes = pairing.of(runs)
     rows = list[Comparison]()
@@ -161,7 +161,7 @@ def _compare_worst(first: Run, second: Run, key: Budget) -> tuple[list[Compariso
 
 def _repetition(row: Comparison, other: Comparison) -> str:
     label = f"{' and '.join(row.pair)}, {row.evaluation}, {row.score}"
-    return f"{label}: {other.evaluation} is the worst attack on every image of both, and is counted once."
+    return f"{label}: the worst case of both is that of {other.evaluation}, which is counted once."
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -77,7 +77,7 @@ def test_an_attack_named_like_a_worst_case_is_compared_as_an_attack(made, tmp_pa
     assert any(f"{name}: over the attacks of both, a and b (r0 also met {name}" in note for note in table.notes)
 
 
-def test_a_worst_case_that_one_attack_is_on_every_image_counts_once(made, tmp_path):
+def test_a_worst_case_that_is_one_attack_alone_counts_once(made, tmp_path):
     pair = []
     for seed in (0, 1):
         run = made(n=30, seed=seed).attacked("a", 1.5).attacked("b", 1.5)
@@ -87,7 +87,7 @@ def test_a_worst_case_that_one_attack_is_on_every_image_counts_once(made, tmp_pa
     assert [tuple(row[1:3]) for row in table.rows] == [
         (name, score) for name in "ab" for score in ("average", "worst of 10 draws")
     ]
-    assert sum("a is the worst attack on every image of both" in note for note in table.notes) == 2
+    assert sum("the worst case of both is that of a, which is counted once" in note for note in table.notes) == 2
     (first, second) = (printed(row[7]) for row in table.rows[:2])
     assert printed(table.rows[0][8].text) == pytest.approx(min(1, (4 if first <= second else 3) * first), abs=0.02)
 
