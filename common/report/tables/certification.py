@@ -70,7 +70,7 @@ def claims_table(runs: Sequence[Run]) -> Table:
 def mean_samples(evaluation: Certificates) -> str:
     """Mean samples per image, with those that choose the class; of the forecast procedure where there is one."""
     rows = evaluation.rows
-    forecast = issubclass(rows.kind, ForecastRecord)
+    forecast = is_forecast(rows)
     counts = rows.array("procedure") if forecast else rows.array("samples") + _certifier(evaluation).get("n0", 0)
     return f"{mean(counts):,.0f}"
 

@@ -13,7 +13,6 @@ import numpy as np
 from common.records.column_fields import COSTS, is_unknown
 from common.records.column_rows import common_places
 from common.records.columns import Values
-from common.records.schema import ForecastRecord
 from common.records.summary import certified
 from common.report.runs import Run
 from common.report.tables.certification import (
@@ -102,7 +101,7 @@ def _savings(pair: Pair, group: Group) -> tuple[Pair, float | None, float | None
 
 def _counts(rows: Certified) -> Values:
     """Network evaluations of each image (n,), NaN where unknown."""
-    if not issubclass(rows.kind, ForecastRecord):
+    if not is_forecast(rows):
         return rows.costs[:, COSTS.index("evaluations")]
     counts = rows.array("evaluations")
     return np.where(is_unknown(counts), np.nan, counts)
